@@ -1,0 +1,316 @@
+"""`Bundle`: n items, each with up to m modality vectors in one d-dimensional space, and a mask of what is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gramian.errors import InputError, some
+
+__all__ = ["Bundle", "Vectors"]
+
+Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor | np.ndarray | Sequence[float] | None] | None"
+"""One modality of n items: an (n, d) array, a sequence of n vectors with `None` where one is missing, or `None` for all."""
+
+_FORMAT = "gramian.bundle"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Bundle:
+    """n items × m named modalities, with a mask.
+
+    Build one with `Bundle.from_dict`, which normalises and checks; the plain constructor trusts the values it is given and
+    checks their shapes alone.
+
+    Attributes:
+        vectors: (n, m, d) floating point; unit rows where present, zero rows where not.
+        present: (n, m) bool.
+        modalities: the m names, all different.
+
+    >>> bundle = Bundle.from_dict({"text": [[3.0, 4.0], [1.0, 0.0]], "audio": [[0.0, 2.0], None]})
+    >>> bundle
+    Bundle(2 items, 2 dimensions, torch.float32; text 2, audio 1)
+    >>> bundle.column("text")
+    tensor([[0.6000, 0.8000],
+            [1.0000, 0.0000]])
+    """
+
+    vectors: Tensor
+    present: Tensor
+    modalities: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", _names(self.modalities))
+        if self.vectors.ndim != 3 or not self.vectors.is_floating_point():
+            raise InputError(
+                "`vectors` must be a floating-point tensor of shape (n, m, d); "
+                f"got {self.vectors.dtype} of shape {tuple(self.vectors.shape)}."
+            )
+        n, m, _ = self.vectors.shape
+        if m != len(self.modalities):
+            raise InputError(f"`modalities` must name the {m} modalities of `vectors`; got {len(self.modalities)} names.")
+        if self.present.dtype != torch.bool or self.present.shape != (n, m):
+            raise InputError(
+                f"`present` must be a bool tensor of shape ({n}, {m}); "
+                f"got {self.present.dtype} of shape {tuple(self.present.shape)}."
+            )
+
+    @classmethod
+    def from_dict(
+        cls,
+        columns: Mapping[str, Vectors],
+        *,
+        present: Mapping[str, Tensor | np.ndarray | Sequence[bool]] | None = None,
+        check: bool = True,
+    ) -> Bundle:
+        """Build a Bundle from one (n, d) array a modality; rows are scaled to unit length here.
+
+        Args:
+            columns: name → (n, d) array, or a sequence of n vectors with `None` for a missing one, or `None` if no item has
+                that modality.
+            present: name → (n,) mask of the rows that count; what a masked row holds is never read. A modality without an
+                entry is present wherever `columns` has a vector.
+            check: False skips the checks of the values (not of the shapes), which wait for the device.
+
+        Raises:
+            InputError: unequal n or d, an unknown name in `present`, present rows that are not finite or have no length, an
+                item with nothing present.
+
+        >>> Bundle.from_dict({"a": torch.eye(3), "b": torch.ones(3, 4)})
+        Traceback (most recent call last):
+        ...
+        gramian.errors.InputError: `columns` must share one width d; got a 3, b 4. Project them to one space first.
+        """
+        names = _names(columns)
+        if not names:
+            raise InputError("`columns` must hold at least one modality; got none.")
+        unknown = sorted(set(present or {}) - set(names))
+        if unknown:
+            raise InputError(f"`present` has unknown modalities {some(unknown)}; the columns are {', '.join(names)}.")
+        read = {name: _column(name, column) for name, column in columns.items() if column is not None}
+        if not read:
+            raise InputError("`columns` must hold at least one modality that is not None; got only None.")
+        _agree(
+            "columns",
+            "length n",
+            {name: len(value) for name, (value, _) in read.items()},
+            "Mark missing rows with `None`.",
+        )
+        _agree(
+            "columns",
+            "width d",
+            {name: value.shape[1] for name, (value, _) in read.items()},
+            "Project them to one space first.",
+        )
+
+        values = [value for value, _ in read.values()]
+        n, d = values[0].shape
+        dtype, device = values[0].dtype, values[0].device
+        for value in values[1:]:
+            dtype = torch.promote_types(dtype, value.dtype)
+        absent = (torch.zeros(n, d, dtype=dtype, device=device), torch.zeros(n, dtype=torch.bool, device=device))
+        rows, masks = [], []
+        for name in names:
+            value, mask = read.get(name, absent)
+            if present is not None and name in present:
+                mask = mask & _mask(name, present[name], n).to(mask.device)
+            rows.append(value.to(dtype).masked_fill(~mask[:, None], 0))
+            masks.append(mask)
+        raw, mask = torch.stack(rows, 1), torch.stack(masks, 1)
+        if check:
+            _check_rows(raw, mask, names)
+        return cls(_unit(raw), mask, names)
+
+    def __len__(self) -> int:
+        return self.vectors.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """The width d of the shared space."""
+        return self.vectors.shape[2]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {int(k)}" for name, k in self.counts().items())
+        return f"Bundle({len(self)} items, {self.dim} dimensions, {self.vectors.dtype}; {counts})"
+
+    def counts(self) -> dict[str, int]:
+        """How many items have each modality."""
+        return dict(zip(self.modalities, self.present.sum(0).tolist(), strict=True))
+
+    def position(self, modality: str) -> int:
+        """The index of `modality` along the second axis.
+
+        Raises:
+            InputError: the Bundle has no such modality.
+        """
+        if modality not in self.modalities:
+            raise InputError(f"`modality` must be one of {', '.join(self.modalities)}; got {modality!r}.")
+        return self.modalities.index(modality)
+
+    def column(self, modality: str) -> Tensor:
+        """The vectors of one modality, (n, d), zero where missing."""
+        return self.vectors[:, self.position(modality)]
+
+    def has(self, *modalities: str) -> Tensor:
+        """Which items have at least one of `modalities` (all of the Bundle's by default), (n,) bool."""
+        if not modalities:
+            return self.present.any(1)
+        return self.present[:, [self.position(name) for name in modalities]].any(1)
+
+    def select(self, *modalities: str) -> Bundle:
+        """The same items with `modalities` alone, in the order given. Some items may be left with nothing: see `has`."""
+        if not modalities:
+            raise InputError(f"`modalities` must name at least one of {', '.join(self.modalities)}; got none.")
+        index = [self.position(name) for name in modalities]
+        return Bundle(self.vectors[:, index], self.present[:, index], modalities)
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Bundle:
+        """The items at `rows`: a slice, an index, indices or a boolean mask; always a Bundle, of one item for an index."""
+        if isinstance(rows, str):
+            raise InputError(f"a Bundle is indexed by rows; got {rows!r}. Use `.column({rows!r})` or `.select({rows!r})`.")
+        index = rows if isinstance(rows, slice) else row_index(rows, self.vectors.device)
+        return Bundle(self.vectors[index], self.present[index], self.modalities)
+
+    @staticmethod
+    def cat(bundles: Iterable[Bundle]) -> Bundle:
+        """All items of `bundles`, which share modalities (in any order: the first one's holds) and width."""
+        parts = list(bundles)
+        if not parts:
+            raise InputError("`bundles` must hold at least one Bundle; got none.")
+        names = parts[0].modalities
+        for part in parts[1:]:
+            if set(part.modalities) != set(names):
+                raise InputError(
+                    f"`bundles` must share their modalities; got {', '.join(names)} and {', '.join(part.modalities)}."
+                )
+        _agree(
+            "bundles",
+            "width d",
+            {f"number {i}": part.dim for i, part in enumerate(parts)},
+            "Embed them with one model.",
+        )
+        parts = [part.select(*names) for part in parts]
+        return Bundle(torch.cat([part.vectors for part in parts]), torch.cat([part.present for part in parts]), names)
+
+    def to(self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None) -> Bundle:
+        """The same Bundle on another device or in another floating-point type."""
+        return Bundle(self.vectors.to(device=device, dtype=dtype), self.present.to(device=device), self.modalities)
+
+    def detach(self) -> Bundle:
+        """The same Bundle without its graph."""
+        return Bundle(self.vectors.detach(), self.present, self.modalities)
+
+    def save(self, path: str | Path) -> None:
+        """Write the Bundle to one safetensors file, lossless, whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        metadata = {"format": _FORMAT, "version": "1", "modalities": json.dumps(self.modalities)}
+        save_file({"vectors": self.vectors.contiguous(), "present": self.present.contiguous()}, partial, metadata)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "cpu") -> Bundle:
+        """Read a Bundle that `save` wrote.
+
+        Raises:
+            InputError: no such file, or not a Bundle.
+        """
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise InputError(
+                        f"`path` must be a Bundle written by `Bundle.save`; {str(path)!r} is another safetensors file."
+                    )
+                return cls(file.get_tensor("vectors"), file.get_tensor("present"), tuple(json.loads(metadata["modalities"])))
+        except FileNotFoundError:
+            raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
+        except SafetensorError as error:
+            raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
+
+
+def row_index(rows: int | Sequence[int] | Tensor | np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """`rows` as an index tensor of one dimension, or as the boolean mask that it is."""
+    index = torch.as_tensor(rows, device=device).reshape(-1)
+    return index if index.numel() else index.long()
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    listed = tuple(names)
+    if not all(isinstance(name, str) and name for name in listed):
+        raise InputError(f"`modalities` must be non-empty strings; got {listed!r}.")
+    if len(set(listed)) != len(listed):
+        raise InputError(f"`modalities` must all be different; got {', '.join(listed)}.")
+    return listed
+
+
+def _agree(argument: str, what: str, sizes: Mapping[str, int], hint: str) -> None:
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise InputError(f"`{argument}` must share one {what}; got {listed}. {hint}")
+
+
+def _column(name: str, column: Vectors) -> tuple[Tensor, Tensor]:
+    """Read one modality as an (n, d) tensor and its (n,) mask."""
+    if isinstance(column, Tensor | np.ndarray):
+        value = torch.as_tensor(column)
+        if value.ndim != 2:
+            raise InputError(f"`columns[{name!r}]` must have shape (n, d); got {tuple(value.shape)}.")
+        if not value.is_floating_point():
+            value = value.float()
+        return value, torch.ones(len(value), dtype=torch.bool, device=value.device)
+    rows = [
+        None if row is None else torch.as_tensor(row, dtype=None if isinstance(row, Tensor) else torch.float32)
+        for row in column or ()
+    ]
+    there = [row for row in rows if row is not None]
+    widths = {tuple(row.shape) for row in there}
+    if len(widths) != 1 or len(next(iter(widths))) != 1:
+        raise InputError(f"`columns[{name!r}]` must hold vectors of one width; got shapes {some(sorted(widths)) or 'none'}.")
+    zero = torch.zeros_like(there[0])
+    value = torch.stack([zero if row is None else row for row in rows])
+    return value, torch.tensor([row is not None for row in rows], device=value.device)
+
+
+def _mask(name: str, mask: Tensor | np.ndarray | Sequence[bool], n: int) -> Tensor:
+    read = torch.as_tensor(mask)
+    if read.dtype != torch.bool or read.shape != (n,):
+        raise InputError(f"`present[{name!r}]` must be bool of shape ({n},); got {read.dtype} of shape {tuple(read.shape)}.")
+    return read
+
+
+def _check_rows(vectors: Tensor, present: Tensor, names: tuple[str, ...]) -> None:
+    infinite = ~vectors.isfinite().all(-1)
+    flat = present & ~infinite & (vectors == 0).all(-1)
+    for wrong, what in ((infinite, "not finite"), (flat, "zero and so have no direction")):
+        if wrong.any():
+            counts = ", ".join(f"{name} {int(k)}" for name, k in zip(names, wrong.sum(0), strict=True) if k)
+            rows = some(wrong.any(1).nonzero().flatten().tolist())
+            raise InputError(
+                f"`columns` has present vectors that are {what}: {counts} (rows {rows}). "
+                "Mend them, or mark them missing with `None` or `present`."
+            )
+    empty = ~present.any(1)
+    if empty.any():
+        rows = some(empty.nonzero().flatten().tolist())
+        raise InputError(
+            f"`columns` has {int(empty.sum())} of {len(present)} items with no modality present (rows {rows}). Leave them out."
+        )
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Scale rows to unit length, zero rows excepted; finite value and gradient at every finite length."""
+    # Dividing by the largest entry first keeps the squares of very small and very large rows in range.
+    largest = vectors.detach().abs().amax(-1, keepdim=True)
+    scaled = vectors / torch.where(largest > 0, largest, 1)
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / torch.where(length > 0, length, 1)

@@ -1,0 +1,45 @@
+"""The one error type for bad input, and the voice it speaks in.
+
+Every message names the argument in backticks, what was expected, what came and how to mend it. The command line prints an
+`InputError` as a single line and exits with code 2; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InputError", "check_choice", "some"]
+
+
+class InputError(ValueError):
+    """What the caller passed cannot be used; the message says why and what to do about it."""
+
+
+def check_choice(argument: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`; otherwise raise an error that lists them and names the nearest.
+
+    >>> check_choice("score", "volume", ["volume", "span"])
+    'volume'
+    >>> check_choice("score", "volum", ["volume", "span"])
+    Traceback (most recent call last):
+    ...
+    gramian.errors.InputError: `score` must be one of volume, span; got 'volum'. Did you mean 'volume'?
+    """
+    names = list(choices)
+    if value in names:
+        return value
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise InputError(f"`{argument}` must be one of {', '.join(names)}; got {value!r}.{hint}")
+
+
+def some(values: Iterable[object], limit: int = 5) -> str:
+    """Write the first few of `values`, and how many more there are.
+
+    >>> some(range(3)), some(range(9))
+    ('0, 1, 2', '0, 1, 2, 3, 4 and 4 more')
+    """
+    listed = list(values)
+    head = ", ".join(str(value) for value in listed[:limit])
+    return head if len(listed) <= limit else f"{head} and {len(listed) - limit} more"
