@@ -111,8 +111,8 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
 
     Source: PMRL (arXiv 2507.17343).
 
-    >>> leading_direction(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
-    tensor([1., 0.])
+    >>> leading_direction(torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.8, -0.6]]))
+    tensor([0.6000, 0.8000])
     """
     Z = _masked(vectors, present)
     _, eigenvectors = _symmetric_eigen(Z @ Z.mT)
@@ -130,7 +130,8 @@ class Orthogonalization(NamedTuple):
     @property
     def volume(self) -> Tensor:
         """(...), the product of the distances."""
-        return torch.prod(self.distances, -1)
+        product: Tensor = self.distances.prod(-1)
+        return product
 
 
 def orthogonalize(vectors: Tensor, present: Tensor | None = None) -> Orthogonalization:

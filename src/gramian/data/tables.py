@@ -1,0 +1,417 @@
+"""`Table`: what the towers read. n items, a column a modality, each of its own width, some cells empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gramian.bundle import Bundle, row_index
+from gramian.errors import InputError, check_choice, some
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["EMBEDDED", "Table", "load"]
+
+EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "stamps" / "stamps.safetensors"}
+"""Data sets that come with the package, by name."""
+
+_FORMAT = "gramian.table"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Table:
+    """n items with one feature column a modality.
+
+    Attributes:
+        columns: name → (n, width) floating point; finite where present, zero where not.
+        present: name → (n,) bool.
+        ids: n different strings.
+        split: the n split names, or None.
+        metadata: string → string, kept in the safetensors header.
+
+    >>> table = Table.from_columns({"text": [[1.0, 2.0], [0.5, 1.0]], "audio": [None, [3.0]]})
+    >>> table
+    Table(2 items; text 2 × 2, audio 1 × 1)
+    """
+
+    columns: dict[str, Tensor]
+    present: dict[str, Tensor]
+    ids: tuple[str, ...]
+    split: tuple[str, ...] | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", tuple(self.ids))
+        n = len(self.ids)
+        if not self.columns:
+            raise InputError("`columns` must hold at least one feature column; got none.")
+        if set(self.columns) != set(self.present):
+            raise InputError(
+                f"`present` must have a mask for each of {', '.join(self.columns)}; got {some(self.present) or 'none'}."
+            )
+        if self.split is not None:
+            object.__setattr__(self, "split", tuple(self.split))
+            if len(self.split) != n:
+                raise InputError(f"`split` must name a split for each of the {n} items; got {len(self.split)}.")
+        for name, column in self.columns.items():
+            if column.ndim != 2 or not column.is_floating_point() or len(column) != n:
+                raise InputError(
+                    f"`columns[{name!r}]` must be floating point of shape ({n}, width); "
+                    f"got {column.dtype} of shape {tuple(column.shape)}."
+                )
+            if self.present[name].shape != (n,) or self.present[name].dtype != torch.bool:
+                raise InputError(f"`present[{name!r}]` must be bool of shape ({n},).")
+
+    @classmethod
+    def from_columns(
+        cls,
+        columns: Mapping[str, Tensor | np.ndarray | Sequence[Any]],
+        *,
+        present: Mapping[str, Tensor] | None = None,
+        ids: Sequence[str] | None = None,
+        split: Sequence[str] | None = None,
+    ) -> Table:
+        """Build and check a Table from arrays (n, width), or sequences of n vectors with `None` for an empty cell.
+
+        Args:
+            columns: name → features.
+            present: name → (n,) bool mask; what a masked row holds is never read.
+            ids: n different names of the items; their row numbers by default.
+            split: n split names.
+
+        Raises:
+            InputError: no items, unequal lengths, rows of different widths, values that are not finite, repeated ids.
+        """
+        read = {name: _cells(name, column) for name, column in columns.items()}
+        lengths = {name: len(mask) for name, (_, mask) in read.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(
+                f"`columns` must have one length; got {', '.join(f'{name} {n}' for name, n in lengths.items())}. "
+                "Mark empty cells with `None`."
+            )
+        n = next(iter(lengths.values()), 0)
+        if n == 0:
+            raise InputError("the table is empty: no items. Give it at least one row.")
+        for name, mask in (present or {}).items():
+            check_choice("present", name, read)
+            if mask.dtype != torch.bool or mask.shape != (n,):
+                raise InputError(f"`present[{name!r}]` must be bool of shape ({n},); got {mask.dtype} {tuple(mask.shape)}.")
+            values, there = read[name]
+            there = there.to(values.device) & mask.to(values.device)
+            read[name] = (values.masked_fill(~there[:, None], 0), there)
+        table = cls(
+            {name: values for name, (values, _) in read.items()},
+            {name: mask for name, (_, mask) in read.items()},
+            tuple(str(i) for i in range(n)) if ids is None else tuple(ids),
+            None if split is None else tuple(split),
+        )
+        table.check()
+        return table
+
+    def check(self) -> None:
+        """Read every value once.
+
+        Raises:
+            InputError: repeated ids, or features that are not finite, counted by column.
+        """
+        if len(set(self.ids)) < len(self.ids):
+            seen: set[str] = set()
+            repeated = [name for name in self.ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+            raise InputError(f"`ids` must all be different; {len(repeated)} repeat an earlier one ({some(repeated)}).")
+        for name, column in self.columns.items():
+            wrong = self.present[name] & ~column.isfinite().all(1)
+            if wrong.any():
+                rows = some(self.ids[i] for i in wrong.nonzero().flatten().tolist())
+                raise InputError(
+                    f"column `{name}` holds NaN or infinite values in {int(wrong.sum())} of {len(self)} rows (ids {rows}). "
+                    "Mend them, or leave those cells empty."
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name} {n} × {self.widths[name]}" for name, n in self.counts().items())
+        return f"Table({len(self)} items; {columns})"
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The column names."""
+        return tuple(self.columns)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of each column."""
+        return {name: column.shape[1] for name, column in self.columns.items()}
+
+    def counts(self) -> dict[str, int]:
+        """How many items have each modality."""
+        return {name: int(mask.sum()) for name, mask in self.present.items()}
+
+    def mask(self) -> Tensor:
+        """(n, m) bool, in the order of `modalities`."""
+        return torch.stack([self.present[name] for name in self.columns], 1)
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Table:
+        """The items at `rows`: a slice, an index, indices or a boolean mask; always a Table."""
+        kept = torch.arange(len(self))[rows if isinstance(rows, slice) else row_index(rows)].tolist()
+        return replace(
+            self,
+            columns={name: column[kept] for name, column in self.columns.items()},
+            present={name: mask[kept] for name, mask in self.present.items()},
+            ids=tuple(self.ids[i] for i in kept),
+            split=None if self.split is None else tuple(self.split[i] for i in kept),
+        )
+
+    def select(self, *modalities: str) -> Table:
+        """The same items with `modalities` alone, in the order given."""
+        for name in modalities:
+            check_choice("modalities", name, self.columns)
+        if not modalities:
+            raise InputError(f"`modalities` must name at least one of {', '.join(self.columns)}; got none.")
+        return replace(
+            self,
+            columns={name: self.columns[name] for name in modalities},
+            present={name: self.present[name] for name in modalities},
+        )
+
+    def part(self, split: str) -> Table:
+        """The items of one split.
+
+        Raises:
+            InputError: the table has no splits, or no such split.
+        """
+        if self.split is None:
+            raise InputError(f"`split` {split!r} cannot be taken: the table has no column `split`. Add one, or pass no split.")
+        check_choice("split", split, sorted(set(self.split)))
+        return self[[i for i, name in enumerate(self.split) if name == split]]
+
+    def has_any(self) -> Table:
+        """The items with at least one modality present."""
+        mask = self.mask().any(1)
+        return self if bool(mask.all()) else self[mask]
+
+    def to_bundle(self) -> Bundle:
+        """The columns as they stand, for vectors that already share one space; rows are scaled to unit length."""
+        return Bundle.from_dict({name: column.float() for name, column in self.columns.items()}, present=self.present)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table, whole or not at all; the ending of `path` picks the format.
+
+        `.safetensors` keeps the types and stores rows that are present alone; `.parquet` has a column a modality with lists of
+        float32, empty where missing, and `id` and `split`.
+        """
+        path = Path(path)
+        check_choice("path", path.suffix, (".safetensors", ".parquet"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        if path.suffix == ".parquet":
+            _dataset(self).to_parquet(partial)
+        else:
+            tensors = {f"values.{name}": column[self.present[name]].contiguous() for name, column in self.columns.items()}
+            tensors |= {f"present.{name}": mask.contiguous() for name, mask in self.present.items()}
+            header = {"format": _FORMAT, "version": "1", "columns": json.dumps(self.modalities), "ids": json.dumps(self.ids)}
+            if self.split is not None:
+                header["split"] = json.dumps(self.split)
+            save_file(tensors, partial, self.metadata | header)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Table:
+        """Read a `.safetensors` table that `save` wrote, or one that holds plain (n, width) matrices, all present."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except FileNotFoundError:
+            raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
+        if metadata.get("format") != _FORMAT:
+            if not tensors or any(tensor.ndim != 2 for tensor in tensors.values()):
+                raise InputError(f"`path` must hold a table or (n, width) matrices; {str(path)!r} holds something else.")
+            return cls.from_columns(tensors)
+        names: list[str] = json.loads(metadata.pop("columns"))
+        ids, split = json.loads(metadata.pop("ids")), json.loads(metadata.pop("split", "null"))
+        columns, present = {}, {}
+        for name in names:
+            present[name] = tensors[f"present.{name}"]
+            values = tensors[f"values.{name}"]
+            columns[name] = values.new_zeros(len(ids), values.shape[1])
+            columns[name][present[name]] = values
+        kept = {key: value for key, value in metadata.items() if key not in ("format", "version")}
+        return cls(columns, present, ids, split, kept)
+
+
+def load(source: str | Path, *, split: str | None = None, columns: Sequence[str] | None = None, id_column: str = "id") -> Table:
+    """Load a feature table: one that ships with the package, by name, or a file.
+
+    Files: `.parquet`, `.arrow`, `.csv`, `.jsonl`/`.json` through Hugging Face datasets (a column a modality; a cell is a
+    list of floats, in CSV written `[0.1, 0.2]`, or empty), and `.safetensors`.
+
+    Args:
+        source: "stamps", or a path.
+        split: keep the items whose `split` column says so; all by default.
+        columns: the feature columns to read; by default every column that holds lists of floats.
+        id_column: holds the items' names; row numbers where there is no such column.
+
+    Raises:
+        InputError: no such file or column, an empty file, rows of different widths, NaN, an unknown split.
+
+    >>> load("stamps", split="test").select("image", "text").widths
+    {'image': 1280, 'text': 384}
+    """
+    path = EMBEDDED.get(str(source), Path(source))
+    if not path.exists():
+        raise InputError(f"`source` must be a file or one of {', '.join(EMBEDDED)}; there is no {str(source)!r}.")
+    if path.suffix == ".safetensors":
+        table = Table.load(path)
+        if columns is not None:
+            table = table.select(*columns)
+    else:
+        table = _read_dataset(path, columns, id_column)
+    return table if split is None else table.part(split)
+
+
+def _read_dataset(path: Path, columns: Sequence[str] | None, id_column: str) -> Table:
+    data = _arrow(path)
+    names = data.column_names
+    if data.num_rows == 0:
+        raise InputError(f"{str(path)!r} is empty: no rows.")
+    for name in columns or ():
+        check_choice("columns", name, names)
+    reserved = {id_column, "split"}
+    features: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in columns or [name for name in names if name not in reserved]:
+        cells = _feature_cells(name, data.column(name).combine_chunks())
+        if cells is not None:
+            features[name] = cells
+        elif columns is not None:
+            raise InputError(f"column `{name}` must hold lists of floats; it holds {data.schema.field(name).type}.")
+    if not features:
+        kinds = ", ".join(f"{name} ({data.schema.field(name).type})" for name in names)
+        raise InputError(f"{str(path)!r} has no column that holds lists of floats; its columns are {kinds}.")
+    ids = [str(value) for value in data.column(id_column).to_pylist()] if id_column in names else None
+    split = [str(value) for value in data.column("split").to_pylist()] if "split" in names else None
+    table = Table(
+        {name: values for name, (values, _) in features.items()},
+        {name: mask for name, (_, mask) in features.items()},
+        tuple(ids or map(str, range(data.num_rows))),
+        None if split is None else tuple(split),
+    )
+    table.check()
+    return table
+
+
+def _arrow(path: Path) -> pyarrow.Table:
+    """The rows of a file as one Arrow table, read by Hugging Face datasets without leaving a cache behind."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(f"reading {path.suffix!r} files needs Hugging Face datasets: pip install 'gramian[train]'.") from None
+    import tempfile
+
+    readers = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+    kind = readers[check_choice("source", path.suffix, [*readers, ".safetensors"])]
+    if path.stat().st_size == 0:
+        raise InputError(f"{str(path)!r} is empty: 0 bytes.")
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            rows = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True)
+            return rows.with_format("arrow")[:]
+    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise InputError(f"{str(path)!r} cannot be read as {kind}: {reason}") from None
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _feature_cells(name: str, cells: pyarrow.Array) -> tuple[Tensor, Tensor] | None:
+    """One Arrow column as (n, width) float32 and its mask; None if it does not hold lists of numbers."""
+    import pyarrow as pa
+
+    kind = cells.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _parse_cells(name, cells.to_pylist())
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return None
+    if not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        return None
+    lengths = cells.value_lengths().to_numpy(zero_copy_only=False)
+    filled = np.nan_to_num(lengths.astype(np.float64))  # null and empty lists alike are missing
+    present = torch.from_numpy(filled > 0)
+    widths = _one_width(name, filled[filled > 0].astype(int).tolist())
+    flat = cells.filter(pa.array(filled > 0)).flatten()
+    if flat.null_count:
+        raise InputError(
+            f"column `{name}` holds lists with {flat.null_count} empty values. Mend them, or leave those cells empty."
+        )
+    values = torch.zeros(len(cells), widths)
+    values[present] = torch.from_numpy(flat.to_numpy(zero_copy_only=False).astype(np.float32)).reshape(-1, widths)
+    return values, present
+
+
+def _parse_cells(name: str, cells: Sequence[str | None]) -> tuple[Tensor, Tensor] | None:
+    """Text cells like "[0.1, 0.2]"; None if the first filled one does not look like a list."""
+    filled = next((cell for cell in cells if cell), "")
+    if not filled.lstrip().startswith("["):
+        return None
+    rows: list[list[float] | None] = []
+    for i, cell in enumerate(cells):
+        try:
+            rows.append([float(x) for x in json.loads(cell)] if cell else None)
+        except (ValueError, TypeError):
+            raise InputError(f"column `{name}`, row {i}: {cell!r:.60} is not a list of numbers such as [0.1, 0.2].") from None
+    return _cells(name, rows)
+
+
+def _cells(name: str, column: Tensor | np.ndarray | Sequence[Any]) -> tuple[Tensor, Tensor]:
+    if isinstance(column, Tensor | np.ndarray):
+        values = torch.as_tensor(column)
+        if values.ndim != 2:
+            raise InputError(f"`columns[{name!r}]` must have shape (n, width); got {tuple(values.shape)}.")
+        values = values if values.is_floating_point() else values.float()
+        return values, torch.ones(len(values), dtype=torch.bool, device=values.device)
+    rows = [None if cell is None or len(cell) == 0 else torch.as_tensor(cell, dtype=torch.float32) for cell in column]
+    width = _one_width(name, [len(row) for row in rows if row is not None])
+    present = torch.tensor([row is not None for row in rows])
+    return torch.stack([torch.zeros(width) if row is None else row for row in rows]), present
+
+
+def _one_width(name: str, widths: Sequence[int]) -> int:
+    kinds = sorted(set(widths))
+    if len(kinds) > 1:
+        counts = some(f"{width} ({widths.count(width)} rows)" for width in kinds)
+        raise InputError(f"column `{name}` must hold lists of one width; got {counts}.")
+    if not kinds:
+        raise InputError(f"column `{name}` is empty in every row. Leave it out.")
+    return kinds[0]
+
+
+def _dataset(table: Table) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise InputError("writing parquet needs Hugging Face datasets: pip install 'gramian[train]'.") from None
+    data: dict[str, list[Any]] = {"id": list(table.ids)}
+    if table.split is not None:
+        data["split"] = list(table.split)
+    kinds: dict[str, Any] = {name: datasets.Value("string") for name in data}
+    for name, column in table.columns.items():
+        rows, mask = column.float().numpy(), table.present[name].tolist()
+        data[name] = [row if there else None for row, there in zip(rows, mask, strict=True)]
+        kinds[name] = datasets.Sequence(datasets.Value("float32"))
+    return datasets.Dataset.from_dict(data, features=datasets.Features(kinds))

@@ -1,0 +1,7 @@
+"""Towers read one modality's data, heads project into the shared space, the `Aligner` joins them: dict in, Bundle out."""
+
+from gramian.model.aligner import Aligner, Modality
+from gramian.model.heads import HEADS, build_head
+from gramian.model.towers import Features
+
+__all__ = ["HEADS", "Aligner", "Features", "Modality", "build_head"]
