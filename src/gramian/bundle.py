@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gramian.errors import InputError, some
+from gramian.geometry import unit
 
 __all__ = ["Bundle", "Vectors"]
 
@@ -128,7 +129,7 @@ class Bundle:
         raw, mask = torch.stack(rows, 1), torch.stack(masks, 1)
         if check:
             _check_rows(raw, mask, names)
-        return cls(_unit(raw), mask, names)
+        return cls(unit(raw), mask, names)
 
     def __len__(self) -> int:
         return self.vectors.shape[0]
@@ -305,12 +306,3 @@ def _check_rows(vectors: Tensor, present: Tensor, names: tuple[str, ...]) -> Non
         raise InputError(
             f"`columns` has {int(empty.sum())} of {len(present)} items with no modality present (rows {rows}). Leave them out."
         )
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Scale rows to unit length, zero rows excepted; finite value and gradient at every finite length."""
-    # Dividing by the largest entry first keeps the squares of very small and very large rows in range.
-    largest = vectors.detach().abs().amax(-1, keepdim=True)
-    scaled = vectors / torch.where(largest > 0, largest, 1)
-    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / torch.where(length > 0, length, 1)

@@ -49,7 +49,7 @@ def volume(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     Returns:
         (...).
 
-    Source: GRAM (arXiv 2412.11959), eq. 4.
+    Source: GRAM (arXiv 2412.11959).
 
     >>> volume(torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]))
     tensor(0.8000)
@@ -158,14 +158,26 @@ def orthogonalize(vectors: Tensor, present: Tensor | None = None) -> Orthogonali
 def safe_sqrt(x: Tensor) -> Tensor:
     """√x where x ≥ ε; the chord x/√ε on [0, ε), where a squared length is rounding noise; 0 below. Finite slope everywhere."""
     eps = torch.finfo(x.dtype).eps
-    return torch.where(x > eps, x.clamp(min=eps).sqrt(), x.clamp(min=0) / eps**0.5)
+    chord: Tensor = x.clamp(min=0) / eps**0.5
+    return torch.where(x > eps, x.clamp(min=eps).sqrt(), chord)
 
 
 def direction(x: Tensor) -> Tensor:
-    """`x` (..., d) scaled to unit length; the zero vector where its length is rounding noise."""
+    """A sum of unit vectors `x` (..., d) scaled to unit length; the zero vector where its length is rounding noise."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     noise = length <= 32 * torch.finfo(x.dtype).eps
-    return x.masked_fill(noise, 0) / length.masked_fill(noise, 1)
+    scaled: Tensor = x.masked_fill(noise, 0) / length.masked_fill(noise, 1)
+    return scaled
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """`vectors` (..., d) scaled to unit length however long or short they are; zero where they are zero."""
+    # Dividing by the largest entry first keeps the squares of very small and very large rows in range.
+    largest = vectors.detach().abs().amax(-1, keepdim=True)
+    scaled = vectors / torch.where(largest > 0, largest, 1)
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    normal: Tensor = scaled / torch.where(length > 0, length, 1)
+    return normal
 
 
 def _masked(vectors: Tensor, present: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
-from gramian.geometry import direction, gram_matrix, orthogonalize, safe_sqrt
+from gramian.geometry import direction, gram_matrix, orthogonalize, safe_sqrt, unit
 
 __all__ = ["SCORES", "Score", "ScoreName", "centroid", "cone", "cosine", "span", "volume"]
 
@@ -84,7 +84,7 @@ def volume(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     Returns:
         (q, n) in [−1, 0]; 0 when query and item are linearly dependent.
 
-    Source: GRAM (arXiv 2412.11959), eq. 4 and 7.
+    Source: GRAM (arXiv 2412.11959).
 
     >>> volume(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.6, 0.8, 0.0]]))
     tensor([[-0.8000]])
@@ -160,13 +160,13 @@ def _read(queries: Tensor, items: Bundle | Tensor) -> tuple[Tensor, Tensor, Tens
     if isinstance(items, Tensor):
         if items.ndim != 2:
             raise InputError(f"`items` must be a Bundle or a tensor of shape (n, d); got shape {tuple(items.shape)}.")
-        vectors, present = direction(_promote(items)).unsqueeze(1), items.new_ones(len(items), 1, dtype=torch.bool)
+        vectors, present = unit(_promote(items)).unsqueeze(1), items.new_ones(len(items), 1, dtype=torch.bool)
     else:
         vectors, present = items.vectors, items.present
     if vectors.shape[-1] != queries.shape[1]:
         raise InputError(f"`queries` and `items` must share the width d; got {queries.shape[1]} and {vectors.shape[-1]}.")
     dtype = torch.promote_types(torch.promote_types(queries.dtype, vectors.dtype), torch.float32)
-    return direction(queries.to(dtype)), vectors.to(dtype).masked_fill(~present[..., None], 0), present
+    return unit(queries.to(dtype)), vectors.to(dtype).masked_fill(~present[..., None], 0), present
 
 
 def _promote(x: Tensor) -> Tensor:

@@ -29,11 +29,9 @@ import importlib
 import importlib.metadata
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +44,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gramian.data.tables import Table
 from gramian.errors import InputError, some
 
 __all__ = ["Stamp", "Weights", "assign_splits", "build", "discover", "main", "normalise_caption"]
@@ -335,10 +334,10 @@ def read_image(path: Path) -> Any:
     try:
         if path.suffix == ".svg":
             resvg = _require("resvg_py", "resvg-py")
-            drawing = resvg.svg_to_bytes(svg_path=str(path), width=SVG_WIDTH, dpi=SVG_DPI, skip_system_fonts=True)
-            image = pillow.open(BytesIO(drawing))
+            content = resvg.svg_to_bytes(svg_path=str(path), width=SVG_WIDTH, dpi=SVG_DPI, skip_system_fonts=True)
         else:
-            image = pillow.open(path)
+            content = path.read_bytes()
+        image = pillow.open(BytesIO(content))
         image.load()
     except (OSError, ValueError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
         raise Unreadable(str(error)) from error
@@ -449,9 +448,9 @@ def speech_encoder(folder: Path, *, threads: int) -> Encoder:
 
 def _write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-        stream.write(content)
-    os.replace(stream.name, path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def cached(encode: Encoder, folder: Path) -> Encoder:
@@ -543,14 +542,14 @@ def provenance(stamps: Sequence[Stamp], columns: Mapping[str, Column], split: Se
             "licence": "GPL-2.0-or-later as the package states it; see NOTICE",
             "sha256": source_digest(stamps),
         },
-        "columns": {name: _column_provenance(WEIGHTS[name], column) for name, column in columns.items()},
+        "columns": {name: _origin(WEIGHTS[name], column) for name, column in columns.items()},
         "splits": {name: split.count(name) for name in ("train", "validation", "test", "shared")},
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
         "command": "python -m gramian.data.build_stamps",
     }
 
 
-def _column_provenance(weights: Weights, column: Column) -> dict[str, Any]:
+def _origin(weights: Weights, column: Column) -> dict[str, Any]:
     return {
         "encoder": weights.encoder,
         "packages": dict(weights.packages),
@@ -562,24 +561,30 @@ def _column_provenance(weights: Weights, column: Column) -> dict[str, Any]:
     }
 
 
-def save(path: Path, stamps: Sequence[Stamp], columns: Mapping[str, Column], split: Sequence[str]) -> None:
-    """Write the feature table: float16, present rows only, in item order."""
-    from safetensors.torch import save as serialise
-
-    tensors = {}
+def table_of(stamps: Sequence[Stamp], columns: Mapping[str, Column], split: Sequence[str]) -> Table:
+    """Return the feature table: float16, zero rows where a stamp lacks the column, provenance in the metadata."""
+    values, present = {}, {}
     for name, column in columns.items():
-        rows = np.stack([column.rows[item] for item in sorted(column.rows)])
-        tensors[f"values.{name}"] = torch.from_numpy(rows).to(torch.float16)
-        tensors[f"present.{name}"] = torch.tensor([item in column.rows for item in range(len(stamps))])
-    metadata = {
-        "format": "gramian.table",
-        "version": "1",
-        "columns": json.dumps(list(columns)),
-        "ids": json.dumps([stamp.id for stamp in stamps]),
-        "split": json.dumps(list(split)),
-        "provenance": json.dumps(provenance(stamps, columns, split), sort_keys=True),
-    }
-    _write_atomically(path, serialise(tensors, metadata))
+        values[name] = torch.zeros(len(stamps), column.width, dtype=torch.float16)
+        for item, features in column.rows.items():
+            values[name][item] = torch.from_numpy(features).to(torch.float16)
+        present[name] = torch.tensor([item in column.rows for item in range(len(stamps))])
+    metadata = {"provenance": json.dumps(provenance(stamps, columns, split), sort_keys=True)}
+    table = Table(values, present, tuple(stamp.id for stamp in stamps), tuple(split), metadata)
+    table.check()
+    return table
+
+
+def sort_header(path: Path) -> None:
+    """Rewrite a safetensors file with the keys of its header in order, so that equal tables are equal files.
+
+    The library writes metadata in an order that changes from run to run. The data part is copied as it is.
+    """
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns the data to 8 bytes
+    _write_atomically(path, len(header).to_bytes(8, "little") + header + content[8 + length :])
 
 
 def build(stamps_folder: Path, output: Path, cache: Path, *, threads: int = 1) -> tuple[Path, dict[str, Column], list[str]]:
@@ -606,18 +611,18 @@ def build(stamps_folder: Path, output: Path, cache: Path, *, threads: int = 1) -
     }
     columns = encode_columns(stamps, encoders)
     split = split_of(stamps, columns)
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "stamps.safetensors"
-    save(path, stamps, columns, split)
+    table_of(stamps, columns, split).save(path)
+    sort_header(path)
     return path, columns, split
 
 
 def report(path: Path, columns: Mapping[str, Column], split: Sequence[str]) -> None:
     """Print what was written, and everything that could not be read."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Grid
 
-    table = Table("column", "width", "present", "missing", "of these unreadable")
+    table = Grid("column", "width", "present", "missing", "of these unreadable")
     for name, column in columns.items():
         counts = (column.width, len(column.rows), len(split) - len(column.rows), len(column.unreadable))
         table.add_row(name, *(str(count) for count in counts))

@@ -2,7 +2,7 @@
 
 | class | formula by default | paper |
 | --- | --- | --- |
-| `Gram` | cross-entropy of −V/τ, both directions, anchored | GRAM (arXiv 2412.11959), eq. 7–9 |
+| `Gram` | cross-entropy of −V/τ, both directions, anchored | GRAM (arXiv 2412.11959) |
 | `PMRL` | −log softmax(σ/τ₁)₁, and repulsion of leading directions | PMRL (arXiv 2507.17343) |
 | `Pairwise` | InfoNCE of cosines, all pairs or anchored | CLIP (2103.00020), ImageBind (2305.05665) |
 | `Contrast` | cross-entropy of any score, any anchor or each in turn | – |

@@ -24,7 +24,7 @@ class Gram(Contrast):
         learn_temperature: as in the paper. Kept at or above 0.01, a bound that the paper does not have.
         label_smoothing: 0.1 in the paper.
 
-    Source: GRAM (arXiv 2412.11959), eq. 7 to 9.
+    Source: GRAM (arXiv 2412.11959), the contrastive terms of its section on the loss.
 
     >>> loss = Gram()
     >>> loss({"text": [[1.0, 0.0], [0.0, 1.0]], "image": [[1.0, 0.0], [0.0, 1.0]]}).parts.keys()

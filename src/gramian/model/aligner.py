@@ -157,7 +157,7 @@ class Aligner(
         (save_directory / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # options that nobody reads are refused, not passed on
         cls,
         pretrained_model_name_or_path: str | Path,
         *,

@@ -1,0 +1,346 @@
+"""`fit`: one visible loop on accelerate, with early choice on the validation split, checkpoints and exact resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gramian.data.tables import Table
+from gramian.errors import InputError
+from gramian.evaluation import single_directions
+from gramian.losses.base import Loss
+from gramian.metrics import mean_reciprocal_rank, recall_at_k
+from gramian.model.aligner import Aligner
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["History", "Recipe", "fit"]
+
+logger = logging.getLogger("gramian")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training items.
+        batch_size: items a step; the whole table where it is smaller.
+        learning_rate: peak of AdamW's rate, reached by a linear warm-up and left by a cosine to 0.
+        weight_decay: on weight matrices alone; never on biases or temperatures.
+        warmup: share of the steps spent warming up.
+        max_gradient_norm: gradients are scaled down to this length.
+        precision: "no" for float32, "bf16" or "fp16" for mixed precision.
+        seed: of the batches and of dropout. One seed gives one result on the CPU.
+        evaluate_every: epochs between two looks at the validation split.
+        patience: stop after this many looks without a better one; None never stops early.
+        checkpoint_every: epochs between checkpoints, where there is a folder to write to.
+    """
+
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.1
+    max_gradient_norm: float = 1.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    evaluate_every: int = 5
+    patience: int | None = None
+    checkpoint_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.batch_size < 2:
+            raise InputError(
+                f"`batch_size` must be at least 2, for there is nothing to contrast one item with; got {self.batch_size}."
+            )
+        for name in ("learning_rate", "max_gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"`{name}` must be positive; got {getattr(self, name)}.")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"`warmup` must lie in [0, 1); got {self.warmup}.")
+        if self.weight_decay < 0:
+            raise InputError(f"`weight_decay` must not be negative; got {self.weight_decay}.")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(f"`patience` must be at least 1 or None; got {self.patience}.")
+
+
+@dataclass
+class History:
+    """What happened in `fit`.
+
+    Attributes:
+        records: one dict an epoch: "epoch", "loss", a "loss/…" for each part, "temperature" where there is one, and at each
+            look at the validation split "validation/mrr" and "validation/recall@1", means over the single-modality directions.
+        best_epoch: the epoch whose weights the Aligner ends with: the best validation MRR, or the last without validation.
+        best: that validation MRR; None without validation.
+        looks_since_best: looks at the validation split since.
+    """
+
+    records: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best: float | None = None
+    looks_since_best: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def fit(
+    aligner: Aligner,
+    loss: Loss,
+    train: Table,
+    validation: Table | None = None,
+    *,
+    recipe: Recipe | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    cpu: bool = False,
+) -> History:
+    """Train `aligner` (and the loss's own parameters) in place.
+
+    With a validation table the Aligner ends with the weights of the epoch whose mean reciprocal rank, averaged over the
+    single-modality directions, was best there; without one, with the last. With `output`, `metrics.jsonl` gets a line an
+    epoch and `checkpoints/` the state: a run that was killed and resumed ends with the very weights of one that was not
+    (on the CPU).
+
+    Args:
+        aligner: the model; its features should be adapted to `train` (`Aligner.for_table`).
+        loss: the objective.
+        train: items with at least one modality; those with fewer than two are of use to few objectives.
+        validation: never the test split.
+        recipe: see `Recipe`.
+        output: folder for the log and the checkpoints; nothing is written without one.
+        resume: go on from the newest checkpoint in `output`, if there is one.
+        progress: show a progress bar.
+        cpu: stay on the CPU where there is an accelerator.
+
+    Returns:
+        The History.
+
+    Raises:
+        InputError: tables that do not fit the Aligner, a loss that is not finite, a checkpoint that cannot be read.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    recipe = recipe or Recipe()
+    train = _prepare(train, aligner, "train")
+    validation = None if validation is None else _prepare(validation, aligner, "validation")
+    if loss.sign_blind:
+        logger.warning(
+            "%s does not tell a vector from its negative: from new heads it tends to settle in antipodal or partly aligned "
+            "solutions. Pick Pairwise(), Gram(score='cone', anchor='each') or PMRL(signed=True, alignment_temperature=0.5) "
+            "unless the space is aligned already.",
+            loss,
+        )
+    set_seed(recipe.seed)
+    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
+    if accelerator.num_processes > 1:
+        raise InputError("`fit` trains in one process; launch it without torchrun or accelerate launch.")
+    aligner.to(accelerator.device)
+    loss.to(accelerator.device)
+    aligner.train()
+    objective = _Objective(aligner, loss)
+    optimizer = torch.optim.AdamW(_groups(objective, recipe.weight_decay), lr=recipe.learning_rate)
+    batch_size = min(recipe.batch_size, len(train))
+    steps = len(train) // batch_size
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(recipe.warmup, recipe.epochs * steps))
+    objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
+    history = History()
+    accelerator.register_for_checkpointing(history)
+    folder = None if output is None else _Folder(Path(output), accelerator)
+    best: dict[str, Tensor] = {}
+    if folder is not None and resume:
+        best = folder.restore(aligner)
+
+    with _progress(progress) as bar:
+        task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
+        while len(history.records) < recipe.epochs:
+            epoch = len(history.records) + 1
+            sums: dict[str, Tensor] = {}
+            for rows in _batches(len(train), batch_size, recipe.seed, epoch):
+                output_ = objective(train[rows])
+                optimizer.zero_grad()
+                accelerator.backward(output_.total)
+                accelerator.clip_grad_norm_(objective.parameters(), recipe.max_gradient_norm)
+                optimizer.step()
+                schedule.step()
+                for name, value in {"loss": output_.total, **{f"loss/{k}": v for k, v in output_.parts.items()}}.items():
+                    sums[name] = sums.get(name, 0) + value.detach() / steps
+            record = {"epoch": epoch} | {name: value.item() for name, value in sums.items()}
+            if not math.isfinite(record["loss"]):
+                raise InputError(f"the loss is not finite in epoch {epoch} ({record['loss']}). Lower `learning_rate`.")
+            last = epoch == recipe.epochs
+            if validation is not None and (epoch % recipe.evaluate_every == 0 or last):
+                record |= _validate(aligner, validation)
+                if history.best is None or record["validation/mrr"] > history.best:
+                    history.best, history.best_epoch, history.looks_since_best = record["validation/mrr"], epoch, 0
+                    best = {name: value.detach().clone() for name, value in aligner.state_dict().items()}
+                else:
+                    history.looks_since_best += 1
+            history.records.append(record)
+            if folder is not None:
+                folder.log(history)
+                if epoch % recipe.checkpoint_every == 0 or last:
+                    folder.checkpoint(epoch, best)
+            bar.update(task, advance=1, note=_note(record, history))
+            if recipe.patience is not None and history.looks_since_best >= recipe.patience:
+                bar.update(task, completed=recipe.epochs)
+                break
+    if best:
+        aligner.load_state_dict(best)
+    else:
+        history.best_epoch = len(history.records)
+    aligner.eval()
+    return history
+
+
+class _Objective(nn.Module):
+    """The Aligner and the loss as one module, so that one backward pass, one clip and one checkpoint serve both."""
+
+    def __init__(self, aligner: Aligner, loss: Loss) -> None:
+        super().__init__()
+        self.aligner = aligner
+        self.loss = loss
+
+    def forward(self, table: Table) -> Any:
+        return self.loss(self.aligner(table))
+
+
+class _Folder:
+    """`metrics.jsonl` and `checkpoints/NNNNNN`, each written under another name first, so that none is ever half there."""
+
+    def __init__(self, path: Path, accelerator: Accelerator) -> None:
+        self.path = path
+        self.accelerator = accelerator
+        path.mkdir(parents=True, exist_ok=True)
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(folder for folder in (self.path / "checkpoints").glob("*") if folder.name.isdigit())
+
+    def log(self, history: History) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in history.records)
+        partial = self.path / "metrics.jsonl.partial"
+        partial.write_text(lines)
+        partial.replace(self.path / "metrics.jsonl")
+
+    def checkpoint(self, epoch: int, best: dict[str, Tensor]) -> None:
+        older = self.checkpoints()
+        partial = self.path / "checkpoints" / f"{epoch:06d}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.save_state(str(partial))
+        if best:
+            save_file({name: value.cpu().contiguous() for name, value in best.items()}, partial / "best.safetensors")
+        whole = partial.with_suffix("")
+        shutil.rmtree(whole, ignore_errors=True)
+        partial.replace(whole)
+        for folder in older:
+            if folder != whole:
+                shutil.rmtree(folder)
+
+    def restore(self, aligner: Aligner) -> dict[str, Tensor]:
+        """Load the newest checkpoint into what accelerate prepared; return the best weights so far."""
+        found = self.checkpoints()
+        if not found:
+            return {}
+        newest = found[-1]
+        try:
+            self.accelerator.load_state(str(newest))
+            best = newest / "best.safetensors"
+            return load_file(best, device=str(aligner.device)) if best.exists() else {}
+        except Exception as error:  # a damaged file fails in as many ways as there are files
+            raise InputError(
+                f"checkpoint {str(newest)!r} cannot be resumed: it is damaged or of another model or loss "
+                f"({type(error).__name__}: {str(error).splitlines()[0]:.200}). Delete it, or train into another folder."
+            ) from error
+
+
+def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
+    missing = [name for name in aligner.modalities if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"`{argument}` lacks the columns {', '.join(missing)} that the Aligner reads; it has {', '.join(table.modalities)}."
+        )
+    table = table.select(*aligner.modalities).has_any()
+    shared = int((table.mask().sum(1) > 1).sum())
+    if shared < 2:
+        raise InputError(f"`{argument}` must hold at least two items with two modalities each; {shared} of {len(table)} have.")
+    return table
+
+
+def _batches(items: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """Row numbers of each step of one epoch: a permutation of its own, the incomplete last batch left out."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    order = torch.randperm(items, generator=generator)
+    for start in range(0, items - batch_size + 1, batch_size):
+        yield order[start : start + batch_size]
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _warmup_cosine(warmup: float, steps: int) -> Any:
+    rising = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+    return factor
+
+
+def _validate(aligner: Aligner, validation: Table) -> dict[str, float]:
+    directions = list(single_directions(aligner.embed(validation)))
+    count = len(directions)
+    return {
+        "validation/mrr": sum(mean_reciprocal_rank(direction.ranks) for direction in directions) / count,
+        "validation/recall@1": sum(recall_at_k(direction.ranks, 1) for direction in directions) / count,
+    }
+
+
+def _note(record: dict[str, float], history: History) -> str:
+    note = f"loss {record['loss']:.3f}"
+    if history.best is not None:
+        note += f", validation MRR {100 * history.best:.1f} (epoch {history.best_epoch})"
+    return note
+
+
+def _progress(show: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        disable=not show,
+    )
