@@ -31,7 +31,7 @@ __all__ = ["SCORES", "Score", "ScoreName", "centroid", "cone", "cosine", "span",
 Score: TypeAlias = Callable[[Tensor, "Bundle | Tensor"], Tensor]
 """Queries (q, d) × n items → (q, n), higher is better."""
 
-ScoreName: TypeAlias = Literal["cosine", "centroid", "volume", "span", "cone"]
+ScoreName: TypeAlias = Literal["span", "cone", "centroid", "cosine", "volume"]
 
 
 def cosine(queries: Tensor, items: Bundle | Tensor, *, reduce: Literal["mean", "max"] = "mean") -> Tensor:
@@ -144,7 +144,7 @@ def cone(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     return _hide_empty((weights * cosines).sum(-1) / length, present)
 
 
-SCORES: dict[str, Score] = {"cosine": cosine, "centroid": centroid, "volume": volume, "span": span, "cone": cone}
+SCORES: dict[str, Score] = {"span": span, "cone": cone, "centroid": centroid, "cosine": cosine, "volume": volume}
 """The scores by name."""
 
 SIGN_BLIND: frozenset[str] = frozenset({"volume"})

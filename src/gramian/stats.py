@@ -68,7 +68,8 @@ def bootstrap_mean(values: NDArray[np.float64], *, level: float = 0.95, resample
         means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
         # A stratum of which a draw holds no item is left out of that draw.
         mean: NDArray[np.float64] = means.sum(1) / np.maximum((count > 0).sum(1), 1)
-        return mean[(count > 0).any(1)]
+        whole: NDArray[np.float64] = mean[(count > 0).any(1)]
+        return whole
 
     generator = np.random.default_rng(seed)
     drawn = estimate(

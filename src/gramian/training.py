@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gramian.data.tables import Table
-from gramian.errors import InputError
+from gramian.errors import InputError, some
 from gramian.evaluation import single_directions
-from gramian.losses.base import Loss
+from gramian.losses.base import Loss, Temperature
 from gramian.metrics import mean_reciprocal_rank, recall_at_k
 from gramian.model.aligner import Aligner
 
@@ -144,7 +145,6 @@ def fit(
         InputError: tables that do not fit the Aligner, a loss that is not finite, a checkpoint that cannot be read.
     """
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
 
     recipe = recipe or Recipe()
     train = _prepare(train, aligner, "train")
@@ -156,7 +156,6 @@ def fit(
             "unless the space is aligned already.",
             loss,
         )
-    set_seed(recipe.seed)
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
     if accelerator.num_processes > 1:
         raise InputError("`fit` trains in one process; launch it without torchrun or accelerate launch.")
@@ -171,30 +170,33 @@ def fit(
     objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
     accelerator.register_for_checkpointing(history)
-    folder = None if output is None else _Folder(Path(output), accelerator)
+    run = asdict(recipe) | {"loss": repr(loss), "items": len(train), "modalities": list(aligner.modalities)}
+    folder = None if output is None else _Folder(Path(output), accelerator, run)
     best: dict[str, Tensor] = {}
-    if folder is not None and resume:
-        best = folder.restore(aligner)
 
-    with _progress(progress) as bar:
+    with torch.random.fork_rng(), _progress(progress) as bar:
+        torch.manual_seed(recipe.seed)
+        if folder is not None and resume:
+            best = folder.restore(aligner)
         task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
-        while len(history.records) < recipe.epochs:
+        while not _finished(history, recipe):
             epoch = len(history.records) + 1
-            sums: dict[str, Tensor] = {}
+            values: dict[str, list[Tensor]] = defaultdict(list)
             for rows in _batches(len(train), batch_size, recipe.seed, epoch):
-                output_ = objective(train[rows])
+                result = objective(train[rows])
                 optimizer.zero_grad()
-                accelerator.backward(output_.total)
+                accelerator.backward(result.total)
                 accelerator.clip_grad_norm_(objective.parameters(), recipe.max_gradient_norm)
                 optimizer.step()
                 schedule.step()
-                for name, value in {"loss": output_.total, **{f"loss/{k}": v for k, v in output_.parts.items()}}.items():
-                    sums[name] = sums.get(name, 0) + value.detach() / steps
-            record = {"epoch": epoch} | {name: value.item() for name, value in sums.items()}
+                values["loss"].append(result.total.detach())
+                for name, part in result.parts.items():
+                    values[f"loss/{name}"].append(part.detach())
+            record = {"epoch": epoch} | {name: torch.stack(part).mean().item() for name, part in values.items()}
+            record |= {name: module().item() for name, module in loss.named_modules() if isinstance(module, Temperature)}
             if not math.isfinite(record["loss"]):
                 raise InputError(f"the loss is not finite in epoch {epoch} ({record['loss']}). Lower `learning_rate`.")
-            last = epoch == recipe.epochs
-            if validation is not None and (epoch % recipe.evaluate_every == 0 or last):
+            if validation is not None and (epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs):
                 record |= _validate(aligner, validation)
                 if history.best is None or record["validation/mrr"] > history.best:
                     history.best, history.best_epoch, history.looks_since_best = record["validation/mrr"], epoch, 0
@@ -204,12 +206,9 @@ def fit(
             history.records.append(record)
             if folder is not None:
                 folder.log(history)
-                if epoch % recipe.checkpoint_every == 0 or last:
+                if epoch % recipe.checkpoint_every == 0 or _finished(history, recipe):
                     folder.checkpoint(epoch, best)
             bar.update(task, advance=1, note=_note(record, history))
-            if recipe.patience is not None and history.looks_since_best >= recipe.patience:
-                bar.update(task, completed=recipe.epochs)
-                break
     if best:
         aligner.load_state_dict(best)
     else:
@@ -233,9 +232,10 @@ class _Objective(nn.Module):
 class _Folder:
     """`metrics.jsonl` and `checkpoints/NNNNNN`, each written under another name first, so that none is ever half there."""
 
-    def __init__(self, path: Path, accelerator: Accelerator) -> None:
+    def __init__(self, path: Path, accelerator: Accelerator, run: dict[str, Any]) -> None:
         self.path = path
         self.accelerator = accelerator
+        self.run = run
         path.mkdir(parents=True, exist_ok=True)
 
     def checkpoints(self) -> list[Path]:
@@ -255,6 +255,7 @@ class _Folder:
         self.accelerator.save_state(str(partial))
         if best:
             save_file({name: value.cpu().contiguous() for name, value in best.items()}, partial / "best.safetensors")
+        (partial / "run.json").write_text(json.dumps(self.run, indent=2))
         whole = partial.with_suffix("")
         shutil.rmtree(whole, ignore_errors=True)
         partial.replace(whole)
@@ -269,13 +270,17 @@ class _Folder:
             return {}
         newest = found[-1]
         try:
+            made = json.loads((newest / "run.json").read_text())
+            changed = [f"{name} {made.get(name)} → {value}" for name, value in self.run.items() if made.get(name) != value]
+            if changed:
+                raise InputError(f"it was made with other settings, {some(changed)}")
             self.accelerator.load_state(str(newest))
             best = newest / "best.safetensors"
             return load_file(best, device=str(aligner.device)) if best.exists() else {}
         except Exception as error:  # a damaged file fails in as many ways as there are files
             raise InputError(
-                f"checkpoint {str(newest)!r} cannot be resumed: it is damaged or of another model or loss "
-                f"({type(error).__name__}: {str(error).splitlines()[0]:.200}). Delete it, or train into another folder."
+                f"checkpoint {str(newest)!r} cannot be resumed, for it is damaged or of another run: "
+                f"{type(error).__name__}, {(str(error).splitlines() or [''])[0]:.200}. Delete it, or train into another folder."
             ) from error
 
 
@@ -326,6 +331,11 @@ def _validate(aligner: Aligner, validation: Table) -> dict[str, float]:
         "validation/mrr": sum(mean_reciprocal_rank(direction.ranks) for direction in directions) / count,
         "validation/recall@1": sum(recall_at_k(direction.ranks, 1) for direction in directions) / count,
     }
+
+
+def _finished(history: History, recipe: Recipe) -> bool:
+    stalled = recipe.patience is not None and history.looks_since_best >= recipe.patience
+    return stalled or len(history.records) >= recipe.epochs
 
 
 def _note(record: dict[str, float], history: History) -> str:

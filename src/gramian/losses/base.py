@@ -35,6 +35,9 @@ class Loss(nn.Module, ABC):
     def compute(self, bundle: Bundle) -> LossOutput:
         """The loss of one batch."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def forward(self, items: Bundle | Mapping[str, Vectors]) -> LossOutput:
         """The loss of one batch: a Bundle, or what `Bundle.from_dict` takes.
 
@@ -55,6 +58,7 @@ class Temperature(nn.Module):
         if not initial >= minimum:
             raise InputError(f"`temperature` must be at least {minimum}; got {initial}.")
         log = torch.tensor(math.log(initial))
+        self.initial = initial
         self.minimum = minimum
         if learned:
             self.log = nn.Parameter(log)
@@ -66,9 +70,8 @@ class Temperature(nn.Module):
         clamped = self.log.clamp(min=math.log(self.minimum)).detach()
         return (self.log + (clamped - self.log.detach())).exp()
 
-    def extra_repr(self) -> str:
-        """τ as it stands."""
-        return f"{self().item():.4g}, learned={isinstance(self.log, nn.Parameter)}"
+    def __repr__(self) -> str:
+        return f"temperature={self.initial}, learn_temperature={isinstance(self.log, nn.Parameter)}"
 
 
 def too_small(count: int, what: str) -> InputError:

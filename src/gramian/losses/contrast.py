@@ -82,4 +82,4 @@ class Contrast(Loss):
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"{self.score!r}, anchor={self.anchor!r}, label_smoothing={self.label_smoothing}"
+        return f"score={self.score!r}, anchor={self.anchor!r}, {self.temperature}, label_smoothing={self.label_smoothing}"

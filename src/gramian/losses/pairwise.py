@@ -73,4 +73,4 @@ class Pairwise(Loss):
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"anchor={self.anchor!r}, label_smoothing={self.label_smoothing}"
+        return f"anchor={self.anchor!r}, {self.temperature}, label_smoothing={self.label_smoothing}"

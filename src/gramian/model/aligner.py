@@ -75,9 +75,18 @@ class Aligner(
         self.heads = nn.ModuleList([build_head(given.head, given.width, dim) for given in self.modalities.values()])
 
     @classmethod
-    def for_table(cls, table: Table, *, dim: int = 128, head: HeadName = "linear") -> Aligner:
-        """A new Aligner for the columns of `table`, its features standardised by the statistics of the table's rows."""
-        aligner = cls({name: Modality(width, head) for name, width in table.widths.items()}, dim)
+    def for_table(cls, table: Table, *, dim: int = 128, head: HeadName = "linear", seed: int = 0) -> Aligner:
+        """A new Aligner for the columns of `table`, its features standardised by the statistics of the table's rows.
+
+        Args:
+            table: the training items.
+            dim: width d of the shared space.
+            head: of every modality.
+            seed: of the heads' first weights.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            aligner = cls({name: Modality(width, head) for name, width in table.widths.items()}, dim)
         for tower, name in zip(aligner.towers, table.modalities, strict=True):
             values = table.columns[name][table.present[name]]
             if not len(values):

@@ -1,0 +1,85 @@
+"""Pictures: (values, ax=None) → Axes. Needs the extra `plots` (matplotlib, scikit-learn)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gramian.bundle import Bundle
+from gramian.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["recall_matrix", "tsne"]
+
+
+def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Recall of every direction as a matrix: queries in rows, targets in columns.
+
+    Args:
+        values: (m, m) shares in [0, 1]; NaN where a direction was not measured, as on the diagonal.
+        names: the m modalities.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The Axes.
+    """
+    if values.shape != (len(names), len(names)):
+        raise InputError(f"`values` must have shape ({len(names)}, {len(names)}); got {values.shape}.")
+    ax = _axes(ax)
+    top = max(float(np.nanmax(values, initial=0.0)), 1e-9) if np.isfinite(values).any() else 1.0
+    ax.imshow(np.ma.masked_invalid(values), vmin=0, vmax=top, cmap="viridis")
+    for i, j in np.argwhere(np.isfinite(values)):
+        dark = values[i, j] < 0.6 * top
+        ax.text(j, i, f"{100 * values[i, j]:.1f}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    ax.set_yticks(range(len(names)), names)
+    ax.set_xlabel("target")
+    ax.set_ylabel("query")
+    return ax
+
+
+def tsne(bundle: Bundle, ax: Axes | None = None, *, seed: int = 0) -> Axes:
+    """All present vectors of a Bundle in two dimensions (t-SNE of cosine distances), a colour a modality.
+
+    Where modalities are aligned the colours mix; where there is a modality gap they form islands.
+
+    Args:
+        bundle: at least four vectors in all.
+        ax: where to draw; a new figure by default.
+        seed: of the embedding.
+
+    Returns:
+        The Axes.
+    """
+    from sklearn.manifold import TSNE
+
+    names = [name for name in bundle.modalities if bool(bundle.has(name).any())]
+    parts = [bundle.column(name)[bundle.has(name)].detach().float().cpu() for name in names]
+    vectors = torch.cat(parts).numpy()
+    if len(vectors) < 4:
+        raise InputError(f"`bundle` must hold at least four vectors to draw; got {len(vectors)}.")
+    ax = _axes(ax)
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    points = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(vectors)
+    start = 0
+    for name, part in zip(names, parts, strict=True):
+        ax.scatter(*points[start : start + len(part)].T, s=6, label=name, alpha=0.8)
+        start += len(part)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.legend(fontsize=7, loc="best")
+    return ax
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.figure(figsize=(4, 4), layout="constrained").add_subplot()

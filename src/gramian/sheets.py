@@ -1,0 +1,61 @@
+"""`Sheet`: a small table of text, for the terminal and for Markdown; and files that are whole or not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table as RichTable
+
+__all__ = ["Sheet", "write_whole"]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows of text under a header; the first column is left-aligned, the others right.
+
+    >>> print(Sheet("Fruit", ("kind", "number"), (("apples", "3"),), "Counted once.").markdown())
+    ### Fruit
+    <BLANKLINE>
+    | kind | number |
+    | :--- | ---: |
+    | apples | 3 |
+    <BLANKLINE>
+    Counted once.
+    <BLANKLINE>
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """A heading, the table and the note."""
+        lines = [f"### {self.title}", "", _line(self.header), _line((":---", *("---:" for _ in self.header[1:])))]
+        lines += [_line(row) for row in self.rows]
+        if self.note:
+            lines += ["", self.note]
+        return "\n".join(lines) + "\n"
+
+    def rich(self) -> RichTable:
+        """For a rich console."""
+        table = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
+        for i, name in enumerate(self.header):
+            table.add_column(name, justify="right" if i else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def write_whole(path: str | Path, text: str) -> Path:
+    """Write `text` to `path` so that the file is never half there; folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(path)
