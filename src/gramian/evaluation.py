@@ -82,11 +82,7 @@ class Gain:
     @property
     def best_single(self) -> str:
         """The name of the best single modality."""
-        return max(self.single.query, self.single.target, key=lambda side: side != self._anchor)[0]
-
-    @property
-    def _anchor(self) -> Names:
-        return min(self.joint.query, self.joint.target, key=len)
+        return (self.single.query if len(self.joint.query) > 1 else self.single.target)[0]
 
 
 @dataclass(frozen=True)
@@ -117,6 +113,14 @@ class Report:
     def mean_recall(self, k: int) -> Interval:
         """Mean R@k over the single-modality directions, each weighing the same, with a 95 % interval over items."""
         return bootstrap_mean(hits(self.singles, self.items, k))
+
+    def matrix(self, k: int) -> NDArray[np.float64]:
+        """R@k of every direction between two modalities, (m, m): queries in rows; NaN where there is none."""
+        names = list(self.present)
+        values = np.full((len(names), len(names)), np.nan)
+        for direction in self.singles:
+            values[names.index(direction.query[0]), names.index(direction.target[0])] = (direction.ranks <= k).mean()
+        return values
 
     def to_dict(self) -> dict[str, object]:
         """Everything as plain numbers, lists and dicts; shares in [0, 1]."""

@@ -69,7 +69,8 @@ def tsne(bundle: Bundle, ax: Axes | None = None, *, seed: int = 0) -> Axes:
     points = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(vectors)
     start = 0
     for name, part in zip(names, parts, strict=True):
-        ax.scatter(*points[start : start + len(part)].T, s=6, label=name, alpha=0.8)
+        x, y = points[start : start + len(part)].T
+        ax.scatter(x, y, s=6, label=name, alpha=0.8)
         start += len(part)
     ax.set_xticks([])
     ax.set_yticks([])

@@ -9,6 +9,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -150,12 +151,7 @@ def fit(
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
     if loss.sign_blind:
-        logger.warning(
-            "%s does not tell a vector from its negative: from new heads it tends to settle in antipodal or partly aligned "
-            "solutions. Pick Pairwise(), Gram(score='cone', anchor='each') or PMRL(signed=True, alignment_temperature=0.5) "
-            "unless the space is aligned already.",
-            loss,
-        )
+        _warn_sign_blind(repr(loss))
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
     if accelerator.num_processes > 1:
         raise InputError("`fit` trains in one process; launch it without torchrun or accelerate launch.")
@@ -215,6 +211,17 @@ def fit(
         history.best_epoch = len(history.records)
     aligner.eval()
     return history
+
+
+@cache
+def _warn_sign_blind(loss: str) -> None:
+    """Once a process and objective."""
+    logger.warning(
+        "%s does not tell a vector from its negative: from new heads it tends to settle in antipodal or partly aligned "
+        "solutions. Pick Pairwise(), Gram(score='cone', anchor='each') or PMRL(signed=True, alignment_temperature=0.5), "
+        "unless the space is aligned already.",
+        loss,
+    )
 
 
 class _Objective(nn.Module):

@@ -1,0 +1,40 @@
+# make demo, make test: set up .venv on first use, then run. Needs Python 3.11+ with venv, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test check format clean
+
+help:
+	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
+	@echo "make test    run the tests, doctests and README snippets"
+	@echo "make check   formatting, lint and types"
+	@echo "make format  write the formatting"
+	@echo "make setup   create $(VENV) (the other targets do it themselves)"
+
+setup: $(VENV)/.ready
+
+# torch goes first and alone, so that no other requirement can pick another build of it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/gramian demo --output runs/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,304 @@
+"""The command line: `gramian demo | train | evaluate | embed`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import logging
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
+from rich.console import Console
+from rich.logging import RichHandler
+
+from gramian import __version__
+from gramian.bundle import Bundle
+from gramian.data import Table, load
+from gramian.demo import demo
+from gramian.errors import InputError, check_choice
+from gramian.evaluation import ALL, evaluate
+from gramian.losses import LOSSES, Loss
+from gramian.model import Aligner
+from gramian.model.heads import HeadName
+from gramian.scores import ScoreName
+from gramian.training import Recipe, fit
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Align any number of modalities in one space: train, measure, retrieve and report.
+
+Start with:  gramian demo
+Then:        gramian train --data stamps --output runs/stamps
+             gramian evaluate --data stamps --model runs/stamps/aligner --output runs/stamps/test
+             gramian embed --data stamps --model runs/stamps/aligner --output vectors.parquet
+
+Data are tables with a column a modality: parquet, Arrow, CSV, JSON lines or safetensors; a cell is a list of floats,
+or empty where the modality is missing. Every option can stand in a YAML file: --config file.yaml, and be overridden
+behind it. `gramian COMMAND --help` lists the options of a command.
+"""
+
+
+def train(
+    data: str,
+    output: Path,
+    loss: Loss,
+    columns: list[str] | None = None,
+    head: HeadName = "linear",
+    dim: int = 128,
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    validation_share: float = 0.1,
+    resume: bool = False,
+) -> None:
+    """Train an Aligner on a feature table and save the weights that are best on the validation split.
+
+    A table with a column `split` is trained on "train" and chosen on "validation"; the test split is never read. Otherwise a
+    share of the items is held out by the recipe's seed.
+
+    Args:
+        data: the training table: "stamps", or a file.
+        output: folder for the model, the log and the checkpoints.
+        loss: the objective, by name; its options follow, as in --loss Gram --loss.score cone.
+        columns: the modalities to use; all by default.
+        head: of every modality.
+        dim: width of the shared space.
+        recipe: how to train.
+        validation_share: share of the items to hold out where the table has no splits.
+        resume: go on from the newest checkpoint in the output folder.
+    """
+    console = Console()
+    table = load(data, columns=columns)
+    training, validation = _splits(table, validation_share, recipe.seed)
+    if output.exists() and any(output.iterdir()) and not resume:
+        raise InputError(f"`output` {str(output)!r} is not empty. Go on with --resume true, or name another folder.")
+    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, seed=recipe.seed)
+    console.print(f"training on {training}, choosing on {validation}", highlight=False)
+    history = fit(aligner, loss, training, validation, recipe=recipe, output=output, resume=resume)
+    aligner.save_pretrained(output / "aligner")
+    best = f"validation MRR {100 * history.best:.1f} %, " if history.best is not None else ""
+    console.print(f"{best}epoch {history.best_epoch} of {len(history.records)}; wrote {output / 'aligner'}", highlight=False)
+
+
+def evaluate_table(
+    data: str,
+    model: str | None = None,
+    split: str | None = None,
+    columns: list[str] | None = None,
+    scores: list[ScoreName] | None = None,
+    ks: list[int] | None = None,
+    output: Path | None = None,
+) -> None:
+    """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
+
+    Args:
+        data: the table: "stamps", or a file; features for a model, or vectors that share one space already.
+        model: a saved Aligner, a folder or a hub id; without one the columns are compared as they are.
+        split: the split to evaluate; "test" by default where the table has one, else everything.
+        columns: the modalities to use; all by default.
+        scores: of the joint directions; all by default.
+        ks: cut-offs of the recall; 1, 5 and 10 by default.
+        output: folder for report.json and report.md; nothing is written without one.
+    """
+    console = Console()
+    table = load(data, columns=columns)
+    if split is None and table.split is not None and "test" in table.split:
+        split = "test"
+    if split is not None:
+        table = table.part(split)
+    _, bundle = _embed(table, model)
+    settings = {"data": data, "split": split or "all", "model": model or "none, vectors as they are", "version": __version__}
+    report = evaluate(bundle, scores=scores or ALL, ks=ks or (1, 5, 10), settings=settings)
+    for sheet in report.sheets():
+        console.print(sheet.rich())
+    for path in report.save(output) if output is not None else ():
+        console.print(f"wrote {path}", highlight=False)
+
+
+def embed(data: str, model: str, output: Path, split: str | None = None) -> None:
+    """Project a feature table into the shared space of a trained Aligner and write the vectors as a table.
+
+    Args:
+        data: the table: "stamps", or a file.
+        model: a saved Aligner: a folder or a hub id.
+        output: the table to write, .parquet or .safetensors: unit vectors a modality, empty where missing.
+        split: the split to embed; all by default.
+    """
+    table = load(data, split=split)
+    kept, bundle = _embed(table, model)
+    vectors = {name: bundle.column(name) for name in kept.modalities}
+    Table(vectors, {name: bundle.has(name) for name in vectors}, kept.ids, kept.split).save(output)
+    left = len(table) - len(kept)
+    note = f" ({left} items with nothing to embed left out)" if left else ""
+    Console().print(f"wrote {output}: {bundle}{note}", highlight=False)
+
+
+def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recipe = Recipe(), resume: bool = False) -> None:  # noqa: B008
+    """Train and compare Pairwise, GRAM and PMRL, as published and mended, on the embedded data set.
+
+    Args:
+        output: folder for the report and the pictures.
+        seeds: runs an objective.
+        recipe: how to train; its seed is replaced by the run's.
+        resume: take the finished runs in the output folder, made with the same settings.
+    """
+    demo(output, seeds=seeds, recipe=recipe, resume=resume)
+
+
+@dataclass(frozen=True)
+class _Command:
+    run: Callable[..., None]
+    help: str
+
+
+LISTS = ("--columns", "--scores", "--ks")
+COMMANDS: dict[str, _Command] = {
+    "demo": _Command(demo_command, "train and compare five objectives on the embedded data set"),
+    "train": _Command(train, "train an aligner on a table of features"),
+    "evaluate": _Command(evaluate_table, "measure every direction of retrieval"),
+    "embed": _Command(embed, "write a table's vectors in the shared space"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 for bad input, which is told in one line on stderr."""
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    words = _expand(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
+    parser, subparsers = _parser()
+    try:
+        config = parser.parse_args(words)
+        options = parser.instantiate(config)[config.command].as_dict()
+        options.pop("config", None)
+        COMMANDS[config.command].run(**options)
+    except ArgumentError as error:
+        command = next((word for word in words if word in subparsers), None)
+        return _fail(_explain(str(error), command, subparsers))
+    except InputError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted. What was finished is kept; --resume goes on from there.", 130)
+    return 0
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keep the lines of the description."""
+
+
+def _parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    parser = ArgumentParser(
+        prog="gramian", description=DESCRIPTION, exit_on_error=False, version=__version__, formatter_class=_Help
+    )
+    commands = parser.add_subcommands(dest="command", required=True, title="commands", metavar="COMMAND")
+    subparsers = {}
+    for name, command in COMMANDS.items():
+        description = inspect.cleandoc(command.run.__doc__ or "").split("Args:")[0]
+        subparser = ArgumentParser(description=description, exit_on_error=False, formatter_class=_Help)
+        subparser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
+        subparser.add_function_arguments(command.run, as_group=False)
+        if command.run is train:
+            subparser.set_defaults({"loss": {"class_path": "gramian.Pairwise"}})
+        commands.add_subcommand(name, subparser, help=command.help)
+        subparsers[name] = subparser
+    return parser, subparsers
+
+
+def _expand(words: list[str]) -> list[str]:
+    """Write `--columns a,b` as the list, and a bare `--resume` as the yes, that the parser reads."""
+    expanded = []
+    for i, word in enumerate(words):
+        following = words[i + 1] if i + 1 < len(words) else "--"
+        name, equals, value = word.partition("=")
+        if word == "--resume" and following.startswith("--"):
+            expanded.append("--resume=true")
+        elif name in LISTS and equals and not value.startswith("["):
+            expanded.append(f"{name}=[{value}]")
+        elif i and words[i - 1] in LISTS and not word.startswith("["):
+            expanded.append(f"[{word}]")
+        else:
+            expanded.append(word)
+    return expanded
+
+
+def _explain(message: str, command: str | None, subparsers: Mapping[str, ArgumentParser]) -> str:
+    """Say in our own words what the parser complains of, naming the nearest real key."""
+    flat = " ".join(message.split())
+    keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
+    unknown = re.search(r"(?:option|Option) '([^']+)'", message) or re.search(
+        r"[Uu]nrecognized arguments: -*([^\s=]+)", message
+    )
+    if unknown and command:
+        key = ".".join([*keys[:1], unknown[1]]) if keys else unknown[1]
+        near = difflib.get_close_matches(key, _keys(subparsers[command]), n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"`{key}` is not an option of `gramian {command}`.{hint} See gramian {command} --help."
+    if "import path" in message and keys[:1] == ["loss"]:
+        given = re.search(r"import path string: (\S+)", message)
+        return str(_choice_error("loss", given[1] if given else "", LOSSES))
+    wrong = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^]]*)\])\.? (?:Got|Given) value: (\S+)", flat)
+    if wrong and keys:
+        expected = wrong[1] or f"one of {wrong[2]}"
+        return f"`{'.'.join(keys)}` must be {expected}; got {wrong[3]!r}. See gramian {command} --help."
+    absent = re.search(r"File does not exist: '?([^']+)", flat)
+    if absent:
+        return f"`config` must be an existing YAML file; there is no {absent[1]!r}."
+    missing = re.search(r"following arguments are required: (.+)", message)
+    if missing:
+        names = missing[1].replace(f"{command}.", "--")
+        return f"{names} must be given. See gramian {command} --help."
+    return flat
+
+
+def _choice_error(argument: str, value: str, choices: Iterable[str]) -> InputError:
+    try:
+        check_choice(argument, value, choices)
+    except InputError as error:
+        return error
+    return InputError(f"`{argument}` {value!r} cannot be used.")
+
+
+def _keys(parser: ArgumentParser) -> list[str]:
+    """Every option of a command, the losses' own included."""
+    keys = [str(action.dest) for action in parser._actions]
+    losses = {name for loss in LOSSES.values() for name in inspect.signature(loss).parameters}
+    return [*keys, *(f"loss.{name}" for name in sorted(losses))]
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print("gramian: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _splits(table: Table, share: float, seed: int) -> tuple[Table, Table]:
+    """Training and validation items: the splits of those names, or a share held out at random."""
+    if table.split is not None:
+        return table.part("train"), table.part("validation")
+    if not 0 < share < 1:
+        raise InputError(f"`validation_share` must lie in (0, 1); got {share}.")
+    held_out = max(2, round(share * len(table)))
+    if len(table) - held_out < 2:
+        raise InputError(f"the table must hold at least 4 items to train and to choose on; got {len(table)}.")
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
+    return table[order[held_out:].sort().values], table[order[:held_out].sort().values]
+
+
+def _embed(table: Table, model: str | None) -> tuple[Table, Bundle]:
+    """The items that can be embedded, and their vectors: by a saved Aligner, or as they stand."""
+    if model is None:
+        kept = table.has_any()
+        return kept, kept.to_bundle()
+    aligner = Aligner.from_pretrained(model)
+    known = [name for name in table.modalities if name in aligner.modalities]
+    if not known:
+        raise InputError(
+            f"`data` has none of the columns that the model reads ({', '.join(aligner.modalities)}); "
+            f"it has {', '.join(table.modalities)}."
+        )
+    kept = table.select(*known).has_any()
+    return kept, aligner.embed(kept).select(*known)

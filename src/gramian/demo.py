@@ -1,0 +1,251 @@
+"""The main job, end to end, on real data: train by five objectives, several seeds each, and compare them on the test split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gramian import __version__
+from gramian.bundle import Bundle
+from gramian.data import Table, load
+from gramian.errors import InputError
+from gramian.evaluation import Report, evaluate, hits
+from gramian.losses import PMRL, Gram, Loss, Pairwise
+from gramian.model import Aligner
+from gramian.scores import ScoreName
+from gramian.sheets import Sheet, write_whole
+from gramian.stats import Interval, bootstrap_mean
+from gramian.training import Recipe, fit
+
+__all__ = ["METHODS", "Method", "compare", "demo"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An objective of the comparison.
+
+    Attributes:
+        name: for the table.
+        slug: for file names.
+        loss: builds the objective, given the anchor of those that have a fixed one.
+    """
+
+    name: str
+    slug: str
+    loss: Callable[[str], Loss]
+
+
+METHODS: tuple[Method, ...] = (
+    Method("Pairwise InfoNCE, all pairs", "pairwise", lambda _: Pairwise()),
+    Method("GRAM as published", "gram", lambda anchor: Gram(anchor=anchor)),
+    Method("GRAM mended: cone, each anchor", "gram-cone-each", lambda _: Gram(score="cone", anchor="each")),
+    Method("PMRL as published", "pmrl", lambda _: PMRL()),
+    Method("PMRL mended: signed, τ₁ = 0.5", "pmrl-signed", lambda _: PMRL(signed=True, alignment_temperature=0.5)),
+)
+"""What `gramian demo` compares."""
+
+JOINT: tuple[ScoreName, ...] = ("span", "cone", "volume")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed, evaluated on the test split."""
+
+    method: Method
+    seed: int
+    report: Report
+    test: Bundle
+
+
+def demo(
+    output: str | Path = "runs/demo",
+    *,
+    data: str = "stamps",
+    columns: Sequence[str] = ("image", "text", "speech_fr"),
+    anchor: str = "text",
+    seeds: int = 3,
+    dim: int = 128,
+    recipe: Recipe | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> list[Path]:
+    """Train every method of `METHODS` on a table with splits, and print and write one comparison.
+
+    Args:
+        output: folder for the report, the pictures and the embedded test items of each run.
+        data: a table with the splits "train", "validation" and "test"; see `gramian.data.load`.
+        columns: its modalities to use.
+        anchor: the modality that the joint scores ask with, and GRAM's anchor as published.
+        seeds: runs a method, with seeds 0, 1, ….
+        dim: width of the shared space.
+        recipe: how to train; its seed is replaced by the run's.
+        resume: take the finished runs that are in `output` already, if they were made with the same settings.
+        console: where to print.
+
+    Returns:
+        The paths of what was written for the reader.
+    """
+    if seeds < 1:
+        raise InputError(f"`seeds` must be at least 1; got {seeds}.")
+    if anchor not in columns or len(columns) < 2:
+        raise InputError(
+            f"`anchor` must be one of the columns {', '.join(columns)}, of which there must be two; got {anchor!r}."
+        )
+    console = console or Console()
+    output, recipe = Path(output), recipe or Recipe()
+    table = load(data, columns=list(columns))
+    train, validation, test = (table.part(split).has_any() for split in ("train", "validation", "test"))
+    settings = {"version": __version__, "data": data, "columns": list(columns), "dim": dim, "recipe": asdict(recipe)}
+    runs: list[Run] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as bar:
+        task = bar.add_task("training", total=len(METHODS) * seeds)
+        for method in METHODS:
+            for seed in range(seeds):
+                bar.update(task, description=f"{method.name}, seed {seed}")
+                folder = output / "runs" / f"{method.slug}-{seed}"
+                embedded = _finished(folder, settings) if resume else None
+                if embedded is None:
+                    embedded = _train(method.loss(anchor), train, validation, test, dim=dim, recipe=recipe, seed=seed)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    embedded.save(folder / "test.safetensors")
+                    write_whole(folder / "settings.json", json.dumps(settings))
+                runs.append(Run(method, seed, evaluate(embedded, scores=JOINT), embedded))
+                bar.advance(task)
+        bar.update(task, description="trained")
+    sheet = compare(runs, anchor)
+    console.print(sheet.rich())
+    written = [
+        write_whole(output / "report.md", _page(sheet, settings, train, validation, test, runs)),
+        write_whole(output / "report.json", json.dumps(_plain(runs, settings, anchor), indent=2, ensure_ascii=False) + "\n"),
+        *_draw(runs, output),
+    ]
+    for path in written:
+        console.print(f"wrote {path}", highlight=False)
+    return written
+
+
+def compare(runs: Sequence[Run], anchor: str) -> Sheet:
+    """One row a method: mean recall over the single-modality directions, and the joint direction anchor → all others."""
+    first = runs[0].report
+    others = tuple(name for name in first.present if name != anchor)
+    joint = len(others) > 1
+    header = ["objective", "mean R@1 [95 %]", "R@5", "R@10"]
+    if joint:
+        asked = f"{anchor} → {'+'.join(others)}"
+        header += [f"{asked} R@1: {JOINT[0]}", *JOINT[1:], "best single", f"gain of {JOINT[0]} [95 %]"]
+    rows = []
+    for method in dict.fromkeys(run.method for run in runs):
+        mine = [run.report for run in runs if run.method is method]
+        row = [method.name, _mean_recall(mine, 1).percent(), *(f"{100 * _mean_recall(mine, k).value:.1f}" for k in (5, 10))]
+        if joint:
+            by_score, single, gain = _joint(mine, anchor, others)
+            row += [*(f"{100 * by_score[score]:.1f}" for score in JOINT), f"{100 * single:.1f}", gain.percent()]
+        rows.append(tuple(row))
+    seeds = len({run.seed for run in runs})
+    gallery = max(direction.gallery for direction in first.singles)
+    missing = ", ".join(f"{name} {first.items - count}" for name, count in first.present.items())
+    note = (
+        f"R@k in %, mean over {len(first.singles)} directions and {seeds} seeds; test gallery {gallery} items "
+        f"(missing: {missing}). "
+        "95 % bootstrap intervals over items and seeds. No test item was used to train or to choose."
+    )
+    return Sheet("Alignment from new linear heads", tuple(header), tuple(rows), note)
+
+
+def _train(loss: Loss, train: Table, validation: Table, test: Table, *, dim: int, recipe: Recipe, seed: int) -> Bundle:
+    aligner = Aligner.for_table(train, dim=dim, seed=seed)
+    fit(aligner, loss, train, validation, recipe=Recipe(**asdict(recipe) | {"seed": seed}), progress=False)
+    return aligner.embed(test).to("cpu")
+
+
+def _finished(folder: Path, settings: dict[str, object]) -> Bundle | None:
+    try:
+        if json.loads((folder / "settings.json").read_text()) == json.loads(json.dumps(settings)):
+            return Bundle.load(folder / "test.safetensors")
+    except (OSError, ValueError):  # not there, or damaged: train it again
+        pass
+    return None
+
+
+def _mean_recall(reports: Sequence[Report], k: int) -> Interval:
+    return bootstrap_mean(np.stack([hits(report.singles, report.items, k) for report in reports]))
+
+
+def _joint(reports: Sequence[Report], anchor: str, others: tuple[str, ...]) -> tuple[dict[ScoreName, float], float, Interval]:
+    """Anchor → all others: R@1 by score, R@1 of the best single modality, and the gain of the first score over it."""
+    gains = {
+        score: [
+            (report, gain)
+            for report in reports
+            for gain in report.gains
+            if (gain.joint.query, gain.joint.target, gain.joint.score) == ((anchor,), others, score)
+        ]
+        for score in JOINT
+    }
+    by_score = {score: float(np.mean([(gain.joint.ranks <= 1).mean() for _, gain in found])) for score, found in gains.items()}
+    first = gains[JOINT[0]]
+    single = float(np.mean([(gain.single.ranks <= 1).mean() for _, gain in first]))
+    paired = [hits([gain.joint], report.items, 1) - hits([gain.single], report.items, 1) for report, gain in first]
+    return by_score, single, bootstrap_mean(np.stack(paired))
+
+
+def _plain(runs: Sequence[Run], settings: dict[str, object], anchor: str) -> dict[str, object]:
+    methods = []
+    for method in dict.fromkeys(run.method for run in runs):
+        mine = [run for run in runs if run.method is method]
+        methods.append(
+            {
+                "name": method.name,
+                "loss": repr(method.loss(anchor)),
+                "mean_recall": {str(k): _mean_recall([run.report for run in mine], k)._asdict() for k in (1, 5, 10)},
+                "runs": [{"seed": run.seed, **run.report.to_dict()} for run in mine],
+            }
+        )
+    return {"settings": settings, "anchor": anchor, "methods": methods}
+
+
+def _page(sheet: Sheet, settings: dict[str, object], train: Table, validation: Table, test: Table, runs: Sequence[Run]) -> str:
+    splits = f"{len(train)} items to train, {len(validation)} to choose the epoch, {len(test)} to test"
+    parts = [
+        "# Comparison of objectives\n",
+        f"Data `{settings['data']}`: {splits}. Settings: `{json.dumps(settings)}`\n",
+        sheet.markdown(),
+        "![Recall matrices](recall.png)\n\n![t-SNE of the test items](tsne.png)\n",
+    ]
+    for run in runs:
+        if run.seed == 0:
+            parts.append(f"## {run.method.name}, seed 0\n")
+            parts += [sheet.markdown() for sheet in run.report.sheets()]
+    return "\n".join(parts)
+
+
+def _draw(runs: Sequence[Run], output: Path) -> list[Path]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("the pictures need matplotlib and scikit-learn: pip install 'gramian[plots]'.") from None
+    from gramian.plots import recall_matrix, tsne
+
+    methods = list(dict.fromkeys(run.method for run in runs))
+    matrices, clouds = (Figure(figsize=(4 * len(methods), 4.2), layout="constrained") for _ in range(2))
+    for i, method in enumerate(methods, 1):
+        mine = [run for run in runs if run.method is method]
+        mean = np.mean([run.report.matrix(1) for run in mine], axis=0)
+        recall_matrix(mean, list(mine[0].report.present), matrices.add_subplot(1, len(methods), i, title=method.name))
+        tsne(mine[0].test, clouds.add_subplot(1, len(methods), i, title=method.name))
+    matrices.suptitle(f"R@1 in %, mean of {len({run.seed for run in runs})} seeds")
+    clouds.suptitle("Test items in the shared space, seed 0")
+    written = []
+    for name, figure in (("recall.png", matrices), ("tsne.png", clouds)):
+        partial = output / f"{name}.partial"
+        figure.savefig(partial, dpi=110, format="png")
+        written.append(partial.replace(output / name))
+    return written
