@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, some
 from gramian.metrics import mean_reciprocal_rank, median_rank, ranks
 from gramian.scores import SCORES, ScoreName, cosine
 from gramian.sheets import Sheet, write_whole
@@ -241,6 +241,8 @@ def evaluate(
         raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")
     for name in scores:
         check_choice("scores", name, SCORES)
+    if not ks or min(ks) < 1:
+        raise InputError(f"`ks` must be positive cut-offs such as 1, 5, 10; got {some(ks) or 'none'}.")
     singles = tuple(single_directions(bundle))
     if not singles:
         raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")

@@ -333,6 +333,8 @@ def _arrow(path: Path) -> pyarrow.Table:
             return rows.with_format("arrow")[:]
     except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if "corresponds to no data" in reason:
+            raise InputError(f"{str(path)!r} is empty: no rows.") from None
         raise InputError(f"{str(path)!r} cannot be read as {kind}: {reason}") from None
     finally:
         if bars:

@@ -1,0 +1,114 @@
+"""What a user sees first: imports without extras, no effects, one direction of arrows, a docstring for every public name."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gramian
+
+SOURCE = Path(gramian.__file__).parent
+MODULES = [module.name for module in pkgutil.walk_packages(gramian.__path__, "gramian.")]
+
+# A room may import from those to its left and from its own.
+ROOMS = [
+    "errors",
+    "geometry",
+    "bundle",
+    "scores",
+    "losses",
+    "metrics",
+    "stats",
+    "sheets",
+    "data",
+    "model",
+    "evaluation",
+    "plots",
+]
+ROOMS += ["training", "demo", "cli"]
+
+
+def _imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gramian."):
+            names.add(node.module.split(".")[1])
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_one_way(room):
+    paths = [SOURCE / f"{room}.py"] if (SOURCE / f"{room}.py").exists() else list((SOURCE / room).rglob("*.py"))
+    assert paths
+    for path in paths:
+        assert _imported(path) <= set(ROOMS[: ROOMS.index(room) + 1]), path
+
+
+def test_every_room_is_in_the_order():
+    found = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert found - {"__init__", "__pycache__"} == set(ROOMS)
+
+
+def test_scores_do_not_know_the_losses_and_metrics_do_not_know_the_scores():
+    assert "losses" not in _imported(SOURCE / "scores.py")
+    assert "scores" not in _imported(SOURCE / "metrics.py")
+
+
+def test_core_imports_without_extras_and_without_effects():
+    script = """
+import sys, logging
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"accelerate", "datasets", "matplotlib", "sklearn", "transformers", "pyarrow", "scipy", "PIL"}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import torch
+before = torch.random.get_rng_state(), list(logging.getLogger().handlers), torch.get_num_threads()
+import gramian, gramian.cli, gramian.training, gramian.data, gramian.plots
+assert torch.equal(before[0], torch.random.get_rng_state())
+assert before[1:] == (list(logging.getLogger().handlers), torch.get_num_threads())
+assert not torch.cuda.is_initialized()
+print("clean")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "clean\n", done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("build_stamps")])
+def test_public_names_exist_and_have_docstrings(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for public in getattr(module, "__all__", []):
+        thing = getattr(module, public)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert inspect.getdoc(thing), f"{name}.{public}"
+            if inspect.isclass(thing) and thing.__module__ == name:
+                for method, value in vars(thing).items():
+                    if not method.startswith("_") and inspect.isfunction(value):
+                        assert inspect.getdoc(getattr(thing, method)), f"{name}.{public}.{method}"
+
+
+def test_public_functions_of_tensors_give_shapes():
+    from gramian import geometry, losses, metrics, scores
+
+    for module in (geometry, scores, metrics):
+        for public in module.__all__:
+            thing = getattr(module, public)
+            if inspect.isfunction(thing):
+                document = inspect.getdoc(thing)
+                assert (
+                    "(q," in document or "(n" in document or "(..." in document or public in {"recall_at_k"} or "rank" in public
+                )
+    assert set(losses.LOSSES) == {"Gram", "PMRL", "Pairwise", "Contrast"}
+
+
+def test_version_is_that_of_the_metadata():
+    from importlib.metadata import version
+
+    assert gramian.__version__ == version("gramian")

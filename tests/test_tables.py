@@ -1,0 +1,177 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gramian.data import Table, load
+from gramian.errors import InputError
+
+
+@pytest.fixture
+def table():
+    return Table.from_columns(
+        {
+            "image": [[1.0, 2.0, 3.0], None, [0.5, 0.25, 4.0], [1.0, 1.0, 1.0]],
+            "sensor.left": [[0.1, 7.0], [2.0, 3.0], None, None],
+        },
+        ids=["a", "b", "c", "ü"],
+        split=["train", "train", "test", "validation"],
+    )
+
+
+def _same(one: Table, other: Table) -> None:
+    assert one.ids == other.ids
+    assert one.split == other.split
+    assert one.modalities == other.modalities
+    for name in one.columns:
+        assert torch.equal(one.present[name], other.present[name])
+        assert torch.equal(one.columns[name].float(), other.columns[name].float())
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".parquet"])
+def test_saved_tables_come_back_as_they_were(table, tmp_path, ending):
+    path = tmp_path / f"table{ending}"
+    table.save(path)
+    _same(load(path), table)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_safetensors_keep_the_type_and_the_metadata(tmp_path):
+    half = Table({"x": torch.randn(2, 3).half()}, {"x": torch.tensor([True, True])}, ("a", "b"), metadata={"source": "here"})
+    half.save(tmp_path / "half.safetensors")
+    read = Table.load(tmp_path / "half.safetensors")
+    assert read.columns["x"].dtype == torch.float16
+    assert read.metadata == {"source": "here"}
+    assert torch.equal(read.columns["x"], half.columns["x"])
+
+
+def test_rows_splits_and_columns(table):
+    assert table.part("train").ids == ("a", "b")
+    assert table[[2, 0]].ids == ("c", "a")
+    assert table[torch.tensor([False, True, False, True])].ids == ("b", "ü")
+    assert table[1:3].ids == ("b", "c")
+    assert table[3].ids == ("ü",)
+    assert table.select("sensor.left").widths == {"sensor.left": 2}
+    assert table.select("sensor.left").has_any().ids == ("a", "b")
+    assert table.counts() == {"image": 3, "sensor.left": 2}
+
+
+def test_csv_and_json_lines_read_as_the_parquet_does(table, tmp_path):
+    rows = []
+    for i, name in enumerate(table.ids):
+        cells = {c: table.columns[c][i].tolist() if table.present[c][i] else None for c in table.columns}
+        rows.append({"id": name, "split": table.split[i], "caption": "not a feature"} | cells)
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _same(load(lines), table)
+    sheet = tmp_path / "rows.csv"
+    quoted = [",".join(f'"{value}"' if isinstance(value, list) else str(value or "") for value in row.values()) for row in rows]
+    sheet.write_text("id,split,caption,image,sensor.left\n" + "\n".join(quoted) + "\n")
+    _same(load(sheet), table)
+
+
+def test_plain_matrices_in_safetensors_are_a_table(tmp_path):
+    path = tmp_path / "vectors.safetensors"
+    save_file({"text": torch.randn(4, 3), "audio": torch.randn(4, 3).half()}, path)
+    assert load(path).counts() == {"text": 4, "audio": 4}
+    assert len(load(path).to_bundle()) == 4
+
+
+def test_missing_cells_of_every_kind_are_missing(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"x": [1.0, 2.0], "y": [3.0]}\n{"x": null, "y": [4.0]}\n{"y": [5.0]}\n{"x": [], "y": [6.0]}\n')
+    read = load(path)
+    assert read.present["x"].tolist() == [True, False, False, False]
+    assert read.columns["x"][1:].abs().sum() == 0
+
+
+def _jsonl(tmp_path, *rows):
+    path = tmp_path / "bad.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (
+            [{"x": [1.0, 2.0]}, {"x": [1.0]}, {"x": [3.0, 4.0]}],
+            {},
+            r"column `x` must hold lists of one width; got 1 \(1 rows\), 2 \(2",
+        ),
+        ([{"x": [1.0, float("nan")]}, {"x": [1.0, 2.0]}], {}, "column `x` holds NaN or infinite values in 1 of 2 rows"),
+        ([{"id": "a", "x": [1.0]}, {"id": "a", "x": [2.0]}], {}, "`ids` must all be different; 1 repeat"),
+        ([{"x": [1.0]}], {"columns": ["y"]}, "`columns` must be one of x; got 'y'"),
+        (
+            [{"x": [1.0], "caption": "z"}],
+            {"columns": ["caption"]},
+            "column `caption` must hold lists of floats; it holds string",
+        ),
+        ([{"caption": "z"}], {}, r"no column that holds lists of floats; its columns are caption \(string\)"),
+        ([{"x": [1.0]}], {"split": "test"}, "`split` 'test' cannot be taken: the table has no column `split`"),
+        ([{"x": [1.0], "split": "train"}], {"split": "test"}, "`split` must be one of train; got 'test'"),
+        ([{"x": [1.0, None]}], {}, "column `x` holds lists with 1 empty values"),
+    ],
+)
+def test_bad_rows_are_told_apart(tmp_path, rows, options, message):
+    with pytest.raises(InputError, match=message):
+        load(_jsonl(tmp_path, *rows), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.parquet", b"", "is empty: 0 bytes"),
+        ("a.csv", b"id,x\n", "is empty"),
+        ("a.parquet", b"not parquet at all", "cannot be read as parquet"),
+        ("a.safetensors", b"junk", "must be a safetensors file"),
+        ("a.txt", b"x", "`source` must be one of .parquet, .arrow, .csv"),
+        ("a.csv", b'id,x\n1,"[0.1, zebra]"\n', "row 0: .* is not a list of numbers"),
+    ],
+)
+def test_bad_files_are_told_apart(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load(path)
+
+
+def test_no_such_source_names_the_embedded_sets():
+    with pytest.raises(InputError, match="`source` must be a file or one of stamps; there is no 'stamp'"):
+        load("stamp")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({}, {}, "the table is empty"),
+        ({"x": torch.zeros(0, 3)}, {}, "the table is empty"),
+        ({"x": torch.zeros(2, 3), "y": torch.zeros(3, 3)}, {}, "`columns` must have one length; got x 2, y 3"),
+        ({"x": torch.zeros(2)}, {}, r"must have shape \(n, width\)"),
+        ({"x": [None, None]}, {}, "column `x` is empty in every row"),
+        ({"x": torch.zeros(2, 3)}, {"split": ["train"]}, "`split` must name a split for each of the 2 items; got 1"),
+        ({"x": torch.zeros(2, 3)}, {"present": {"y": torch.ones(2, dtype=torch.bool)}}, "`present` must be one of x; got 'y'"),
+        ({"x": torch.zeros(2, 3)}, {"present": {"x": torch.ones(3, dtype=torch.bool)}}, r"bool of shape \(2,\)"),
+    ],
+)
+def test_from_columns_refuses(columns, options, message):
+    with pytest.raises(InputError, match=message):
+        Table.from_columns(columns, **options)
+
+
+def test_masked_rows_are_never_read():
+    column = torch.tensor([[1.0, 2.0], [float("nan"), 1.0]])
+    table = Table.from_columns({"x": column}, present={"x": torch.tensor([True, False])})
+    assert table.columns["x"][1].tolist() == [0.0, 0.0]
+
+
+def test_numpy_and_integers_are_taken():
+    assert Table.from_columns({"x": np.arange(6).reshape(2, 3)}).columns["x"].dtype == torch.float32
+
+
+def test_unknown_ending_is_refused_before_anything_is_written(table, tmp_path):
+    with pytest.raises(InputError, match=r"`path` must be one of .safetensors, .parquet; got '.npz'"):
+        table.save(tmp_path / "table.npz")
+    assert list(tmp_path.iterdir()) == []
