@@ -82,7 +82,9 @@ def test_perfect_alignment_is_found_perfectly_and_noise_is_not():
     assert perfect.mean_recall(1) == (1.0, 1.0, 1.0)
     assert all(direction.recall(1).value == 1 for direction in perfect.joints)
     names = ("a", "b", "c")
-    noise = Bundle.from_dict({name: torch.randn(200, 8, generator=torch.Generator().manual_seed(i)) for i, name in enumerate(names)})
+    noise = Bundle.from_dict(
+        {name: torch.randn(200, 8, generator=torch.Generator().manual_seed(i)) for i, name in enumerate(names)}
+    )
     assert evaluate(noise).mean_recall(1).value < 0.03
 
 

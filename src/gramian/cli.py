@@ -193,13 +193,18 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 def _parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     parser = ArgumentParser(
-        prog="gramian", description=DESCRIPTION, exit_on_error=False, version=__version__, formatter_class=_Help
+        prog="gramian",
+        description=DESCRIPTION,
+        version=__version__,
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=_Help,
     )
     commands = parser.add_subcommands(dest="command", required=True, title="commands", metavar="COMMAND")
     subparsers = {}
     for name, command in COMMANDS.items():
         description = inspect.cleandoc(command.run.__doc__ or "").split("Args:")[0]
-        subparser = ArgumentParser(description=description, exit_on_error=False, formatter_class=_Help)
+        subparser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_Help)
         subparser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
         subparser.add_function_arguments(command.run, as_group=False)
         if command.run is train:

@@ -141,6 +141,7 @@ def cone(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     with torch.no_grad():
         weights = _cone_weights(cosines, G, present)
     length = safe_sqrt(((weights.unsqueeze(-2) @ G).squeeze(-2) * weights).sum(-1))
+    length = length.masked_fill(~present.any(-1), 1)  # 0/0 has a NaN gradient even where it is hidden
     return _hide_empty((weights * cosines).sum(-1) / length, present)
 
 
@@ -184,7 +185,7 @@ def _hide_empty(scores: Tensor, present: Tensor) -> Tensor:
 
 
 def _cone_weights(cosines: Tensor, G: Tensor, present: Tensor) -> Tensor:
-    """Non-negative weights (q, n, m), up to scale, of the combination of each item's vectors nearest to each query.
+    """Non-negative weights (q, n, m), the largest of them 1, of the combination of each item's vectors nearest to each query.
 
     The projection on a cone lies inside the cone of some linearly independent subset S of the generators, where it is the
     projection on span S: w = G_S⁻¹ c_S, w > 0, squared length c_Sᵀ w. Every subset with w > 0 gives a point of the cone, so
@@ -198,10 +199,11 @@ def _cone_weights(cosines: Tensor, G: Tensor, present: Tensor) -> Tensor:
     for size in range(2, m + 1):
         for subset in combinations(range(m), size):
             S = list(subset)
-            G_S = G[:, S][:, :, S]
-            usable = present[:, S].all(-1) & (torch.linalg.det(G_S) > tolerance)
-            eye = torch.eye(size, dtype=G.dtype, device=G.device)
-            inverse = torch.linalg.inv(torch.where(usable[:, None, None], G_S, eye))
+            inverse, failed = torch.linalg.inv_ex(G[:, S][:, :, S])
+            # Its diagonal holds 1/distance² of each vector to the span of the others: unlike the determinant, a measure of
+            # independence that does not shrink with the number of well-aligned vectors.
+            distance_squared = 1 / inverse.diagonal(dim1=-2, dim2=-1)
+            usable = present[:, S].all(-1) & (failed == 0) & (distance_squared > tolerance).all(-1)
             c = cosines[..., S]
             w = (c.unsqueeze(-2) @ inverse).squeeze(-2)
             squared = (c * w).sum(-1)
@@ -210,4 +212,4 @@ def _cone_weights(cosines: Tensor, G: Tensor, present: Tensor) -> Tensor:
             candidate = torch.zeros_like(weights)
             candidate[..., S] = w
             weights = torch.where(better[..., None], candidate, weights)
-    return weights
+    return weights / weights.amax(-1, keepdim=True)

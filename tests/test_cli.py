@@ -1,0 +1,264 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from gramian.cli import main
+from gramian.data import load
+from gramian.demo import METHODS, demo
+from gramian.errors import InputError
+from gramian.model import Aligner
+from gramian.training import Recipe
+from synthetic import world
+
+FAST = ["--recipe.epochs", "2", "--recipe.batch_size", "32", "--dim", "8"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "world.parquet"
+    world(missing=0.2).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def model(data, tmp_path):
+    assert main(["train", "--data", data, "--output", str(tmp_path / "run"), *FAST]) == 0
+    return str(tmp_path / "run" / "aligner")
+
+
+def _fails(capsys, *words):
+    code = main([str(word) for word in words])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert err.startswith("gramian: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+def test_help_is_a_page_that_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    page = capsys.readouterr().out
+    for command in ("demo", "train", "evaluate", "embed"):
+        assert f"\n    {command}" in page
+    assert "Start with:  gramian demo" in page
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "embed"])
+def test_each_command_explains_its_options(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    page = capsys.readouterr().out
+    assert "--config" in page
+    assert "class '" not in page.replace("<class 'Path'>", "").replace("<class 'Loss'>", "")
+
+
+def test_train_evaluate_embed_hand_over(data, model, tmp_path, capsys):
+    report = tmp_path / "report"
+    assert main(["evaluate", "--data", data, "--model", model, "--output", str(report)]) == 0
+    out = capsys.readouterr().out
+    assert "text → image" in out
+    figures = json.loads((report / "report.json").read_text())
+    assert figures["settings"]["split"] == "test"
+    assert figures["items"] == 40
+
+    vectors = tmp_path / "vectors.parquet"
+    assert main(["embed", "--data", data, "--model", model, "--split", "test", "--output", str(vectors)]) == 0
+    table = load(vectors)
+    assert table.widths == {"text": 8, "image": 8, "audio": 8}
+    test = load(data).part("test")
+    assert table.ids == test.ids
+    assert torch.equal(table.mask(), test.mask())
+    assert torch.allclose(table.to_bundle().vectors, Aligner.from_pretrained(model).embed(test).vectors, atol=1e-6)
+
+    again = tmp_path / "again"
+    assert main(["evaluate", "--data", str(vectors), "--output", str(again)]) == 0
+    directions = json.loads((again / "report.json").read_text())["directions"]
+    assert [row["recall"] for row in directions] == [row["recall"] for row in figures["directions"]]
+
+
+def test_the_test_split_is_never_read_in_training(data, tmp_path):
+    table = load(data)
+    spoiled = {name: column.clone() for name, column in table.columns.items()}
+    test = torch.tensor([split == "test" for split in table.split])
+    for name in spoiled:
+        spoiled[name][test] = 1e4
+    path = tmp_path / "spoiled.safetensors"
+    type(table)(spoiled, table.present, table.ids, table.split).save(path)
+    for name, source in (("clean", data), ("spoiled", str(path))):
+        assert main(["train", "--data", source, "--output", str(tmp_path / name), *FAST]) == 0
+    clean, spoiled = (Aligner.from_pretrained(tmp_path / name / "aligner").state_dict() for name in ("clean", "spoiled"))
+    assert all(torch.equal(clean[name], spoiled[name]) for name in clean)
+
+
+def test_yaml_and_overrides_behind_it(data, tmp_path):
+    config = tmp_path / "train.yaml"
+    options = {
+        "data": data,
+        "dim": 8,
+        "loss": {"class_path": "PMRL", "init_args": {"signed": True}},
+        "recipe": {"epochs": 3, "batch_size": 32},
+    }
+    config.write_text(yaml.safe_dump(options))
+    assert main(["train", "--config", str(config), "--recipe.epochs=1", "--output", str(tmp_path / "run")]) == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) == 1
+    assert "loss/alignment" in records[0]
+
+
+def test_columns_and_scores_are_written_with_commas(data, tmp_path, capsys):
+    assert main(["train", "--data", data, "--columns", "image,audio", "--output", str(tmp_path / "run"), *FAST]) == 0
+    assert Aligner.from_pretrained(tmp_path / "run" / "aligner").modalities.keys() == {"image", "audio"}
+    model = str(tmp_path / "run" / "aligner")
+    capsys.readouterr()
+    assert main(["evaluate", "--data", data, "--model", model, "--ks=1,3", "--scores", "span,cone"]) == 0
+    assert "R@3" in capsys.readouterr().out
+
+
+def test_a_table_without_splits_is_split_by_the_seed(tmp_path):
+    table = world()
+    path = tmp_path / "plain.safetensors"
+    type(table)(table.columns, table.present, table.ids).save(path)
+    assert main(["train", "--data", str(path), "--output", str(tmp_path / "run"), "--validation_share", "0.25", *FAST]) == 0
+    assert "validation/mrr" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, model, tmp_path, capsys):
+    run = tmp_path / "run"
+    before = (run / "aligner" / "model.safetensors").read_bytes()
+    error = _fails(capsys, "train", "--data", data, "--output", run, *FAST)
+    assert "is not empty. Go on with --resume" in error
+    assert main(["train", "--data", data, "--output", str(run), *FAST, "--resume"]) == 0
+    assert (run / "aligner" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--data", "nowhere.parquet", "--output", "{out}"], "there is no 'nowhere.parquet'"),
+        (
+            ["train", "--data", "{data}", "--columns", "image,sound", "--output", "{out}"],
+            "`columns` must be one of .* got 'sound'",
+        ),
+        (["train", "--data", "{data}", "--output", "{out}", "--loss", "Gran"], "Did you mean 'Gram'"),
+        (
+            ["train", "--data", "{data}", "--output", "{out}", "--loss", "Gram", "--loss.scor", "cone"],
+            "Did you mean 'loss.score'",
+        ),
+        (
+            ["train", "--data", "{data}", "--output", "{out}", "--loss", "Gram", "--loss.score", "con"],
+            "`loss.score` must be one of",
+        ),
+        (
+            ["train", "--data", "{data}", "--output", "{out}", "--loss", "Gram", "--loss.anchor", "video"],
+            "`anchor` must be one of text, image",
+        ),
+        (["train", "--data", "{data}", "--output", "{out}", "--recipe.epoch", "3"], "Did you mean 'recipe.epochs'"),
+        (["train", "--data", "{data}", "--output", "{out}", "--recipe.epochs", "x"], "`recipe.epochs` must be int; got 'x'"),
+        (["train", "--data", "{data}", "--output", "{out}", "--recipe.epochs", "0"], "`epochs` must be at least 1"),
+        (["train", "--data", "{data}", "--outptu", "{out}"], "Did you mean 'output'"),
+        (["train", "--data", "{data}"], "--output must be given"),
+        (["train", "--config", "nowhere.yaml"], "`config` must be an existing YAML file"),
+        (["evaluate", "--data", "{data}", "--split", "tset"], "`split` must be one of .*Did you mean 'test'"),
+        (["evaluate", "--data", "{data}"], "must share one width d; got text 12, image 16, audio 10"),
+        (["evaluate", "--data", "{data}", "--model", "nowhere"], "is no folder here"),
+        (["evaluate", "--data", "{data}", "--scores", "span,conus"], "must be one of .*'cone'.* got 'conus'"),
+        (["embed", "--data", "{data}", "--model", "nowhere", "--output", "{out}/x.npz"], "is no folder here"),
+        (["tarin"], "invalid choice: 'tarin'"),
+        (["demo", "--seeds", "0"], "`seeds` must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_no_output(data, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    out = tmp_path / "out"
+    error = _fails(capsys, *(word.format(data=data, out=out) for word in words))
+    import re
+
+    assert re.search(message, error), error
+    assert not out.exists() or not any(path.is_file() for path in out.rglob("*"))
+
+
+def test_unknown_keys_in_a_config_file_name_the_nearest(data, tmp_path, capsys):
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump({"data": data, "output": str(tmp_path / "out"), "recipe": {"epoch": 3}}))
+    assert "Did you mean 'recipe.epochs'" in _fails(capsys, "train", "--config", config)
+    config.write_text("data: [unclosed")
+    _fails(capsys, "train", "--config", config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_models_and_checkpoints_are_one_line(data, model, tmp_path, capsys):
+    weights = tmp_path / "run" / "aligner" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    assert "is not a whole Aligner" in _fails(capsys, "evaluate", "--data", data, "--model", model, "--output", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    checkpoint = next((tmp_path / "run" / "checkpoints").glob("*/model*.safetensors"))
+    checkpoint.write_bytes(b"junk")
+    error = _fails(capsys, "train", "--data", data, "--output", tmp_path / "run", *FAST, "--resume")
+    assert "cannot be resumed" in error
+
+
+def test_embedding_into_an_unknown_format_writes_nothing(data, model, tmp_path, capsys):
+    assert "`path` must be one of" in _fails(capsys, "embed", "--data", data, "--model", model, "--output", tmp_path / "x.npz")
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_a_failing_write_leaves_nothing_half_done(data, model, tmp_path, monkeypatch):
+    import gramian.data.tables as tables
+
+    def broken(tensors, path, metadata=None):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tables, "save_file", broken)
+    with pytest.raises(OSError, match="disk full"):
+        main(["embed", "--data", data, "--model", model, "--output", str(tmp_path / "x.safetensors")])
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_the_installed_command_runs():
+    done = subprocess.run([sys.executable, "-m", "gramian", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("0.1.0")
+
+
+def test_demo_compares_every_method_and_resumes(data, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    options = {
+        "data": data,
+        "columns": ("text", "image", "audio"),
+        "seeds": 2,
+        "dim": 8,
+        "recipe": Recipe(epochs=2, batch_size=32),
+    }
+    written = demo(tmp_path / "demo", **options)
+    assert [path.name for path in written] == ["report.md", "report.json", "recall.png", "tsne.png"]
+    assert all(path.stat().st_size > 500 for path in written)
+    figures = json.loads(written[1].read_text())
+    assert [method["name"] for method in figures["methods"]] == [method.name for method in METHODS]
+    for method in figures["methods"]:
+        means = [run["mean_recall"]["1"]["value"] for run in method["runs"]]
+        assert len(means) == 2
+        assert method["mean_recall"]["1"]["value"] == pytest.approx(sum(means) / 2, abs=1e-9)
+    page = written[0].read_text()
+    for method in METHODS:
+        assert f"| {method.name} |" in page
+
+    kept = tmp_path / "demo" / "runs" / "gram-0" / "test.safetensors"
+    lost = tmp_path / "demo" / "runs" / "pmrl-1" / "test.safetensors"
+    stamp, content = kept.stat().st_mtime_ns, lost.read_bytes()
+    lost.write_bytes(content[:50])
+    demo(tmp_path / "demo", **options, resume=True)
+    assert kept.stat().st_mtime_ns == stamp
+    assert lost.read_bytes() == content
+    assert json.loads(written[1].read_text()) == figures
+    assert not list((tmp_path / "demo").rglob("*.partial"))
+
+
+def test_demo_refuses():
+    with pytest.raises(InputError, match="`anchor` must be one of the columns image, text"):
+        demo("nowhere", columns=("image", "text"), anchor="audio")
