@@ -128,7 +128,8 @@ def test_a_table_without_splits_is_split_by_the_seed(tmp_path):
     assert "validation/mrr" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, model, tmp_path, capsys):
+@pytest.mark.usefixtures("model")
+def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, capsys):
     run = tmp_path / "run"
     before = (run / "aligner" / "model.safetensors").read_bytes()
     error = _fails(capsys, "train", "--data", data, "--output", run, *FAST)
@@ -211,7 +212,7 @@ def test_embedding_into_an_unknown_format_writes_nothing(data, model, tmp_path, 
 def test_a_failing_write_leaves_nothing_half_done(data, model, tmp_path, monkeypatch):
     import gramian.data.tables as tables
 
-    def broken(tensors, path, metadata=None):
+    def broken(_tensors, path, _metadata=None):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
@@ -226,7 +227,7 @@ def test_the_installed_command_runs():
     assert done.stdout.strip().endswith("0.1.0")
 
 
-def test_demo_compares_every_method_and_resumes(data, tmp_path, capsys):
+def test_demo_compares_every_method_and_resumes(data, tmp_path):
     pytest.importorskip("matplotlib")
     options = {
         "data": data,

@@ -99,7 +99,7 @@ def test_an_absent_modality_changes_nothing(seed, m, spare):
     present[:, where] = False
     close(volume(wider, present), volume(Z))
     close(singular_values(wider, present)[:, :m], singular_values(Z), 1e-7)
-    assert not singular_values(wider, present)[:, m].any()
+    assert (singular_values(wider, present)[:, m] < 1e-7).all()
     close(leading_direction(wider, present), leading_direction(Z), 1e-7)
     kept = [i for i in range(m + 1) if i != where]
     close(span_basis(wider, present)[:, kept], span_basis(Z))
@@ -263,7 +263,7 @@ def test_degenerate_tuples_have_their_exact_values():
     for dtype, eps in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
         for kind in ("identical", "antipodal"):
             Z, _ = tuples(kind, dtype)
-            assert volume(Z) == 0 and span_basis(Z).norm() == pytest.approx(1, abs=eps)
+            assert volume(Z) == 0 and span_basis(Z).bool().any(-1).tolist() == [True, False, False]
             expected = torch.tensor([3**0.5, 0, 0], dtype=dtype)
             close(singular_values(Z), expected, (3 * torch.finfo(dtype).eps) ** 0.5)
             close(leading_direction(Z), Z[0], eps)

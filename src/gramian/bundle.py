@@ -22,7 +22,7 @@ __all__ = ["Bundle", "Vectors"]
 Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor | np.ndarray | Sequence[float] | None] | None"
 """One modality of n items: an (n, d) array, a sequence of n vectors with `None` where one is missing, or `None` for all."""
 
-_FORMAT = "gramian.bundle"
+_FORMAT = "gramian.bundle.v1"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -214,8 +214,8 @@ class Bundle:
         """Write the Bundle to one safetensors file, lossless, whole or not at all."""
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
-        metadata = {"format": _FORMAT, "version": "1", "modalities": json.dumps(self.modalities)}
-        save_file({"vectors": self.vectors.contiguous(), "present": self.present.contiguous()}, partial, metadata)
+        header = {_FORMAT: json.dumps({"modalities": self.modalities}, ensure_ascii=False)}
+        save_file({"vectors": self.vectors.contiguous(), "present": self.present.contiguous()}, partial, header)
         partial.replace(path)
 
     @classmethod
@@ -228,11 +228,13 @@ class Bundle:
         try:
             with safe_open(path, framework="pt", device=device) as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
+                if _FORMAT not in metadata:
                     raise InputError(
                         f"`path` must be a Bundle written by `Bundle.save`; {str(path)!r} is another safetensors file."
                     )
-                return cls(file.get_tensor("vectors"), file.get_tensor("present"), tuple(json.loads(metadata["modalities"])))
+                return cls(
+                    file.get_tensor("vectors"), file.get_tensor("present"), tuple(json.loads(metadata[_FORMAT])["modalities"])
+                )
         except FileNotFoundError:
             raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
         except SafetensorError as error:

@@ -100,7 +100,8 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     """Direction the tuple agrees on most: the right singular vector of Z that belongs to σ₁.
 
     u = Zᵀ w₁ / σ₁ with w₁ the leading eigenvector of Z Zᵀ. A singular vector has no sign of its own; this one is chosen to
-    agree with the sum of the vectors.
+    agree with the sum of the vectors, or where it is orthogonal to the sum, as for any two vectors at an obtuse angle, with
+    the first of them.
 
     Args:
         vectors: (..., m, d).
@@ -117,7 +118,12 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     Z = _masked(vectors, present)
     _, eigenvectors = _symmetric_eigen(Z @ Z.mT)
     u = (eigenvectors[..., :, 0].unsqueeze(-2) @ Z).squeeze(-2)
-    agreement = (u * Z.sum(-2)).sum(-1, keepdim=True).detach()
+    with torch.no_grad():
+        earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
+        along = (Z @ u.unsqueeze(-1)).squeeze(-1)
+        agreement = along.sum(-1, keepdim=True)
+        undecided = agreement.abs() < torch.finfo(Z.dtype).eps ** 0.5
+        agreement = torch.where(undecided, (along * earlier_first).sum(-1, keepdim=True), agreement)
     return direction(torch.where(agreement < 0, -u, u))
 
 

@@ -141,7 +141,7 @@ def cone(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     with torch.no_grad():
         weights = _cone_weights(cosines, G, present)
     length = safe_sqrt(((weights.unsqueeze(-2) @ G).squeeze(-2) * weights).sum(-1))
-    length = length.masked_fill(~present.any(-1), 1)  # 0/0 has a NaN gradient even where it is hidden
+    length = length.masked_fill(length == 0, 1)  # nothing present: 0/0 has a NaN gradient even where it is hidden
     return _hide_empty((weights * cosines).sum(-1) / length, present)
 
 

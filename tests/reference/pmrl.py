@@ -16,12 +16,18 @@ def spectrum(item, signed=False):
 
 
 def direction(item, signed=False):
-    """First left singular vector of the (d, m) matrix, on the side of the sum; or the normalised sum itself."""
+    """First left singular vector of the (d, m) matrix, or the normalised sum itself.
+
+    An SVD leaves the sign open. It is the sum's, or where the two are orthogonal, as for any obtuse pair, the first vector's.
+    """
     total = item.double().sum(0)
     if signed:
         return total / total.norm()
     u = torch.linalg.svd(item.double().T).U[:, 0]
-    return u if float(u @ total) > 0 else -u
+    side = float(u @ total)
+    if abs(side) < 1e-9:
+        side = float(u @ item[0].double())
+    return u if side > 0 else -u
 
 
 def alignment(items, tau=0.05, signed=False):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ __all__ = ["EMBEDDED", "Table", "load"]
 EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "stamps" / "stamps.safetensors"}
 """Data sets that come with the package, by name."""
 
-_FORMAT = "gramian.table"
+_FORMAT = "gramian.table.v1"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -216,14 +218,13 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         if path.suffix == ".parquet":
-            _dataset(self).to_parquet(partial)
+            with _quiet():
+                _dataset(self).to_parquet(partial)
         else:
             tensors = {f"values.{name}": column[self.present[name]].contiguous() for name, column in self.columns.items()}
             tensors |= {f"present.{name}": mask.contiguous() for name, mask in self.present.items()}
-            header = {"format": _FORMAT, "version": "1", "columns": json.dumps(self.modalities), "ids": json.dumps(self.ids)}
-            if self.split is not None:
-                header["split"] = json.dumps(self.split)
-            save_file(tensors, partial, self.metadata | header)
+            header = {"columns": self.modalities, "ids": self.ids, "split": self.split, "metadata": self.metadata}
+            save_file(tensors, partial, {_FORMAT: json.dumps(header, ensure_ascii=False)})  # one entry: the order is ours
         partial.replace(path)
 
     @classmethod
@@ -237,20 +238,18 @@ class Table:
             raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
         except (SafetensorError, OSError) as error:
             raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
-        if metadata.get("format") != _FORMAT:
+        if _FORMAT not in metadata:
             if not tensors or any(tensor.ndim != 2 for tensor in tensors.values()):
                 raise InputError(f"`path` must hold a table or (n, width) matrices; {str(path)!r} holds something else.")
             return cls.from_columns(tensors)
-        names: list[str] = json.loads(metadata.pop("columns"))
-        ids, split = json.loads(metadata.pop("ids")), json.loads(metadata.pop("split", "null"))
+        header = json.loads(metadata[_FORMAT])
         columns, present = {}, {}
-        for name in names:
+        for name in header["columns"]:
             present[name] = tensors[f"present.{name}"]
             values = tensors[f"values.{name}"]
-            columns[name] = values.new_zeros(len(ids), values.shape[1])
+            columns[name] = values.new_zeros(len(header["ids"]), values.shape[1])
             columns[name][present[name]] = values
-        kept = {key: value for key, value in metadata.items() if key not in ("format", "version")}
-        return cls(columns, present, ids, split, kept)
+        return cls(columns, present, header["ids"], header["split"], header["metadata"])
 
 
 def load(source: str | Path, *, split: str | None = None, columns: Sequence[str] | None = None, id_column: str = "id") -> Table:
@@ -315,20 +314,13 @@ def _read_dataset(path: Path, columns: Sequence[str] | None, id_column: str) -> 
 
 def _arrow(path: Path) -> pyarrow.Table:
     """The rows of a file as one Arrow table, read by Hugging Face datasets without leaving a cache behind."""
-    try:
-        import datasets
-    except ImportError:
-        raise InputError(f"reading {path.suffix!r} files needs Hugging Face datasets: pip install 'gramian[train]'.") from None
-    import tempfile
-
+    datasets = _datasets()
     readers = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
     kind = readers[check_choice("source", path.suffix, [*readers, ".safetensors"])]
     if path.stat().st_size == 0:
         raise InputError(f"{str(path)!r} is empty: 0 bytes.")
-    bars = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
     try:
-        with tempfile.TemporaryDirectory() as cache:
+        with tempfile.TemporaryDirectory() as cache, _quiet():
             rows = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True)
             return rows.with_format("arrow")[:]
     except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
@@ -336,8 +328,26 @@ def _arrow(path: Path) -> pyarrow.Table:
         if "corresponds to no data" in reason:
             raise InputError(f"{str(path)!r} is empty: no rows.") from None
         raise InputError(f"{str(path)!r} cannot be read as {kind}: {reason}") from None
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise InputError("tables other than .safetensors need Hugging Face datasets: pip install 'gramian[train]'.") from None
+    return datasets
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hugging Face datasets without the progress bars of its reads and writes, which take a moment."""
+    datasets = _datasets()
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
     finally:
-        if bars:
+        if shown:
             datasets.enable_progress_bars()
 
 
@@ -404,10 +414,7 @@ def _one_width(name: str, widths: Sequence[int]) -> int:
 
 
 def _dataset(table: Table) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise InputError("writing parquet needs Hugging Face datasets: pip install 'gramian[train]'.") from None
+    datasets = _datasets()
     data: dict[str, list[Any]] = {"id": list(table.ids)}
     if table.split is not None:
         data["split"] = list(table.split)

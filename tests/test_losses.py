@@ -1,0 +1,471 @@
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from reference import cone as reference_cone
+from reference import gram as reference_gram
+from reference import pairwise as reference_pairwise
+from reference import pmrl as reference_pmrl
+from torch.nn.functional import normalize
+
+from gramian import PMRL, Bundle, Contrast, Gram, InputError, Pairwise
+from gramian.losses import LOSSES, LossOutput, info_nce
+from gramian.losses.base import Temperature
+
+NAN = float("nan")
+NAMES = ("text", "image", "audio", "video")
+FORMS = {
+    "Gram": Gram,
+    "Gram anchored on audio": lambda: Gram(anchor="audio"),
+    "Gram by span": lambda: Gram(score="span"),
+    "Gram by cone, each": lambda: Gram(score="cone", anchor="each"),
+    "PMRL": PMRL,
+    "PMRL signed": lambda: PMRL(signed=True, alignment_temperature=0.5),
+    "Pairwise": Pairwise,
+    "Pairwise anchored": lambda: Pairwise(anchor="text"),
+    "Contrast": Contrast,
+    "Contrast by centroid": lambda: Contrast("centroid"),
+    "Contrast by cosine": lambda: Contrast("cosine", anchor="image", label_smoothing=0.1),
+}
+every_loss = pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
+
+
+def batch(seed, n=6, d=8, names=NAMES[:3], missing=0.0, spread=0.8):
+    """n items whose vectors scatter about one direction each; float64. Text is always there, and another modality in five."""
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.randn(n, 1, d, generator=generator, dtype=torch.float64)
+    vectors = normalize(centre + spread * torch.randn(n, len(names), d, generator=generator, dtype=torch.float64), dim=-1)
+    present = torch.rand(n, len(names), generator=generator) >= missing
+    present[:, 0] = True
+    present[:5, 1] = True
+    return Bundle(vectors.masked_fill(~present[..., None], NAN), present, names)
+
+
+def tau_of(loss):
+    return float(loss.temperature().detach())
+
+
+def usable(items, anchor, others=None):
+    """The anchor vectors, and the present vectors among the others, of the items that have both."""
+    a = items.modalities.index(anchor)
+    rest = [i for i in range(len(items.modalities)) if i != a] if others is None else others
+    anchors, tuples = [], []
+    for vectors, there in zip(items.vectors, items.present.tolist(), strict=True):
+        kept = [i for i in rest if there[i]]
+        if there[a] and kept:
+            anchors.append(vectors[a])
+            tuples.append(vectors[kept])
+    return anchors, tuples
+
+
+def close(value, expected, tolerance=1e-10):
+    assert float(value) == pytest.approx(float(expected), rel=0, abs=tolerance)
+
+
+# --- references, complete and incomplete batches. The defaults are the papers'.
+
+missing = pytest.mark.parametrize("missing", [0.0, 0.4])
+
+
+@missing
+@pytest.mark.parametrize("anchor", ["text", "audio", "video"])
+def test_gram_is_the_loss_of_its_paper(missing, anchor):
+    items, loss = batch(1, n=9, names=NAMES, missing=missing), Gram(anchor=anchor)
+    expected = reference_gram.loss(*usable(items, anchor), tau=tau_of(loss), smoothing=0.1)
+    close(tau_of(loss), 0.07, 1e-8)  # held in float32
+    close(loss(items).total, expected)
+
+
+@missing
+def test_gram_by_default_is_anchored_on_the_text(missing):
+    items = batch(2, missing=missing)
+    shuffled = items.select("image", "text", "audio")
+    expected = reference_gram.loss(*usable(items, "text"), tau=tau_of(Gram()))
+    close(Gram()(items).total, expected)
+    close(Gram()(shuffled).total, expected)
+
+
+@missing
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("taus", [(0.05, 0.1), (0.5, 0.2)])
+@pytest.mark.parametrize("names", [NAMES[:2], NAMES])
+def test_pmrl_is_the_loss_of_its_paper(missing, signed, taus, names):
+    items = batch(3, n=9, names=names, missing=missing)
+    loss = PMRL(signed=signed, alignment_temperature=taus[0], instance_temperature=taus[1])
+    tuples = [vectors[there] for vectors, there in zip(items.vectors, items.present, strict=True)]
+    several = [item for item in tuples if len(item) > 1]
+    assert missing == 0 or len(several) < len(tuples)
+    total, parts = loss(items)
+    close(parts["alignment"], reference_pmrl.alignment(several, taus[0], signed))
+    close(parts["instance"], reference_pmrl.instance(tuples, taus[1], signed))
+    close(total, parts["alignment"] + parts["instance"])
+
+
+def test_pmrl_defaults_are_the_paper_s():
+    items = batch(4)
+    tuples = list(items.vectors)
+    close(PMRL()(items).total, reference_pmrl.alignment(tuples, 0.05) + reference_pmrl.instance(tuples, 0.1))
+
+
+def test_signed_pmrl_never_credits_more_than_unsigned_and_as_much_when_signs_agree():
+    for seed in range(5):
+        tuples = batch(seed, spread=1.0 if seed else 1e-9).vectors
+        pairs = [(reference_pmrl.spectrum(z, True)[0], reference_pmrl.spectrum(z)[0]) for z in tuples]
+        assert all(signed <= unsigned + 1e-12 for signed, unsigned in pairs)
+        if seed == 0:
+            assert all(signed == pytest.approx(unsigned, abs=1e-12) for signed, unsigned in pairs)
+
+
+@missing
+@pytest.mark.parametrize("anchor", [None, "image"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_pairwise_is_info_nce_of_each_pair(missing, anchor, smoothing):
+    items, loss = batch(5, n=10, names=NAMES, missing=missing), Pairwise(anchor=anchor, label_smoothing=smoothing)
+    pairs = combinations(NAMES, 2) if anchor is None else [(anchor, other) for other in NAMES if other != anchor]
+    expected = {}
+    for first, second in pairs:
+        a, b = usable(items, first, [NAMES.index(second)])
+        expected[f"{first}-{second}"] = reference_pairwise.loss(a, [z[0] for z in b], tau_of(loss), smoothing)
+    total, parts = loss(items)
+    assert list(parts) == list(expected)
+    for name, value in expected.items():
+        close(parts[name], value)
+    close(total, sum(expected.values()) / len(expected))
+
+
+@missing
+@pytest.mark.parametrize("score", ["cone", "span"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_contrast_takes_each_modality_as_the_anchor(missing, score, smoothing):
+    def reference(query, item):
+        if score == "cone":
+            return reference_cone.cone(query, item)
+        return math.copysign(reference_cone.span(query, item), float(query @ item.sum(0)))
+
+    items, loss = batch(6, n=8, missing=missing), Contrast(score, label_smoothing=smoothing)
+    total, parts = loss(items)
+    assert list(parts) == list(items.modalities)
+    for anchor in items.modalities:
+        queries, tuples = usable(items, anchor)
+        scores = [[reference(query, item) for item in tuples] for query in queries]
+        close(parts[anchor], reference_pairwise.symmetric(scores, tau_of(loss), smoothing))
+    close(total, sum(map(float, parts.values())) / len(parts))
+    close(Contrast(score, anchor="audio", label_smoothing=smoothing)(items).total, parts["audio"])
+    close(Gram(score=score, anchor="each", label_smoothing=smoothing)(items).total, total)
+
+
+def test_a_pair_or_an_anchor_with_fewer_than_two_items_is_left_out():
+    items = batch(7)
+    present = items.present.clone()
+    present[1:, 2] = False
+    items = Bundle(items.vectors, present, items.modalities)
+    assert list(Pairwise()(items).parts) == ["text-image"]
+    assert list(Contrast()(items).parts) == ["text", "image"]
+    close(Pairwise()(items).total, Pairwise()(items.select("text", "image")).total)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_info_nce_is_the_symmetric_cross_entropy(smoothing):
+    logits = 10 * torch.randn(7, 7, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    close(info_nce(logits, label_smoothing=smoothing), reference_pairwise.symmetric(logits.tolist(), 1.0, smoothing))
+    close(info_nce(torch.zeros(5, 5), label_smoothing=smoothing), math.log(5), 1e-6)
+    with pytest.raises(InputError, match=r"`logits` must be square, \(n, n\); got \(2, 3\)"):
+        info_nce(torch.zeros(2, 3))
+
+
+# --- laws
+
+
+@every_loss
+def test_total_is_a_scalar_made_of_its_parts(make):
+    loss = make()
+    out = loss(batch(9))
+    assert isinstance(out, LossOutput) and out.total.shape == () and all(part.shape == () for part in out.parts.values())
+    parts = [float(part) for part in out.parts.values()]
+    close(out.total, sum(parts) if isinstance(loss, PMRL) else sum(parts) / len(parts))
+
+
+@every_loss
+def test_the_order_of_the_items_does_not_matter(make):
+    items, loss = batch(10, n=9, missing=0.3), make()
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(10))
+    close(loss(items[order]).total, loss(items).total)
+
+
+@every_loss
+def test_a_rotation_of_the_space_does_not_matter(make):
+    items, loss = batch(11), make()
+    R = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(11), dtype=torch.float64)).Q
+    close(loss(Bundle(items.vectors @ R, items.present, items.modalities)).total, loss(items).total)
+
+
+@every_loss
+def test_a_dict_of_raw_columns_is_the_bundle_of_them(make):
+    items, loss = batch(12), make()
+    lengths = torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)
+    columns = {name: items.column(name) * length for name, length in zip(items.modalities, lengths, strict=True)}
+    close(loss(columns).total, loss(items).total)
+    some = {name: [None if i == j else row for i, row in enumerate(value)] for j, (name, value) in enumerate(columns.items())}
+    close(loss(some).total, loss(Bundle.from_dict(some)).total, 0)
+
+
+@every_loss
+def test_what_a_masked_row_holds_is_never_read(make):
+    items, values = batch(13, n=8, missing=0.4), []
+    for garbage in (NAN, 7.0):
+        vectors = items.vectors.masked_fill(~items.present[..., None], garbage).requires_grad_()
+        loss = make()(Bundle(vectors, items.present, items.modalities)).total
+        loss.backward()
+        values.append((loss.detach(), vectors.grad))
+        assert vectors.grad.isfinite().all() and not vectors.grad[~items.present].any()
+    assert torch.equal(values[0][0], values[1][0]) and torch.equal(values[0][1], values[1][1])
+
+
+@every_loss
+def test_sign_blind_tells_the_truth(make):
+    items, loss = batch(14), make()
+    changes = []
+    for i in range(len(items.modalities)):
+        flipped = items.vectors.clone()
+        flipped[:, i] *= -1
+        changes.append(abs(float(loss(Bundle(flipped, items.present, items.modalities)).parts[part_of(loss)] - base(loss, items))))
+    assert all(change < 1e-10 for change in changes) if loss.sign_blind else max(changes) > 1e-2
+
+
+def part_of(loss):
+    """PMRL's repulsion sees the sign that the sum gives the leading direction: its alignment is what is blind."""
+    return "alignment" if isinstance(loss, PMRL) else next(iter(loss(batch(14)).parts))
+
+
+def base(loss, items):
+    return loss(items).parts[part_of(loss)]
+
+
+@every_loss
+def test_aligned_batches_score_better_than_shuffled_ones(make):
+    items, loss = batch(15, n=8, d=32, spread=0.1), make()
+    shuffled = items.vectors.clone()
+    shuffled[:, 0] = shuffled[:, 0].roll(1, 0)
+    assert loss(items).total < loss(Bundle(shuffled, items.present, items.modalities)).total - 0.1
+
+
+# --- temperature
+
+
+@pytest.mark.parametrize("make", [Gram, Pairwise, Contrast])
+def test_the_temperature_is_learned_and_keeps_its_gradient_below_the_clamp(make):
+    items, loss = batch(16), make(temperature=0.05)
+    (parameter,) = loss.parameters()
+    for log, held in ((math.log(0.05), 0.05), (math.log(0.01), 0.01), (math.log(0.01) - 1, 0.01), (-40.0, 0.01)):
+        parameter.data.fill_(log)
+        parameter.grad = None
+        assert tau_of(loss) == pytest.approx(held, rel=1e-5)
+        loss(items).total.backward()
+        assert parameter.grad.isfinite() and parameter.grad != 0
+        # The slope in log τ at the temperature in force, by a central difference of fixed temperatures.
+        up, down = (make(temperature=held * 2**0.5 * math.exp(s), learn_temperature=False) for s in (1e-4, -1e-4))
+        parameter.data.fill_(math.log(held * 2**0.5))
+        parameter.grad = None
+        loss(items).total.backward()
+        slope = float(up(items).total - down(items).total) / (math.log(tau_of(up)) - math.log(tau_of(down)))
+        assert float(parameter.grad) == pytest.approx(slope, rel=1e-4)
+
+
+def test_a_fixed_temperature_is_state_but_not_a_parameter():
+    loss = Gram(learn_temperature=False, temperature=0.2)
+    assert not list(loss.parameters()) and list(loss.state_dict()) == ["temperature.log"]
+    fresh = Gram(learn_temperature=False)
+    fresh.load_state_dict(loss.state_dict())
+    assert tau_of(fresh) == pytest.approx(0.2) == tau_of(loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_the_lowest_temperature_the_published_logic_keeps_its_gradient(dtype):
+    # Every item matches its neighbour: the true candidate is 100 or so logits behind, where exp(−100) is 0 in float32.
+    items = batch(17, n=6, d=32, spread=0.01)
+    vectors = items.vectors.clone()
+    vectors[:, 0] = vectors[:, 0].roll(1, 0)
+    wrong = Bundle(vectors.to(dtype).requires_grad_(), items.present, items.modalities)
+    loss = Pairwise(anchor="text", temperature=0.01)
+    total = loss(wrong).total
+    first, second, third = items.modalities
+    expected = sum(
+        reference_pairwise.loss(wrong.column(first).tolist(), wrong.column(other).tolist(), tau_of(loss)) for other in (second, third)
+    )
+    assert total > 50
+    assert float(total) == pytest.approx(expected / 2, rel=1e-6 if dtype == torch.float32 else 1e-12)
+    total.backward()
+    assert wrong.vectors.grad.norm(dim=-1).min() > 1
+    gram = Gram(temperature=0.01)
+    close(gram(items).total, reference_gram.loss(*usable(items, "text"), tau=tau_of(gram)), 1e-8)
+
+
+# --- gradients
+
+
+@every_loss
+@pytest.mark.parametrize("missing", [False, True])
+def test_gradients_are_exact_at_generic_batches(make, missing):
+    items, loss = batch(18, n=4, d=5), make()
+    mask = torch.ones(4, 3, dtype=torch.bool)
+    if missing:
+        mask[0, 2] = mask[1, 1] = False
+        mask[3, 1:] = False
+
+    def total(raw):
+        columns = {name: raw[:, i] for i, name in enumerate(items.modalities)}
+        return loss(Bundle.from_dict(columns, present={name: mask[:, i] for i, name in enumerate(items.modalities)})).total
+
+    assert torch.autograd.gradcheck(total, (1.5 * items.vectors).requires_grad_())
+
+
+def degenerate(kind):
+    """(n, 3, 4) batches at which a naive derivative breaks down."""
+    e, g = torch.eye(4), batch(19, n=4, d=4).vectors.float()
+    if kind == "identical within items":
+        return g[:, :1].expand(4, 3, 4)
+    if kind == "identical across items":
+        return g[:1].expand(4, 3, 4)
+    if kind == "all one vector":
+        return g[:1, :1].expand(4, 3, 4)
+    if kind == "orthonormal":
+        return e[:3].expand(4, 3, 4)
+    if kind == "aligned and orthogonal":
+        return e[:, None].expand(4, 3, 4)
+    if kind == "antipodal":
+        return g[:, :1] * torch.tensor([1.0, -1.0, 1.0])[:, None]
+    if kind == "opposite items":
+        return g[:1, :1] * torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None, None]
+    return normalize(torch.stack([g[:, 0], g[:, 0] + float(kind.split()[0]) * g[:, 1], g[:, 2]], 1), dim=-1)
+
+
+KINDS = [
+    *("identical within items", "identical across items", "all one vector", "orthonormal", "aligned and orthogonal"),
+    *("antipodal", "opposite items", "1e-2 apart", "1e-4 apart", "1e-6 apart"),
+]
+
+
+@every_loss
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("missing", [False, True])
+def test_values_and_gradients_are_finite_everywhere(make, kind, missing):
+    raw = degenerate(kind).clone().requires_grad_()
+    present = torch.ones(4, 3, dtype=torch.bool)
+    present[1, 2] = present[2, 1] = not missing
+    loss = make()
+    total = loss(Bundle(raw, present, NAMES[:3])).total
+    total.backward()
+    assert total.isfinite() and total >= 0
+    assert raw.grad.isfinite().all() and all(parameter.grad.isfinite() for parameter in loss.parameters())
+
+
+@every_loss
+def test_descent_from_a_scattered_batch_lowers_the_loss(make):
+    loss = make()
+    raw = batch(20, n=8, d=8, spread=1.0).vectors.float().requires_grad_()
+    optimiser = torch.optim.Adam([raw], lr=0.02)
+    values = []
+    for _ in range(30):
+        optimiser.zero_grad()
+        total = loss({name: raw[:, i] for i, name in enumerate(NAMES[:3])}).total
+        total.backward()
+        optimiser.step()
+        values.append(total.item())
+    assert values[-1] < 0.8 * values[0]
+
+
+# --- precision
+
+
+@every_loss
+def test_float32_agrees_with_float64(make):
+    items, loss = batch(21, n=32, d=32, missing=0.2), make()
+    got = loss(items.to(dtype=torch.float32)).total
+    assert got.dtype == torch.float32
+    close(got, loss(items).total, 2e-5)  # rounding of the scores, a few ε, over the temperature
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_read_exactly_and_worked_on_in_float32(make, dtype):
+    items, loss = batch(22, n=16, d=32, missing=0.2).to(dtype=dtype), make()
+    vectors = items.vectors.clone().requires_grad_()
+    got = loss(Bundle(vectors, items.present, items.modalities)).total
+    assert got.dtype == torch.float32
+    close(got, loss(items.to(dtype=torch.float64)).total, 2e-5)
+    got.backward()
+    assert vectors.grad.dtype == dtype and vectors.grad.isfinite().all()
+
+
+@every_loss
+def test_autocast_leaves_the_loss_in_float32(make):
+    items, loss = batch(23, n=16, d=32, missing=0.2).to(dtype=torch.float32), make()
+    gradients, totals = [], []
+    for enabled in (False, True):
+        vectors = items.vectors.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            total = loss(Bundle(vectors, items.present, items.modalities)).total
+        total.backward()
+        totals.append(total.detach())
+        gradients.append(vectors.grad)
+    assert totals[1].dtype == torch.float32
+    close(totals[1], totals[0], 1e-6)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-6)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("make", "items", "message"),
+    [
+        (Gram, batch(24)[:1], "at least two items with the anchor and another modality; got 1. Use a larger batch"),
+        (Contrast, batch(24)[:1], "at least two items with the anchor and another modality; got 1"),
+        (Pairwise, batch(24)[:1], "at least two items with the same two modalities; got 1"),
+        (PMRL, batch(24)[:1], "at least two items with two or more modalities; got 1"),
+        (PMRL, batch(24)[:0], "at least two items with two or more modalities; got 0"),
+        (Gram, batch(24).select("text"), "`items` must have at least two modalities; got text"),
+        (Contrast, batch(24).select("text"), "`items` must have at least two modalities; got text"),
+        (Pairwise, batch(24).select("text"), "at least two items with the same two modalities; got 0"),
+        (PMRL, batch(24).select("text"), "at least two items with two or more modalities; got 0"),
+        (
+            Gram,
+            batch(24).select("image", "audio"),
+            r"`anchor` must be one of image, audio or 'each'; got 'text'. .* as in Gram\(anchor='image'\)",
+        ),
+        (lambda: Contrast(anchor="txt"), batch(24), r"`anchor` must be one of text, image, audio or 'each'; got 'txt'.*Contrast\("),
+        (lambda: Pairwise(anchor="txt"), batch(24), "`anchor` must be one of text, image, audio or None; got 'txt'"),
+        (Pairwise, {"a": torch.ones(3, 2), "b": torch.ones(2, 2)}, "share one length n; got a 3, b 2"),
+        (PMRL, {"a": [[1.0, NAN], [1.0, 1.0]], "b": torch.ones(2, 2)}, r"not finite: a 1 \(rows 0\)"),
+    ],
+)
+def test_batches_that_cannot_be_contrasted_are_named(make, items, message):
+    with pytest.raises(InputError, match=message):
+        make()(items)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Gram(score="volum"), "`score` must be one of .*; got 'volum'. Did you mean 'volume'"),
+        (lambda: Contrast("cosin"), "`score` must be one of span, cone, centroid, cosine, volume; got 'cosin'"),
+        *((lambda make=make: make(label_smoothing=1.0), r"`label_smoothing` must lie in \[0, 1\); got 1.0") for make in (Gram, Pairwise)),
+        *((lambda make=make: make(label_smoothing=-0.1), r"got -0.1") for make in (Contrast, Pairwise)),
+        *((lambda make=make: make(temperature=0.001), "`temperature` must be at least 0.01; got 0.001") for make in (Gram, Pairwise)),
+        (lambda: Gram(temperature=NAN), "`temperature` must be at least 0.01; got nan"),
+        (lambda: Temperature(0.0, learned=True), "`temperature` must be at least 0.01; got 0.0"),
+        (lambda: PMRL(alignment_temperature=0.0), "`alignment_temperature` must be positive; got 0.0"),
+        (lambda: PMRL(instance_temperature=NAN), "`instance_temperature` must be positive; got nan"),
+    ],
+)
+def test_bad_options_are_named(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_names_and_reprs():
+    assert LOSSES == {"Gram": Gram, "PMRL": PMRL, "Pairwise": Pairwise, "Contrast": Contrast}
+    assert repr(Gram()) == "Gram(score='volume', anchor='text', temperature=0.07, learn_temperature=True, label_smoothing=0.1)"
+    assert repr(PMRL()) == "PMRL(signed=False, alignment_temperature=0.05, instance_temperature=0.1)"
+    assert repr(Pairwise()) == "Pairwise(anchor=None, temperature=0.07, learn_temperature=True, label_smoothing=0.0)"
