@@ -201,12 +201,12 @@ def test_a_truncated_file_is_an_input_error(tmp_path, size):
 
 def test_a_foreign_or_absent_file_is_an_input_error(tmp_path):
     save_file({"vectors": torch.ones(1, 1, 1)}, tmp_path / "foreign")
-    with pytest.raises(InputError, match="written by `Bundle.save`; .*foreign' is another safetensors file"):
+    with pytest.raises(InputError, match=r"written by `Bundle.save`; .*foreign' is another safetensors file"):
         Bundle.load(tmp_path / "foreign")
     (tmp_path / "text").write_text("not a tensor in sight")
     with pytest.raises(InputError, match="cannot be read"):
         Bundle.load(tmp_path / "text")
-    with pytest.raises(InputError, match="there is no .*nowhere'"):
+    with pytest.raises(InputError, match=r"there is no .*nowhere'"):
         Bundle.load(tmp_path / "nowhere")
 
 
@@ -255,7 +255,12 @@ def test_bad_columns_are_counted(columns, present, message):
 @pytest.mark.parametrize(
     ("vectors", "present", "names", "message"),
     [
-        (torch.ones(2, 3), torch.ones(2, 3) > 0, "ab", r"`vectors` must be .* \(n, m, d\); got torch.float32 of shape \(2, 3\)"),
+        (
+            torch.ones(2, 3),
+            torch.ones(2, 3) > 0,
+            "ab",
+            r"`vectors` must be .* \(n, m, d\); got torch.float32 of shape \(2, 3\)",
+        ),
         (torch.ones(2, 1, 3).long(), torch.ones(2, 1) > 0, "a", "got torch.int64"),
         (torch.ones(2, 2, 3), torch.ones(2, 2) > 0, "abc", "`modalities` must name the 2 modalities of `vectors`; got 3 names"),
         (torch.ones(2, 2, 3), torch.ones(2, 2) > 0, "aa", "`modalities` must all be different; got a, a"),

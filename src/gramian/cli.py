@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, lazy_instance  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -24,7 +24,7 @@ from gramian.data import Table, load
 from gramian.demo import demo
 from gramian.errors import InputError, check_choice
 from gramian.evaluation import ALL, evaluate
-from gramian.losses import LOSSES, Loss
+from gramian.losses import LOSSES, Loss, Pairwise
 from gramian.model import Aligner
 from gramian.model.heads import HeadName
 from gramian.scores import ScoreName
@@ -32,27 +32,38 @@ from gramian.training import Recipe, fit
 
 __all__ = ["main"]
 
-DESCRIPTION = """\
+PAGE = """\
+usage: gramian COMMAND [options]
+
 Align any number of modalities in one space: train, measure, retrieve and report.
 
-Start with:  gramian demo
-Then:        gramian train --data stamps --output runs/stamps
-             gramian evaluate --data stamps --model runs/stamps/aligner --output runs/stamps/test
-             gramian embed --data stamps --model runs/stamps/aligner --output vectors.parquet
+commands:
+{commands}
+
+  gramian COMMAND --help lists a command's options; gramian --version the version.
+
+start with:
+  gramian demo
+
+then:
+  gramian train --data stamps --output runs/stamps
+  gramian evaluate --data stamps --model runs/stamps/aligner --output runs/stamps/test
+  gramian embed --data stamps --model runs/stamps/aligner --output vectors.parquet
 
 Data are tables with a column a modality: parquet, Arrow, CSV, JSON lines or safetensors; a cell is a list of floats,
-or empty where the modality is missing. Every option can stand in a YAML file: --config file.yaml, and be overridden
-behind it. `gramian COMMAND --help` lists the options of a command.
+or empty where the modality is missing. A column "id" names the items, a column "split" says train, validation or test.
+
+Every option can stand in a YAML file, --config file.yaml, and be overridden behind it.
 """
 
 
 def train(
     data: str,
     output: Path,
-    loss: Loss,
+    loss: Loss = lazy_instance(Pairwise),  # noqa: B008
     columns: list[str] | None = None,
     head: HeadName = "linear",
-    dim: int = 128,
+    dim: int = 512,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     validation_share: float = 0.1,
     resume: bool = False,
@@ -170,7 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for bad input, which is told in one line on stderr."""
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    words = _expand(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
+    words = _expand(list(sys.argv[1:] if arguments is None else arguments))
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(PAGE.format(commands="\n".join(f"  {name:<10}{command.help}" for name, command in COMMANDS.items())), end="")
+        return 0
     parser, subparsers = _parser()
     try:
         config = parser.parse_args(words)
@@ -192,14 +206,7 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 def _parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    parser = ArgumentParser(
-        prog="gramian",
-        description=DESCRIPTION,
-        version=__version__,
-        exit_on_error=False,
-        allow_abbrev=False,
-        formatter_class=_Help,
-    )
+    parser = ArgumentParser(prog="gramian", version=__version__, exit_on_error=False, allow_abbrev=False)
     commands = parser.add_subcommands(dest="command", required=True, title="commands", metavar="COMMAND")
     subparsers = {}
     for name, command in COMMANDS.items():
@@ -207,8 +214,6 @@ def _parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         subparser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_Help)
         subparser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
         subparser.add_function_arguments(command.run, as_group=False)
-        if command.run is train:
-            subparser.set_defaults({"loss": {"class_path": "gramian.Pairwise"}})
         commands.add_subcommand(name, subparser, help=command.help)
         subparsers[name] = subparser
     return parser, subparsers

@@ -70,7 +70,7 @@ def demo(
     columns: Sequence[str] = ("image", "text", "speech_fr"),
     anchor: str = "text",
     seeds: int = 3,
-    dim: int = 128,
+    dim: int = 512,
     recipe: Recipe | None = None,
     resume: bool = False,
     console: Console | None = None,

@@ -51,7 +51,7 @@ class Recipe:
         checkpoint_every: epochs between checkpoints, where there is a folder to write to.
     """
 
-    epochs: int = 60
+    epochs: int = 40
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
@@ -59,7 +59,7 @@ class Recipe:
     max_gradient_norm: float = 1.0
     precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
-    evaluate_every: int = 5
+    evaluate_every: int = 2
     patience: int | None = None
     checkpoint_every: int = 10
 

@@ -44,7 +44,10 @@ class Loss(nn.Module, ABC):
         Raises:
             InputError: the batch is too small to contrast: fewer than two items have what the loss compares.
         """
-        return self.compute(items if isinstance(items, Bundle) else Bundle.from_dict(items))
+        bundle = items if isinstance(items, Bundle) else Bundle.from_dict(items)
+        # Scores divided by a small temperature, and 1 − cos² above all, do not survive the 16-bit products of autocast.
+        with torch.autocast(bundle.vectors.device.type, enabled=False):
+            return self.compute(bundle)
 
 
 class Temperature(nn.Module):

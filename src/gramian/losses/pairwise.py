@@ -10,6 +10,7 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.losses.base import Loss, LossOutput, Temperature, too_small
 from gramian.losses.functional import info_nce
+from gramian.scores import cosine
 
 __all__ = ["Pairwise"]
 
@@ -65,7 +66,7 @@ class Pairwise(Loss):
             usable = bundle[bundle.has(first) & bundle.has(second)]
             most = max(most, len(usable))
             if len(usable) > 1:
-                cosines = usable.column(first) @ usable.column(second).T
+                cosines = cosine(usable.column(first), usable.column(second))
                 parts[f"{first}-{second}"] = info_nce(cosines / tau, label_smoothing=self.label_smoothing)
         if not parts:
             raise too_small(most, "the same two modalities")

@@ -70,7 +70,7 @@ class PMRL(Loss):
         sigma = singular_values(bundle.vectors, bundle.present)
         count = bundle.present.sum(1, keepdim=True)
         if self.signed:
-            resultant = torch.linalg.vector_norm(_masked_sum(bundle), dim=-1, keepdim=True) / count.sqrt()
+            resultant = torch.linalg.vector_norm(_masked_sum(bundle), dim=-1, keepdim=True) / count.to(sigma.dtype).sqrt()
             sigma = torch.cat([resultant, sigma[:, 1:]], 1)
         beyond = torch.arange(sigma.shape[1], device=sigma.device) >= count
         logits = (sigma / self.alignment_temperature).masked_fill(beyond, -torch.inf)

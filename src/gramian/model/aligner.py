@@ -59,7 +59,7 @@ class Aligner(
     Bundle(5 items, 4 dimensions, torch.float32; text 5, audio 1)
     """
 
-    def __init__(self, modalities: Mapping[str, Modality | int], dim: int = 128) -> None:
+    def __init__(self, modalities: Mapping[str, Modality | int], dim: int = 512) -> None:
         super().__init__()
         if not modalities:
             raise InputError("`modalities` must name at least one; got none.")
@@ -75,7 +75,7 @@ class Aligner(
         self.heads = nn.ModuleList([build_head(given.head, given.width, dim) for given in self.modalities.values()])
 
     @classmethod
-    def for_table(cls, table: Table, *, dim: int = 128, head: HeadName = "linear", seed: int = 0) -> Aligner:
+    def for_table(cls, table: Table, *, dim: int = 512, head: HeadName = "linear", seed: int = 0) -> Aligner:
         """A new Aligner for the columns of `table`, its features standardised by the statistics of the table's rows.
 
         Args:

@@ -1,0 +1,1 @@
+"""The embedded data set "stamps": its feature table, its NOTICE, and the code that remakes the table."""

@@ -1,0 +1,76 @@
+"""The README's snippets, commands, links and tree are true."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gramian.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+def test_python_snippets_run_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for block in _blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["scores"].shape == (8, 8)
+    assert "| text → image | 150 | 150 |" in capsys.readouterr().out
+    assert (tmp_path / "runs/readme/aligner/model.safetensors").exists()
+
+
+def test_commands_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    lines = [line for block in _blocks("sh") for line in block.splitlines() if line.startswith("gramian ")]
+    assert len(lines) == 5
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[0] == "train" and "--recipe.epochs" not in words:
+            words += ["--recipe.epochs", "3"]
+        assert main(words) == 0, line
+    assert (tmp_path / "runs/stamps/test/report.md").exists()
+    assert (tmp_path / "runs/pmrl/aligner/config.json").exists()
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+        for target in re.findall(r"^make (\w+)", page, flags=re.M):
+            assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_tree_names_what_is_there():
+    tree = _blocks("text")[1]
+    named = set(re.findall(r"^  (\S+)", tree, flags=re.M))
+    source = ROOT / "src" / "gramian"
+    there = {path.name + "/" * path.is_dir() for path in source.iterdir() if not path.name.startswith(("__", "py.typed"))}
+    assert named == there - {"errors.py"}
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_configs_run(config, tmp_path):
+    words = ["train", "--config", str(config), "--output", str(tmp_path / "run"), "--recipe.epochs", "1"]
+    assert main(words) == 0
+
+
+def test_the_demo_table_is_that_of_the_results():
+    """The README repeats the first table of docs/results/demo.md to the letter."""
+    results = (ROOT / "docs" / "results" / "demo.md").read_text()
+    table = re.search(r"^\| objective .*?(?=\n\n)", results, flags=re.M | re.S)
+    assert table
+    assert table[0] in README
