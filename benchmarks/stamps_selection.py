@@ -29,9 +29,7 @@ class Candidate:
 def candidates() -> list[Candidate]:
     base = Recipe()
     found = [Candidate(f"Pairwise, dim {dim}", dim=dim) for dim in (64, 128, 256, 512, 1024)]
-    found += [
-        Candidate(f"Pairwise, learning rate {rate:g}", recipe=replace(base, learning_rate=rate)) for rate in (3e-4, 3e-3)
-    ]
+    found += [Candidate(f"Pairwise, learning rate {rate:g}", recipe=replace(base, learning_rate=rate)) for rate in (3e-4, 3e-3)]
     found += [Candidate("Pairwise, batch 441", recipe=replace(base, batch_size=441))]
     for tau in (0.05, 0.1, 0.2, 0.4):
         found.append(Candidate(f"Pairwise, τ = {tau}", lambda tau=tau: Pairwise(temperature=tau)))

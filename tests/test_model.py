@@ -36,6 +36,11 @@ def test_a_missing_row_does_not_change_the_others(aligner):
     assert part.column("image")[~mask].abs().sum() == 0
 
 
+def test_a_batch_in_which_nobody_has_a_modality(aligner):
+    bundle = aligner({"text": torch.randn(3, 12), "audio": [None] * 3, "image": None})
+    assert bundle.counts() == {"text": 3, "image": 0, "audio": 0}
+
+
 def test_gradients_are_finite_with_missing_rows(aligner):
     aligner(world(missing=0.5)).vectors.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in aligner.parameters())
@@ -109,10 +114,10 @@ def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
     [
         ({"video": torch.zeros(2, 3)}, "`columns` has unknown modalities video; this Aligner knows text, image, audio"),
         ({"text": torch.zeros(2, 3)}, "column `text` must have width 12; got 3"),
-        ({"text": [None] * 2}, "column `text` is empty in every row"),
+        ({"text": [None] * 2}, "`columns` must hold at least one vector"),
         ({"text": [None, [0.0] * 12]}, "1 of 2 items with no modality present"),
         ({"text": torch.full((2, 12), torch.nan)}, "NaN or infinite values in 2 of 2"),
-        ({"text": None}, "`columns` must hold at least one modality that is not None"),
+        ({"text": None}, "`columns` must hold at least one vector"),
     ],
 )
 def test_bad_columns_are_refused(aligner, columns, message):

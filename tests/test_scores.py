@@ -424,3 +424,14 @@ def test_bad_input_is_named(score, queries, items, message):
 def test_an_unknown_reduction_is_an_error_with_the_choices():
     with pytest.raises(InputError, match=r"`reduce` must be one of mean, max; got 'maxx'. Did you mean 'max'\?"):
         cosine(torch.ones(1, 3), torch.ones(1, 3), reduce="maxx")
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_autocast_does_not_reach_the_scores(name, generator):
+    z = torch.randn(3, 6, 16, generator=generator)
+    items = Bundle.from_dict({"a": z[1] + z[0], "b": z[2] + z[0]})
+    expected = SCORES[name](z[0], items)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = SCORES[name](queries=z[0], items=items)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

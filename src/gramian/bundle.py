@@ -237,7 +237,7 @@ class Bundle:
                 )
         except FileNotFoundError:
             raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
 
 
@@ -245,6 +245,11 @@ def row_index(rows: int | Sequence[int] | Tensor | np.ndarray, device: torch.dev
     """`rows` as an index tensor of one dimension, or as the boolean mask that it is."""
     index = torch.as_tensor(rows, device=device).reshape(-1)
     return index if index.numel() else index.long()
+
+
+def all_none(column: Vectors) -> bool:
+    """Whether a column is a sequence without a single vector."""
+    return not isinstance(column, Tensor | np.ndarray) and column is not None and all(row is None for row in column)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ Every option can stand in a YAML file, --config file.yaml, and be overridden beh
 def train(
     data: str,
     output: Path,
-    loss: Loss = lazy_instance(Pairwise),  # noqa: B008
+    loss: Loss = lazy_instance(Pairwise, temperature=0.2),  # noqa: B008
     columns: list[str] | None = None,
     head: HeadName = "linear",
     dim: int = 512,

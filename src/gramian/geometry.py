@@ -7,7 +7,9 @@ antipodal, missing vectors and m = d included.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,23 @@ from gramian.errors import InputError
 __all__ = ["gram_matrix", "leading_direction", "singular_values", "span_basis", "volume"]
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run `function` outside of autocast, whose 16-bit products 1 − cos² does not survive."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        tensor = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        with torch.autocast("cpu" if tensor is None else tensor.device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
+
+@full_precision
 def gram_matrix(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     """Inner products of the vectors of each tuple: G = Z Zᵀ.
 
@@ -74,6 +93,7 @@ def span_basis(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     return orthogonalize(vectors, present).basis
 
 
+@full_precision
 def singular_values(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     """Singular values of each tuple's matrix Z, largest first: square roots of the eigenvalues of Z Zᵀ.
 
@@ -93,9 +113,14 @@ def singular_values(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     tensor([1.1314, 0.8485])
     """
     eigenvalues, _ = _symmetric_eigen(gram_matrix(vectors, present))
-    return safe_sqrt(eigenvalues)
+    sigma = safe_sqrt(eigenvalues)
+    if present is None:
+        return sigma
+    beyond = torch.arange(sigma.shape[-1], device=sigma.device) >= present.sum(-1, keepdim=True)
+    return sigma.masked_fill(beyond, 0)
 
 
+@full_precision
 def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     """Direction the tuple agrees on most: the right singular vector of Z that belongs to σ₁.
 
@@ -140,6 +165,7 @@ class Orthogonalization(NamedTuple):
         return product
 
 
+@full_precision
 def orthogonalize(vectors: Tensor, present: Tensor | None = None) -> Orthogonalization:
     """Gram–Schmidt over the m vectors, masked; a vector within rounding of the span before it counts as dependent."""
     Z = _masked(vectors, present)

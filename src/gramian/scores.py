@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
-from gramian.geometry import direction, gram_matrix, orthogonalize, safe_sqrt, unit
+from gramian.geometry import direction, full_precision, gram_matrix, orthogonalize, safe_sqrt, unit
 
 __all__ = ["SCORES", "Score", "ScoreName", "centroid", "cone", "cosine", "span", "volume"]
 
@@ -34,6 +34,7 @@ Score: TypeAlias = Callable[[Tensor, "Bundle | Tensor"], Tensor]
 ScoreName: TypeAlias = Literal["span", "cone", "centroid", "cosine", "volume"]
 
 
+@full_precision
 def cosine(queries: Tensor, items: Bundle | Tensor, *, reduce: Literal["mean", "max"] = "mean") -> Tensor:
     """Mean or largest cosine between the query and the item's present vectors.
 
@@ -57,6 +58,7 @@ def cosine(queries: Tensor, items: Bundle | Tensor, *, reduce: Literal["mean", "
     return _hide_empty(mean, present)
 
 
+@full_precision
 def centroid(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     """Cosine between the query and the sum of the item's present vectors; 0 where that sum vanishes.
 
@@ -71,6 +73,7 @@ def centroid(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     return _hide_empty(a @ direction(Z.sum(1)).T, present)
 
 
+@full_precision
 def volume(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     """GRAM: minus the volume of the parallelotope of the query and the item's vectors.
 
@@ -95,6 +98,7 @@ def volume(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     return _hide_empty(-distances.prod(-1) * safe_sqrt(1 - inside), present)
 
 
+@full_precision
 def span(queries: Tensor, items: Bundle | Tensor, *, signed: bool = True) -> Tensor:
     """Cosine between the query and the span of the item's vectors, ‖P_M a‖: the volume without the item's own factor.
 
@@ -116,6 +120,7 @@ def span(queries: Tensor, items: Bundle | Tensor, *, signed: bool = True) -> Ten
     return _hide_empty(projected, present)
 
 
+@full_precision
 def cone(queries: Tensor, items: Bundle | Tensor) -> Tensor:
     """Cosine between the query and the convex cone of the item's vectors: the best non-negative combination of them.
 

@@ -50,7 +50,7 @@ class PMRL(Loss):
 
     @property
     def sign_blind(self) -> bool:
-        """True unless `signed`."""
+        """True unless `signed`: −z for every z of a modality leaves the alignment term as it is."""
         return not self.signed
 
     def compute(self, bundle: Bundle) -> LossOutput:

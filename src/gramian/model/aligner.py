@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gramian.bundle import Bundle
+from gramian.bundle import Bundle, all_none
 from gramian.data.tables import Table
 from gramian.errors import InputError, some
 from gramian.model.heads import HeadName, build_head
@@ -231,7 +231,7 @@ def _download(model_id: str, **options: Any) -> Path:
 
 
 def _as_table(columns: Mapping[str, Any], present: Mapping[str, Tensor] | None) -> Table:
-    given = {name: column for name, column in columns.items() if column is not None}
+    given = {name: column for name, column in columns.items() if column is not None and not all_none(column)}
     if not given:
-        raise InputError("`columns` must hold at least one modality that is not None.")
+        raise InputError("`columns` must hold at least one vector; got only None.")
     return Table.from_columns(given, present=present)
