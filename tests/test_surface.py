@@ -18,6 +18,7 @@ MODULES = [module.name for module in pkgutil.walk_packages(gramian.__path__, "gr
 # A room may import from those to its left and from its own.
 ROOMS = [
     "errors",
+    "files",
     "geometry",
     "bundle",
     "scores",
@@ -29,8 +30,10 @@ ROOMS = [
     "model",
     "evaluation",
     "plots",
+    "training",
+    "demo",
+    "cli",
 ]
-ROOMS += ["training", "demo", "cli"]
 
 
 def _imported(path: Path) -> set[str]:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gramian.errors import InputError, some
+from gramian.files import whole
 from gramian.geometry import unit
 
 __all__ = ["Bundle", "Vectors"]
@@ -212,11 +213,9 @@ class Bundle:
 
     def save(self, path: str | Path) -> None:
         """Write the Bundle to one safetensors file, lossless, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
         header = {_FORMAT: json.dumps({"modalities": self.modalities}, ensure_ascii=False)}
-        save_file({"vectors": self.vectors.contiguous(), "present": self.present.contiguous()}, partial, header)
-        partial.replace(path)
+        with whole(path) as partial:
+            save_file({"vectors": self.vectors.contiguous(), "present": self.present.contiguous()}, partial, header)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Bundle:

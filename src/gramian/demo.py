@@ -16,10 +16,11 @@ from gramian.bundle import Bundle
 from gramian.data import Table, load
 from gramian.errors import InputError
 from gramian.evaluation import Report, evaluate, hits
+from gramian.files import whole, write_text
 from gramian.losses import PMRL, Gram, Loss, Pairwise
 from gramian.model import Aligner
 from gramian.scores import ScoreName
-from gramian.sheets import Sheet, write_whole
+from gramian.sheets import Sheet
 from gramian.stats import Interval, bootstrap_mean
 from gramian.training import Recipe, fit
 
@@ -116,15 +117,15 @@ def demo(
                     embedded = _train(method.loss(anchor), train, validation, test, dim=dim, recipe=recipe, seed=seed)
                     folder.mkdir(parents=True, exist_ok=True)
                     embedded.save(folder / "test.safetensors")
-                    write_whole(folder / "settings.json", json.dumps(settings))
+                    write_text(folder / "settings.json", json.dumps(settings))
                 runs.append(Run(method, seed, evaluate(embedded, scores=JOINT), embedded))
                 bar.advance(task)
         bar.update(task, description="trained")
     sheet = compare(runs, anchor)
     console.print(sheet.rich())
     written = [
-        write_whole(output / "report.md", _page(sheet, settings, train, validation, test, runs)),
-        write_whole(output / "report.json", json.dumps(_plain(runs, settings, anchor), indent=2, ensure_ascii=False) + "\n"),
+        write_text(output / "report.md", _page(sheet, settings, train, validation, test, runs)),
+        write_text(output / "report.json", json.dumps(_plain(runs, settings, anchor), indent=2, ensure_ascii=False) + "\n"),
         *_draw(runs, output),
     ]
     for path in written:
@@ -137,9 +138,9 @@ def compare(runs: Sequence[Run], anchor: str) -> Sheet:
     first = runs[0].report
     others = tuple(name for name in first.present if name != anchor)
     joint = len(others) > 1
-    header = ["objective", "mean R@1 [95 %]"]
+    header = ["objective", "R@1 [95 %]"]
     if joint:
-        header += [*(f"by {score}" for score in JOINT), "single", f"gain of {JOINT[0]}"]
+        header += [*JOINT, "single", "gain [95 %]"]
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
         mine = [run.report for run in runs if run.method is method]
@@ -239,17 +240,19 @@ def _draw(runs: Sequence[Run], output: Path) -> list[Path]:
     from gramian.plots import recall_matrix, tsne
 
     methods = list(dict.fromkeys(run.method for run in runs))
-    matrices, clouds = (Figure(figsize=(4 * len(methods), 4.2), layout="constrained") for _ in range(2))
+    matrices, clouds = (Figure(figsize=(3.2 * len(methods), 3.8), layout="constrained") for _ in range(2))
+    top = max(float(np.nanmax(run.report.matrix(1))) for run in runs)
     for i, method in enumerate(methods, 1):
         mine = [run for run in runs if run.method is method]
         mean = np.mean([run.report.matrix(1) for run in mine], axis=0)
-        recall_matrix(mean, list(mine[0].report.present), matrices.add_subplot(1, len(methods), i, title=method.name))
+        ax = matrices.add_subplot(1, len(methods), i, title=method.name)
+        recall_matrix(mean, list(mine[0].report.present), ax, top=top)
         tsne(mine[0].test, clouds.add_subplot(1, len(methods), i, title=method.name))
     matrices.suptitle(f"R@1 in %, mean of {len({run.seed for run in runs})} seeds")
     clouds.suptitle("Test items in the shared space, seed 0")
     written = []
     for name, figure in (("recall.png", matrices), ("tsne.png", clouds)):
-        partial = output / f"{name}.partial"
-        figure.savefig(partial, dpi=110, format="png")
-        written.append(partial.replace(output / name))
+        with whole(output / name) as partial:
+            figure.savefig(partial, dpi=110, format="png")
+        written.append(output / name)
     return written

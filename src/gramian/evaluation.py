@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, some
+from gramian.files import write_text
 from gramian.metrics import mean_reciprocal_rank, median_rank, ranks
 from gramian.scores import SCORES, ScoreName, cosine
-from gramian.sheets import Sheet, write_whole
+from gramian.sheets import Sheet
 from gramian.stats import Interval, bootstrap_mean
 
 __all__ = ["Direction", "Gain", "Report", "evaluate", "hits", "single_directions", "subset_directions"]
@@ -197,8 +198,8 @@ class Report:
         """Write `report.json` and `report.md` into `folder`; return their paths."""
         folder = Path(folder)
         return [
-            write_whole(folder / "report.json", json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"),
-            write_whole(folder / "report.md", self.markdown()),
+            write_text(folder / "report.json", json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"),
+            write_text(folder / "report.md", self.markdown()),
         ]
 
     def _row(self, direction: Direction) -> dict[str, object]:

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["recall_matrix", "tsne"]
 
 
-def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes | None = None) -> Axes:
+def recall_matrix(
+    values: NDArray[np.float64], names: Sequence[str], ax: Axes | None = None, *, top: float | None = None
+) -> Axes:
     """Recall of every direction as a matrix: queries in rows, targets in columns.
 
     Args:
         values: (m, m) shares in [0, 1]; NaN where a direction was not measured, as on the diagonal.
         names: the m modalities.
         ax: where to draw; a new figure by default.
+        top: the share at the bright end of the colours; the largest of `values` by default.
 
     Returns:
         The Axes.
@@ -32,7 +35,8 @@ def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes | 
     if values.shape != (len(names), len(names)):
         raise InputError(f"`values` must have shape ({len(names)}, {len(names)}); got {values.shape}.")
     ax = _axes(ax)
-    top = max(float(np.nanmax(values, initial=0.0)), 1e-9) if np.isfinite(values).any() else 1.0
+    top = float(np.nanmax(values, initial=0.0)) if top is None else top
+    top = max(top, 1e-9)  # all zero is drawn dark, too
     ax.imshow(np.ma.masked_invalid(values), vmin=0, vmax=top, cmap="viridis")
     for i, j in np.argwhere(np.isfinite(values)):
         dark = values[i, j] < 0.6 * top

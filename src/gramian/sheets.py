@@ -1,14 +1,13 @@
-"""`Sheet`: a small table of text, for the terminal and for Markdown; and files that are whole or not there."""
+"""`Sheet`: a small table of text, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
-__all__ = ["Sheet", "write_whole"]
+__all__ = ["Sheet"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Sheet:
             caption_justify="left",
             box=SIMPLE_HEAD,
             pad_edge=False,
+            show_edge=False,
         )
         for i, name in enumerate(self.header):
             table.add_column(name, justify="right" if i else "left", overflow="fold")
@@ -58,12 +58,3 @@ class Sheet:
 
 def _line(cells: tuple[str, ...]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def write_whole(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` so that the file is never half there; folders are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gramian.data.tables import Table
 from gramian.errors import InputError, some
 from gramian.evaluation import single_directions
+from gramian.files import write_text
 from gramian.losses.base import Loss, Temperature
 from gramian.metrics import mean_reciprocal_rank, recall_at_k
 from gramian.model.aligner import Aligner
@@ -251,9 +252,7 @@ class _Folder:
 
     def log(self, history: History) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in history.records)
-        partial = self.path / "metrics.jsonl.partial"
-        partial.write_text(lines)
-        partial.replace(self.path / "metrics.jsonl")
+        write_text(self.path / "metrics.jsonl", lines)
 
     def checkpoint(self, epoch: int, best: dict[str, Tensor]) -> None:
         older = self.checkpoints()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle, row_index
 from gramian.errors import InputError, check_choice, some
+from gramian.files import whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -215,17 +216,15 @@ class Table:
         """
         path = Path(path)
         check_choice("path", path.suffix, (".safetensors", ".parquet"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        if path.suffix == ".parquet":
-            with _quiet():
-                _dataset(self).to_parquet(partial)
-        else:
+        with whole(path) as partial:
+            if path.suffix == ".parquet":
+                with _quiet():
+                    _dataset(self).to_parquet(partial)
+                return
             tensors = {f"values.{name}": column[self.present[name]].contiguous() for name, column in self.columns.items()}
             tensors |= {f"present.{name}": mask.contiguous() for name, mask in self.present.items()}
             header = {"columns": self.modalities, "ids": self.ids, "split": self.split, "metadata": self.metadata}
             save_file(tensors, partial, {_FORMAT: json.dumps(header, ensure_ascii=False)})  # one entry: the order is ours
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Table:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gramian.bundle import Bundle, all_none
 from gramian.data.tables import Table
 from gramian.errors import InputError, some
+from gramian.files import whole, write_text
 from gramian.model.heads import HeadName, build_head
 from gramian.model.towers import Features
 
@@ -160,10 +161,9 @@ class Aligner(
             "modalities": {name: asdict(given) for name, given in self.modalities.items()},
         }
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        partial = save_directory / (_WEIGHTS + ".partial")
-        save_file(weights, partial, {"format": "pt"})
-        partial.replace(save_directory / _WEIGHTS)
-        (save_directory / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        with whole(save_directory / _WEIGHTS) as partial:
+            save_file(weights, partial, {"format": "pt"})
+        write_text(save_directory / _CONFIG, json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # options that nobody reads are refused, not passed on
