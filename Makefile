@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test floors check format clean
 
 help:
 	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
 	@echo "make test    run the tests, doctests and README snippets"
+	@echo "make floors  the tests with the oldest releases that the package metadata admits"
 	@echo "make check   formatting, lint and types"
 	@echo "make format  write the formatting"
 	@echo "make setup   create $(VENV) (the other targets do it themselves)"
@@ -27,6 +28,14 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# Old releases warn of things that newer ones have mended, so warnings are no errors here.
+floors:
+	$(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-floors.txt torch
+	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-floors.txt \
+		--editable '.[train,plots]' pytest hypothesis scipy pillow pyyaml
+	.venv-floors/bin/python -m pytest -W default
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -37,4 +46,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-floors runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
