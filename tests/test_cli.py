@@ -1,4 +1,6 @@
+import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from gramian.cli import COMMANDS, main
 from gramian.data import load
 from gramian.demo import METHODS, demo
 from gramian.errors import InputError
+from gramian.losses import LOSSES
 from gramian.model import Aligner
 from gramian.training import Recipe
 from synthetic import world
@@ -113,6 +116,40 @@ def test_yaml_and_overrides_behind_it(data, tmp_path):
     assert "loss/alignment" in records[0]
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_named_on_the_command_line_has_its_own_defaults(data, tmp_path, name, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--data", data, "--output", str(tmp_path), "--loss", name, "--print_config"])
+    options = yaml.safe_load(capsys.readouterr().out)["loss"]["init_args"]
+    assert options == {key: value.default for key, value in inspect.signature(LOSSES[name]).parameters.items()}
+
+
+def test_evaluating_what_was_trained_on_is_pointed_out(data, model, caplog):
+    assert main(["evaluate", "--data", data, "--model", model]) == 0
+    assert not caplog.messages
+    assert main(["evaluate", "--data", data, "--model", model, "--split", "train"]) == 0
+    assert caplog.messages == ["80 of the 80 evaluated items were trained on: the figures flatter the model."]
+
+
+def test_asked_for_columns_are_not_dropped_silently(data, tmp_path, capsys):
+    run = tmp_path / "two"
+    assert main(["train", "--data", data, "--columns", "text,image", "--output", str(run), *FAST]) == 0
+    capsys.readouterr()
+    error = _fails(capsys, "evaluate", "--data", data, "--model", run / "aligner", "--columns", "text,audio")
+    assert "`columns` must be one of text, image; got 'audio'" in error
+
+
+def test_a_modality_that_no_embedded_item_has_is_left_out_of_what_is_read_back(model, tmp_path, capsys):
+    table = world(items=24)
+    nobody = torch.zeros(24, dtype=torch.bool)
+    type(table)(table.columns, table.present | {"audio": nobody}, table.ids).save(tmp_path / "w[1].safetensors")
+    for ending in ("parquet", "safetensors"):
+        out = str(tmp_path / f"v[1].{ending}")
+        assert main(["embed", "--data", str(tmp_path / "w[1].safetensors"), "--model", model, "--output", out]) == 0
+        assert main(["evaluate", "--data", out]) == 0
+    assert "text → image" in capsys.readouterr().out
+
+
 def test_columns_and_scores_are_written_with_commas(data, tmp_path, capsys):
     assert main(["train", "--data", data, "--columns", "image,audio", "--output", str(tmp_path / "run"), *FAST]) == 0
     assert Aligner.from_pretrained(tmp_path / "run" / "aligner").modalities.keys() == {"image", "audio"}
@@ -171,10 +208,20 @@ def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, cap
         (["evaluate", "--data", "{data}"], "must share one width d; got text 12, image 16, audio 10"),
         (["evaluate", "--data", "{data}", "--model", "nowhere"], "is no folder here"),
         (["evaluate", "--data", "{data}", "--scores", "span,conus"], "must be one of .*'cone'.* got 'conus'"),
-        (["embed", "--data", "{data}", "--model", "nowhere", "--output", "{out}/x.npz"], "is no folder here"),
+        (["embed", "--data", "{data}", "--model", "nowhere", "--output", "{out}/x.parquet"], "is no folder here"),
         (["evaluate", "--data", "{data}.csv"], "'.*csv' is empty: 0 bytes"),
         (["train", "--data", "{data}.jsonl", "--output", "{out}"], "column `text` holds NaN or infinite values in 1 of 2"),
         (["train", "--data", "{data}.json", "--output", "{out}"], "column `text` must hold lists of one width; got 1 .*, 2"),
+        (["train", "--data", "{data}", "--output", "{data}"], "`output` must be a folder; '.*' is a file"),
+        (
+            ["evaluate", "--data", "{data}", "--model", "x", "--output", "{data}/deeper"],
+            "`output` must be a folder; '.*' is a file",
+        ),
+        (
+            ["train", "--data", "{data}", "--output", "{out}", "--loss", "PMRL", "--loss.temperature", "1"],
+            "'loss.instance_temperature'",
+        ),
+        (["train", "--columns", "--output", "{out}"], "--columns"),
         (["tarin"], "invalid choice: 'tarin'"),
         (["demo", "--seeds", "0"], "`seeds` must be at least 1"),
     ],
@@ -183,8 +230,6 @@ def test_bad_input_is_one_line_exit_code_2_and_no_output(data, tmp_path, capsys,
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     out = tmp_path / "out"
     error = _fails(capsys, *(word.format(data=data, out=out) for word in words))
-    import re
-
     assert re.search(message, error), error
     assert not out.exists() or not any(path.is_file() for path in out.rglob("*"))
 
@@ -210,21 +255,23 @@ def test_damaged_models_and_checkpoints_are_one_line(data, model, tmp_path, caps
 
 
 def test_embedding_into_an_unknown_format_writes_nothing(data, model, tmp_path, capsys):
-    assert "`path` must be one of" in _fails(capsys, "embed", "--data", data, "--model", model, "--output", tmp_path / "x.npz")
+    assert "`output` must be one of .safetensors, .parquet" in _fails(
+        capsys, "embed", "--data", data, "--model", model, "--output", tmp_path / "x.npz"
+    )
     assert not (tmp_path / "x.npz").exists()
 
 
-def test_a_failing_write_leaves_nothing_half_done(data, model, tmp_path, monkeypatch):
+def test_a_failing_write_leaves_nothing_half_done(data, model, tmp_path, monkeypatch, capsys):
     import gramian.data.tables as tables
 
     def broken(_tensors, path, _metadata=None):
         path.write_bytes(b"half")
-        raise OSError("disk full")
+        raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(tables, "save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
-        main(["embed", "--data", data, "--model", model, "--output", str(tmp_path / "x.safetensors")])
-    assert not (tmp_path / "x.safetensors").exists()
+    error = _fails(capsys, "embed", "--data", data, "--model", model, "--output", tmp_path / "x.safetensors")
+    assert "No space left on device" in error
+    assert not list(tmp_path.glob("x.safetensors*"))
 
 
 def test_the_installed_command_runs():
@@ -250,6 +297,16 @@ def test_demo_compares_every_method_and_resumes(data, tmp_path):
         means = [run["mean_recall"]["1"]["value"] for run in method["runs"]]
         assert len(means) == 2
         assert method["mean_recall"]["1"]["value"] == pytest.approx(sum(means) / 2, abs=1e-9)
+        row = re.search(rf"^\| {method['name']} \|.*", written[0].read_text(), flags=re.M)[0].split(" | ")
+        joint = [
+            {r["score"]: r for r in run["directions"] if r["query"] == ["text"] and r["target"] == ["image", "audio"]}
+            for run in method["runs"]
+        ]
+        assert float(row[3]) == pytest.approx(50 * sum(run["span"]["recall"]["1"]["value"] for run in joint), abs=0.06)
+        assert float(row[4]) == pytest.approx(50 * sum(run["volume"]["recall"]["1"]["value"] for run in joint), abs=0.06)
+        assert float(row[5].strip(" |")) == pytest.approx(
+            50 * sum(r["span"]["best_single_recall_at_1"] for r in joint), abs=0.06
+        )
     page = written[0].read_text()
     for method in METHODS:
         assert f"| {method.name} |" in page

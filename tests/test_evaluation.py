@@ -39,7 +39,7 @@ def test_single_directions_against_loops():
             expected.append(_rank(values.values(), values[i]))
         direction = found[(a,), (b,)]
         assert direction.items.tolist() == asked
-        assert direction.ranks.tolist() == expected
+        assert direction.ranks.mean.tolist() == expected
         assert (direction.gallery, direction.left_out) == (len(gallery), 40 - len(asked))
 
 
@@ -54,7 +54,7 @@ def test_subset_directions_against_loops(score):
         subset, (anchor,) = (joint.query, joint.target) if to_anchor else (joint.target, joint.query)
         asked = [i for i in range(24) if bundle.has(anchor)[i] and bundle.has(*subset)[i]]
         gallery = [j for j in range(24) if (bundle.has(anchor) if to_anchor else bundle.has(*subset))[j]]
-        for i, rank in zip(asked, joint.ranks, strict=True):
+        for i, rank in zip(asked, joint.ranks.mean, strict=True):
             values = {}
             for j in gallery:
                 vector, item = (j, i) if to_anchor else (i, j)
@@ -96,7 +96,7 @@ def test_missing_modalities_are_counted_and_do_not_help():
     report = evaluate(bundle, scores=["span"])
     assert report.present == {"text": 6, "image": 6, "audio": 3}
     audio = next(d for d in report.singles if d.query == ("audio",) and d.target == ("text",))
-    assert (len(audio.ranks), audio.gallery, audio.left_out) == (3, 6, 3)
+    assert (len(audio.items), audio.gallery, audio.left_out) == (3, 6, 3)
     gain = next(gain for gain in report.gains if gain.joint.query == ("text",) and gain.joint.target == ("image", "audio"))
     assert gain.joint.incomplete == 3
     assert gain.joint.recall(1).value == 1
@@ -108,7 +108,7 @@ def test_hits_mark_who_was_not_asked():
     table = hits(directions, len(bundle), 5)
     for row, direction in zip(table, directions, strict=True):
         assert np.isnan(row).sum() == direction.left_out
-        assert np.nanmean(row) == pytest.approx((direction.ranks <= 5).mean())
+        assert np.nanmean(row) == pytest.approx(direction.recall(5).value)
 
 
 def test_report_says_the_same_in_json_markdown_and_matrix(tmp_path):
@@ -123,7 +123,7 @@ def test_report_says_the_same_in_json_markdown_and_matrix(tmp_path):
     page = paths[1].read_text()
     assert "- data: synthetic" in page
     first = report.singles[0]
-    assert f"| {first.name} | {len(first.ranks)} | {first.gallery} | {first.recall(1).percent()} |" in page
+    assert f"| {first.name} | {len(first.items)} | {first.gallery} | {first.recall(1).percent()} |" in page
     assert report.matrix(1)[0, 1] == pytest.approx(first.recall(1).value)
     assert np.isnan(np.diag(report.matrix(1))).all()
     assert data["mean_recall"]["1"]["value"] == pytest.approx(np.nanmean(report.matrix(1)))

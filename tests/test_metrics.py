@@ -3,31 +3,49 @@ import pytest
 import torch
 
 from gramian.errors import InputError
-from gramian.metrics import mean_reciprocal_rank, median_rank, ranks, recall_at_k
-from gramian.stats import bootstrap_mean
+from gramian.metrics import Ranks, hits_at_k, mean_reciprocal_rank, median_rank, ranks, recall_at_k
+from gramian.stats import bootstrap_mean, student_quantile
 
 
 def test_ranks_agree_with_sorting(generator):
     scores = torch.randn(20, 30, generator=generator)
     target = torch.randint(0, 30, (20,), generator=generator)
     expected = [1 + sorted(row.tolist(), reverse=True).index(row[t].item()) for row, t in zip(scores, target, strict=True)]
-    assert ranks(scores, target).tolist() == expected
+    assert ranks(scores, target).mean.tolist() == expected
+    one_hot = torch.nn.functional.one_hot(target, 30).bool()
+    assert ranks(scores, one_hot).mean.tolist() == expected
 
 
 def test_constant_scores_give_chance_and_not_success():
     found = ranks(torch.zeros(4, 9), torch.arange(4))
-    assert found.tolist() == [5.0] * 4
-    assert recall_at_k(found, 1) == 0
+    assert found.mean.tolist() == [5.0] * 4
+    for k in (1, 5, 9, 20):
+        assert recall_at_k(found, k) == pytest.approx(min(k / 9, 1))
+    assert mean_reciprocal_rank(found) == pytest.approx(np.mean(1 / np.arange(1, 10)))
+
+
+def test_ties_are_broken_at_random_in_expectation():
+    """Against shuffling the candidates and sorting stably."""
+    generator = np.random.default_rng(0)
+    scores, target = np.array([0.3, 0.7, 0.3, 0.1, 0.3, 0.9]), 2
+    places = []
+    for _ in range(20_000):
+        order = generator.permutation(6)
+        places.append(1 + list(order[np.argsort(-scores[order], kind="stable")]).index(target))
+    found = ranks(torch.tensor(scores)[None], torch.tensor([target]))
+    for k in (1, 2, 3, 4, 5, 6):
+        assert hits_at_k(found, k)[0] == pytest.approx(np.mean(np.array(places) <= k), abs=0.015)
+    assert mean_reciprocal_rank(found) == pytest.approx(np.mean(1 / np.array(places)), abs=0.01)
 
 
 def test_unfindable_items_rank_behind_all_findable_ones():
     scores = torch.tensor([[-torch.inf, 0.1, -torch.inf, 0.2]])
-    assert ranks(scores, torch.tensor([0])).tolist() == [3.5]
+    assert ranks(scores, torch.tensor([0])).mean.tolist() == [3.5]
 
 
 def test_several_matches_count_by_the_best_and_do_not_push_each_other_down():
     scores = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
-    assert ranks(scores, torch.tensor([[False, True, True, False]])).tolist() == [2.0]
+    assert ranks(scores, torch.tensor([[False, True, True, False]])).mean.tolist() == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -47,12 +65,14 @@ def test_ranks_refuse(scores, relevant, message):
 
 
 def test_summaries_by_hand():
-    found = np.array([1.0, 2.0, 10.0, 1.5])
-    assert recall_at_k(found, 1) == 0.25
+    found = Ranks(np.array([0, 1, 9, 0]), np.array([0, 0, 0, 1]))
+    assert recall_at_k(found, 1) == (1 + 0 + 0 + 0.5) / 4
     assert recall_at_k(found, 2) == 0.75
     assert median_rank(found) == 1.75
-    assert mean_reciprocal_rank(found) == pytest.approx((1 + 1 / 2 + 1 / 10 + 1 / 1.5) / 4)
-    assert np.isnan(recall_at_k(np.array([]), 1))
+    assert mean_reciprocal_rank(found) == pytest.approx((1 + 1 / 2 + 1 / 10 + (1 + 1 / 2) / 2) / 4)
+    none = Ranks(np.array([], dtype=int), np.array([], dtype=int))
+    assert np.isnan(recall_at_k(none, 1))
+    assert np.isnan(mean_reciprocal_rank(none))
     with pytest.raises(InputError, match="`k` must be at least 1"):
         recall_at_k(found, 0)
 
@@ -67,19 +87,43 @@ def test_interval_of_a_share_matches_the_binomial():
 
 
 def test_grouping_alike_items_changes_nothing():
-    """Against a plain bootstrap by indices, for several runs and strata with missing entries."""
+    """Against a plain bootstrap by indices, for several strata with missing entries."""
     generator = np.random.default_rng(1)
-    values = (generator.random((2, 3, 40)) < 0.4).astype(float)
-    values[:, 1, :10] = np.nan
+    values = (generator.random((3, 40)) < 0.4).astype(float)
+    values[1, :10] = np.nan
     drawn = []
     for _ in range(4000):
-        items, runs = generator.integers(0, 40, 40), generator.integers(0, 2, 2)
-        part = values[runs][:, :, items]
-        drawn.append(np.mean([np.nanmean(part[:, stratum]) for stratum in range(3)]))
+        part = values[:, generator.integers(0, 40, 40)]
+        drawn.append(np.mean([np.nanmean(part[stratum]) for stratum in range(3)]))
     interval = bootstrap_mean(values, resamples=20_000)
-    assert interval.value == pytest.approx(np.mean([np.nanmean(values[:, s]) for s in range(3)]))
+    assert interval.value == pytest.approx(np.mean([np.nanmean(values[s]) for s in range(3)]))
     assert interval.low == pytest.approx(np.quantile(drawn, 0.025), abs=0.012)
     assert interval.high == pytest.approx(np.quantile(drawn, 0.975), abs=0.012)
+
+
+@pytest.mark.parametrize(("spread", "items"), [(0.05, 2000), (0.02, 100), (0.0, 100)])
+def test_intervals_of_three_runs_cover_the_truth(spread, items):
+    """Where the runs differ most, where the items do, and both: 95 % within what 300 draws can tell (and no more than wide)."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        chance = 0.3 + spread * generator.standard_normal((3, 1, 1))
+        values = (generator.random((3, 2, items)) < chance).astype(float)
+        interval = bootstrap_mean(values, resamples=300, seed=trial)
+        covered += interval.low <= 0.3 <= interval.high
+    assert covered / 300 >= 0.92
+
+
+@pytest.mark.parametrize(
+    ("p", "degrees", "expected"), [(0.975, 1, 12.7062), (0.975, 2, 4.30265), (0.95, 4, 2.13185), (0.5, 3, 0)]
+)
+def test_student_quantiles_are_those_of_the_tables(p, degrees, expected):
+    assert student_quantile(p, degrees) == pytest.approx(expected, rel=1e-4)
+
+
+def test_student_quantile_refuses():
+    with pytest.raises(InputError, match=r"`p` must lie in \[0.5, 1\)"):
+        student_quantile(1.0, 2)
 
 
 def test_bootstrap_is_reproducible_and_covers_the_estimate():

@@ -1,6 +1,11 @@
 import json
 import logging
+import random
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,7 +87,6 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, loss, ep
     """With dropout, momentum, schedule, learned temperature and the best weights so far, to the last bit."""
     whole, expected = _train(loss(), head="mlp")
 
-    validate = training._validate
     log = training._Folder.log
 
     def killed(self, history):
@@ -94,7 +98,6 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, loss, ep
         patch.setattr(training._Folder, "log", killed)
         with pytest.raises(Killed):
             _train(loss(), head="mlp", output=tmp_path)
-    assert training._validate is validate
     resumed, history = _train(loss(), head="mlp", output=tmp_path, resume=True)
     assert _same(whole, resumed)
     assert history.records == expected.records
@@ -130,15 +133,59 @@ def test_without_validation_the_last_epoch_remains():
     assert history.best_epoch == 6
 
 
-def test_small_tables_are_one_batch_and_mixed_precision_runs():
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
+def test_small_tables_are_one_batch():
     table = world(items=24)
-    aligner = Aligner.for_table(table, dim=8)
-    history = fit(aligner, Gram(), table, recipe=Recipe(epochs=2, precision="bf16"), progress=False, cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    assert all(torch.isfinite(torch.tensor(record["loss"])) for record in history.records)
+    history = fit(Aligner.for_table(table, dim=8), Gram(), table, recipe=Recipe(epochs=2), progress=False, cpu=True)
+    assert [record["skipped"] for record in history.records] == [0, 0]
+
+
+def test_mixed_precision_runs_and_does_not_mix_with_another_in_one_process():
+    """In a process of its own: accelerate keeps one precision a process."""
+    script = """
+from synthetic import world
+from gramian.errors import InputError
+from gramian.losses import Gram
+from gramian.model import Aligner
+from gramian.training import Recipe, fit
+table = world(items=24)
+aligner = Aligner.for_table(table, dim=8)
+history = fit(aligner, Gram(), table, recipe=Recipe(epochs=2, precision="bf16"), progress=False, cpu=True)
+print(all(0 < record["loss"] < 9 for record in history.records))
+try:
+    fit(aligner, Gram(), table, recipe=Recipe(epochs=2), progress=False, cpu=True)
+except InputError as error:
+    print(str(error)[:35])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
+    assert done.stdout.splitlines() == ["True", "`precision` 'no' cannot be used: Ac"]
+
+
+def test_batches_with_nothing_to_contrast_are_skipped_and_counted():
+    table = world(items=160)
+    rare = torch.zeros(160, dtype=torch.bool)
+    rare[:24] = True
+    table = type(table)(table.columns, table.present | {"audio": rare}, table.ids)
+    recipe = Recipe(epochs=3, batch_size=8)
+    history = fit(Aligner.for_table(table, dim=8), Gram(anchor="audio"), table, recipe=recipe, progress=False, cpu=True)
+    assert all(0 < record["skipped"] < 20 for record in history.records)
+    two = type(table)(table.columns, table.present | {"audio": torch.arange(160) == 0}, table.ids)
+    with pytest.raises(InputError, match=r"no batch of epoch 1 held two items to contrast by Gram.*Raise `batch_size`"):
+        fit(Aligner.for_table(two, dim=8), Gram(anchor="audio"), two, recipe=recipe, progress=False, cpu=True)
+
+
+def test_resuming_leaves_other_generators_alone(tmp_path):
+    _train(output=tmp_path)
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    expected = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    _train(output=tmp_path, resume=True)
+    assert expected == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+
+
+def test_resuming_on_other_data_is_refused(tmp_path):
+    _train(output=tmp_path)
+    with pytest.raises(InputError, match="made with other settings, data"):
+        _train(output=tmp_path, missing=0.3, resume=True)
 
 
 @pytest.mark.parametrize(("loss", "warnings"), [(Gram(), 1), (PMRL(), 1), (Pairwise(), 0), (PMRL(signed=True), 0)])
@@ -185,7 +232,7 @@ def test_tables_that_do_not_fit_are_refused():
         "text": torch.ones(160, dtype=torch.bool)
     }
     single = type(table)(table.columns, alone, table.ids)
-    with pytest.raises(InputError, match="`validation` must hold at least two items with two modalities each; 0 of 160 have"):
+    with pytest.raises(InputError, match="`validation` must hold at least two items that share two modalities; 0 of 160 do"):
         fit(aligner, Pairwise(), table, single, progress=False)
 
 

@@ -124,7 +124,7 @@ class Bundle:
         for name in names:
             value, mask = read.get(name, absent)
             if present is not None and name in present:
-                mask = mask & _mask(name, present[name], n).to(mask.device)
+                mask = mask & read_mask(name, present[name], n).to(mask.device)
             rows.append(value.to(dtype).masked_fill(~mask[:, None], 0))
             masks.append(mask)
         raw, mask = torch.stack(rows, 1), torch.stack(masks, 1)
@@ -288,7 +288,8 @@ def _column(name: str, column: Vectors) -> tuple[Tensor, Tensor]:
     return value, torch.tensor([row is not None for row in rows], device=value.device)
 
 
-def _mask(name: str, mask: Tensor | np.ndarray | Sequence[bool], n: int) -> Tensor:
+def read_mask(name: str, mask: Tensor | np.ndarray | Sequence[bool], n: int) -> Tensor:
+    """`mask` as an (n,) bool tensor; an error that names it otherwise."""
     read = torch.as_tensor(mask)
     if read.dtype != torch.bool or read.shape != (n,):
         raise InputError(f"`present[{name!r}]` must be bool of shape ({n},); got {read.dtype} of shape {tuple(read.shape)}.")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.data import Table, load
-from gramian.errors import InputError
+from gramian.errors import InputError, need
 from gramian.evaluation import Report, evaluate, hits
 from gramian.files import whole, write_text
 from gramian.losses import PMRL, Gram, Loss, Pairwise
+from gramian.metrics import recall_at_k
 from gramian.model import Aligner
 from gramian.scores import ScoreName
 from gramian.sheets import Sheet
@@ -99,10 +103,19 @@ def demo(
             f"`anchor` must be one of the columns {', '.join(columns)}, of which there must be two; got {anchor!r}."
         )
     console = console or Console()
+    need("accelerate", "matplotlib", "sklearn")
     output, recipe = Path(output), recipe or Recipe()
     table = load(data, columns=list(columns))
     train, validation, test = (table.part(split).has_any() for split in ("train", "validation", "test"))
-    settings = {"version": __version__, "data": data, "columns": list(columns), "dim": dim, "recipe": asdict(recipe)}
+    settings = {
+        "gramian": __version__,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "data": data,
+        "columns": list(columns),
+        "dim": dim,
+        "recipe": asdict(recipe),
+    }
     runs: list[Run] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -124,7 +137,7 @@ def demo(
     sheet = compare(runs, anchor)
     console.print(sheet.rich())
     written = [
-        write_text(output / "report.md", _page(sheet, settings, train, validation, test, runs)),
+        write_text(output / "report.md", _page(sheet, settings, train, validation, test, runs, anchor)),
         write_text(output / "report.json", json.dumps(_plain(runs, settings, anchor), indent=2, ensure_ascii=False) + "\n"),
         *_draw(runs, output),
     ]
@@ -134,35 +147,58 @@ def demo(
 
 
 def compare(runs: Sequence[Run], anchor: str) -> Sheet:
-    """One row a method: mean recall over the single-modality directions, and the joint direction anchor → all others."""
-    first = runs[0].report
+    """One row a method: mean recall over the single-modality directions, the difference to the first method, joint scores."""
+    first, methods = runs[0].report, _by_method(runs)
+    reference = _found(next(iter(methods.values())))
     others = tuple(name for name in first.present if name != anchor)
     joint = len(others) > 1
-    header = ["objective", "R@1 [95 %]"]
-    if joint:
-        header += [*JOINT, "single", "gain [95 %]"]
+    header = ["objective", "R@1 [95 %]", f"Δ {next(iter(methods)).slug} [95 %]", *((*JOINT, "single") if joint else ())]
     rows = []
-    for method in dict.fromkeys(run.method for run in runs):
-        mine = [run.report for run in runs if run.method is method]
-        row = [method.name, _mean_recall(mine, 1).percent()]
+    for method, mine in methods.items():
+        found = _found(mine)
+        difference = "–" if method is runs[0].method else bootstrap_mean(found - reference).percent()
+        row = [method.name, bootstrap_mean(found).percent(), difference]
         if joint:
-            by_score, single, gain = _joint(mine, anchor, others)
-            row += [*(f"{100 * by_score[score]:.1f}" for score in JOINT), f"{100 * single:.1f}", gain.percent()]
+            by_score, single, _ = _joint(mine, anchor, others)
+            row += [*(f"{100 * by_score[score]:.1f}" for score in JOINT), f"{100 * single:.1f}"]
         rows.append(tuple(row))
-    seeds = len({run.seed for run in runs})
     gallery = max(direction.gallery for direction in first.singles)
     missing = ", ".join(f"{name} {first.items - count}" for name, count in first.present.items())
     note = (
-        f"Mean R@1 in % of {len(first.singles)} directions between two modalities, {seeds} seeds; test gallery {gallery} items "
-        f"(missing: {missing}). "
+        f"Mean R@1 in % of {len(first.singles)} directions between two modalities, {len({run.seed for run in runs})} seeds; "
+        f"test gallery {gallery} items (missing: {missing}); 95 % intervals over items and seeds, differences paired. "
     )
     if joint:
         note += (
-            f"Then R@1 of {anchor} → {'+'.join(others)} by joint score, by the best single modality, and the gain of "
-            f"{JOINT[0]} over it. "
+            f"Then R@1 of {anchor} → {'+'.join(others)} by joint score and by the best single modality, which is picked on "
+            "the test queries. "
         )
-    note += "95 % bootstrap intervals over items and seeds. No test item was used to train or to choose."
-    return Sheet("Alignment from new linear heads", tuple(header), tuple(rows), note)
+    return Sheet("Alignment from new heads", tuple(header), tuple(rows), note + "The test split chose nothing else.")
+
+
+def aggregation(runs: Sequence[Run], anchor: str) -> Sheet:
+    """What asking for all other modalities together gains over the best single one, by method."""
+    others = tuple(name for name in runs[0].report.present if name != anchor)
+    rows = []
+    for method, mine in _by_method(runs).items():
+        by_score, single, gain = _joint(mine, anchor, others)
+        rows.append((method.name, f"{100 * by_score[JOINT[0]]:.1f}", f"{100 * single:.1f}", gain.percent()))
+    title = f"{anchor} → {'+'.join(others)}: R@1 by {JOINT[0]} and by the best single modality"
+    return Sheet(
+        title, ("objective", JOINT[0], "single", "gain [95 %]"), tuple(rows), "Intervals over items and seeds, paired."
+    )
+
+
+def _by_method(runs: Sequence[Run]) -> dict[Method, list[Report]]:
+    found: dict[Method, list[Report]] = {}
+    for run in runs:
+        found.setdefault(run.method, []).append(run.report)
+    return found
+
+
+def _found(reports: Sequence[Report], k: int = 1) -> NDArray[np.float64]:
+    """Who was found among the best k, (seeds, directions, items)."""
+    return np.stack([hits(report.singles, report.items, k) for report in reports])
 
 
 def _train(loss: Loss, train: Table, validation: Table, test: Table, *, dim: int, recipe: Recipe, seed: int) -> Bundle:
@@ -180,10 +216,6 @@ def _finished(folder: Path, settings: dict[str, object]) -> Bundle | None:
     return None
 
 
-def _mean_recall(reports: Sequence[Report], k: int) -> Interval:
-    return bootstrap_mean(np.stack([hits(report.singles, report.items, k) for report in reports]))
-
-
 def _joint(reports: Sequence[Report], anchor: str, others: tuple[str, ...]) -> tuple[dict[ScoreName, float], float, Interval]:
     """Anchor → all others: R@1 by score, R@1 of the best single modality, and the gain of the first score over it."""
     gains = {
@@ -195,9 +227,11 @@ def _joint(reports: Sequence[Report], anchor: str, others: tuple[str, ...]) -> t
         ]
         for score in JOINT
     }
-    by_score = {score: float(np.mean([(gain.joint.ranks <= 1).mean() for _, gain in found])) for score, found in gains.items()}
+    by_score = {
+        score: float(np.mean([recall_at_k(gain.joint.ranks, 1) for _, gain in found])) for score, found in gains.items()
+    }
     first = gains[JOINT[0]]
-    single = float(np.mean([(gain.single.ranks <= 1).mean() for _, gain in first]))
+    single = float(np.mean([recall_at_k(gain.single.ranks, 1) for _, gain in first]))
     paired = [hits([gain.joint], report.items, 1) - hits([gain.single], report.items, 1) for report, gain in first]
     return by_score, single, bootstrap_mean(np.stack(paired))
 
@@ -210,19 +244,30 @@ def _plain(runs: Sequence[Run], settings: dict[str, object], anchor: str) -> dic
             {
                 "name": method.name,
                 "loss": repr(method.loss(anchor)),
-                "mean_recall": {str(k): _mean_recall([run.report for run in mine], k)._asdict() for k in (1, 5, 10)},
+                "mean_recall": {str(k): bootstrap_mean(_found([run.report for run in mine], k))._asdict() for k in (1, 5, 10)},
                 "runs": [{"seed": run.seed, **run.report.to_dict()} for run in mine],
             }
         )
     return {"settings": settings, "anchor": anchor, "methods": methods}
 
 
-def _page(sheet: Sheet, settings: dict[str, object], train: Table, validation: Table, test: Table, runs: Sequence[Run]) -> str:
+def _page(
+    sheet: Sheet,
+    settings: dict[str, object],
+    train: Table,
+    validation: Table,
+    test: Table,
+    runs: Sequence[Run],
+    anchor: str,
+) -> str:
+    rows = "".join(f"- {name}: {value}\n" for name, value in settings.items())
     splits = f"{len(train)} items to train, {len(validation)} to choose the epoch, {len(test)} to test"
     parts = [
         "# Comparison of objectives\n",
-        f"Data `{settings['data']}`: {splits}. Settings: `{json.dumps(settings)}`\n",
+        f"Written by `gramian demo`; {splits}.\n",
+        rows,
         sheet.markdown(),
+        *([aggregation(runs, anchor).markdown()] if len(runs[0].report.present) > 2 else []),
         "![Recall matrices](recall.png)\n\n![t-SNE of the test items](tsne.png)\n",
     ]
     for run in runs:
@@ -233,10 +278,8 @@ def _page(sheet: Sheet, settings: dict[str, object], train: Table, validation: T
 
 
 def _draw(runs: Sequence[Run], output: Path) -> list[Path]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("the pictures need matplotlib and scikit-learn: pip install 'gramian[plots]'.") from None
+    from matplotlib.figure import Figure
+
     from gramian.plots import recall_matrix, tsne
 
     methods = list(dict.fromkeys(run.method for run in runs))

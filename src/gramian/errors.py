@@ -7,9 +7,10 @@ Every message names the argument in backticks, what was expected, what came and 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
-__all__ = ["InputError", "check_choice", "some"]
+__all__ = ["InputError", "TooSmallError", "check_choice", "need", "some"]
 
 
 class InputError(ValueError):
@@ -32,6 +33,20 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise InputError(f"`{argument}` must be one of {', '.join(names)}; got {value!r}.{hint}")
+
+
+class TooSmallError(InputError):
+    """A batch holds nothing to contrast."""
+
+
+EXTRAS = {"accelerate": "train", "datasets": "train", "matplotlib": "plots", "sklearn": "plots"}
+
+
+def need(*packages: str) -> None:
+    """Raise an error that says what to install if one of `packages` is not there."""
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"this needs the package {name}: pip install 'gramian[{EXTRAS[name]}]'.")
 
 
 def some(values: Iterable[object], limit: int = 5) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, some
 from gramian.files import write_text
-from gramian.metrics import mean_reciprocal_rank, median_rank, ranks
+from gramian.metrics import Ranks, hits_at_k, mean_reciprocal_rank, median_rank, ranks, recall_at_k
 from gramian.scores import SCORES, ScoreName, cosine
 from gramian.sheets import Sheet
 from gramian.stats import Interval, bootstrap_mean
@@ -37,7 +37,7 @@ class Direction:
         target: modalities of the candidates, known together.
         score: name of the score.
         items: (q,) row numbers of the queries in the evaluated Bundle.
-        ranks: (q,) rank of the match, 1 the best; halves where scores tie.
+        ranks: of the q matches.
         gallery: number of candidates.
         incomplete: candidates or queries of the joint side with some of its modalities missing.
         left_out: items of the Bundle that cannot be asked: query or target missing.
@@ -47,7 +47,7 @@ class Direction:
     target: Names
     score: str
     items: NDArray[np.int64]
-    ranks: NDArray[np.float64]
+    ranks: Ranks
     gallery: int
     incomplete: int
     left_out: int
@@ -59,7 +59,7 @@ class Direction:
 
     def recall(self, k: int) -> Interval:
         """R@k with its 95 % bootstrap interval over the queries."""
-        return bootstrap_mean((self.ranks <= k).astype(np.float64))
+        return bootstrap_mean(hits_at_k(self.ranks, k))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Gain:
     @property
     def difference(self) -> Interval:
         """R@1 of the joint score minus that of the best single modality, paired by query."""
-        return bootstrap_mean((self.joint.ranks <= 1).astype(np.float64) - (self.single.ranks <= 1))
+        return bootstrap_mean(hits_at_k(self.joint.ranks, 1) - hits_at_k(self.single.ranks, 1))
 
     @property
     def best_single(self) -> str:
@@ -120,7 +120,7 @@ class Report:
         names = list(self.present)
         values = np.full((len(names), len(names)), np.nan)
         for direction in self.singles:
-            values[names.index(direction.query[0]), names.index(direction.target[0])] = (direction.ranks <= k).mean()
+            values[names.index(direction.query[0]), names.index(direction.target[0])] = recall_at_k(direction.ranks, k)
         return values
 
     def to_dict(self) -> dict[str, object]:
@@ -143,51 +143,59 @@ class Report:
             ],
         }
 
-    def sheets(self) -> list[Sheet]:
-        """The report as tables, for the terminal and for Markdown."""
-        k, *further = self.ks
-        singles = [
-            (
-                direction.name,
-                str(len(direction.ranks)),
-                str(direction.gallery),
-                direction.recall(k).percent(),
-                *(f"{100 * direction.recall(j).value:.1f}" for j in further),
-                f"{median_rank(direction.ranks):g}",
-            )
-            for direction in self.singles
-        ]
-        mean = ("mean", "", "", self.mean_recall(k).percent(), *(f"{100 * self.mean_recall(j).value:.1f}" for j in further), "")
+    def sheets(self, *, every_subset: bool = True) -> list[Sheet]:
+        """The report as tables, for the terminal and for Markdown.
+
+        Args:
+            every_subset: False shows only the joint directions between one modality and all the others.
+        """
+        sizes = [direction.gallery for direction in self.singles]
+        gallery = f"{min(sizes)}–{max(sizes)}" if min(sizes) < max(sizes) else str(sizes[0])
+        means = [self.mean_recall(k) for k in self.ks]
+        mean = ("mean", "", gallery, means[0].percent(), *(f"{100 * value.value:.1f}" for value in means[1:]), "")
+        header = ("queries", "gallery", f"R@{self.ks[0]} [95 %]", *(f"R@{k}" for k in self.ks[1:]), "MdR")
         missing = ", ".join(f"{name} {self.items - count}" for name, count in self.present.items())
         sheets = [
             Sheet(
                 "One modality → another, by cosine",
-                ("direction", "queries", "gallery", f"R@{k} [95 %]", *(f"R@{j}" for j in further), "median rank"),
-                (*singles, mean),
-                f"{self.items} items; missing: {missing}. Recall in %, with bootstrap intervals over the queries.",
+                ("direction", *header),
+                (*((direction.name, *self._cells(direction)) for direction in self.singles), mean),
+                f"{self.items} items; missing: {missing}. Recall in %, intervals over the queries; MdR is the median rank.",
             )
         ]
-        scores = list(dict.fromkeys(gain.joint.score for gain in self.gains))
-        joint: dict[str, dict[str, Gain]] = {}
-        for gain in self.gains:
-            joint.setdefault(gain.joint.name, {})[gain.joint.score] = gain
-        if joint:
+        size = len(self.present) if not every_subset else None
+        gains = [gain for gain in self.gains if size in (None, len(gain.joint.query) + len(gain.joint.target))]
+        if gains:
             rows = [
                 (
-                    name,
-                    str(len(by[scores[0]].joint.ranks)),
-                    f"{by[scores[0]].joint.gallery}",
-                    str(by[scores[0]].joint.incomplete),
-                    *(f"{100 * float((by[score].joint.ranks <= 1).mean()):.1f}" for score in scores),
-                    f"{100 * float((by[scores[0]].single.ranks <= 1).mean()):.1f} ({by[scores[0]].best_single})",
-                    by[scores[0]].difference.percent(),
+                    gain.joint.name,
+                    gain.joint.score,
+                    *self._cells(gain.joint),
+                    f"{gain.joint.incomplete}",
+                    gain.best_single,
+                    gain.difference.percent(),
                 )
-                for name, by in joint.items()
+                for gain in gains
             ]
-            header = ("direction", "queries", "gallery", "incomplete", *scores, "best single", f"gain of {scores[0]} [95 %]")
-            note = "R@1 in %; the gain is over the best single modality on the same queries and gallery, paired."
-            sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", header, tuple(rows), note))
+            note = (
+                "Incomplete items lack some modality of the subset. The gain is R@1 over the best single modality on the same "
+                "queries and gallery, paired."
+            )
+            if len(gains) < len(self.gains):
+                note += f" {len(self.gains) - len(gains)} directions with smaller subsets stand in the saved report."
+            joint_header = ("direction", "score", *header, "incomplete", "best single", "gain [95 %]")
+            sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", joint_header, tuple(rows), note))
         return sheets
+
+    def _cells(self, direction: Direction) -> tuple[str, ...]:
+        """Queries, gallery, R@k with the first one's interval, median rank."""
+        return (
+            str(len(direction.items)),
+            str(direction.gallery),
+            direction.recall(self.ks[0]).percent(),
+            *(f"{100 * recall_at_k(direction.ranks, k):.1f}" for k in self.ks[1:]),
+            f"{median_rank(direction.ranks):g}",
+        )
 
     def markdown(self) -> str:
         """The report as a Markdown page."""
@@ -207,7 +215,7 @@ class Report:
             "query": list(direction.query),
             "target": list(direction.target),
             "score": direction.score,
-            "queries": len(direction.ranks),
+            "queries": len(direction.items),
             "gallery": direction.gallery,
             "incomplete": direction.incomplete,
             "left_out": direction.left_out,
@@ -290,7 +298,7 @@ def _joint(bundle: Bundle, anchor: str, subset: Names, scores: Sequence[ScoreNam
     alone = [both_ways("cosine", items.select(name)) for name in subset]
     joint = [both_ways(score, items) for score in scores]
     for way in range(2):
-        best = max((directions[way] for directions in alone), key=lambda direction: (direction.ranks <= 1).mean())
+        best = max((directions[way] for directions in alone), key=lambda direction: recall_at_k(direction.ranks, 1))
         for directions in joint:
             yield Gain(directions[way], best)
 
@@ -316,8 +324,8 @@ def _direction(
 
 
 def hits(directions: Sequence[Direction], items: int, k: int) -> NDArray[np.float64]:
-    """Whether each item was found among the best k, (directions, items): 1, 0, or NaN where it was not asked."""
+    """Whether each item was found among the best k, (directions, items): see `hits_at_k`; NaN where it was not asked."""
     found = np.full((len(directions), items), np.nan)
     for row, direction in zip(found, directions, strict=True):
-        row[direction.items] = direction.ranks <= k
+        row[direction.items] = hits_at_k(direction.ranks, k)
     return found

@@ -11,6 +11,9 @@ is done in float32 or better. No (q, n, m, m) tensor is built and no determinant
 | `volume` (GRAM) | [−1, 0] | linearly dependent tuple | no | a factor: biases the ranking |
 | `span` | [−1, 1] | query in the span, on the centroid's side | yes (it jumps) | divided out |
 | `cone` | [−1, 1] | query is a non-negative combination | yes (continuous) | divided out |
+
+Items with different numbers of modalities: every further vector widens an item's span and its cone, so `span` and `cone` (and
+`volume`) can only rise with it and favour complete items; `centroid` and the mean `cosine` do not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals over items, and over seeds where there are several runs."""
+"""How sure a figure is: bootstrap intervals over items, widened by the spread of several runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gramian.errors import InputError
 
-__all__ = ["Interval", "bootstrap_mean"]
+__all__ = ["Interval", "bootstrap_mean", "student_quantile"]
 
 
 class Interval(NamedTuple):
@@ -29,15 +29,16 @@ class Interval(NamedTuple):
 
 
 def bootstrap_mean(values: NDArray[np.float64], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean over strata of the mean over items, with a percentile bootstrap interval.
+    """Mean over runs and strata of the mean over items, with an interval over items and runs.
 
     Items are drawn with replacement, the same draw in every run and stratum (one item's successes in different directions
-    depend on each other); where there are several runs, they are drawn with replacement as well.
+    depend on each other); the interval's ends are percentiles of the draws. Three or five runs are too few to be drawn from:
+    where there are several, Student's half-width of the mean of the runs, t·s/√runs, is added in quadrature.
 
     Args:
         values: (items,), (strata, items) or (runs, strata, items); NaN where an item does not take part. A stratum is
             something to average over with equal weight, such as a retrieval direction.
-        level: share of resamples inside the interval.
+        level: share of such intervals that hold the true value.
         resamples: number of draws.
         seed: of the draws.
 
@@ -62,20 +63,41 @@ def bootstrap_mean(values: NDArray[np.float64], *, level: float = 0.95, resample
     )
     sums, members = kinds.reshape(2, runs, strata, -1)
 
-    def estimate(run_weights: NDArray[np.int64], kind_weights: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(draws, runs) and (draws, kinds) weights → (draws,)."""
-        total, count = (np.einsum("br,rsk,bk->bs", run_weights, x, kind_weights, optimize=True) for x in (sums, members))
+    def estimates(weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(draws, kinds) weights → (draws, runs): a run's mean over strata; NaN where a draw holds nobody that takes part."""
+        total, count = (np.einsum("rsk,bk->brs", x, weights, optimize=True) for x in (sums, members))
         means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-        # A stratum of which a draw holds no item is left out of that draw.
-        mean: NDArray[np.float64] = means.sum(1) / np.maximum((count > 0).sum(1), 1)
-        whole: NDArray[np.float64] = mean[(count > 0).any(1)]
-        return whole
+        filled = (count > 0).sum(2)
+        mean: NDArray[np.float64] = np.divide(means.sum(2), filled, out=np.full(filled.shape, np.nan), where=filled > 0)
+        return mean
 
-    generator = np.random.default_rng(seed)
-    drawn = estimate(
-        generator.multinomial(runs, np.full(runs, 1 / runs), size=resamples),
-        generator.multinomial(items, counts / items, size=resamples),
-    )
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    value = estimate(np.ones((1, runs), dtype=np.int64), counts[None])[0]
-    return Interval(float(value), float(low), float(high))
+    draws = estimates(np.random.default_rng(seed).multinomial(items, counts / items, size=resamples))
+    drawn = draws[~np.isnan(draws).any(1)].mean(1)
+    by_run = estimates(counts[None])[0]
+    by_run = by_run[~np.isnan(by_run)]
+    value = float(by_run.mean())
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (value, value)
+    width = 0.0
+    if len(by_run) > 1:
+        width = student_quantile((1 + level) / 2, len(by_run) - 1) * float(by_run.std(ddof=1)) / len(by_run) ** 0.5
+    return Interval(value, value - float(np.hypot(value - low, width)), value + float(np.hypot(high - value, width)))
+
+
+def student_quantile(p: float, degrees: int) -> float:
+    """Quantile of Student's t distribution.
+
+    With t = √ν·tan φ the density is proportional to cos(φ)^(ν−1), which a fine grid integrates to six digits.
+
+    Args:
+        p: in [0.5, 1).
+        degrees: ν ≥ 1, degrees of freedom.
+
+    >>> round(student_quantile(0.975, 2), 3), round(student_quantile(0.975, 100), 3)
+    (4.303, 1.984)
+    """
+    if not 0.5 <= p < 1 or degrees < 1:
+        raise InputError(f"`p` must lie in [0.5, 1) and `degrees` be at least 1; got {p} and {degrees}.")
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angle) ** (degrees - 1)
+    share = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(degrees**0.5 * np.tan(np.interp(2 * p - 1, share / share[-1], angle)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,17 +14,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gramian.data.tables import Table
-from gramian.errors import InputError, some
+from gramian.errors import InputError, TooSmallError, need, some
 from gramian.evaluation import single_directions
 from gramian.files import write_text
 from gramian.losses.base import Loss, Temperature
-from gramian.metrics import mean_reciprocal_rank, recall_at_k
+from gramian.metrics import Ranks, mean_reciprocal_rank, recall_at_k
 from gramian.model.aligner import Aligner
 
 if TYPE_CHECKING:
@@ -40,13 +42,14 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training items.
-        batch_size: items a step; the whole table where it is smaller.
+        batch_size: items a step; the whole table where it is smaller. The incomplete last batch of an epoch is left out.
         learning_rate: peak of AdamW's rate, reached by a linear warm-up and left by a cosine to 0.
         weight_decay: on weight matrices alone; never on biases or temperatures.
         warmup: share of the steps spent warming up.
         max_gradient_norm: gradients are scaled down to this length.
         precision: "no" for float32, "bf16" or "fp16" for mixed precision.
-        seed: of the batches and of dropout. One seed gives one result on the CPU.
+        seed: of the batches and of dropout; one seed gives one result on the CPU. The heads' first weights have a seed of
+            their own, in `Aligner.for_table`.
         evaluate_every: epochs between two looks at the validation split.
         patience: stop after this many looks without a better one; None never stops early.
         checkpoint_every: epochs between checkpoints, where there is a folder to write to.
@@ -88,8 +91,9 @@ class History:
     """What happened in `fit`.
 
     Attributes:
-        records: one dict an epoch: "epoch", "loss", a "loss/…" for each part, "temperature" where there is one, and at each
-            look at the validation split "validation/mrr" and "validation/recall@1", means over the single-modality directions.
+        records: one dict an epoch: "epoch", "skipped" (batches that held nothing to contrast), "loss", a "loss/…" for each
+            part, "temperature" where there is one, and at each look at the validation split "validation/mrr" and
+            "validation/recall@1", means over all queries of the directions between two modalities.
         best_epoch: the epoch whose weights the Aligner ends with: the best validation MRR, or the last without validation.
         best: that validation MRR; None without validation.
         looks_since_best: looks at the validation split since.
@@ -124,8 +128,8 @@ def fit(
 ) -> History:
     """Train `aligner` (and the loss's own parameters) in place.
 
-    With a validation table the Aligner ends with the weights of the epoch whose mean reciprocal rank, averaged over the
-    single-modality directions, was best there; without one, with the last. With `output`, `metrics.jsonl` gets a line an
+    With a validation table the Aligner ends with the weights of the epoch whose mean reciprocal rank over the directions
+    between two modalities was best there; without one, with the last. With `output`, `metrics.jsonl` gets a line an
     epoch and `checkpoints/` the state: a run that was killed and resumed ends with the very weights of one that was not
     (on the CPU).
 
@@ -146,14 +150,13 @@ def fit(
     Raises:
         InputError: tables that do not fit the Aligner, a loss that is not finite, a checkpoint that cannot be read.
     """
-    from accelerate import Accelerator
-
+    need("accelerate")
     recipe = recipe or Recipe()
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
     if loss.sign_blind:
         _warn_sign_blind(repr(loss))
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
+    accelerator = _accelerator(recipe.precision, cpu)
     if accelerator.num_processes > 1:
         raise InputError("`fit` trains in one process; launch it without torchrun or accelerate launch.")
     aligner.to(accelerator.device)
@@ -167,7 +170,8 @@ def fit(
     objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
     accelerator.register_for_checkpointing(history)
-    run = asdict(recipe) | {"loss": repr(loss), "items": len(train), "modalities": list(aligner.modalities)}
+    tables = [train] if validation is None else [train, validation]
+    run = asdict(recipe) | {"loss": repr(loss), "modalities": list(aligner.modalities), "data": [t.digest() for t in tables]}
     folder = None if output is None else _Folder(Path(output), accelerator, run)
     best: dict[str, Tensor] = {}
 
@@ -179,8 +183,13 @@ def fit(
         while not _finished(history, recipe):
             epoch = len(history.records) + 1
             values: dict[str, list[Tensor]] = defaultdict(list)
+            skipped = 0
             for rows in _batches(len(train), batch_size, recipe.seed, epoch):
-                result = objective(train[rows])
+                try:
+                    result = objective(train[rows])
+                except TooSmallError:  # an unlucky draw, where few items have what the loss compares
+                    skipped += 1
+                    continue
                 optimizer.zero_grad()
                 accelerator.backward(result.total)
                 accelerator.clip_grad_norm_(objective.parameters(), recipe.max_gradient_norm)
@@ -189,7 +198,13 @@ def fit(
                 values["loss"].append(result.total.detach())
                 for name, part in result.parts.items():
                     values[f"loss/{name}"].append(part.detach())
-            record = {"epoch": epoch} | {name: torch.stack(part).mean().item() for name, part in values.items()}
+            if not values:
+                raise InputError(
+                    f"no batch of epoch {epoch} held two items to contrast by {loss!r}. Raise `batch_size` (now {batch_size})."
+                )
+            record = {"epoch": epoch, "skipped": skipped} | {
+                name: torch.stack(part).mean().item() for name, part in values.items()
+            }
             record |= {name: module().item() for name, module in loss.named_modules() if isinstance(module, Temperature)}
             if not math.isfinite(record["loss"]):
                 raise InputError(f"the loss is not finite in epoch {epoch} ({record['loss']}). Lower `learning_rate`.")
@@ -223,6 +238,18 @@ def _warn_sign_blind(loss: str) -> None:
         "unless the space is aligned already.",
         loss,
     )
+
+
+def _accelerator(precision: str, cpu: bool) -> Accelerator:
+    from accelerate import Accelerator
+
+    try:
+        return Accelerator(mixed_precision=precision, cpu=cpu)
+    except ValueError as error:  # accelerate keeps one precision a process
+        raise InputError(
+            f"`precision` {precision!r} cannot be used: {str(error).splitlines()[0]} Use the same `precision` as before in "
+            "this process, or a new process."
+        ) from None
 
 
 class _Objective(nn.Module):
@@ -280,7 +307,10 @@ class _Folder:
             changed = [f"{name} {made.get(name)} → {value}" for name, value in self.run.items() if made.get(name) != value]
             if changed:
                 raise InputError(f"it was made with other settings, {some(changed)}")
+            states = random.getstate(), np.random.get_state()  # noqa: NPY002
             self.accelerator.load_state(str(newest))
+            random.setstate(states[0])  # the checkpoint's are not ours to put in their place
+            np.random.set_state(states[1])  # noqa: NPY002
             best = newest / "best.safetensors"
             return load_file(best, device=str(aligner.device)) if best.exists() else {}
         except Exception as error:  # a damaged file fails in as many ways as there are files
@@ -297,9 +327,10 @@ def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
             f"`{argument}` lacks the columns {', '.join(missing)} that the Aligner reads; it has {', '.join(table.modalities)}."
         )
     table = table.select(*aligner.modalities).has_any()
-    shared = int((table.mask().sum(1) > 1).sum())
+    mask = table.mask().double()
+    shared = int((mask.T @ mask).fill_diagonal_(0).max())
     if shared < 2:
-        raise InputError(f"`{argument}` must hold at least two items with two modalities each; {shared} of {len(table)} have.")
+        raise InputError(f"`{argument}` must hold at least two items that share two modalities; {shared} of {len(table)} do.")
     return table
 
 
@@ -331,12 +362,10 @@ def _warmup_cosine(warmup: float, steps: int) -> Any:
 
 
 def _validate(aligner: Aligner, validation: Table) -> dict[str, float]:
-    directions = list(single_directions(aligner.embed(validation)))
-    count = len(directions)
-    return {
-        "validation/mrr": sum(mean_reciprocal_rank(direction.ranks) for direction in directions) / count,
-        "validation/recall@1": sum(recall_at_k(direction.ranks, 1) for direction in directions) / count,
-    }
+    """Means over all queries of all directions, so that a direction few items take part in weighs little."""
+    found = [direction.ranks for direction in single_directions(aligner.embed(validation))]
+    together = Ranks(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    return {"validation/mrr": mean_reciprocal_rank(together), "validation/recall@1": recall_at_k(together, 1)}
 
 
 def _finished(history: History, recipe: Recipe) -> bool:

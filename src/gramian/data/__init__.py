@@ -1,5 +1,5 @@
 """Tables of features: a column a modality, each of its own width, with what is missing; read from files or shipped."""
 
-from gramian.data.tables import EMBEDDED, Table, load
+from gramian.data.tables import EMBEDDED, ENDINGS, Table, load
 
-__all__ = ["EMBEDDED", "Table", "load"]
+__all__ = ["EMBEDDED", "ENDINGS", "Table", "load"]

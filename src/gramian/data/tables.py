@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +18,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gramian.bundle import Bundle, row_index
-from gramian.errors import InputError, check_choice, some
+from gramian.bundle import Bundle, read_mask, row_index
+from gramian.errors import InputError, check_choice, need, some
 from gramian.files import whole
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["EMBEDDED", "Table", "load"]
+__all__ = ["EMBEDDED", "ENDINGS", "Table", "load"]
 
 EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "stamps" / "stamps.safetensors"}
 """Data sets that come with the package, by name."""
+
+ENDINGS = (".safetensors", ".parquet")
+"""What `Table.save` writes."""
 
 _FORMAT = "gramian.table.v1"
 
@@ -80,7 +85,7 @@ class Table:
         cls,
         columns: Mapping[str, Tensor | np.ndarray | Sequence[Any]],
         *,
-        present: Mapping[str, Tensor] | None = None,
+        present: Mapping[str, Tensor | np.ndarray | Sequence[bool]] | None = None,
         ids: Sequence[str] | None = None,
         split: Sequence[str] | None = None,
     ) -> Table:
@@ -105,12 +110,10 @@ class Table:
         n = next(iter(lengths.values()), 0)
         if n == 0:
             raise InputError("the table is empty: no items. Give it at least one row.")
-        for name, mask in (present or {}).items():
+        for name, given in (present or {}).items():
             check_choice("present", name, read)
-            if mask.dtype != torch.bool or mask.shape != (n,):
-                raise InputError(f"`present[{name!r}]` must be bool of shape ({n},); got {mask.dtype} {tuple(mask.shape)}.")
             values, there = read[name]
-            there = there.to(values.device) & mask.to(values.device)
+            there = there & read_mask(name, given, n).to(values.device)
             read[name] = (values.masked_fill(~there[:, None], 0), there)
         table = cls(
             {name: values for name, (values, _) in read.items()},
@@ -204,6 +207,15 @@ class Table:
         mask = self.mask().any(1)
         return self if bool(mask.all()) else self[mask]
 
+    def digest(self) -> str:
+        """A hash of the ids, the masks and the features: equal for equal tables."""
+        found = hashlib.sha256(json.dumps(self.ids).encode())
+        for name, column in self.columns.items():
+            found.update(name.encode())
+            found.update(self.present[name].cpu().numpy().tobytes())
+            found.update(column.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
+
     def to_bundle(self) -> Bundle:
         """The columns as they stand, for vectors that already share one space; rows are scaled to unit length."""
         return Bundle.from_dict({name: column.float() for name, column in self.columns.items()}, present=self.present)
@@ -215,7 +227,7 @@ class Table:
         float32, empty where missing, and `id` and `split`.
         """
         path = Path(path)
-        check_choice("path", path.suffix, (".safetensors", ".parquet"))
+        check_choice("path", path.suffix, ENDINGS)
         with whole(path) as partial:
             if path.suffix == ".parquet":
                 with _quiet():
@@ -241,14 +253,19 @@ class Table:
             if not tensors or any(tensor.ndim != 2 for tensor in tensors.values()):
                 raise InputError(f"`path` must hold a table or (n, width) matrices; {str(path)!r} holds something else.")
             return cls.from_columns(tensors)
-        header = json.loads(metadata[_FORMAT])
-        columns, present = {}, {}
-        for name in header["columns"]:
-            present[name] = tensors[f"present.{name}"]
-            values = tensors[f"values.{name}"]
-            columns[name] = values.new_zeros(len(header["ids"]), values.shape[1])
-            columns[name][present[name]] = values
-        return cls(columns, present, header["ids"], header["split"], header["metadata"])
+        try:
+            header = json.loads(metadata[_FORMAT])
+            columns, present = {}, {}
+            for name in header["columns"]:
+                present[name] = tensors[f"present.{name}"]
+                values = tensors[f"values.{name}"]
+                columns[name] = values.new_zeros(len(header["ids"]), values.shape[1])
+                columns[name][present[name]] = values
+            table = cls(columns, present, header["ids"], header["split"], header["metadata"])
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise InputError(f"{str(path)!r} is a damaged table ({error}). Write it anew.") from None
+        table.check()
+        return table
 
 
 def load(source: str | Path, *, split: str | None = None, columns: Sequence[str] | None = None, id_column: str = "id") -> Table:
@@ -291,7 +308,10 @@ def _read_dataset(path: Path, columns: Sequence[str] | None, id_column: str) -> 
     reserved = {id_column, "split"}
     features: dict[str, tuple[Tensor, Tensor]] = {}
     for name in columns or [name for name in names if name not in reserved]:
-        cells = _feature_cells(name, data.column(name).combine_chunks())
+        column = data.column(name).combine_chunks()
+        if columns is None and column.null_count == len(column):
+            continue  # nobody has it, and it has no width
+        cells = _feature_cells(name, column)
         if cells is not None:
             features[name] = cells
         elif columns is not None:
@@ -320,7 +340,9 @@ def _arrow(path: Path) -> pyarrow.Table:
         raise InputError(f"{str(path)!r} is empty: 0 bytes.")
     try:
         with tempfile.TemporaryDirectory() as cache, _quiet():
-            rows = datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True)
+            rows = datasets.load_dataset(
+                kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache, keep_in_memory=True
+            )
             return rows.with_format("arrow")[:]
     except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
@@ -330,10 +352,9 @@ def _arrow(path: Path) -> pyarrow.Table:
 
 
 def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise InputError("tables other than .safetensors need Hugging Face datasets: pip install 'gramian[train]'.") from None
+    need("datasets")
+    import datasets
+
     return datasets
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle, Vectors
-from gramian.errors import InputError
+from gramian.errors import InputError, TooSmallError
 
 __all__ = ["Loss", "LossOutput", "Temperature"]
 
@@ -42,7 +42,7 @@ class Loss(nn.Module, ABC):
         """The loss of one batch: a Bundle, or what `Bundle.from_dict` takes.
 
         Raises:
-            InputError: the batch is too small to contrast: fewer than two items have what the loss compares.
+            TooSmallError: the batch is too small to contrast: fewer than two items have what the loss compares.
         """
         bundle = items if isinstance(items, Bundle) else Bundle.from_dict(items)
         # Scores divided by a small temperature, and 1 − cos² above all, do not survive the 16-bit products of autocast.
@@ -51,10 +51,7 @@ class Loss(nn.Module, ABC):
 
 
 class Temperature(nn.Module):
-    """A positive temperature τ, learned as log τ and kept at or above `minimum`.
-
-    The clamp is straight-through below `minimum`: a gradient that would raise τ again still arrives.
-    """
+    """A positive temperature τ, learned as log τ; brought back to `minimum` whenever a step has taken it lower."""
 
     def __init__(self, initial: float, *, learned: bool, minimum: float = 0.01) -> None:
         super().__init__()
@@ -70,13 +67,14 @@ class Temperature(nn.Module):
 
     def forward(self) -> Tensor:
         """τ, a scalar."""
-        clamped = self.log.clamp(min=math.log(self.minimum)).detach()
-        return (self.log + (clamped - self.log.detach())).exp()
+        with torch.no_grad():
+            self.log.clamp_(min=math.log(self.minimum))
+        return self.log.exp()
 
     def __repr__(self) -> str:
         return f"temperature={self.initial}, learn_temperature={isinstance(self.log, nn.Parameter)}"
 
 
-def too_small(count: int, what: str) -> InputError:
+def too_small(count: int, what: str) -> TooSmallError:
     """The error of a batch that holds nothing to contrast."""
-    return InputError(f"`items` must hold at least two items with {what}; got {count}. Use a larger batch.")
+    return TooSmallError(f"`items` must hold at least two items with {what}; got {count}. Use a larger batch.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gramian.errors import check_choice
 from gramian.losses.contrast import Contrast
 
 __all__ = ["Gram"]
@@ -40,6 +41,7 @@ class Gram(Contrast):
         learn_temperature: bool = True,
         label_smoothing: float = 0.1,
     ) -> None:
+        check_choice("score", score, ("volume", "span", "cone"))
         super().__init__(
             score,
             anchor=anchor,

@@ -27,6 +27,20 @@ __all__ = ["Aligner", "Modality"]
 _CONFIG, _WEIGHTS, _FORMAT = "config.json", "model.safetensors", "gramian.aligner"
 
 
+_CARD = """---
+{{ card_data }}
+---
+
+An Aligner of the Python package gramian: it projects features of several modalities into one space.
+
+```python
+from gramian.model import Aligner
+
+aligner = Aligner.from_pretrained("…")
+```
+"""
+
+
 @dataclass(frozen=True)
 class Modality:
     """How one modality enters the shared space.
@@ -45,6 +59,7 @@ class Aligner(
     ModelHubMixin,
     library_name="gramian",
     tags=["multimodal", "retrieval", "gramian"],
+    model_card_template=_CARD,
 ):
     """A feature tower and a head a modality, into one space of `dim` dimensions.
 
@@ -115,7 +130,12 @@ class Aligner(
         Raises:
             InputError: an unknown modality, a wrong width, values that are not finite, an item with nothing present.
         """
-        table = columns if isinstance(columns, Table) else _as_table(columns, present)
+        if isinstance(columns, Table):
+            if present is not None:
+                raise InputError("`present` goes with a dict of features; a Table has masks of its own.")
+            table = columns
+        else:
+            table = _as_table(columns, present)
         unknown = [name for name in table.modalities if name not in self.modalities]
         if unknown:
             raise InputError(
@@ -134,6 +154,8 @@ class Aligner(
                 raise InputError(f"column `{name}` must have width {given.width}; got {table.widths[name]}.")
             there = table.present[name].to(self.device)
             projected = head(tower(table.columns[name].to(self.device)[there]))
+            # Unit length to the full precision of the scores, under autocast too.
+            projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
             rows[name] = projected.new_zeros(len(table), self.dim).index_put((there.nonzero().flatten(),), projected)
             masks[name] = there
         return Bundle.from_dict(rows, present=masks, check=not torch.is_grad_enabled())
