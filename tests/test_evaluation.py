@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from gramian import evaluation
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.evaluation import ALL, evaluate, hits, single_directions, subset_directions
@@ -65,6 +66,15 @@ def test_subset_directions_against_loops(score):
         assert joint.gallery == len(gallery)
         side = asked if to_anchor else gallery
         assert joint.incomplete == sum(not bundle.select(*subset).present[j].all() for j in side)
+
+
+def test_ranking_in_blocks_changes_nothing(monkeypatch):
+    whole = evaluate(_bundle())
+    monkeypatch.setattr(evaluation, "BLOCK", 7)
+    blocks = evaluate(_bundle())
+    for one, other in zip(whole.singles + whole.joints, blocks.singles + blocks.joints, strict=True):
+        assert (one.name, one.score, one.gallery) == (other.name, other.score, other.gallery)
+        assert np.abs(one.ranks.mean - other.ranks.mean).max() <= 0.5  # two candidates level to rounding
 
 
 def test_best_single_modality_is_measured_on_the_same_gallery():

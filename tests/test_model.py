@@ -93,6 +93,7 @@ def _damage(folder, name, content):
         ("config.json", b"{", "is not a whole Aligner"),
         ("config.json", b"\xff\xfe", "is not a whole Aligner"),
         ("config.json", json.dumps({"model_type": "bert"}).encode(), "holds another kind of model"),
+        ("config.json", b"[1]", "holds another kind of model"),
         ("model.safetensors", b"junk", "is not a whole Aligner"),
         ("model.safetensors", b"", "is not a whole Aligner"),
     ],
@@ -129,7 +130,7 @@ def test_bad_columns_are_refused(aligner, columns, message):
     ("build", "message"),
     [
         (lambda: Aligner({}, dim=4), "`modalities` must name at least one"),
-        (lambda: Aligner({"a": 3}, dim=0), "`dim` must be at least 1"),
+        (lambda: Aligner({"a": 3}, dim=0), "`dim` must lie in"),
         (lambda: Aligner({"a": Modality(3, "identity")}, dim=4), "`head` 'identity' needs width 4"),
         (lambda: Aligner({"a": Modality(3, "liner")}, dim=4), "`head` must be one of .* Did you mean 'linear'"),
         (lambda: Features(0), "`width` must be at least 1"),

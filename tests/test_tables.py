@@ -72,6 +72,32 @@ def test_csv_and_json_lines_read_as_the_parquet_does(table, tmp_path):
     _same(load(sheet), table)
 
 
+def test_other_columns_are_left_out_and_named(tmp_path, caplog):
+    path = _jsonl(tmp_path, {"x": [1.0], "caption": "z", "nested": [["a"]], "nobody": None})
+    assert load(path).modalities == ("x",)
+    assert "left out what is no lists of floats: caption (string), nested (list<" in caplog.text
+    assert "nobody (" in caplog.text
+
+
+def test_damaged_and_poisoned_tables_are_refused(table, tmp_path):
+    poisoned = {name: column.clone() for name, column in table.columns.items()}
+    poisoned["image"][0, 0] = torch.nan
+    Table(poisoned, table.present, table.ids).save(tmp_path / "nan.safetensors")
+    with pytest.raises(InputError, match="column `image` holds NaN or infinite values in 1 of 4"):
+        load(tmp_path / "nan.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "header.safetensors", {"gramian.table.v1": '{"columns": ["x"]}'})
+    with pytest.raises(InputError, match="is a damaged table"):
+        load(tmp_path / "header.safetensors")
+
+
+def test_digest_tells_tables_apart(table):
+    assert table.digest() == table[:].digest()
+    changed = {name: column.clone() for name, column in table.columns.items()}
+    changed["image"][0, 0] += 1e-6
+    digests = {table.digest(), table[1:].digest(), Table(changed, table.present, table.ids).digest()}
+    assert len(digests) == 3
+
+
 def test_plain_matrices_in_safetensors_are_a_table(tmp_path):
     path = tmp_path / "vectors.safetensors"
     save_file({"text": torch.randn(4, 3), "audio": torch.randn(4, 3).half()}, path)
@@ -113,6 +139,8 @@ def _jsonl(tmp_path, *rows):
         ([{"x": [1.0]}], {"split": "test"}, "`split` 'test' cannot be taken: the table has no column `split`"),
         ([{"x": [1.0], "split": "train"}], {"split": "test"}, "`split` must be one of train; got 'test'"),
         ([{"x": [1.0, None]}], {}, "column `x` holds lists with 1 empty values"),
+        ([{"id": "a", "x": [1.0]}, {"x": [2.0]}], {}, "column `id` is empty in 1 of 2 rows"),
+        ([{"split": "train", "x": [1.0]}, {"x": [2.0]}], {}, "column `split` is empty in 1 of 2 rows"),
     ],
 )
 def test_bad_rows_are_told_apart(tmp_path, rows, options, message):
@@ -127,7 +155,8 @@ def test_bad_rows_are_told_apart(tmp_path, rows, options, message):
         ("a.csv", b"id,x\n", "is empty"),
         ("a.parquet", b"not parquet at all", "cannot be read as parquet"),
         ("a.safetensors", b"junk", "must be a safetensors file"),
-        ("a.txt", b"x", "`source` must be one of .parquet, .arrow, .csv"),
+        ("a.csv", b'x,y\n"[1.0]","[2.0]",\n', "has rows with more fields than its header names"),
+        ("a.txt", b"x", "`data` must be one of .parquet, .arrow, .csv"),
         ("a.csv", b'id,x\n1,"[0.1, zebra]"\n', "row 0: .* is not a list of numbers"),
     ],
 )
@@ -139,7 +168,7 @@ def test_bad_files_are_told_apart(tmp_path, name, content, message):
 
 
 def test_no_such_source_names_the_embedded_sets():
-    with pytest.raises(InputError, match="`source` must be a file or one of stamps; there is no 'stamp'"):
+    with pytest.raises(InputError, match="`data` must be a file or one of stamps; there is no 'stamp'"):
         load("stamp")
 
 

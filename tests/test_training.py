@@ -173,6 +173,25 @@ def test_batches_with_nothing_to_contrast_are_skipped_and_counted():
         fit(Aligner.for_table(two, dim=8), Gram(anchor="audio"), two, recipe=recipe, progress=False, cpu=True)
 
 
+def test_the_stored_generator_states_are_not_needed(tmp_path, monkeypatch):
+    """Every epoch seeds its own draws, so that a damaged file of states, which accelerate passes over, changes nothing."""
+    whole, _ = _train(head="mlp")
+    log = training._Folder.log
+
+    def killed(self, history):
+        log(self, history)
+        if len(history.records) == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Folder, "log", killed)
+        with pytest.raises(Killed):
+            _train(head="mlp", output=tmp_path)
+    for states in (tmp_path / "checkpoints" / "000004").glob("random_states*"):
+        states.write_bytes(b"junk")
+    assert _same(whole, _train(head="mlp", output=tmp_path, resume=True)[0])
+
+
 def test_resuming_leaves_other_generators_alone(tmp_path):
     _train(output=tmp_path)
     random.seed(5)
@@ -184,7 +203,7 @@ def test_resuming_leaves_other_generators_alone(tmp_path):
 
 def test_resuming_on_other_data_is_refused(tmp_path):
     _train(output=tmp_path)
-    with pytest.raises(InputError, match="made with other settings, data"):
+    with pytest.raises(InputError, match=r"`resume` must go on with the settings and data of .*; changed are data"):
         _train(output=tmp_path, missing=0.3, resume=True)
 
 
@@ -207,9 +226,9 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
         _train(output=tmp_path / "a", resume=True)
     _train(output=tmp_path / "b")
     other = Recipe(**{**vars(QUICK), "learning_rate": 0.01})
-    with pytest.raises(InputError, match=r"made with other settings, learning_rate 0.02 → 0.01"):
+    with pytest.raises(InputError, match=r"changed are learning_rate 0.02 → 0.01. Put them back"):
         _train(output=tmp_path / "b", recipe=other, resume=True)
-    with pytest.raises(InputError, match=r"made with other settings, loss Pairwise\(.*→ PMRL\("):
+    with pytest.raises(InputError, match=r"changed are loss Pairwise\(.*→ PMRL\("):
         _train(PMRL(signed=True), output=tmp_path / "b", resume=True)
 
 
@@ -221,6 +240,15 @@ def test_a_diverging_run_is_stopped():
 
     with pytest.raises(InputError, match="the loss is not finite in epoch 1"):
         _train(Diverging())
+
+
+def test_a_loss_that_does_not_fit_is_told_before_anything_is_written(tmp_path, caplog):
+    with pytest.raises(InputError, match="`anchor` must be one of text, image, audio"):
+        _train(Gram(anchor="video"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert not caplog.messages
+    with pytest.raises(InputError, match=r"`precision` 'fp16' needs an accelerator|cannot be used"):
+        _train(recipe=Recipe(precision="fp16"))
 
 
 def test_tables_that_do_not_fit_are_refused():
@@ -245,6 +273,7 @@ def test_tables_that_do_not_fit_are_refused():
         ({"learning_rate": float("nan")}, "`learning_rate` must be positive"),
         ({"warmup": 1.0}, r"`warmup` must lie in \[0, 1\)"),
         ({"weight_decay": -1.0}, "`weight_decay` must not be negative"),
+        ({"seed": -1}, r"`seed` must lie in \[0, 2³²\)"),
         ({"patience": 0}, "`patience` must be at least 1 or None"),
         ({"max_gradient_norm": 0.0}, "`max_gradient_norm` must be positive"),
     ],

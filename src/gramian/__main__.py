@@ -2,11 +2,13 @@
 
 import sys
 
-from gramian.cli import main
-
 
 def run() -> None:
     """Run the command line and leave with its exit code."""
+    try:
+        from gramian.cli import main  # takes seconds, for torch
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(main())
 
 

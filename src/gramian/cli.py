@@ -23,7 +23,7 @@ from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.data import ENDINGS, Table, load
 from gramian.demo import demo
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, some
 from gramian.evaluation import ALL, evaluate
 from gramian.files import write_text
 from gramian.losses import LOSSES, Loss, Pairwise
@@ -89,7 +89,7 @@ def train(
         validation_share: share of the items to hold out where the table has no splits.
         resume: go on from the newest checkpoint in the output folder.
     """
-    console = Console()
+    console = _console()
     _check_folder(output)
     table = load(data, columns=columns)
     training, validation = _splits(table, validation_share, recipe.seed)
@@ -119,26 +119,27 @@ def evaluate_table(
     Args:
         data: the table: "stamps", or a file; features for a model, or vectors that share one space already.
         model: a saved Aligner, a folder or a hub id; without one the columns are compared as they are.
-        split: the split to evaluate; "test" by default where the table has one, else everything.
+        split: the split to evaluate, or "all"; "test" by default where the table has splits.
         columns: the modalities to use; all by default.
         scores: of the joint directions; all by default.
         ks: cut-offs of the recall; 1, 5 and 10 by default.
         output: folder for report.json and report.md; nothing is written without one.
     """
-    console = Console()
+    console = _console()
     if output is not None:
         _check_folder(output)
     table = load(data, columns=columns)
-    if split is None and table.split is not None and "test" in table.split:
-        split = "test"
-    if split is not None:
+    if split is None:
+        split = "all" if table.split is None else "test"
+    if split != "all":
         table = table.part(split)
     kept, bundle = _embed(table, model, columns)
     seen = _trained_on(kept, model)
     if seen:
         logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(kept))
-    settings = {"data": data, "split": split or "all", "model": model or "none, vectors as they are", "version": __version__}
-    report = evaluate(bundle, scores=scores or ALL, ks=ks or (1, 5, 10), settings=settings)
+    settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
+    report = evaluate(bundle, scores=scores or ALL, ks=ks or (1, 5, 10), settings=settings, progress=True)
+    console.print(f"{data}, split {split}: {bundle}", highlight=False)
     for sheet in report.sheets(every_subset=False):
         console.print(sheet.rich())
     for path in report.save(output) if output is not None else ():
@@ -161,7 +162,7 @@ def embed(data: str, model: str, output: Path, split: str | None = None) -> None
     Table(vectors, {name: bundle.has(name) for name in vectors}, kept.ids, kept.split).save(output)
     left = len(table) - len(kept)
     note = f" ({left} items with nothing to embed left out)" if left else ""
-    Console().print(f"wrote {output}: {bundle}{note}", highlight=False)
+    _console().print(f"wrote {output}: {bundle}{note}", highlight=False)
 
 
 def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recipe = Recipe(), resume: bool = False) -> None:  # noqa: B008
@@ -173,7 +174,7 @@ def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recip
         recipe: how to train; its seed is replaced by the run's.
         resume: take the finished runs in the output folder, made with the same settings.
     """
-    demo(output, seeds=seeds, recipe=recipe, resume=resume)
+    demo(output, seeds=seeds, recipe=recipe, resume=resume, console=_console())
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. Free it, or name another.")
     except KeyboardInterrupt:
-        return _fail("interrupted. What was finished is kept; --resume goes on from there.", 130)
+        return _fail("interrupted. What was finished is kept; train and demo go on with --resume.", 130)
+    except UnicodeDecodeError as error:
+        return _fail(f"`config` must be a YAML file in UTF-8; it cannot be read ({error.reason}).")
     return 0
 
 
@@ -297,6 +300,12 @@ def _keys(parser: ArgumentParser, loss: str | None) -> list[str]:
     return [*keys, *(f"loss.{name}" for name in options)]
 
 
+def _console() -> Console:
+    """The terminal, or a page wide enough not to break tables where the output is piped."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def _check_folder(output: Path) -> None:
     for path in (output, *output.parents):
         if path.exists():
@@ -322,6 +331,12 @@ def _fail(message: str, code: int = 2) -> int:
 def _splits(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     """Training and validation items: the splits of those names, or a share held out at random."""
     if table.split is not None:
+        absent = {"train", "validation"} - set(table.split)
+        if absent:
+            raise InputError(
+                f"column `split` must name train and validation items; it has {some(sorted(set(table.split)))}. "
+                "Rename them, or leave the column out to hold out a share at random."
+            )
         return table.part("train"), table.part("validation")
     if not 0 < share < 1:
         raise InputError(f"`validation_share` must lie in (0, 1); got {share}.")

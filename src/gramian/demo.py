@@ -165,7 +165,7 @@ def compare(runs: Sequence[Run], anchor: str) -> Sheet:
     gallery = max(direction.gallery for direction in first.singles)
     missing = ", ".join(f"{name} {first.items - count}" for name, count in first.present.items())
     note = (
-        f"Mean R@1 in % of {len(first.singles)} directions between two modalities, {len({run.seed for run in runs})} seeds; "
+        f"Mean R@1 in % of {len(first.singles)} directions between two modalities, {_seeds(runs)}; "
         f"test gallery {gallery} items (missing: {missing}); 95 % intervals over items and seeds, differences paired. "
     )
     if joint:
@@ -187,6 +187,11 @@ def aggregation(runs: Sequence[Run], anchor: str) -> Sheet:
     return Sheet(
         title, ("objective", JOINT[0], "single", "gain [95 %]"), tuple(rows), "Intervals over items and seeds, paired."
     )
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    count = len({run.seed for run in runs})
+    return f"{count} seeds" if count > 1 else "1 seed"
 
 
 def _by_method(runs: Sequence[Run]) -> dict[Method, list[Report]]:
@@ -291,7 +296,7 @@ def _draw(runs: Sequence[Run], output: Path) -> list[Path]:
         ax = matrices.add_subplot(1, len(methods), i, title=method.name)
         recall_matrix(mean, list(mine[0].report.present), ax, top=top)
         tsne(mine[0].test, clouds.add_subplot(1, len(methods), i, title=method.name))
-    matrices.suptitle(f"R@1 in %, mean of {len({run.seed for run in runs})} seeds")
+    matrices.suptitle(f"R@1 in %, mean of {_seeds(runs)}")
     clouds.suptitle("Test items in the shared space, seed 0")
     written = []
     for name, figure in (("recall.png", matrices), ("tsne.png", clouds)):

@@ -7,17 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.progress import Progress, TaskID
+from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, some
 from gramian.files import write_text
 from gramian.metrics import Ranks, hits_at_k, mean_reciprocal_rank, median_rank, ranks, recall_at_k
-from gramian.scores import SCORES, ScoreName, cosine
+from gramian.scores import SCORES, ScoreName
 from gramian.sheets import Sheet
 from gramian.stats import Interval, bootstrap_mean
 
@@ -25,7 +27,11 @@ __all__ = ["Direction", "Gain", "Report", "evaluate", "hits", "single_directions
 
 Names = tuple[str, ...]
 
+T = TypeVar("T")
+
 ALL: tuple[ScoreName, ...] = get_args(ScoreName)
+
+BLOCK = 1024  # queries ranked at a time: (BLOCK, n, m) products are what evaluation holds at most
 
 
 @dataclass(frozen=True)
@@ -231,6 +237,7 @@ def evaluate(
     scores: Sequence[ScoreName] = ALL,
     ks: Sequence[int] = (1, 5, 10),
     subsets: bool = True,
+    progress: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> Report:
     """Rank every direction of a Bundle whose row i is one item in all modalities.
@@ -241,6 +248,7 @@ def evaluate(
         scores: how a subset of modalities is compared with one, each by name.
         ks: cut-offs of the recall.
         subsets: False leaves the joint directions out.
+        progress: show a progress bar.
         settings: kept in the Report.
 
     Raises:
@@ -252,22 +260,29 @@ def evaluate(
         check_choice("scores", name, SCORES)
     if not ks or min(ks) < 1:
         raise InputError(f"`ks` must be positive cut-offs such as 1, 5, 10; got {some(ks) or 'none'}.")
-    singles = tuple(single_directions(bundle))
-    if not singles:
-        raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
-    gains = tuple(subset_directions(bundle, scores)) if subsets else ()
+    m = len(bundle.modalities)
+    joint = m * (2 ** (m - 1) - m) * 2 * len(scores) if subsets else 0
+    with Progress(transient=True, disable=not progress) as bar:
+        task = bar.add_task("ranking", total=m * (m - 1) + joint)
+        singles = tuple(_counted(single_directions(bundle), bar, task))
+        if not singles:
+            raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
+        gains = tuple(_counted(subset_directions(bundle, scores), bar, task)) if subsets else ()
     return Report(len(bundle), bundle.counts(), tuple(ks), singles, gains, dict(settings or {}))
+
+
+def _counted(found: Iterator[T], bar: Progress, task: TaskID) -> Iterator[T]:
+    for one in found:
+        bar.advance(task)
+        yield one
 
 
 def single_directions(bundle: Bundle) -> Iterator[Direction]:
     """One modality → another, by cosine, for all ordered pairs that at least two items share."""
     for query, target in permutations(bundle.modalities, 2):
         asked = bundle.has(query) & bundle.has(target)
-        if int(asked.sum()) < 2:
-            continue
-        candidates = bundle[bundle.has(target)].select(target)
-        table = cosine(bundle.column(query)[asked], candidates)
-        yield _direction(bundle, (query,), (target,), "cosine", table, asked, bundle.has(target))
+        if int(asked.sum()) > 1:
+            yield _direction(bundle, (query,), (target,), "cosine", asked, bundle.has(target))
 
 
 def subset_directions(bundle: Bundle, scores: Sequence[ScoreName] = ALL) -> Iterator[Gain]:
@@ -276,49 +291,44 @@ def subset_directions(bundle: Bundle, scores: Sequence[ScoreName] = ALL) -> Iter
         others = [name for name in bundle.modalities if name != anchor]
         for size in range(2, len(others) + 1):
             for subset in combinations(others, size):
-                yield from _joint(bundle, anchor, subset, scores)
+                asked = bundle.has(anchor) & bundle.has(*subset)
+                if int(asked.sum()) > 1:
+                    yield from _gains(bundle, subset, (anchor,), scores, asked)
+                    yield from _gains(bundle, (anchor,), subset, scores, asked)
 
 
-def _joint(bundle: Bundle, anchor: str, subset: Names, scores: Sequence[ScoreName]) -> Iterator[Gain]:
-    has_anchor, has_subset = bundle.has(anchor), bundle.has(*subset)
-    asked = has_anchor & has_subset
-    if int(asked.sum()) < 2:
-        return
-    vectors, items = bundle.column(anchor)[has_anchor], bundle[has_subset].select(*subset)
-
-    def both_ways(score: str, part: Bundle) -> tuple[Direction, Direction]:
-        """Subset → anchor and anchor → subset, off one table (anchors, items)."""
-        table = SCORES[score](vectors, part)
-        names = part.modalities
-        return (
-            _direction(bundle, names, (anchor,), score, table[:, asked[has_subset]].T, asked, has_anchor),
-            _direction(bundle, (anchor,), names, score, table[asked[has_anchor]], asked, has_subset),
-        )
-
-    alone = [both_ways("cosine", items.select(name)) for name in subset]
-    joint = [both_ways(score, items) for score in scores]
-    for way in range(2):
-        best = max((directions[way] for directions in alone), key=lambda direction: recall_at_k(direction.ranks, 1))
-        for directions in joint:
-            yield Gain(directions[way], best)
+def _gains(bundle: Bundle, query: Names, target: Names, scores: Sequence[ScoreName], asked: Tensor) -> Iterator[Gain]:
+    """The joint direction by each score, against the best modality of the joint side alone: same queries, same gallery."""
+    gallery = bundle.has(*target)
+    if len(query) > 1:
+        alone = [_direction(bundle, (name,), target, "cosine", asked, gallery) for name in query]
+    else:
+        alone = [_direction(bundle, query, (name,), "cosine", asked, gallery) for name in target]
+    best = max(alone, key=lambda direction: recall_at_k(direction.ranks, 1))
+    for score in scores:
+        yield Gain(_direction(bundle, query, target, score, asked, gallery), best)
 
 
-def _direction(
-    bundle: Bundle, query: Names, target: Names, score: str, table: torch.Tensor, asked: torch.Tensor, gallery: torch.Tensor
-) -> Direction:
-    """Read the ranks off a (queries, candidates) table; `asked` and `gallery` are the (n,) masks of its rows and columns."""
-    position = gallery.long().cumsum(0) - 1
-    joint = max(query, target, key=len)
-    whole = bundle.select(*joint).present.all(1)
-    side = asked if joint == query else gallery
+def _direction(bundle: Bundle, query: Names, target: Names, score: str, asked: Tensor, gallery: Tensor) -> Direction:
+    """Rank block by block; `asked` and `gallery` are the (n,) masks of the queries and the candidates."""
+    match = gallery.long().cumsum(0) - 1
+    blocks = []
+    for rows in torch.split(asked.nonzero().flatten(), BLOCK):
+        if len(query) == 1:
+            table = SCORES[score](bundle.column(query[0])[rows], bundle[gallery].select(*target))
+        else:  # a score compares one vector with an item's many: here the candidates are the single vectors
+            table = SCORES[score](bundle.column(target[0])[gallery], bundle[rows].select(*query)).T
+        blocks.append(ranks(table, match[rows]))
+    joint = query if len(query) > 1 else target
+    incomplete = (asked if joint == query else gallery) & ~bundle.select(*joint).present.all(1)
     return Direction(
         query=query,
         target=target,
         score=score,
         items=asked.nonzero().flatten().cpu().numpy(),
-        ranks=ranks(table, position[asked]),
+        ranks=Ranks(*(np.concatenate(parts) for parts in zip(*blocks, strict=True))),
         gallery=int(gallery.sum()),
-        incomplete=int((side & ~whole).sum()),
+        incomplete=int(incomplete.sum()),
         left_out=int((~asked).sum()),
     )
 

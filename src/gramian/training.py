@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -78,6 +79,8 @@ class Recipe:
         for name in ("learning_rate", "max_gradient_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"`{name}` must be positive; got {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"`seed` must lie in [0, 2³²); got {self.seed}.")
         if not 0 <= self.warmup < 1:
             raise InputError(f"`warmup` must lie in [0, 1); got {self.warmup}.")
         if self.weight_decay < 0:
@@ -154,8 +157,6 @@ def fit(
     recipe = recipe or Recipe()
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
-    if loss.sign_blind:
-        _warn_sign_blind(repr(loss))
     accelerator = _accelerator(recipe.precision, cpu)
     if accelerator.num_processes > 1:
         raise InputError("`fit` trains in one process; launch it without torchrun or accelerate launch.")
@@ -163,25 +164,34 @@ def fit(
     loss.to(accelerator.device)
     aligner.train()
     objective = _Objective(aligner, loss)
-    optimizer = torch.optim.AdamW(_groups(objective, recipe.weight_decay), lr=recipe.learning_rate)
     batch_size = min(recipe.batch_size, len(train))
+    with torch.random.fork_rng(), contextlib.suppress(TooSmallError):
+        objective(train[:batch_size])  # what the loss cannot work with is told before anything is written
+    if loss.sign_blind:
+        _warn_sign_blind(repr(loss))
+    optimizer = torch.optim.AdamW(_groups(objective, recipe.weight_decay), lr=recipe.learning_rate)
     steps = len(train) // batch_size
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(recipe.warmup, recipe.epochs * steps))
     objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
     accelerator.register_for_checkpointing(history)
     tables = [train] if validation is None else [train, validation]
-    run = asdict(recipe) | {"loss": repr(loss), "modalities": list(aligner.modalities), "data": [t.digest() for t in tables]}
+    run = asdict(recipe) | {
+        "checkpoint_every": None,
+        "loss": repr(loss),
+        "modalities": list(aligner.modalities),
+        "data": [t.digest() for t in tables],
+    }
     folder = None if output is None else _Folder(Path(output), accelerator, run)
     best: dict[str, Tensor] = {}
 
     with torch.random.fork_rng(), _progress(progress) as bar:
-        torch.manual_seed(recipe.seed)
         if folder is not None and resume:
             best = folder.restore(aligner)
         task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
         while not _finished(history, recipe):
             epoch = len(history.records) + 1
+            torch.manual_seed(_mix(recipe.seed, epoch))  # a resumed run draws the same dropout
             values: dict[str, list[Tensor]] = defaultdict(list)
             skipped = 0
             for rows in _batches(len(train), batch_size, recipe.seed, epoch):
@@ -244,12 +254,15 @@ def _accelerator(precision: str, cpu: bool) -> Accelerator:
     from accelerate import Accelerator
 
     try:
-        return Accelerator(mixed_precision=precision, cpu=cpu)
+        accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
     except ValueError as error:  # accelerate keeps one precision a process
         raise InputError(
             f"`precision` {precision!r} cannot be used: {str(error).splitlines()[0]} Use the same `precision` as before in "
             "this process, or a new process."
         ) from None
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'.")
+    return accelerator
 
 
 class _Objective(nn.Module):
@@ -304,9 +317,15 @@ class _Folder:
         newest = found[-1]
         try:
             made = json.loads((newest / "run.json").read_text())
-            changed = [f"{name} {made.get(name)} → {value}" for name, value in self.run.items() if made.get(name) != value]
-            if changed:
-                raise InputError(f"it was made with other settings, {some(changed)}")
+        except (OSError, ValueError, UnicodeDecodeError):
+            raise InputError(f"checkpoint {str(newest)!r} is damaged: its run.json cannot be read. Delete it.") from None
+        changed = [f"{name} {made.get(name)} → {value}" for name, value in self.run.items() if made.get(name) != value]
+        if changed:
+            raise InputError(
+                f"`resume` must go on with the settings and data of {str(newest)!r}; changed are {some(changed)}. "
+                "Put them back, or train into another folder."
+            )
+        try:
             states = random.getstate(), np.random.get_state()  # noqa: NPY002
             self.accelerator.load_state(str(newest))
             random.setstate(states[0])  # the checkpoint's are not ours to put in their place
@@ -315,8 +334,8 @@ class _Folder:
             return load_file(best, device=str(aligner.device)) if best.exists() else {}
         except Exception as error:  # a damaged file fails in as many ways as there are files
             raise InputError(
-                f"checkpoint {str(newest)!r} cannot be resumed, for it is damaged or of another run: "
-                f"{type(error).__name__}, {(str(error).splitlines() or [''])[0]:.200}. Delete it, or train into another folder."
+                f"checkpoint {str(newest)!r} cannot be resumed, for it is damaged or of another model "
+                f"({(str(error).splitlines() or [''])[0]:.120}). Delete it, or train into another folder."
             ) from error
 
 
@@ -334,9 +353,13 @@ def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
     return table
 
 
+def _mix(seed: int, epoch: int) -> int:
+    return 1_000_003 * seed + epoch
+
+
 def _batches(items: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
     """Row numbers of each step of one epoch: a permutation of its own, the incomplete last batch left out."""
-    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    generator = torch.Generator().manual_seed(_mix(seed, epoch))
     order = torch.randperm(items, generator=generator)
     for start in range(0, items - batch_size + 1, batch_size):
         yield order[start : start + batch_size]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = ["EMBEDDED", "ENDINGS", "Table", "load"]
+
+logger = logging.getLogger("gramian")
 
 EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "stamps" / "stamps.safetensors"}
 """Data sets that come with the package, by name."""
@@ -268,14 +271,14 @@ class Table:
         return table
 
 
-def load(source: str | Path, *, split: str | None = None, columns: Sequence[str] | None = None, id_column: str = "id") -> Table:
+def load(data: str | Path, *, split: str | None = None, columns: Sequence[str] | None = None, id_column: str = "id") -> Table:
     """Load a feature table: one that ships with the package, by name, or a file.
 
     Files: `.parquet`, `.arrow`, `.csv`, `.jsonl`/`.json` through Hugging Face datasets (a column a modality; a cell is a
     list of floats, in CSV written `[0.1, 0.2]`, or empty), and `.safetensors`.
 
     Args:
-        source: "stamps", or a path.
+        data: "stamps", or a path.
         split: keep the items whose `split` column says so; all by default.
         columns: the feature columns to read; by default every column that holds lists of floats.
         id_column: holds the items' names; row numbers where there is no such column.
@@ -286,9 +289,11 @@ def load(source: str | Path, *, split: str | None = None, columns: Sequence[str]
     >>> load("stamps", split="test").select("image", "text").widths
     {'image': 1280, 'text': 384}
     """
-    path = EMBEDDED.get(str(source), Path(source))
+    path = EMBEDDED.get(str(data), Path(data))
     if not path.exists():
-        raise InputError(f"`source` must be a file or one of {', '.join(EMBEDDED)}; there is no {str(source)!r}.")
+        raise InputError(f"`data` must be a file or one of {', '.join(EMBEDDED)}; there is no {str(data)!r}.")
+    if path.is_dir():
+        raise InputError(f"`data` must be a file; {str(data)!r} is a folder.")
     if path.suffix == ".safetensors":
         table = Table.load(path)
         if columns is not None:
@@ -303,22 +308,34 @@ def _read_dataset(path: Path, columns: Sequence[str] | None, id_column: str) -> 
     names = data.column_names
     if data.num_rows == 0:
         raise InputError(f"{str(path)!r} is empty: no rows.")
+    if any(name.startswith("__index_level_") for name in names):
+        raise InputError(f"{str(path)!r} has rows with more fields than its header names. Give every field a name.")
+    for name in (id_column, "split"):
+        empty = data.column(name).null_count if name in names else 0
+        if empty:
+            raise InputError(f"column `{name}` is empty in {empty} of {data.num_rows} rows. Fill it, or leave it out.")
     for name in columns or ():
         check_choice("columns", name, names)
     reserved = {id_column, "split"}
     features: dict[str, tuple[Tensor, Tensor]] = {}
+    ignored = []
     for name in columns or [name for name in names if name not in reserved]:
         column = data.column(name).combine_chunks()
         if columns is None and column.null_count == len(column):
-            continue  # nobody has it, and it has no width
+            ignored.append(f"{name} (empty)")
+            continue
         cells = _feature_cells(name, column)
         if cells is not None:
             features[name] = cells
         elif columns is not None:
             raise InputError(f"column `{name}` must hold lists of floats; it holds {data.schema.field(name).type}.")
+        else:
+            ignored.append(f"{name} ({data.schema.field(name).type})")
     if not features:
         kinds = ", ".join(f"{name} ({data.schema.field(name).type})" for name in names)
         raise InputError(f"{str(path)!r} has no column that holds lists of floats; its columns are {kinds}.")
+    if ignored:
+        logger.warning("%s: left out what is no lists of floats: %s", path, some(ignored))
     ids = [str(value) for value in data.column(id_column).to_pylist()] if id_column in names else None
     split = [str(value) for value in data.column("split").to_pylist()] if "split" in names else None
     table = Table(
@@ -335,7 +352,7 @@ def _arrow(path: Path) -> pyarrow.Table:
     """The rows of a file as one Arrow table, read by Hugging Face datasets without leaving a cache behind."""
     datasets = _datasets()
     readers = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-    kind = readers[check_choice("source", path.suffix, [*readers, ".safetensors"])]
+    kind = readers[check_choice("data", path.suffix, [*readers, ".safetensors"])]
     if path.stat().st_size == 0:
         raise InputError(f"{str(path)!r} is empty: 0 bytes.")
     try:
@@ -346,7 +363,7 @@ def _arrow(path: Path) -> pyarrow.Table:
             return rows.with_format("arrow")[:]
     except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        if "corresponds to no data" in reason:
+        if "corresponds to no data" in reason or "BatchSize must be greater" in reason:
             raise InputError(f"{str(path)!r} is empty: no rows.") from None
         raise InputError(f"{str(path)!r} cannot be read as {kind}: {reason}") from None
 
@@ -360,13 +377,15 @@ def _datasets() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hugging Face datasets without the progress bars of its reads and writes, which take a moment."""
+    """Hugging Face datasets without its progress bars and messages."""
     datasets = _datasets()
-    shown = datasets.is_progress_bar_enabled()
+    shown, level = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what fails is told by our own error
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(level)
         if shown:
             datasets.enable_progress_bars()
 

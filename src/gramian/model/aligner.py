@@ -79,8 +79,8 @@ class Aligner(
         super().__init__()
         if not modalities:
             raise InputError("`modalities` must name at least one; got none.")
-        if dim < 1:
-            raise InputError(f"`dim` must be at least 1; got {dim}.")
+        if not 1 <= dim <= 2**20:
+            raise InputError(f"`dim` must lie in [1, 2²⁰]; got {dim}.")
         self.dim = dim
         self.modalities = {name: Modality(given) if isinstance(given, int) else given for name, given in modalities.items()}
         wrong = [name for name, given in self.modalities.items() if given.head == "identity" and given.width != dim]
@@ -228,16 +228,18 @@ class Aligner(
     def _read(cls, folder: Path) -> Aligner:
         try:
             config = json.loads((folder / _CONFIG).read_text())
-            if config.get("format") != _FORMAT:
+            if not isinstance(config, dict) or config.get("format") != _FORMAT:
                 raise InputError(f"{str(folder)!r} holds another kind of model: its {_CONFIG} is not an Aligner's.")
             aligner = cls({name: Modality(**given) for name, given in config["modalities"].items()}, config["dim"])
             aligner.load_state_dict(load_file(folder / _WEIGHTS))
         except FileNotFoundError as error:
             name = Path(error.filename).name if error.filename else _WEIGHTS
-            raise InputError(f"{str(folder)!r} is not a saved Aligner: it has no {name}.") from None
+            below = folder / "aligner"
+            hint = f" Perhaps {str(below)!r} is meant." if below.is_dir() else ""
+            raise InputError(f"{str(folder)!r} is not a saved Aligner: it has no {name}.{hint}") from None
         except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(
-                f"{str(folder)!r} is not a whole Aligner; a file is damaged or foreign ({str(error).splitlines()[0]})."
+                f"{str(folder)!r} is not a whole Aligner; a file is damaged or foreign ({' '.join(str(error).split()):.160})."
             ) from None
         return aligner
 
