@@ -47,6 +47,7 @@ class Sheet:
             caption_justify="left",
             box=SIMPLE_HEAD,
             pad_edge=False,
+            padding=(0, 1, 0, 0),
             show_edge=False,
         )
         for i, name in enumerate(self.header):
