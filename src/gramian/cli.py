@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,13 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.logging import RichHandler
+from safetensors import SafetensorError
 
 from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.data import ENDINGS, Table, load
 from gramian.demo import demo
-from gramian.errors import InputError, check_choice, some
+from gramian.errors import InputError, check_choice, some, wrong_choice
 from gramian.evaluation import ALL, evaluate
 from gramian.files import write_text
 from gramian.losses import LOSSES, Loss, Pairwise
@@ -213,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. Free it, or name another.")
+    except SafetensorError as error:
+        return _fail(f"a file cannot be written: {error}. Free some space, or name another folder.")
     except KeyboardInterrupt:
         return _fail("interrupted. What was finished is kept; train and demo go on with --resume.", 130)
     except UnicodeDecodeError as error:
@@ -270,7 +273,7 @@ def _explain(message: str, command: str | None, subparsers: Mapping[str, Argumen
         return f"`{key}` is not an option of `gramian {command}`.{hint} See gramian {command} --help."
     if "import path" in message and keys[:1] == ["loss"]:
         given = re.search(r"import path string: (\S+)", message)
-        return str(_choice_error("loss", given[1] if given else "", LOSSES))
+        return str(wrong_choice("loss", given[1] if given else "", LOSSES))
     wrong = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^]]*)\])\.? (?:Got|Given) value: (\S+)", flat)
     if wrong and keys:
         expected = wrong[1] or f"one of {wrong[2]}"
@@ -283,14 +286,6 @@ def _explain(message: str, command: str | None, subparsers: Mapping[str, Argumen
         names = missing[1].replace(f"{command}.", "--")
         return f"{names} must be given. See gramian {command} --help."
     return flat
-
-
-def _choice_error(argument: str, value: str, choices: Iterable[str]) -> InputError:
-    try:
-        check_choice(argument, value, choices)
-    except InputError as error:
-        return error
-    return InputError(f"`{argument}` {value!r} cannot be used.")
 
 
 def _keys(parser: ArgumentParser, loss: str | None) -> list[str]:

@@ -116,6 +116,7 @@ def demo(
         "dim": dim,
         "recipe": asdict(recipe),
     }
+    digest = table.digest()
     runs: list[Run] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -125,12 +126,14 @@ def demo(
             for seed in range(seeds):
                 bar.update(task, description=f"{method.name}, seed {seed}")
                 folder = output / "runs" / f"{method.slug}-{seed}"
-                embedded = _finished(folder, settings) if resume else None
+                loss = method.loss(anchor)
+                made_with = settings | {"loss": repr(loss), "digest": digest}
+                embedded = _finished(folder, made_with) if resume else None
                 if embedded is None:
-                    embedded = _train(method.loss(anchor), train, validation, test, dim=dim, recipe=recipe, seed=seed)
+                    embedded = _train(loss, train, validation, test, dim=dim, recipe=recipe, seed=seed)
                     folder.mkdir(parents=True, exist_ok=True)
                     embedded.save(folder / "test.safetensors")
-                    write_text(folder / "settings.json", json.dumps(settings))
+                    write_text(folder / "settings.json", json.dumps(made_with))
                 runs.append(Run(method, seed, evaluate(embedded, scores=JOINT), embedded))
                 bar.advance(task)
         bar.update(task, description="trained")

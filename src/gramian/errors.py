@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 from collections.abc import Iterable
 
-__all__ = ["InputError", "TooSmallError", "check_choice", "need", "some"]
+__all__ = ["InputError", "TooSmallError", "check_choice", "need", "some", "wrong_choice"]
 
 
 class InputError(ValueError):
@@ -30,9 +30,15 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> str:
     names = list(choices)
     if value in names:
         return value
+    raise wrong_choice(argument, value, names)
+
+
+def wrong_choice(argument: str, value: str, choices: Iterable[str]) -> InputError:
+    """The error of a `value` that is none of `choices`."""
+    names = list(choices)
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"`{argument}` must be one of {', '.join(names)}; got {value!r}.{hint}")
+    return InputError(f"`{argument}` must be one of {', '.join(names)}; got {value!r}.{hint}")
 
 
 class TooSmallError(InputError):
