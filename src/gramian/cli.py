@@ -12,9 +12,11 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.logging import RichHandler
@@ -203,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     parser, subparsers = _parser()
     try:
+        _check_config(words)
         config = parser.parse_args(words)
         options = parser.instantiate(config)[config.command].as_dict()
         options.pop("config", None)
@@ -218,8 +221,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"a file cannot be written: {error}. Free some space, or name another folder.")
     except KeyboardInterrupt:
         return _fail("interrupted. What was finished is kept; train and demo go on with --resume.", 130)
-    except UnicodeDecodeError as error:
-        return _fail(f"`config` must be a YAML file in UTF-8; it cannot be read ({error.reason}).")
     return 0
 
 
@@ -242,20 +243,50 @@ def _parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 
 
 def _expand(words: list[str]) -> list[str]:
-    """Write `--columns a,b` as the list, and a bare `--resume` as the yes, that the parser reads."""
-    expanded = []
-    for i, word in enumerate(words):
-        following = words[i + 1] if i + 1 < len(words) else "--"
-        name, equals, value = word.partition("=")
-        if word == "--resume" and following.startswith("--"):
-            expanded.append("--resume=true")
-        elif name in LISTS and equals and not value.startswith("["):
-            expanded.append(f"{name}=[{value}]")
-        elif i and words[i - 1] in LISTS and not word.startswith(("[", "--")):
-            expanded.append(f"[{word}]")
-        else:
-            expanded.append(word)
+    """Write `--columns a,b` or `--columns a b` as the list, and a bare `--resume` as the yes, that the parser reads."""
+    expanded: list[str] = []
+    rest = list(words)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        values = [value] if equals else []
+        while name in (*LISTS, "--resume") and not equals and rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if name == "--resume":
+            values = values or ["true"]
+        elif name in LISTS and values and not values[0].startswith("["):
+            values = [f"[{','.join(values)}]"]
+        expanded += [f"{name}={values[0]}", *values[1:]] if values else [name]
     return expanded
+
+
+def _check_config(words: Sequence[str]) -> None:
+    """Read the YAML files named among `words` and say what is wrong with their shape, key by key."""
+    given = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    given += [after for word, after in pairwise(words) if word == "--config"]
+    for name in given:
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"`config` must be an existing YAML file; there is no file {name!r}.")
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"`config` must be a YAML file in UTF-8; {name!r} cannot be read ({error}).") from None
+        if not isinstance(config, dict):
+            raise InputError(f"`config` must map options to values, as in `dim: 512`; {name!r} holds {_kind(config)}.")
+        if "recipe" in config and not isinstance(config["recipe"], dict):
+            raise InputError(f"`recipe` must map options to values, as in `epochs: 40`; got {_kind(config['recipe'])}.")
+        loss = config.get("loss", "")
+        if not (isinstance(loss, str) or (isinstance(loss, dict) and "class_path" in loss)):
+            raise InputError(f"`loss` must be a name, or have `class_path: NAME` and `init_args`; got {_kind(loss)}.")
+        for option in (word.removeprefix("--") for word in LISTS):
+            if config.get(option) is not None and not isinstance(config[option], list):
+                raise InputError(f"`{option}` must be a list, as in `{option}: [a, b]`; got {_kind(config[option])}.")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return "nothing" if value is None else f"{value!r:.40}"
 
 
 def _explain(message: str, command: str | None, subparsers: Mapping[str, ArgumentParser]) -> str:
@@ -278,9 +309,6 @@ def _explain(message: str, command: str | None, subparsers: Mapping[str, Argumen
     if wrong and keys:
         expected = wrong[1] or f"one of {wrong[2]}"
         return f"`{'.'.join(keys)}` must be {expected}; got {wrong[3]!r}. See gramian {command} --help."
-    absent = re.search(r"File does not exist: '?([^']+)", flat)
-    if absent:
-        return f"`config` must be an existing YAML file; there is no {absent[1]!r}."
     missing = re.search(r"following arguments are required: (.+)", message)
     if missing:
         names = missing[1].replace(f"{command}.", "--")

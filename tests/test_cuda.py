@@ -1,0 +1,43 @@
+"""What runs on the CPU runs on a GPU and gives the same; skipped where there is none."""
+
+import pytest
+import torch
+
+from gramian.bundle import Bundle
+from gramian.evaluation import evaluate
+from gramian.losses import LOSSES, Contrast, Gram, Pairwise
+from gramian.model import Aligner
+from gramian.scores import SCORES
+from gramian.training import Recipe, fit
+from synthetic import world
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.fixture
+def bundle(generator):
+    columns = {name: torch.randn(40, 16, generator=generator) for name in ("text", "image", "audio")}
+    return Bundle.from_dict(columns, present={"audio": torch.rand(40, generator=generator) < 0.6})
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_agree_with_the_cpu(bundle, name):
+    items = bundle.select("image", "audio")
+    expected = SCORES[name](bundle.column("text"), items)
+    found = SCORES[name](bundle.column("text").cuda(), items.to("cuda"))
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [*(kind() for kind in LOSSES.values()), Gram(score="cone", anchor="each"), Contrast("span")])
+def test_losses_agree_with_the_cpu(bundle, loss):
+    expected = loss(bundle).total.item()
+    assert loss.cuda()(bundle.to("cuda")).total.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_training_and_evaluation_run():
+    table = world(missing=0.2)
+    aligner = Aligner.for_table(table.part("train"), dim=8)
+    history = fit(aligner, Pairwise(), table.part("train"), table.part("validation"), recipe=Recipe(epochs=4), progress=False)
+    assert aligner.device.type == "cuda"
+    assert history.best is not None
+    assert evaluate(aligner.embed(table.part("test"))).items == 40
