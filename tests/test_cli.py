@@ -155,8 +155,10 @@ def test_columns_and_scores_are_written_with_commas(data, tmp_path, capsys):
     assert Aligner.from_pretrained(tmp_path / "run" / "aligner").modalities.keys() == {"image", "audio"}
     model = str(tmp_path / "run" / "aligner")
     capsys.readouterr()
-    assert main(["evaluate", "--data", data, "--model", model, "--ks=1,3", "--scores", "span", "cone"]) == 0
-    assert "R@3" in capsys.readouterr().out
+    assert main(["evaluate", "--data", data, "--model", model, "--ks=1,3", "--scores", "span", "cone", "--diagnose"]) == 0
+    out = capsys.readouterr().out
+    assert "R@3" in out
+    assert "uniformity, image" in out
 
 
 def test_a_table_without_splits_is_split_by_the_seed(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from gramian import evaluation
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.evaluation import ALL, evaluate, hits, single_directions, subset_directions
+from gramian.evaluation import ALL, diagnostics, evaluate, hits, single_directions, subset_directions
 from gramian.scores import SCORES
 
 
@@ -161,6 +161,37 @@ def test_two_modalities_have_no_joint_directions():
 def test_evaluate_refuses(bundle, options, message):
     with pytest.raises(InputError, match=message):
         evaluate(bundle, **options)
+
+
+def test_diagnostics_tell_aligned_antipodal_and_random_spaces_apart():
+    aligned = diagnostics(_bundle(noise=0.1, missing=0.0))
+    assert aligned["antipodal share, text – image"] == 0
+    assert aligned["1 − volume, matched"] > aligned["1 − volume, mismatched"] + 0.5
+    bundle = _bundle(noise=0.1, missing=0.0)
+    flipped = Bundle(bundle.vectors * torch.tensor([1.0, -1.0, 1.0])[:, None], bundle.present, bundle.modalities)
+    found = diagnostics(flipped)
+    assert found["antipodal share, text – image"] == 1
+    assert found["antipodal share, text – audio"] == 0
+    assert found["1 − volume, matched"] == pytest.approx(aligned["1 − volume, matched"], abs=1e-5)
+    assert found["modality gap, text – image"] > aligned["modality gap, text – image"]
+
+
+def test_diagnostics_leave_out_what_is_missing():
+    bundle = Bundle.from_dict({"a": torch.eye(6), "b": torch.eye(6), "c": [[1.0] * 6, *[None] * 5]})
+    found = diagnostics(bundle)
+    assert not any("c" in name.split(", ")[-1].split(" ") for name in found)
+    assert "1 − volume, matched" not in found
+    assert found["effective rank, a"] == pytest.approx(6)
+    missing = Bundle.from_dict({"a": torch.eye(6), "b": torch.eye(6)}, present={"b": torch.arange(6) < 3})
+    assert diagnostics(missing)["effective rank, b"] == pytest.approx(3)
+
+
+def test_report_carries_the_diagnostics_when_asked(tmp_path):
+    bundle = _bundle()
+    assert evaluate(bundle, scores=["span"]).diagnostics == {}
+    report = evaluate(bundle, scores=["span"], diagnose=True)
+    assert json.loads(report.save(tmp_path)[0].read_text())["diagnostics"] == report.diagnostics == diagnostics(bundle)
+    assert "| hubness, text → image |" in (tmp_path / "report.md").read_text()
 
 
 def test_plots_show_the_values():

@@ -1,9 +1,22 @@
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from gramian.errors import InputError
-from gramian.metrics import Ranks, hits_at_k, mean_reciprocal_rank, median_rank, ranks, recall_at_k
+from gramian.metrics import (
+    Ranks,
+    antipodal_share,
+    effective_rank,
+    hits_at_k,
+    hubness,
+    mean_reciprocal_rank,
+    median_rank,
+    modality_gap,
+    ranks,
+    recall_at_k,
+    uniformity,
+)
 from gramian.stats import bootstrap_mean, student_quantile
 
 
@@ -142,3 +155,67 @@ def test_bootstrap_refuses():
         bootstrap_mean(np.ones(3), level=95)
     with pytest.raises(InputError, match="`values` must have 1 to 3 axes"):
         bootstrap_mean(np.ones((1, 1, 1, 1)))
+
+
+def _unit(n, d, generator):
+    return torch.nn.functional.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1)
+
+
+def test_uniformity_against_loops_and_extremes(generator):
+    z = _unit(12, 5, generator)
+    pairs = [np.exp(-2 * float((z[i] - z[j]).square().sum())) for i in range(12) for j in range(i)]
+    assert uniformity(z) == pytest.approx(np.log(np.mean(pairs)))
+    assert uniformity(z[:1].repeat(5, 1)) == pytest.approx(0, abs=1e-9)
+    assert uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == pytest.approx(-8)
+    assert uniformity(_unit(400, 64, generator)) == pytest.approx(-4, abs=0.15)
+
+
+def test_effective_rank_counts_directions(generator):
+    basis = torch.linalg.qr(torch.randn(9, 9, generator=generator, dtype=torch.float64)).Q
+    assert effective_rank(basis[:4]) == pytest.approx(4)
+    assert effective_rank(basis[:1].repeat(6, 1)) == pytest.approx(1, abs=1e-6)
+    weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    assert effective_rank(weights[:, None] * basis[:3]) == pytest.approx(2**1.5)
+
+
+def test_gap_and_antipodes_by_hand(generator):
+    a, shift = _unit(50, 8, generator), torch.zeros(8, dtype=torch.float64)
+    shift[0] = 0.25
+    assert modality_gap(a, a) == 0
+    assert modality_gap(a, a + shift) == pytest.approx(0.25)
+    assert (antipodal_share(a, a), antipodal_share(a, -a)) == (0, 1)
+    assert antipodal_share(a, torch.cat([a[:20], -a[20:]])) == 0.6
+
+
+def test_hubness_is_the_skewness_of_the_occurrences(generator):
+    scores = torch.randn(60, 25, generator=generator)
+    counts = np.zeros(25)
+    for row in scores.numpy():
+        counts[np.argsort(-row)[:3]] += 1
+    assert hubness(scores, k=3) == pytest.approx(scipy.stats.skew(counts))
+    assert hubness(scores, k=99) == 0
+    assert hubness(scores + 9 * torch.nn.functional.one_hot(torch.tensor(4), 25), k=1) > 4
+
+
+def test_shape_metrics_do_not_see_a_rotation(generator):
+    z, other = _unit(20, 6, generator), _unit(20, 6, generator)
+    Q = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
+    for metric in (uniformity, effective_rank):
+        assert metric(z @ Q) == pytest.approx(metric(z))
+    for metric in (modality_gap, antipodal_share):
+        assert metric(z @ Q, other @ Q) == pytest.approx(metric(z, other))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: uniformity(torch.eye(1)), r"`vectors` must be .* n ≥ 2"),
+        (lambda: effective_rank(torch.arange(3)), r"`vectors` must be floating point of shape \(n, d\)"),
+        (lambda: modality_gap(torch.eye(2), torch.zeros(0, 2)), r"`vectors` must be .* n ≥ 1"),
+        (lambda: antipodal_share(torch.eye(2), torch.eye(3)), "`first` and `second` must have one shape"),
+        (lambda: hubness(torch.eye(2), k=0), "`k` be at least 1"),
+    ],
+)
+def test_shape_metrics_refuse(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -116,6 +116,7 @@ def evaluate_table(
     scores: list[ScoreName] | None = None,
     ks: list[int] | None = None,
     output: Path | None = None,
+    diagnose: bool = False,
 ) -> None:
     """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
 
@@ -127,6 +128,7 @@ def evaluate_table(
         scores: of the joint directions; all by default.
         ks: cut-offs of the recall; 1, 5 and 10 by default.
         output: folder for report.json and report.md; nothing is written without one.
+        diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume.
     """
     console = _console()
     if output is not None:
@@ -141,7 +143,7 @@ def evaluate_table(
     if seen:
         logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(kept))
     settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
-    report = evaluate(bundle, scores=scores or ALL, ks=ks or (1, 5, 10), settings=settings, progress=True)
+    report = evaluate(bundle, scores=scores or ALL, ks=ks or (1, 5, 10), settings=settings, diagnose=diagnose, progress=True)
     console.print(f"{data}, split {split}: {bundle}", highlight=False)
     for sheet in report.sheets(every_subset=False):
         console.print(sheet.rich())
@@ -186,6 +188,7 @@ class _Command:
     help: str
 
 
+FLAGS = ("--resume", "--diagnose")
 LISTS = ("--columns", "--scores", "--ks")
 COMMANDS: dict[str, _Command] = {
     "demo": _Command(demo_command, "train and compare five objectives on the embedded data set"),
@@ -249,9 +252,9 @@ def _expand(words: list[str]) -> list[str]:
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         values = [value] if equals else []
-        while name in (*LISTS, "--resume") and not equals and rest and not rest[0].startswith("--"):
+        while name in (*LISTS, *FLAGS) and not equals and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
-        if name == "--resume":
+        if name in FLAGS:
             values = values or ["true"]
         elif name in LISTS and values and not values[0].startswith("["):
             values = [f"[{','.join(values)}]"]

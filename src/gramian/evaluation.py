@@ -18,18 +18,37 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, some
 from gramian.files import write_text
-from gramian.metrics import Ranks, hits_at_k, mean_reciprocal_rank, median_rank, ranks, recall_at_k
-from gramian.scores import SCORES, ScoreName
+from gramian.geometry import volume
+from gramian.metrics import (
+    Ranks,
+    antipodal_share,
+    effective_rank,
+    hits_at_k,
+    hubness,
+    mean_reciprocal_rank,
+    median_rank,
+    modality_gap,
+    ranks,
+    recall_at_k,
+    uniformity,
+)
+from gramian.scores import SCORES, ScoreName, cosine
 from gramian.sheets import Sheet
 from gramian.stats import Interval, bootstrap_mean
 
-__all__ = ["Direction", "Gain", "Report", "evaluate", "hits", "single_directions", "subset_directions"]
+__all__ = ["Direction", "Gain", "Report", "diagnostics", "evaluate", "hits", "single_directions", "subset_directions"]
 
 Names = tuple[str, ...]
 
 T = TypeVar("T")
 
 ALL: tuple[ScoreName, ...] = get_args(ScoreName)
+
+DIAGNOSTICS_NOTE = (
+    "Uniformity: 0 when all coincide, lower is more even. Modality gap: 0 when the centres coincide. Antipodal share: matched "
+    "pairs with a negative cosine. Hubness: skewness of how often a candidate is among the best 10, 0 is none. 1 − volume: 1 "
+    "when aligned up to signs; matched should be far above mismatched."
+)
 
 BLOCK = 1024  # queries ranked at a time: (BLOCK, n, m) products are what evaluation holds at most
 
@@ -103,6 +122,7 @@ class Report:
         singles: directions between two modalities, by cosine.
         gains: directions between a subset and one modality, by each joint score.
         settings: what was evaluated, for the reader: data, split, model.
+        diagnostics: the shape of the space, by name; see `diagnostics`.
     """
 
     items: int
@@ -111,6 +131,7 @@ class Report:
     singles: tuple[Direction, ...]
     gains: tuple[Gain, ...]
     settings: dict[str, str] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
 
     @property
     def joints(self) -> tuple[Direction, ...]:
@@ -136,6 +157,7 @@ class Report:
             "items": self.items,
             "present": self.present,
             "missing": {name: self.items - count for name, count in self.present.items()},
+            "diagnostics": self.diagnostics,
             "mean_recall": {str(k): self.mean_recall(k)._asdict() for k in self.ks},
             "directions": [self._row(direction) for direction in self.singles]
             + [
@@ -191,6 +213,9 @@ class Report:
                 note += f" {len(self.gains) - len(gains)} directions with smaller subsets stand in the saved report."
             joint_header = ("direction", "score", *header, "incomplete", "best single", "gain [95 %]")
             sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", joint_header, tuple(rows), note))
+        if self.diagnostics:
+            shape = tuple((name, f"{value:.3f}") for name, value in self.diagnostics.items())
+            sheets.append(Sheet("The shape of the space", ("diagnostic", "value"), shape, DIAGNOSTICS_NOTE))
         return sheets
 
     def _cells(self, direction: Direction) -> tuple[str, ...]:
@@ -237,6 +262,7 @@ def evaluate(
     scores: Sequence[ScoreName] = ALL,
     ks: Sequence[int] = (1, 5, 10),
     subsets: bool = True,
+    diagnose: bool = False,
     progress: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> Report:
@@ -248,6 +274,7 @@ def evaluate(
         scores: how a subset of modalities is compared with one, each by name.
         ks: cut-offs of the recall.
         subsets: False leaves the joint directions out.
+        diagnose: add the figures of `diagnostics` to the Report.
         progress: show a progress bar.
         settings: kept in the Report.
 
@@ -268,7 +295,43 @@ def evaluate(
         if not singles:
             raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
         gains = tuple(_counted(subset_directions(bundle, scores), bar, task)) if subsets else ()
-    return Report(len(bundle), bundle.counts(), tuple(ks), singles, gains, dict(settings or {}))
+    shape = diagnostics(bundle) if diagnose else {}
+    return Report(len(bundle), bundle.counts(), tuple(ks), singles, gains, dict(settings or {}), shape)
+
+
+def diagnostics(bundle: Bundle) -> dict[str, float]:
+    """What shape the space has, whatever it retrieves.
+
+    A modality: "uniformity" and "effective rank". A pair: "modality gap" over all vectors; "antipodal share" over the items
+    that have both; "hubness" of each direction's cosines (k = 10). Over the items with all modalities: GRAM's alignment
+    metric, the mean of 1 − volume, of matched tuples and of tuples whose modalities come from different items.
+
+    Args:
+        bundle: n items; at least two of them with two modalities.
+
+    Returns:
+        Name → value. What too few items take part in is left out.
+    """
+    found: dict[str, float] = {}
+    vectors = {name: bundle.column(name)[bundle.has(name)].detach() for name in bundle.modalities}
+    vectors = {name: rows for name, rows in vectors.items() if len(rows) > 1}
+    for name, rows in vectors.items():
+        found[f"uniformity, {name}"] = uniformity(rows)
+        found[f"effective rank, {name}"] = effective_rank(rows)
+    for first, second in combinations(vectors, 2):
+        found[f"modality gap, {first} – {second}"] = modality_gap(vectors[first], vectors[second])
+        both = bundle.has(first) & bundle.has(second)
+        if bool(both.any()):
+            share = antipodal_share(bundle.column(first)[both], bundle.column(second)[both])
+            found[f"antipodal share, {first} – {second}"] = share
+    for query, target in permutations(vectors, 2):
+        found[f"hubness, {query} → {target}"] = hubness(cosine(vectors[query], vectors[target]))
+    whole = bundle[bundle.present.all(1)].vectors.detach()
+    if len(whole) > bundle.present.shape[1]:
+        mixed = torch.stack([whole[:, i].roll(i, 0) for i in range(whole.shape[1])], 1)
+        found["1 − volume, matched"] = float(1 - volume(whole).mean())
+        found["1 − volume, mismatched"] = float(1 - volume(mixed).mean())
+    return found
 
 
 def _counted(found: Iterator[T], bar: Progress, task: TaskID) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""Arrays in, numbers out: where the matches rank among the scores.
+"""Arrays in, numbers out: where the matches rank among the scores, and what shape the space has.
 
 Ties are broken at random, in expectation: a match that shares its score with t others is equally likely to stand at any of
 the t + 1 places, so that a constant score gives chance, and never success.
@@ -15,7 +15,19 @@ from torch import Tensor
 
 from gramian.errors import InputError
 
-__all__ = ["Ranks", "hits_at_k", "mean_reciprocal_rank", "median_rank", "ranks", "recall_at_k"]
+__all__ = [
+    "Ranks",
+    "antipodal_share",
+    "effective_rank",
+    "hits_at_k",
+    "hubness",
+    "mean_reciprocal_rank",
+    "median_rank",
+    "modality_gap",
+    "ranks",
+    "recall_at_k",
+    "uniformity",
+]
 
 
 class Ranks(NamedTuple):
@@ -114,3 +126,114 @@ def mean_reciprocal_rank(ranks: Ranks) -> float:
     last = ranks.better + ranks.tied + 1
     harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, last.max() + 1))])
     return float(np.mean((harmonic[last] - harmonic[ranks.better]) / (ranks.tied + 1)))
+
+
+def uniformity(vectors: Tensor, *, t: float = 2.0) -> float:
+    """How evenly unit vectors cover the sphere: log of the mean of exp(−t‖x − y‖²) over all pairs.
+
+    Args:
+        vectors: (n, d), n ≥ 2.
+        t: sharpness of the kernel; 2 in the paper.
+
+    Returns:
+        In [−4t, 0]; 0 when all coincide, about −2t when they are spread over many dimensions. Lower is more even.
+
+    Source: Wang and Isola (arXiv 2005.10242).
+
+    >>> round(uniformity(torch.eye(3)), 3)
+    -4.0
+    """
+    _check_vectors(vectors, 2)
+    squared = torch.pdist(vectors.double()).square()
+    return float((torch.logsumexp(-t * squared, 0) - np.log(len(squared))).item())
+
+
+def modality_gap(first: Tensor, second: Tensor) -> float:
+    """Distance between the centroids of two modalities' unit vectors.
+
+    Args:
+        first: (n, d).
+        second: (m, d).
+
+    Returns:
+        In [0, 2]; 0 when the two clouds share their centre.
+
+    Source: Liang et al. (arXiv 2203.02053).
+
+    >>> modality_gap(torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]]))
+    2.0
+    """
+    _check_vectors(first, 1)
+    _check_vectors(second, 1)
+    return float(torch.linalg.vector_norm(first.double().mean(0) - second.double().mean(0)).item())
+
+
+def antipodal_share(first: Tensor, second: Tensor) -> float:
+    """Share of matched pairs whose cosine is negative: how far an objective that does not know the sign went astray.
+
+    Args:
+        first: (n, d).
+        second: (n, d), row i the match of row i of `first`.
+
+    Returns:
+        In [0, 1]; about ½ when the pairs have nothing to do with each other.
+
+    >>> antipodal_share(torch.eye(2), torch.tensor([[0.6, 0.8], [0.0, -1.0]]))
+    0.5
+    """
+    _check_vectors(first, 1)
+    if first.shape != second.shape:
+        raise InputError(f"`first` and `second` must have one shape; got {tuple(first.shape)} and {tuple(second.shape)}.")
+    return float(((first * second).sum(1) < 0).double().mean().item())
+
+
+def effective_rank(vectors: Tensor) -> float:
+    """Number of dimensions the vectors make use of: exp of the entropy of their singular values' shares.
+
+    Args:
+        vectors: (n, d).
+
+    Returns:
+        In [1, min(n, d)]; 1 when all lie on one line, d when all directions weigh the same.
+
+    Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007.
+
+    >>> round(effective_rank(torch.eye(3)), 3)
+    3.0
+    """
+    _check_vectors(vectors, 1)
+    sigma = torch.linalg.svdvals(vectors.double())
+    return float(torch.special.entr(sigma / sigma.sum()).sum().exp().item())
+
+
+def hubness(scores: Tensor, *, k: int = 10) -> float:
+    """Skewness of how often each candidate is among a query's best k.
+
+    Args:
+        scores: (q, n), higher is better.
+        k: length of the lists; all n where n is smaller.
+
+    Returns:
+        0 when every candidate comes up equally often or as often above as below the mean; large when a few candidates are
+        in everybody's list.
+
+    Source: Radovanović et al., "Hubs in space", JMLR 2010.
+
+    >>> hubness(torch.eye(4), k=1)
+    0.0
+    """
+    if scores.ndim != 2 or not all(scores.shape) or k < 1:
+        raise InputError(f"`scores` must have shape (q, n) and `k` be at least 1; got {tuple(scores.shape)} and {k}.")
+    best = scores.topk(min(k, scores.shape[1]), dim=1).indices.flatten()
+    occurrence = torch.bincount(best, minlength=scores.shape[1]).double()
+    deviation = occurrence - occurrence.mean()
+    spread = deviation.square().mean().sqrt()
+    return float((deviation.pow(3).mean() / spread**3).item()) if spread > 0 else 0.0
+
+
+def _check_vectors(vectors: Tensor, least: int) -> None:
+    if vectors.ndim != 2 or not vectors.is_floating_point() or len(vectors) < least:
+        raise InputError(
+            f"`vectors` must be floating point of shape (n, d) with n ≥ {least}; "
+            f"got {vectors.dtype} of shape {tuple(vectors.shape)}."
+        )
