@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, cap
     run = tmp_path / "run"
     before = (run / "aligner" / "model.safetensors").read_bytes()
     error = _fails(capsys, "train", "--data", data, "--output", run, *FAST)
-    assert "is not empty. Go on with --resume" in error
+    assert "holds a run already. Go on with --resume" in error
     assert main(["train", "--data", data, "--output", str(run), *FAST, "--resume"]) == 0
     assert (run / "aligner" / "model.safetensors").read_bytes() == before
 
@@ -279,6 +280,18 @@ def test_embedding_into_an_unknown_format_writes_nothing(data, model, tmp_path, 
         capsys, "embed", "--data", data, "--model", model, "--output", tmp_path / "x.npz"
     )
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_embedding_does_not_overwrite_its_own_input(data, model, capsys):
+    before = Path(data).read_bytes()
+    assert "must be another file than `data`" in _fails(capsys, "embed", "--data", data, "--model", model, "--output", data)
+    assert Path(data).read_bytes() == before
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_started_anew(data, tmp_path, capsys):
+    words = ["train", "--data", data, "--output", str(tmp_path / "run"), *FAST]
+    assert "the loss is not finite" in _fails(capsys, *words, "--recipe.learning_rate", "1e30")
+    assert main(words) == 0
 
 
 def test_a_failing_write_leaves_nothing_half_done(data, model, tmp_path, monkeypatch, capsys):

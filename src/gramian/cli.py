@@ -96,8 +96,8 @@ def train(
     _check_folder(output)
     table = load(data, columns=columns)
     training, validation = _splits(table, validation_share, recipe.seed)
-    if output.exists() and any(output.iterdir()) and not resume:
-        raise InputError(f"`output` {str(output)!r} is not empty. Go on with --resume true, or name another folder.")
+    if not resume and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
+        raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
     aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, seed=recipe.seed)
     console.print(f"training on {training}, choosing on {validation}", highlight=False)
     loss = loss or Pairwise(temperature=0.2)
@@ -161,6 +161,8 @@ def embed(data: str, model: str, output: Path, split: str | None = None) -> None
         split: the split to embed; all by default.
     """
     check_choice("output", output.suffix, ENDINGS)
+    if output.exists() and Path(data).exists() and output.samefile(data):
+        raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
     table = load(data, split=split)
     kept, bundle = _embed(table, model)
     vectors = {name: bundle.column(name) for name in kept.modalities}
