@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -197,21 +197,21 @@ def _seeds(runs: Sequence[Run]) -> str:
     return f"{count} seeds" if count > 1 else "1 seed"
 
 
-def _by_method(runs: Sequence[Run]) -> dict[Method, list[Report]]:
-    found: dict[Method, list[Report]] = {}
+def _by_method(runs: Sequence[Run]) -> dict[Method, list[Run]]:
+    found: dict[Method, list[Run]] = {}
     for run in runs:
-        found.setdefault(run.method, []).append(run.report)
+        found.setdefault(run.method, []).append(run)
     return found
 
 
-def _found(reports: Sequence[Report], k: int = 1) -> NDArray[np.float64]:
+def _found(runs: Sequence[Run], k: int = 1) -> NDArray[np.float64]:
     """Who was found among the best k, (seeds, directions, items)."""
-    return np.stack([hits(report.singles, report.items, k) for report in reports])
+    return np.stack([hits(run.report.singles, run.report.items, k) for run in runs])
 
 
 def _train(loss: Loss, train: Table, validation: Table, test: Table, *, dim: int, recipe: Recipe, seed: int) -> Bundle:
     aligner = Aligner.for_table(train, dim=dim, seed=seed)
-    fit(aligner, loss, train, validation, recipe=Recipe(**asdict(recipe) | {"seed": seed}), progress=False)
+    fit(aligner, loss, train, validation, recipe=replace(recipe, seed=seed), progress=False)
     return aligner.embed(test).to("cpu")
 
 
@@ -224,13 +224,13 @@ def _finished(folder: Path, settings: dict[str, object]) -> Bundle | None:
     return None
 
 
-def _joint(reports: Sequence[Report], anchor: str, others: tuple[str, ...]) -> tuple[dict[ScoreName, float], float, Interval]:
+def _joint(runs: Sequence[Run], anchor: str, others: tuple[str, ...]) -> tuple[dict[ScoreName, float], float, Interval]:
     """Anchor → all others: R@1 by score, R@1 of the best single modality, and the gain of the first score over it."""
     gains = {
         score: [
-            (report, gain)
-            for report in reports
-            for gain in report.gains
+            (run.report, gain)
+            for run in runs
+            for gain in run.report.gains
             if (gain.joint.query, gain.joint.target, gain.joint.score) == ((anchor,), others, score)
         ]
         for score in JOINT
@@ -246,13 +246,12 @@ def _joint(reports: Sequence[Report], anchor: str, others: tuple[str, ...]) -> t
 
 def _plain(runs: Sequence[Run], settings: dict[str, object], anchor: str) -> dict[str, object]:
     methods = []
-    for method in dict.fromkeys(run.method for run in runs):
-        mine = [run for run in runs if run.method is method]
+    for method, mine in _by_method(runs).items():
         methods.append(
             {
                 "name": method.name,
                 "loss": repr(method.loss(anchor)),
-                "mean_recall": {str(k): bootstrap_mean(_found([run.report for run in mine], k))._asdict() for k in (1, 5, 10)},
+                "mean_recall": {str(k): bootstrap_mean(_found(mine, k))._asdict() for k in (1, 5, 10)},
                 "runs": [{"seed": run.seed, **run.report.to_dict()} for run in mine],
             }
         )
@@ -290,11 +289,10 @@ def _draw(runs: Sequence[Run], output: Path) -> list[Path]:
 
     from gramian.plots import recall_matrix, tsne
 
-    methods = list(dict.fromkeys(run.method for run in runs))
+    methods = _by_method(runs)
     matrices, clouds = (Figure(figsize=(3.2 * len(methods), 3.8), layout="constrained") for _ in range(2))
     top = max(float(np.nanmax(run.report.matrix(1))) for run in runs)
-    for i, method in enumerate(methods, 1):
-        mine = [run for run in runs if run.method is method]
+    for i, (method, mine) in enumerate(methods.items(), 1):
         mean = np.mean([run.report.matrix(1) for run in mine], axis=0)
         ax = matrices.add_subplot(1, len(methods), i, title=method.name)
         recall_matrix(mean, list(mine[0].report.present), ax, top=top)

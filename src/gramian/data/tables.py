@@ -118,10 +118,18 @@ class Table:
             values, there = read[name]
             there = there & read_mask(name, given, n).to(values.device)
             read[name] = (values.masked_fill(~there[:, None], 0), there)
+        return cls._checked(read, ids, split)
+
+    @classmethod
+    def _checked(
+        cls, read: Mapping[str, tuple[Tensor, Tensor]], ids: Sequence[str] | None, split: Sequence[str] | None
+    ) -> Table:
+        """The table of columns that were read, name → values and mask, at least one; numbered where there are no ids."""
+        n = len(next(iter(read.values()))[1])
         table = cls(
             {name: values for name, (values, _) in read.items()},
             {name: mask for name, (_, mask) in read.items()},
-            tuple(str(i) for i in range(n)) if ids is None else tuple(ids),
+            tuple(map(str, range(n))) if ids is None else tuple(ids),
             None if split is None else tuple(split),
         )
         table.check()
@@ -338,14 +346,7 @@ def _read_dataset(path: Path, columns: Sequence[str] | None, id_column: str) -> 
         logger.warning("%s: left out what is no lists of floats: %s", path, some(ignored))
     ids = [str(value) for value in data.column(id_column).to_pylist()] if id_column in names else None
     split = [str(value) for value in data.column("split").to_pylist()] if "split" in names else None
-    table = Table(
-        {name: values for name, (values, _) in features.items()},
-        {name: mask for name, (_, mask) in features.items()},
-        tuple(ids or map(str, range(data.num_rows))),
-        None if split is None else tuple(split),
-    )
-    table.check()
-    return table
+    return Table._checked(features, ids, split)
 
 
 def _arrow(path: Path) -> pyarrow.Table:

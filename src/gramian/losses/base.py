@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle, Vectors
 from gramian.errors import InputError, TooSmallError
+from gramian.losses.functional import info_nce
 
-__all__ = ["Loss", "LossOutput", "Temperature"]
+__all__ = ["Loss", "LossOutput", "SoftmaxLoss", "Temperature"]
 
 
 class LossOutput(NamedTuple):
@@ -73,6 +74,47 @@ class Temperature(nn.Module):
 
     def __repr__(self) -> str:
         return f"temperature={self.initial}, learn_temperature={isinstance(self.log, nn.Parameter)}"
+
+
+class SoftmaxLoss(Loss):
+    """A loss that contrasts one modality with others, in one comparison or several: the mean of their `info_nce`.
+
+    Args:
+        temperature: initial τ.
+        learn_temperature: whether τ is a parameter.
+        label_smoothing: see `info_nce`.
+    """
+
+    def __init__(self, *, temperature: float, learn_temperature: bool, label_smoothing: float) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"`label_smoothing` must lie in [0, 1); got {label_smoothing}.")
+        self.label_smoothing = label_smoothing
+        self.temperature = Temperature(temperature, learned=learn_temperature)
+
+    @abstractmethod
+    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
+        """Scores (n, n) of every item's `query` against every item's `targets`."""
+
+    def contrast(self, bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str]]], what: str) -> LossOutput:
+        """The mean over `comparisons` (name → query, targets); one part each, over the items that have what it compares.
+
+        A comparison with fewer than two such items is left out; `what` says in the error what they would have needed.
+        """
+        tau = self.temperature()
+        parts, most = {}, 0
+        for name, (query, targets) in comparisons.items():
+            usable = bundle[bundle.has(query) & bundle.has(*targets)]
+            most = max(most, len(usable))
+            if len(usable) > 1:
+                parts[name] = info_nce(self.scores(usable, query, targets) / tau, label_smoothing=self.label_smoothing)
+        if not parts:
+            raise too_small(most, what)
+        return LossOutput(torch.stack(list(parts.values())).mean(), parts)
+
+    def extra_repr(self) -> str:
+        """The options that all of them share."""
+        return f"{self.temperature}, label_smoothing={self.label_smoothing}"
 
 
 def too_small(count: int, what: str) -> TooSmallError:

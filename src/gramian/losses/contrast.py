@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
-from gramian.losses.base import Loss, LossOutput, Temperature, too_small
-from gramian.losses.functional import info_nce
+from gramian.losses.base import LossOutput, SoftmaxLoss
 from gramian.scores import SCORES, SIGN_BLIND, ScoreName
 
 __all__ = ["Contrast"]
@@ -15,7 +16,7 @@ __all__ = ["Contrast"]
 EACH = "each"
 
 
-class Contrast(Loss):
+class Contrast(SoftmaxLoss):
     """Cross-entropy, both directions, of score(anchor of item i, other modalities of item j) / τ.
 
     An item takes part when it has the anchor and at least one other modality. With `anchor="each"` every modality is the
@@ -29,6 +30,7 @@ class Contrast(Loss):
         learn_temperature: whether τ is a parameter (as log τ, at least 0.01).
         label_smoothing: see `info_nce`.
 
+    >>> import torch
     >>> loss = Contrast("cone", anchor="each")
     >>> batch = {"text": torch.eye(4), "image": torch.eye(4), "audio": torch.eye(4)}
     >>> sorted(loss(batch).parts)
@@ -44,13 +46,9 @@ class Contrast(Loss):
         learn_temperature: bool = True,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"`label_smoothing` must lie in [0, 1); got {label_smoothing}.")
+        super().__init__(temperature=temperature, learn_temperature=learn_temperature, label_smoothing=label_smoothing)
         self.score = check_choice("score", score, SCORES)
         self.anchor = anchor
-        self.label_smoothing = label_smoothing
-        self.temperature = Temperature(temperature, learned=learn_temperature)
 
     @property
     def sign_blind(self) -> bool:
@@ -67,19 +65,14 @@ class Contrast(Loss):
                 f"`anchor` must be one of {', '.join(names)} or 'each'; got {self.anchor!r}. "
                 f"Name one of the modalities, as in {type(self).__name__}(anchor={names[0]!r})."
             )
-        tau = self.temperature()
-        parts, most = {}, 0
-        for anchor in names if self.anchor == EACH else [self.anchor]:
-            others = [name for name in names if name != anchor]
-            usable = bundle[bundle.has(anchor) & bundle.has(*others)]
-            most = max(most, len(usable))
-            if len(usable) > 1:
-                scores = SCORES[self.score](usable.column(anchor), usable.select(*others))
-                parts[anchor] = info_nce(scores / tau, label_smoothing=self.label_smoothing)
-        if not parts:
-            raise too_small(most, "the anchor and another modality")
-        return LossOutput(torch.stack(list(parts.values())).mean(), parts)
+        anchors = names if self.anchor == EACH else [self.anchor]
+        comparisons = {anchor: (anchor, [name for name in names if name != anchor]) for anchor in anchors}
+        return self.contrast(bundle, comparisons, "the anchor and another modality")
+
+    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
+        """The score of each anchor with each item's other modalities, (n, n)."""
+        return SCORES[self.score](usable.column(query), usable.select(*targets))
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"score={self.score!r}, anchor={self.anchor!r}, {self.temperature}, label_smoothing={self.label_smoothing}"
+        return f"score={self.score!r}, anchor={self.anchor!r}, {super().extra_repr()}"

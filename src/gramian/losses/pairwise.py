@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
-import torch
+from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.losses.base import Loss, LossOutput, Temperature, too_small
-from gramian.losses.functional import info_nce
+from gramian.losses.base import LossOutput, SoftmaxLoss
 from gramian.scores import cosine
 
 __all__ = ["Pairwise"]
 
 
-class Pairwise(Loss):
+class Pairwise(SoftmaxLoss):
     """Symmetric InfoNCE of the cosines of two modalities, averaged over pairs of modalities.
 
     An item takes part in a pair when it has both. A pair with fewer than two such items in the batch is left out.
@@ -28,6 +28,7 @@ class Pairwise(Loss):
 
     Source: CLIP (arXiv 2103.00020); anchored: ImageBind (arXiv 2305.05665).
 
+    >>> import torch
     >>> loss = Pairwise(anchor="text")
     >>> batch = {"text": torch.eye(3), "image": torch.eye(3), "audio": torch.eye(3)}
     >>> sorted(loss(batch).parts)
@@ -42,12 +43,8 @@ class Pairwise(Loss):
         learn_temperature: bool = True,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"`label_smoothing` must lie in [0, 1); got {label_smoothing}.")
+        super().__init__(temperature=temperature, learn_temperature=learn_temperature, label_smoothing=label_smoothing)
         self.anchor = anchor
-        self.label_smoothing = label_smoothing
-        self.temperature = Temperature(temperature, learned=learn_temperature)
 
     @property
     def sign_blind(self) -> bool:
@@ -60,18 +57,13 @@ class Pairwise(Loss):
         if self.anchor is not None and self.anchor not in names:
             raise InputError(f"`anchor` must be one of {', '.join(names)} or None; got {self.anchor!r}.")
         pairs = combinations(names, 2) if self.anchor is None else ((self.anchor, b) for b in names if b != self.anchor)
-        tau = self.temperature()
-        parts, most = {}, 0
-        for first, second in pairs:
-            usable = bundle[bundle.has(first) & bundle.has(second)]
-            most = max(most, len(usable))
-            if len(usable) > 1:
-                cosines = cosine(usable.column(first), usable.column(second))
-                parts[f"{first}-{second}"] = info_nce(cosines / tau, label_smoothing=self.label_smoothing)
-        if not parts:
-            raise too_small(most, "the same two modalities")
-        return LossOutput(torch.stack(list(parts.values())).mean(), parts)
+        comparisons = {f"{first}-{second}": (first, [second]) for first, second in pairs}
+        return self.contrast(bundle, comparisons, "the same two modalities")
+
+    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
+        """The cosines of the two modalities, (n, n)."""
+        return cosine(usable.column(query), usable.column(targets[0]))
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"anchor={self.anchor!r}, {self.temperature}, label_smoothing={self.label_smoothing}"
+        return f"anchor={self.anchor!r}, {super().extra_repr()}"
