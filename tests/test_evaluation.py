@@ -8,7 +8,7 @@ import torch
 from gramian import evaluation
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.evaluation import ALL, diagnostics, evaluate, hits, single_directions, subset_directions
+from gramian.evaluation import DEFAULT, diagnostics, evaluate, hits, single_directions, subset_directions
 from gramian.scores import SCORES
 
 
@@ -44,7 +44,7 @@ def test_single_directions_against_loops():
         assert (direction.gallery, direction.left_out) == (len(gallery), 40 - len(asked))
 
 
-@pytest.mark.parametrize("score", ALL)
+@pytest.mark.parametrize("score", DEFAULT)
 def test_subset_directions_against_loops(score):
     bundle = _bundle(n=24)
     gains = list(subset_directions(bundle, [score]))
@@ -129,7 +129,7 @@ def test_report_says_the_same_in_json_markdown_and_matrix(tmp_path):
     data = json.loads(paths[0].read_text())
     assert data["items"] == 40
     assert data["missing"] == {name: 40 - count for name, count in report.present.items()}
-    assert len(data["directions"]) == 6 + 6 * len(ALL)
+    assert len(data["directions"]) == 6 + 6 * len(DEFAULT)
     page = paths[1].read_text()
     assert "- data: synthetic" in page
     first = report.singles[0]

@@ -234,8 +234,8 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
 
 def test_a_diverging_run_is_stopped():
     class Diverging(Pairwise):
-        def compute(self, bundle):
-            result = super().compute(bundle)
+        def compute(self, bundle, generator):
+            result = super().compute(bundle, generator)
             return result._replace(total=result.total * torch.inf)
 
     with pytest.raises(InputError, match="the loss is not finite in epoch 1"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,11 +18,13 @@ from torch import Tensor
 from gramian.errors import InputError, some
 from gramian.files import whole
 from gramian.geometry import unit
+from gramian.tokens import PoolName, Tokens, pool
 
 __all__ = ["Bundle", "Vectors"]
 
-Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor | np.ndarray | Sequence[float] | None] | None"
-"""One modality of n items: an (n, d) array, a sequence of n vectors with `None` where one is missing, or `None` for all."""
+Vectors: TypeAlias = "Tensor | np.ndarray | Tokens | Sequence[Tensor | np.ndarray | Sequence[float] | None] | None"
+"""One modality of n items: an (n, d) array, a sequence of n vectors with `None` where one is missing, or `None` for all; or
+`Tokens`, several vectors an item."""
 
 _FORMAT = "gramian.bundle.v1"
 
@@ -37,6 +40,9 @@ class Bundle:
         vectors: (n, m, d) floating point; unit rows where present, zero rows where not.
         present: (n, m) bool.
         modalities: the m names, all different.
+        ids: (n,) int64, or None where every row is an item of its own. Rows with one id are one item (two captions of a
+            film): losses do not take them for each other's negatives, and evaluation counts either as found.
+        tokens: modality → its tokens in the same space, unit length, where they are known; the vectors are pooled from them.
 
     >>> bundle = Bundle.from_dict({"text": [[3.0, 4.0], [1.0, 0.0]], "audio": [[0.0, 2.0], None]})
     >>> bundle
@@ -49,6 +55,8 @@ class Bundle:
     vectors: Tensor
     present: Tensor
     modalities: tuple[str, ...]
+    ids: Tensor | None = None
+    tokens: Mapping[str, Tokens] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", _names(self.modalities))
@@ -65,6 +73,15 @@ class Bundle:
                 f"`present` must be a bool tensor of shape ({n}, {m}); "
                 f"got {self.present.dtype} of shape {tuple(self.present.shape)}."
             )
+        if self.ids is not None and (self.ids.dtype != torch.int64 or self.ids.shape != (n,)):
+            raise InputError(
+                f"`ids` must be an int64 tensor of shape ({n},); got {self.ids.dtype} of shape {tuple(self.ids.shape)}. "
+                "`Bundle.from_dict` takes names as well."
+            )
+        for name, tokens in self.tokens.items():
+            self.position(name)
+            if len(tokens) != n or tokens.values.shape[2] != self.dim:
+                raise InputError(f"`tokens[{name!r}]` must hold {n} sequences of width {self.dim}; got {tokens!r}.")
 
     @classmethod
     def from_dict(
@@ -72,15 +89,19 @@ class Bundle:
         columns: Mapping[str, Vectors],
         *,
         present: Mapping[str, Tensor | np.ndarray | Sequence[bool]] | None = None,
+        ids: Tensor | Sequence[int] | Sequence[str] | None = None,
+        pooling: PoolName = "mean",
         check: bool = True,
     ) -> Bundle:
         """Build a Bundle from one (n, d) array a modality; rows are scaled to unit length here.
 
         Args:
             columns: name → (n, d) array, or a sequence of n vectors with `None` for a missing one, or `None` if no item has
-                that modality.
+                that modality; or `Tokens`, which are pooled to one vector an item and kept.
             present: name → (n,) mask of the rows that count; what a masked row holds is never read. A modality without an
                 entry is present wherever `columns` has a vector.
+            ids: n whole numbers or names; rows with the same one are the same item. Names become 64-bit hashes.
+            pooling: from tokens to vectors: "mean", "max" or "first".
             check: False skips the checks of the values (not of the shapes), which wait for the device.
 
         Raises:
@@ -98,7 +119,12 @@ class Bundle:
         unknown = sorted(set(present or {}) - set(names))
         if unknown:
             raise InputError(f"`present` has unknown modalities {some(unknown)}; the columns are {', '.join(names)}.")
-        read = {name: _column(name, column) for name, column in columns.items() if column is not None}
+        tokens = {name: column for name, column in columns.items() if isinstance(column, Tokens)}
+        read = {
+            name: (pool(column, pooling), column.has_any()) if isinstance(column, Tokens) else _column(name, column)
+            for name, column in columns.items()
+            if column is not None
+        }
         if not read:
             raise InputError("`columns` must hold at least one modality that is not None; got only None.")
         _agree(
@@ -130,7 +156,9 @@ class Bundle:
         raw, mask = torch.stack(rows, 1), torch.stack(masks, 1)
         if check:
             _check_rows(raw, mask, names)
-        return cls(unit(raw), mask, names)
+        there = {name: column.present & mask[:, names.index(name), None] for name, column in tokens.items()}
+        scaled = {name: Tokens(unit(column.values.to(dtype)), there[name]) for name, column in tokens.items()}
+        return cls(unit(raw), mask, names, None if ids is None else read_ids(ids, n).to(device), scaled)
 
     def __len__(self) -> int:
         return self.vectors.shape[0]
@@ -173,18 +201,45 @@ class Bundle:
         if not modalities:
             raise InputError(f"`modalities` must name at least one of {', '.join(self.modalities)}; got none.")
         index = [self.position(name) for name in modalities]
-        return Bundle(self.vectors[:, index], self.present[:, index], modalities)
+        kept = {name: tokens for name, tokens in self.tokens.items() if name in modalities}
+        return Bundle(self.vectors[:, index], self.present[:, index], modalities, self.ids, kept)
+
+    def same(self, other: Bundle | None = None) -> Tensor:
+        """Which rows are one item, (n, n) bool: equal `ids`; against the rows of `other`, (n, n of it).
+
+        Raises:
+            InputError: rows of two Bundles are compared and one of them has no ids.
+        """
+        if other is None and self.ids is None:
+            return torch.eye(len(self), dtype=torch.bool, device=self.vectors.device)
+        first, second = self.ids, (self if other is None else other).ids
+        if first is None or second is None:
+            raise InputError("`ids` must be there to tell which rows of two Bundles are one item; got a Bundle without.")
+        return first[:, None] == second
+
+    def distinct(self) -> int:
+        """The number of different items: rows, but for those that share an id."""
+        return len(self) if self.ids is None else int(torch.unique(self.ids).numel())
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Bundle:
         """The items at `rows`: a slice, an index, indices or a boolean mask; always a Bundle, of one item for an index."""
         if isinstance(rows, str):
             raise InputError(f"a Bundle is indexed by rows; got {rows!r}. Use `.column({rows!r})` or `.select({rows!r})`.")
         index = rows if isinstance(rows, slice) else row_index(rows, self.vectors.device)
-        return Bundle(self.vectors[index], self.present[index], self.modalities)
+        return Bundle(
+            self.vectors[index],
+            self.present[index],
+            self.modalities,
+            None if self.ids is None else self.ids[index],
+            {name: tokens[index] for name, tokens in self.tokens.items()},
+        )
 
     @staticmethod
     def cat(bundles: Iterable[Bundle]) -> Bundle:
-        """All items of `bundles`, which share modalities (in any order: the first one's holds) and width."""
+        """All items of `bundles`, which share modalities (in any order: the first one's holds) and width.
+
+        Tokens are kept where all of them have them; ids have to be in all or in none.
+        """
         parts = list(bundles)
         if not parts:
             raise InputError("`bundles` must hold at least one Bundle; got none.")
@@ -200,22 +255,45 @@ class Bundle:
             {f"number {i}": part.dim for i, part in enumerate(parts)},
             "Embed them with one model.",
         )
+        ids = [part.ids for part in parts if part.ids is not None]
+        if ids and len(ids) < len(parts):
+            raise InputError(f"`bundles` must all have ids, or none; got {len(ids)} of {len(parts)} with ids.")
         parts = [part.select(*names) for part in parts]
-        return Bundle(torch.cat([part.vectors for part in parts]), torch.cat([part.present for part in parts]), names)
+        shared = [name for name in names if all(name in part.tokens for part in parts)]
+        return Bundle(
+            torch.cat([part.vectors for part in parts]),
+            torch.cat([part.present for part in parts]),
+            names,
+            torch.cat(ids) if ids else None,
+            {name: Tokens.cat([part.tokens[name] for part in parts]) for name in shared},
+        )
 
     def to(self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None) -> Bundle:
         """The same Bundle on another device or in another floating-point type."""
-        return Bundle(self.vectors.to(device=device, dtype=dtype), self.present.to(device=device), self.modalities)
+        return Bundle(
+            self.vectors.to(device=device, dtype=dtype),
+            self.present.to(device=device),
+            self.modalities,
+            None if self.ids is None else self.ids.to(device=device),
+            {name: tokens.to(device, dtype=dtype) for name, tokens in self.tokens.items()},
+        )
 
     def detach(self) -> Bundle:
         """The same Bundle without its graph."""
-        return Bundle(self.vectors.detach(), self.present, self.modalities)
+        tokens = {name: Tokens(tokens.values.detach(), tokens.present) for name, tokens in self.tokens.items()}
+        return Bundle(self.vectors.detach(), self.present, self.modalities, self.ids, tokens)
 
     def save(self, path: str | Path) -> None:
         """Write the Bundle to one safetensors file, lossless, whole or not at all."""
         header = {_FORMAT: json.dumps({"modalities": self.modalities}, ensure_ascii=False)}
+        tensors = {"vectors": self.vectors, "present": self.present}
+        if self.ids is not None:
+            tensors["ids"] = self.ids
+        for i, name in enumerate(self.modalities):
+            if name in self.tokens:
+                tensors |= {f"tokens.{i}": self.tokens[name].values, f"tokens.{i}.present": self.tokens[name].present}
         with whole(path) as partial:
-            save_file({"vectors": self.vectors.contiguous(), "present": self.present.contiguous()}, partial, header)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, header)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Bundle:
@@ -231,8 +309,18 @@ class Bundle:
                     raise InputError(
                         f"`path` must be a Bundle written by `Bundle.save`; {str(path)!r} is another safetensors file."
                     )
+                names = tuple(json.loads(metadata[_FORMAT])["modalities"])
+                there = set(file.keys())
                 return cls(
-                    file.get_tensor("vectors"), file.get_tensor("present"), tuple(json.loads(metadata[_FORMAT])["modalities"])
+                    file.get_tensor("vectors"),
+                    file.get_tensor("present"),
+                    names,
+                    file.get_tensor("ids") if "ids" in there else None,
+                    {
+                        name: Tokens(file.get_tensor(f"tokens.{i}"), file.get_tensor(f"tokens.{i}.present"))
+                        for i, name in enumerate(names)
+                        if f"tokens.{i}" in there
+                    },
                 )
         except FileNotFoundError:
             raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
@@ -246,9 +334,25 @@ def row_index(rows: int | Sequence[int] | Tensor | np.ndarray, device: torch.dev
     return index if index.numel() else index.long()
 
 
+def read_ids(ids: Tensor | Sequence[int] | Sequence[str], n: int) -> Tensor:
+    """`ids` as an (n,) int64 tensor; names become the first 64 bits of a hash that is the same everywhere."""
+    if not isinstance(ids, Tensor):
+        listed = [_hash(value) if isinstance(value, str) else value for value in ids]
+        if not all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in listed):
+            raise InputError(f"`ids` must be {n} whole numbers or {n} names; got {some(map(repr, ids))}.")
+        ids = torch.tensor(listed, dtype=torch.int64)
+    if ids.shape != (n,) or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(f"`ids` must be {n} whole numbers or {n} names; got {ids.dtype} of shape {tuple(ids.shape)}.")
+    return ids.long()
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+
 def all_none(column: Vectors) -> bool:
     """Whether a column is a sequence without a single vector."""
-    return not isinstance(column, Tensor | np.ndarray) and column is not None and all(row is None for row in column)
+    return not isinstance(column, Tensor | np.ndarray | Tokens) and column is not None and all(row is None for row in column)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
@@ -266,7 +370,9 @@ def _agree(argument: str, what: str, sizes: Mapping[str, int], hint: str) -> Non
         raise InputError(f"`{argument}` must share one {what}; got {listed}. {hint}")
 
 
-def _column(name: str, column: Vectors) -> tuple[Tensor, Tensor]:
+def _column(
+    name: str, column: Tensor | np.ndarray | Sequence[Tensor | np.ndarray | Sequence[float] | None]
+) -> tuple[Tensor, Tensor]:
     """Read one modality as an (n, d) tensor and its (n,) mask."""
     if isinstance(column, Tensor | np.ndarray):
         value = torch.as_tensor(column)
@@ -277,7 +383,7 @@ def _column(name: str, column: Vectors) -> tuple[Tensor, Tensor]:
         return value, torch.ones(len(value), dtype=torch.bool, device=value.device)
     rows = [
         None if row is None else torch.as_tensor(row, dtype=None if isinstance(row, Tensor) else torch.float32)
-        for row in column or ()
+        for row in column
     ]
     there = [row for row in rows if row is not None]
     widths = {tuple(row.shape) for row in there}

@@ -27,7 +27,7 @@ from gramian.bundle import Bundle
 from gramian.data import ENDINGS, Table, load
 from gramian.demo import demo
 from gramian.errors import InputError, check_choice, some, wrong_choice
-from gramian.evaluation import ALL, evaluate
+from gramian.evaluation import DEFAULT, evaluate
 from gramian.files import write_text
 from gramian.losses import LOSSES, Loss, Pairwise
 from gramian.model import Aligner
@@ -125,7 +125,7 @@ def evaluate_table(
         model: a saved Aligner, a folder or a hub id; without one the columns are compared as they are.
         split: the split to evaluate, or "all"; "test" by default where the table has splits.
         columns: the modalities to use; all by default.
-        scores: of the joint directions; all by default.
+        scores: of the joint directions; span, cone, centroid, cosine and volume by default.
         ks: cut-offs of the recall; 1, 5 and 10 by default.
         output: folder for report.json and report.md; nothing is written without one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume.
@@ -143,7 +143,9 @@ def evaluate_table(
     if seen:
         logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(kept))
     settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
-    report = evaluate(bundle, scores=scores or ALL, ks=ks or (1, 5, 10), settings=settings, diagnose=diagnose, progress=True)
+    report = evaluate(
+        bundle, scores=scores or DEFAULT, ks=ks or (1, 5, 10), settings=settings, diagnose=diagnose, progress=True
+    )
     console.print(f"{data}, split {split}: {bundle}", highlight=False)
     for sheet in report.sheets(every_subset=False):
         console.print(sheet.rich())

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ Names = tuple[str, ...]
 
 T = TypeVar("T")
 
-ALL: tuple[ScoreName, ...] = get_args(ScoreName)
+DEFAULT: tuple[ScoreName, ...] = ("span", "cone", "centroid", "cosine", "volume")
+"""The scores of the joint directions that `evaluate` shows unless told otherwise; `SCORES` has more."""
 
 DIAGNOSTICS_NOTE = (
     "Uniformity: 0 when all coincide, lower is more even. Modality gap: 0 when the centres coincide. Antipodal share: matched "
@@ -259,7 +260,7 @@ class Report:
 def evaluate(
     bundle: Bundle,
     *,
-    scores: Sequence[ScoreName] = ALL,
+    scores: Sequence[ScoreName] = DEFAULT,
     ks: Sequence[int] = (1, 5, 10),
     subsets: bool = True,
     diagnose: bool = False,
@@ -348,7 +349,7 @@ def single_directions(bundle: Bundle) -> Iterator[Direction]:
             yield _direction(bundle, (query,), (target,), "cosine", asked, bundle.has(target))
 
 
-def subset_directions(bundle: Bundle, scores: Sequence[ScoreName] = ALL) -> Iterator[Gain]:
+def subset_directions(bundle: Bundle, scores: Sequence[ScoreName] = DEFAULT) -> Iterator[Gain]:
     """Every subset of two or more modalities → another modality and back, by each of `scores`."""
     for anchor in bundle.modalities:
         others = [name for name in bundle.modalities if name != anchor]
@@ -372,16 +373,15 @@ def _gains(bundle: Bundle, query: Names, target: Names, scores: Sequence[ScoreNa
         yield Gain(_direction(bundle, query, target, score, asked, gallery), best)
 
 
-def _direction(bundle: Bundle, query: Names, target: Names, score: str, asked: Tensor, gallery: Tensor) -> Direction:
+def _direction(bundle: Bundle, query: Names, target: Names, score: ScoreName, asked: Tensor, gallery: Tensor) -> Direction:
     """Rank block by block; `asked` and `gallery` are the (n,) masks of the queries and the candidates."""
+    candidates = bundle[gallery].select(*target)
     match = gallery.long().cumsum(0) - 1
     blocks = []
     for rows in torch.split(asked.nonzero().flatten(), BLOCK):
-        if len(query) == 1:
-            table = SCORES[score](bundle.column(query[0])[rows], bundle[gallery].select(*target))
-        else:  # a score compares one vector with an item's many: here the candidates are the single vectors
-            table = SCORES[score](bundle.column(target[0])[gallery], bundle[rows].select(*query)).T
-        blocks.append(ranks(table, match[rows]))
+        queries = bundle[rows].select(*query)
+        relevant = match[rows] if bundle.ids is None else queries.same(candidates)
+        blocks.append(ranks(SCORES[score](queries, candidates), relevant))
     joint = query if len(query) > 1 else target
     incomplete = (asked if joint == query else gallery) & ~bundle.select(*joint).present.all(1)
     return Direction(

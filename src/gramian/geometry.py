@@ -7,6 +7,7 @@ antipodal, missing vectors and m = d included.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -16,7 +17,16 @@ from torch import Tensor
 
 from gramian.errors import InputError
 
-__all__ = ["gram_matrix", "leading_direction", "singular_values", "span_basis", "volume"]
+__all__ = [
+    "effective_rank",
+    "gram_matrix",
+    "leading_direction",
+    "lorentz_volume",
+    "singular_values",
+    "span_basis",
+    "triangle_area",
+    "volume",
+]
 
 
 P = ParamSpec("P")
@@ -28,7 +38,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        tensor = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        values = (getattr(value, "vectors", value) for value in (*args, *kwargs.values()))
+        tensor = next((value for value in values if isinstance(value, Tensor)), None)
         with torch.autocast("cpu" if tensor is None else tensor.device.type, enabled=False):
             return function(*args, **kwargs)
 
@@ -150,6 +161,122 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
         undecided = agreement.abs() < torch.finfo(Z.dtype).eps ** 0.5
         agreement = torch.where(undecided, (along * earlier_first).sum(-1, keepdim=True), agreement)
     return direction(torch.where(agreement < 0, -u, u))
+
+
+@full_precision
+def effective_rank(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+    """How many directions the tuple spreads over: exp of the entropy of its energies' shares σᵢ²/Σσ².
+
+    For k unit vectors in [1, k]: 1 when they coincide up to sign, k when they are orthogonal.
+
+    Args:
+        vectors: (..., m, d).
+        present: (..., m) bool.
+
+    Returns:
+        (...); 1 where nothing is present.
+
+    Source: the entropy of the spectrum is that of Roy and Vetterli, "The effective rank", EUSIPCO 2007, which takes the
+    shares of σ; energies weigh small singular values less.
+
+    >>> effective_rank(torch.eye(3))
+    tensor(3.)
+    """
+    energy = singular_values(vectors, present).square()
+    share = energy / energy.sum(-1, keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
+    # x log x has an infinite slope at 0, where its value is 0: there the share is a constant.
+    positive = share > torch.finfo(share.dtype).eps
+    entropy: Tensor = -(share * share.where(positive, 1).log()).sum(-1)
+    return entropy.exp()
+
+
+def triangle_area(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+    """Area of the triangle between the end points of three vectors: ½ √(‖u‖²‖v‖² − (u·v)²), u and v two of its sides.
+
+    For unit vectors in [0, ¾√3]: 0 when two of them coincide, largest when they point 120° apart in one plane. A missing
+    third vector counts as orthogonal to the other two, as it does in the volume.
+
+    Args:
+        vectors: (..., m, d).
+        present: (..., m) bool, at most three to a tuple.
+
+    Returns:
+        (...); 0 where fewer than two vectors are present.
+
+    Raises:
+        InputError: a tuple of more than three vectors.
+
+    Source: TRIANGLE (arXiv 2509.24734).
+
+    >>> triangle_area(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
+    tensor(1.0000)
+    """
+    Z = _masked(vectors, present)
+    there = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
+    count = there.sum(-1)
+    check_triangle(count)
+    squared = edge_volume(Z, there).square()
+    squared = squared + (count == 2) * orthogonalize(Z, there).volume.square()
+    return safe_sqrt(squared).masked_fill(count < 2, 0) / 2
+
+
+def check_triangle(count: Tensor) -> None:
+    """Raise where a tuple has more than three vectors."""
+    if count.numel() and int(count.max()) > 3:
+        raise InputError(f"`triangle` needs tuples of at most three vectors; got one of {int(count.max())}. Select modalities.")
+
+
+def lorentz_volume(vectors: Tensor, present: Tensor | None = None, *, curvature: float = 1.0) -> Tensor:
+    """Volume of the tuple lifted to hyperbolic space: √|det G_L|, G_L the Lorentz inner products of the lifted vectors.
+
+    A unit vector z becomes the point (cosh r, z sinh r)/r with r = √curvature, its image under the exponential map at the
+    origin. With D the squared volume of the parallelotope of the edges zᵢ − z₁ and V that of the vectors themselves,
+    |det G_L| = (sinh²r)^(k−1) (D cosh²r − V² sinh²r) / r^2k, which needs no Lorentz product and is never negative. It is 0
+    when two vectors coincide and, unlike V, not when one is the negative of another.
+
+    Args:
+        vectors: (..., m, d).
+        present: (..., m) bool.
+        curvature: minus the curvature of the space.
+
+    Returns:
+        (...), ≥ 0; 1/r where one vector is present, 1 where none is.
+
+    Source: HyperGRAM (CVPR 2026), which mixes it with the Euclidean volume.
+
+    >>> lorentz_volume(torch.tensor([[1.0, 0.0], [1.0, 0.0]])), lorentz_volume(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) > 2
+    (tensor(0.), tensor(True))
+    """
+    Z = _masked(vectors, present)
+    there = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
+    edges, own = edge_volume(Z, there).square(), orthogonalize(Z, there).volume.square()
+    return lorentz(edges, own, there.sum(-1), curvature)
+
+
+def lorentz(edges: Tensor, own: Tensor, count: Tensor, curvature: float) -> Tensor:
+    """`lorentz_volume` of tuples of `count` vectors from the squared volumes of their edges and of the vectors themselves."""
+    if not curvature > 0:
+        raise InputError(f"`curvature` must be positive; got {curvature}.")
+    r = curvature**0.5
+    sinh, cosh = math.sinh(r), math.cosh(r)
+    scale = (sinh / r) ** (count - 1).to(edges.dtype) / r
+    lifted: Tensor = scale * safe_sqrt(edges * cosh**2 - own * sinh**2)
+    return lifted.masked_fill(count == 0, 1)
+
+
+@full_precision
+def edge_volume(vectors: Tensor, present: Tensor) -> Tensor:
+    """Volume of the parallelotope of the edges from a tuple's first vector to its others; (k − 1)! times the simplex's."""
+    _, edges, there = edges_of(_masked(vectors, present), present)
+    return orthogonalize(edges, there).volume
+
+
+def edges_of(Z: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """First present vector (..., d) of each tuple, the others minus it (..., m, d), and the mask (..., m) of these edges."""
+    first = torch.cumsum(present, -1).eq(1) & present
+    base = (Z * first[..., None]).sum(-2)
+    there = present & ~first
+    return base, (Z - base.unsqueeze(-2)).masked_fill(~there[..., None], 0), there
 
 
 class Orthogonalization(NamedTuple):

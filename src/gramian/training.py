@@ -215,7 +215,7 @@ def fit(
             record = {"epoch": epoch, "skipped": skipped} | {
                 name: torch.stack(part).mean().item() for name, part in values.items()
             }
-            record |= {name: module().item() for name, module in loss.named_modules() if isinstance(module, Temperature)}
+            record |= _temperatures(loss)
             if not math.isfinite(record["loss"]):
                 raise InputError(f"the loss is not finite in epoch {epoch} ({record['loss']}). Lower `learning_rate`.")
             if validation is not None and (epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs):
@@ -389,6 +389,12 @@ def _validate(aligner: Aligner, validation: Table) -> dict[str, float]:
     found = [direction.ranks for direction in single_directions(aligner.embed(validation))]
     together = Ranks(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     return {"validation/mrr": mean_reciprocal_rank(together), "validation/recall@1": recall_at_k(together, 1)}
+
+
+def _temperatures(loss: Loss) -> dict[str, float]:
+    """Every τ of the loss, by its place in it."""
+    modules = ((name, module) for name, module in loss.named_modules() if isinstance(module, Temperature))
+    return {f"{name}/{of}" if of else name: tau for name, module in modules for of, tau in module.values().items()}
 
 
 def _finished(history: History, recipe: Recipe) -> bool:

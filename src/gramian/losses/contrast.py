@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
 from gramian.losses.base import LossOutput, SoftmaxLoss
-from gramian.scores import SCORES, SIGN_BLIND, ScoreName
+from gramian.scores import SCORES, Items, ScoreName
 
-__all__ = ["Contrast"]
+__all__ = ["AnchoredLoss", "Contrast"]
 
-EACH = "each"
+EACH, RANDOM = "each", "random"
 
 
-class Contrast(SoftmaxLoss):
-    """Cross-entropy, both directions, of score(anchor of item i, other modalities of item j) / τ.
+class AnchoredLoss(SoftmaxLoss):
+    """A softmax loss that compares an anchor of item i with the other modalities of item j.
 
     An item takes part when it has the anchor and at least one other modality. With `anchor="each"` every modality is the
     anchor in turn and the losses are averaged: a score of the "best matching part" kind (`span`, `cone`, `volume`) then
-    cannot be satisfied by aligning one modality and forgetting the rest.
+    cannot be satisfied by aligning one modality and forgetting the rest. `anchor="random"` draws one of them a batch, and
+    takes each in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        anchor: str,
+        temperature: float,
+        learn_temperature: bool,
+        label_smoothing: float,
+        negatives: int | None = None,
+    ) -> None:
+        super().__init__(
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            label_smoothing=label_smoothing,
+            negatives=negatives,
+        )
+        self.anchor = anchor
+
+    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+        """The mean over the anchors; one part an anchor, named after it. An anchor with fewer than two items is left out."""
+        anchors = anchors_of(self.anchor, bundle, type(self).__name__)
+        if self.anchor == RANDOM and self.training:
+            able = [name for name in anchors if int((bundle.has(name) & (bundle.present.sum(1) > 1)).sum()) > 1] or anchors
+            anchors = [able[int(torch.randint(len(able), (1,), generator=generator))]]
+        comparisons = {anchor: (anchor, others_of(anchor, bundle)) for anchor in anchors}
+        return self.contrast(bundle, comparisons, "the anchor and another modality")
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"anchor={self.anchor!r}, {super().extra_repr()}"
+
+
+class Contrast(AnchoredLoss):
+    """Cross-entropy, both directions, of score(anchor of item i, other modalities of item j) / τ.
 
     Args:
-        score: how an anchor is compared with the other modalities of an item.
-        anchor: the name of a modality, or "each".
+        score: how an anchor is compared with the other modalities of an item: a name of `gramian.scores.SCORES`, or a
+            function of two Bundles.
+        anchor: the name of a modality, "each", or "random": one of them a batch, each in evaluation mode.
         temperature: initial τ.
         learn_temperature: whether τ is a parameter (as log τ, at least 0.01).
         label_smoothing: see `info_nce`.
+        negatives: contrast with this many of the hardest negatives; all of the batch by default.
 
     >>> import torch
     >>> loss = Contrast("cone", anchor="each")
@@ -39,40 +78,55 @@ class Contrast(SoftmaxLoss):
 
     def __init__(
         self,
-        score: ScoreName = "cone",
+        score: ScoreName | Callable[[Items, Items], Tensor] = "cone",
         *,
         anchor: str = EACH,
         temperature: float = 0.07,
         learn_temperature: bool = True,
         label_smoothing: float = 0.0,
+        negatives: int | None = None,
     ) -> None:
-        super().__init__(temperature=temperature, learn_temperature=learn_temperature, label_smoothing=label_smoothing)
-        self.score = check_choice("score", score, SCORES)
-        self.anchor = anchor
+        super().__init__(
+            anchor=anchor,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            label_smoothing=label_smoothing,
+            negatives=negatives,
+        )
+        if not callable(score):
+            check_choice("score", score, SCORES)
+        self.score = score
 
     @property
     def sign_blind(self) -> bool:
-        """True for the volume."""
-        return self.score in SIGN_BLIND
-
-    def compute(self, bundle: Bundle) -> LossOutput:
-        """The mean over the anchors; one part an anchor, named after it. An anchor with fewer than two items is left out."""
-        names = bundle.modalities
-        if len(names) < 2:
-            raise InputError(f"`items` must have at least two modalities; got {', '.join(names)}.")
-        if self.anchor != EACH and self.anchor not in names:
-            raise InputError(
-                f"`anchor` must be one of {', '.join(names)} or 'each'; got {self.anchor!r}. "
-                f"Name one of the modalities, as in {type(self).__name__}(anchor={names[0]!r})."
-            )
-        anchors = names if self.anchor == EACH else [self.anchor]
-        comparisons = {anchor: (anchor, [name for name in names if name != anchor]) for anchor in anchors}
-        return self.contrast(bundle, comparisons, "the anchor and another modality")
+        """Whether the score is; a function of your own is taken to know the sign."""
+        return not callable(self.score) and not SCORES[self.score].sign_aware
 
     def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
         """The score of each anchor with each item's other modalities, (n, n)."""
-        return SCORES[self.score](usable.column(query), usable.select(*targets))
+        function = self.score if callable(self.score) else SCORES[self.score]
+        return function(usable.select(query), usable.select(*targets))
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"score={self.score!r}, anchor={self.anchor!r}, {super().extra_repr()}"
+        return f"score={getattr(self.score, '__name__', self.score)!r}, {super().extra_repr()}"
+
+
+def anchors_of(anchor: str, bundle: Bundle, loss: str) -> list[str]:
+    """The modalities that take the anchor's place: the one named, or every one."""
+    names = bundle.modalities
+    if len(names) < 2:
+        raise InputError(f"`items` must have at least two modalities; got {', '.join(names)}.")
+    if anchor in names:
+        return [anchor]
+    if anchor not in (EACH, RANDOM):
+        raise InputError(
+            f"`anchor` must be one of {', '.join(names)}, 'each' or 'random'; got {anchor!r}. "
+            f"Name one of the modalities, as in {loss}(anchor={names[0]!r})."
+        )
+    return list(names)
+
+
+def others_of(anchor: str, bundle: Bundle) -> list[str]:
+    """All modalities but the anchor."""
+    return [name for name in bundle.modalities if name != anchor]

@@ -8,27 +8,79 @@ from torch import Tensor
 
 from gramian.errors import InputError
 
-__all__ = ["info_nce"]
+__all__ = ["info_nce", "sigmoid_loss"]
 
 
-def info_nce(logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def info_nce(
+    logits: Tensor, *, same: Tensor | None = None, label_smoothing: float = 0.0, negatives: int | None = None
+) -> Tensor:
     """Symmetric cross-entropy of an (n, n) matrix whose diagonal holds the matches: ½ [CE(L, i) + CE(Lᵀ, i)].
 
     Args:
         logits: (n, n), scores divided by the temperature; row i is query i, column j candidate j.
-        label_smoothing: share of the target spread evenly over all n candidates.
+        same: (n, n) bool, which rows are one item; off the diagonal they are no negatives and leave the softmax.
+        label_smoothing: share of the target spread evenly over all candidates of the softmax.
+        negatives: keep the match and this many of the highest negatives of each query; all by default.
 
     Returns:
-        Scalar ≥ 0; log n when all logits are equal.
+        Scalar ≥ 0; log n when all n logits of each softmax are equal.
 
     Source: InfoNCE (arXiv 1807.03748); the symmetric form is CLIP's (arXiv 2103.00020).
 
     >>> info_nce(torch.zeros(2, 2))
     tensor(0.6931)
     """
+    _check_square(logits, same)
+    if negatives is not None and negatives < 1:
+        raise InputError(f"`negatives` must be at least 1, or None for all; got {negatives}.")
+    rows = _cross_entropy(logits, same, label_smoothing, negatives)
+    columns = _cross_entropy(logits.T, None if same is None else same.T, label_smoothing, negatives)
+    return (rows + columns) / 2
+
+
+def sigmoid_loss(logits: Tensor, *, same: Tensor | None = None) -> Tensor:
+    """Every pair on its own: −Σᵢⱼ log σ(±Lᵢⱼ)/n, plus on the diagonal and minus elsewhere.
+
+    Args:
+        logits: (n, n), scores divided by the temperature, with a bias.
+        same: (n, n) bool, which rows are one item; off the diagonal they are left out.
+
+    Returns:
+        Scalar ≥ 0.
+
+    Source: SigLIP (arXiv 2303.15343).
+
+    >>> sigmoid_loss(torch.zeros(2, 2))
+    tensor(1.3863)
+    """
+    _check_square(logits, same)
+    match = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    terms = F.logsigmoid(torch.where(match, logits, -logits))
+    if same is not None:
+        terms = terms.masked_fill(same & ~match, 0)
+    return -terms.sum() / len(logits)
+
+
+def _check_square(logits: Tensor, same: Tensor | None) -> None:
     if logits.ndim != 2 or logits.shape[0] != logits.shape[1]:
         raise InputError(f"`logits` must be square, (n, n); got {tuple(logits.shape)}.")
+    if same is not None and (same.dtype != torch.bool or same.shape != logits.shape):
+        raise InputError(f"`same` must be bool of shape {tuple(logits.shape)}; got {same.dtype} of shape {tuple(same.shape)}.")
+
+
+def _cross_entropy(logits: Tensor, same: Tensor | None, smoothing: float, negatives: int | None) -> Tensor:
+    """Of the rows against the diagonal; what the row may not contrast with leaves its softmax."""
     target = torch.arange(len(logits), device=logits.device)
-    rows = F.cross_entropy(logits, target, label_smoothing=label_smoothing)
-    columns = F.cross_entropy(logits.T, target, label_smoothing=label_smoothing)
-    return (rows + columns) / 2
+    if same is None and (negatives is None or negatives >= len(logits) - 1):
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
+    match = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    out = torch.zeros_like(match) if same is None else same & ~match
+    if negatives is not None and negatives < len(logits) - 1:
+        others = logits.detach().masked_fill(match | out, -torch.inf)
+        kept = torch.zeros_like(match).scatter_(1, others.topk(negatives, dim=1).indices, True)
+        out = out | ~(kept | match)
+    # Finite, so that smoothing's 0 · log 0 is 0 and not NaN; its exponential is 0 all the same.
+    logits = logits.masked_fill(out, torch.finfo(logits.dtype).min / 4)
+    allowed = (~out).to(logits.dtype)
+    share = allowed / allowed.sum(1, keepdim=True) * smoothing + match * (1 - smoothing)
+    return F.cross_entropy(logits, share)

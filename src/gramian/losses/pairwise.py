@@ -1,32 +1,40 @@
-"""`Pairwise`: InfoNCE of cosines between pairs of modalities."""
+"""`Pairwise`: InfoNCE or SigLIP's sigmoid of cosines between pairs of modalities."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError
+from gramian.errors import InputError, check_choice, some
 from gramian.losses.base import LossOutput, SoftmaxLoss
+from gramian.losses.functional import sigmoid_loss
 from gramian.scores import cosine
 
 __all__ = ["Pairwise"]
 
 
 class Pairwise(SoftmaxLoss):
-    """Symmetric InfoNCE of the cosines of two modalities, averaged over pairs of modalities.
+    """A loss of the cosines of two modalities, averaged over pairs of modalities.
 
     An item takes part in a pair when it has both. A pair with fewer than two such items in the batch is left out.
 
     Args:
         anchor: None for all pairs; the name of a modality for the pairs of which it is one (ImageBind, VAST).
-        temperature: initial τ; 0.07 in CLIP.
+        pairs: the pairs to take, as in [("text", "image"), ("image", "audio")]; instead of `anchor`.
+        objective: "softmax" is symmetric InfoNCE; "sigmoid" is SigLIP, −Σᵢⱼ log σ(±(cosᵢⱼ/τ + b))/n with b learned from −10.
+        weights: how much each pair counts, as in {"text-image": 2.0}; 1 for those not named; 0 leaves a pair out.
+        temperature: initial τ, or one a pair, as in {"text-image": 0.07, "text-audio": 0.2}. By default 0.07 (CLIP), and 0.1
+            for "sigmoid" (SigLIP).
         learn_temperature: whether τ is a parameter (as log τ, at least 0.01, CLIP's bound).
-        label_smoothing: see `info_nce`.
+        label_smoothing: see `info_nce`; for "softmax".
+        negatives: contrast with this many of the hardest negatives; all of the batch by default; for "softmax".
 
-    Source: CLIP (arXiv 2103.00020); anchored: ImageBind (arXiv 2305.05665).
+    Source: CLIP (arXiv 2103.00020); anchored: ImageBind (arXiv 2305.05665); "sigmoid": SigLIP (arXiv 2303.15343).
 
     >>> import torch
     >>> loss = Pairwise(anchor="text")
@@ -39,31 +47,85 @@ class Pairwise(SoftmaxLoss):
         self,
         *,
         anchor: str | None = None,
-        temperature: float = 0.07,
+        pairs: Sequence[tuple[str, str]] | None = None,
+        objective: Literal["softmax", "sigmoid"] = "softmax",
+        weights: Mapping[str, float] | None = None,
+        temperature: float | Mapping[str, float] | None = None,
         learn_temperature: bool = True,
         label_smoothing: float = 0.0,
+        negatives: int | None = None,
     ) -> None:
-        super().__init__(temperature=temperature, learn_temperature=learn_temperature, label_smoothing=label_smoothing)
+        check_choice("objective", objective, ("softmax", "sigmoid"))
+        if temperature is None:
+            temperature = 0.07 if objective == "softmax" else 0.1
+        super().__init__(
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            label_smoothing=label_smoothing,
+            negatives=negatives,
+        )
+        if anchor is not None and pairs is not None:
+            raise InputError("`pairs` and `anchor` both choose the pairs; got both. Leave one out.")
+        if pairs is not None and not (pairs and all(len(pair) == 2 and pair[0] != pair[1] for pair in pairs)):
+            raise InputError(f"`pairs` must hold pairs of two modalities; got {some(pairs) or 'none'}.")
+        if objective == "sigmoid" and (label_smoothing or negatives is not None):
+            raise InputError("`label_smoothing` and `negatives` belong to `objective` 'softmax'; got 'sigmoid'.")
+        if weights is not None and not all(0 <= weight < float("inf") for weight in weights.values()):
+            raise InputError(f"`weights` must be finite and not negative; got {dict(weights)}.")
         self.anchor = anchor
+        self.pairs = None if pairs is None else tuple((first, second) for first, second in pairs)
+        self.objective = objective
+        self.weights = None if weights is None else dict(weights)
+        self.bias = nn.Parameter(torch.tensor(-10.0)) if objective == "sigmoid" else None
 
     @property
     def sign_blind(self) -> bool:
         """False: a cosine knows the sign."""
         return False
 
-    def compute(self, bundle: Bundle) -> LossOutput:
+    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
         """The mean over the pairs; one part a pair, named "first-second"."""
-        names = bundle.modalities
-        if self.anchor is not None and self.anchor not in names:
-            raise InputError(f"`anchor` must be one of {', '.join(names)} or None; got {self.anchor!r}.")
-        pairs = combinations(names, 2) if self.anchor is None else ((self.anchor, b) for b in names if b != self.anchor)
-        comparisons = {f"{first}-{second}": (first, [second]) for first, second in pairs}
-        return self.contrast(bundle, comparisons, "the same two modalities")
+        del generator
+        comparisons = {self._name(*pair): (pair[0], pair[1:]) for pair in self._pairs(bundle.modalities)}
+        named = self.temperature.names
+        if named is not None and set(named) != set(comparisons):
+            raise InputError(f"`temperature` must name each of the pairs {', '.join(comparisons)}; got {', '.join(named)}.")
+        weights = None
+        if self.weights is not None:
+            unknown = sorted(set(self.weights) - set(comparisons))
+            if unknown:
+                raise InputError(f"`weights` must name pairs such as {some(comparisons)}; got {some(unknown)}.")
+            weights = {name: self.weights.get(name, 1.0) for name in comparisons}
+            comparisons = {name: comparison for name, comparison in comparisons.items() if weights[name] > 0}
+        return self.contrast(bundle, comparisons, "the same two modalities", weights)
 
     def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
         """The cosines of the two modalities, (n, n)."""
         return cosine(usable.column(query), usable.column(targets[0]))
 
+    def penalty(self, logits: Tensor, same: Tensor | None) -> Tensor:
+        """What one pair costs."""
+        return super().penalty(logits, same) if self.bias is None else sigmoid_loss(logits + self.bias, same=same)
+
     def extra_repr(self) -> str:
         """The options."""
-        return f"anchor={self.anchor!r}, {super().extra_repr()}"
+        given = {"pairs": self.pairs, "objective": "sigmoid" if self.bias is not None else None, "weights": self.weights}
+        named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+        return ", ".join([f"anchor={self.anchor!r}", *named, super().extra_repr()])
+
+    def _name(self, first: str, second: str) -> str:
+        """First-second, or the other way round where an option names the pair so."""
+        turned = f"{second}-{first}"
+        return turned if turned in (*(self.temperature.names or ()), *(self.weights or ())) else f"{first}-{second}"
+
+    def _pairs(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        if self.pairs is not None:
+            unknown = sorted({name for pair in self.pairs for name in pair} - set(names))
+            if unknown:
+                raise InputError(f"`pairs` must be of the modalities {', '.join(names)}; got {some(unknown)}.")
+            return list(self.pairs)
+        if self.anchor is None:
+            return list(combinations(names, 2))
+        if self.anchor not in names:
+            raise InputError(f"`anchor` must be one of {', '.join(names)} or None; got {self.anchor!r}.")
+        return [(self.anchor, name) for name in names if name != self.anchor]

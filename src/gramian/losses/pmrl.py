@@ -18,8 +18,9 @@ class PMRL(Loss):
     """PMRL: make σ₁ of each item's tuple dominate, and keep the leading directions of different items apart.
 
     L = mean over items of −log softmax(σ/τ₁)₁ + cross-entropy of U Uᵀ/τ₂ against the diagonal. The second term compares unit
-    vectors with themselves on the diagonal, so it is pure repulsion. The defaults are the paper's, without its matching head.
-    As published the objective is sign-blind, and at τ₁ = 0.05 the first term is all but zero long before the vectors agree.
+    vectors with themselves on the diagonal, so it is pure repulsion. The defaults are the paper's; its matching head is a loss
+    of its own: `PMRL() + 0.1 * Matching(matcher)`. As published the objective is sign-blind, and at τ₁ = 0.05 the first term
+    is all but zero long before the vectors agree.
 
     Args:
         signed: replace σ₁ by ‖Σz‖/√k, its value when all k vectors point one way, and the leading direction by the normalised
@@ -53,11 +54,11 @@ class PMRL(Loss):
         """True unless `signed`: −z for every z of a modality leaves the alignment term as it is."""
         return not self.signed
 
-    def compute(self, bundle: Bundle) -> LossOutput:
+    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
         """The plain sum of the parts "alignment" and "instance"."""
-        bundle = bundle[bundle.has()]
+        del generator
         several = bundle[bundle.present.sum(1) > 1]
-        if not len(several) or len(bundle) < 2:
+        if not len(several) or bundle.distinct() < 2:
             raise too_small(len(several), "two or more modalities")
         parts = {
             "alignment": F.cross_entropy(*self._spectrum(several)),
@@ -78,7 +79,10 @@ class PMRL(Loss):
 
     def _instance(self, bundle: Bundle) -> Tensor:
         u = direction(_masked_sum(bundle)) if self.signed else leading_direction(bundle.vectors, bundle.present)
-        return F.cross_entropy(u @ u.T / self.instance_temperature, torch.arange(len(u), device=u.device))
+        logits = u @ u.T / self.instance_temperature
+        if bundle.ids is not None:
+            logits = logits.masked_fill(bundle.same() & ~torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
+        return F.cross_entropy(logits, torch.arange(len(u), device=u.device))
 
     def extra_repr(self) -> str:
         """The options."""

@@ -1,0 +1,106 @@
+"""`Matching`: the data-anchor matching loss (DAM) of GRAM and PMRL."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gramian.bundle import Bundle
+from gramian.errors import InputError, check_choice
+from gramian.losses.base import Loss, LossOutput, too_small
+from gramian.losses.contrast import RANDOM, anchors_of, others_of
+from gramian.scores import SCORES, ScoreName
+
+__all__ = ["Matching", "hard_negatives"]
+
+
+class Matching(Loss):
+    """Binary cross-entropy of a matching head on three groups of pairs a batch.
+
+    (anchorᵢ, Mᵢ) is a match; (anchorᵢ, a hard M) and (a hard anchor, Mᵢ) are none. A hard negative is one draw from the
+    softmax of the contrastive scores over the other items; in evaluation mode a fixed generator draws.
+
+    Args:
+        matcher: a module of two Bundles of n rows that gives n logits, row i of the one against row i of the other; see
+            `gramian.model.Matcher`. It is trained with the loss.
+        score: of which the hard negatives are drawn; "volume" in the papers.
+        anchor: a modality, "text" in the papers; "each" or "random".
+        temperature: τ of the softmax; 0.07 as GRAM's starts.
+
+    Source: GRAM (arXiv 2412.11959), weight 0.1 in its loss and in PMRL's: `Gram() + 0.1 * Matching(matcher)`.
+    """
+
+    def __init__(
+        self, matcher: nn.Module, *, score: ScoreName = "volume", anchor: str = "text", temperature: float = 0.07
+    ) -> None:
+        super().__init__()
+        check_choice("score", score, SCORES)
+        if not temperature > 0:
+            raise InputError(f"`temperature` must be positive; got {temperature}.")
+        self.matcher = matcher
+        self.score = score
+        self.anchor = anchor
+        self.temperature = temperature
+
+    @property
+    def sign_blind(self) -> bool:
+        """True: the head can learn any sign, and so leaves those of the space open."""
+        return True
+
+    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+        """The mean over the anchors; one part an anchor, named after it. An anchor with fewer than two items is left out."""
+        if not self.training:
+            generator = torch.Generator().manual_seed(0)
+        anchors = anchors_of(self.anchor, bundle, "Matching")
+        if self.anchor == RANDOM and self.training:
+            anchors = [anchors[int(torch.randint(len(anchors), (1,), generator=generator))]]
+        parts, most = {}, 0
+        for anchor in anchors:
+            others = others_of(anchor, bundle)
+            usable = bundle[bundle.has(anchor) & bundle.has(*others)]
+            most = max(most, usable.distinct())
+            queries, items = usable.select(anchor), usable.select(*others)
+            with torch.no_grad():
+                scores = SCORES[self.score](queries, items) / self.temperature
+                same = usable.same()
+                wrong_item = hard_negatives(scores, same, generator)
+                wrong_anchor = hard_negatives(scores.T, same, generator)
+            usual = torch.arange(len(usable), device=scores.device)
+            first = [(usual, usual), *((usual[w >= 0], w[w >= 0]) for w in (wrong_item,))]
+            pairs = [*first, (wrong_anchor[wrong_anchor >= 0], usual[wrong_anchor >= 0])]
+            if len(pairs[1][0]) + len(pairs[2][0]):
+                asked, found = (torch.cat(side) for side in zip(*pairs, strict=True))
+                logits = self.matcher(queries[asked], items[found])
+                truth = torch.zeros_like(logits)
+                truth[: len(usable)] = 1
+                parts[anchor] = F.binary_cross_entropy_with_logits(logits, truth)
+        if not parts:
+            raise too_small(most, "the anchor and another modality")
+        return LossOutput(torch.stack(list(parts.values())).mean(), parts)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        matcher = f"{type(self.matcher).__name__}({self.matcher.extra_repr()})"
+        return f"{matcher}, score={self.score!r}, anchor={self.anchor!r}, temperature={self.temperature}"
+
+
+def hard_negatives(logits: Tensor, same: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One draw a row from the softmax over the columns that are another item.
+
+    Args:
+        logits: (n, n).
+        same: (n, n) bool, which rows are one item; they are never drawn.
+        generator: of the draws, on the CPU.
+
+    Returns:
+        (n,) columns; −1 for a row that has no other item to draw.
+
+    >>> hard_negatives(torch.tensor([[0.0, 9.0], [9.0, 0.0]]), torch.eye(2, dtype=torch.bool))
+    tensor([1, 0])
+    """
+    allowed = ~same & (logits > -torch.inf)
+    able = allowed.any(1)
+    weights = torch.where(able[:, None], logits.masked_fill(~allowed, -torch.inf), 0).softmax(1)
+    drawn = torch.multinomial(weights.double().cpu(), 1, generator=generator).squeeze(1)
+    return drawn.to(logits.device).where(able, -1)

@@ -1,0 +1,133 @@
+"""`Symile`: cross-entropy of multilinear inner products (NeurIPS 2024, arXiv 2411.01053)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gramian.bundle import Bundle
+from gramian.errors import InputError, check_choice
+from gramian.losses.base import Loss, LossOutput, Temperature, too_small
+from gramian.losses.contrast import others_of
+
+__all__ = ["Symile"]
+
+LARGEST = 2**26  # logits of the larger scheme
+
+
+class Symile(Loss):
+    """Symile: each modality in turn as the anchor, cross-entropy of the multilinear product of matched tuples against others.
+
+    A candidate is a tuple with one vector of each of the other modalities. The negatives are tuples put together from
+    different items:
+
+    - "n": the vectors of each modality are shuffled, which gives n tuples; those of the anchor's own column are replaced by
+      its match. In evaluation mode the modalities are rolled by 0, 1, 2, … places instead, and nothing is drawn.
+    - "n_squared": every combination, n^(m−1) tuples.
+
+    A missing vector leaves its place in the product empty (a factor 1); a tuple with nothing present is no negative. As
+    published a shuffle may hit the anchor's own item; with ids in the Bundle such tuples leave the softmax.
+
+    Args:
+        negatives: "n" or "n_squared".
+        temperature: initial τ. Products of m unit vectors are of the order of d^(1 − m/2), so that τ may fall to 0.001.
+        learn_temperature: whether τ is a parameter (as log τ).
+
+    Raises:
+        InputError: "n_squared" with more than 2²⁶ logits.
+
+    Source: Symile (NeurIPS 2024, arXiv 2411.01053).
+
+    >>> sorted(Symile()({"text": torch.eye(3), "image": torch.eye(3), "audio": torch.eye(3)}).parts)
+    ['audio', 'image', 'text']
+    """
+
+    def __init__(
+        self,
+        *,
+        negatives: Literal["n", "n_squared"] = "n",
+        temperature: float = 0.07,
+        learn_temperature: bool = True,
+    ) -> None:
+        super().__init__()
+        self.negatives = check_choice("negatives", negatives, ("n", "n_squared"))
+        self.temperature = Temperature(temperature, learned=learn_temperature, minimum=0.001)
+
+    @property
+    def sign_blind(self) -> bool:
+        """True for more than two modalities, where two of them may be negated; it is taken to be so."""
+        return True
+
+    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+        """The mean over the anchors; one part an anchor. An anchor with fewer than two items is left out."""
+        names = bundle.modalities
+        if len(names) < 2:
+            raise InputError(f"`items` must have at least two modalities; got {', '.join(names)}.")
+        tau, parts, most = self.temperature(), {}, 0
+        for anchor in names:
+            others = others_of(anchor, bundle)
+            usable = bundle[bundle.has(anchor) & bundle.has(*others)]
+            most = max(most, usable.distinct())
+            if usable.distinct() > 1:
+                logits, target = self._logits(usable, anchor, others, generator)
+                parts[anchor] = F.cross_entropy(logits / tau, target)
+        if not parts:
+            raise too_small(most, "the anchor and another modality")
+        return LossOutput(torch.stack(list(parts.values())).mean(), parts)
+
+    def _logits(
+        self, usable: Bundle, anchor: str, others: Sequence[str], generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Multilinear products (n, candidates), −∞ for what is no candidate, and where each row's match stands."""
+        n, device = len(usable), usable.vectors.device
+        wide = torch.promote_types(usable.vectors.dtype, torch.float32)
+        a = usable.column(anchor).to(wide)
+        rows = torch.arange(n, device=device)
+        if self.negatives == "n":
+            index = torch.stack([self._shuffle(n, place, generator).to(device) for place in range(len(others))])
+        else:
+            if n ** (len(others) + 1) > LARGEST:
+                raise InputError(
+                    f"`negatives` 'n_squared' takes n^m = {n}^{len(others) + 1} products; at most {LARGEST} are held. "
+                    "Use 'n', or a smaller batch."
+                )
+            index = torch.cartesian_prod(*[rows] * len(others)).reshape(-1, len(others)).T
+        tuples, filled = (
+            torch.ones(index.shape[1], usable.dim, dtype=wide, device=device),
+            torch.zeros_like(index[0], dtype=torch.bool),
+        )
+        own = torch.ones(n, index.shape[1], dtype=torch.bool, device=device)
+        for name, where in zip(others, index, strict=True):
+            there = usable.has(name)
+            tuples = tuples * usable.column(name).to(wide).masked_fill(~there[:, None], 1)[where]
+            filled = filled | there[where]
+            if usable.ids is not None:
+                own &= (usable.ids[:, None] == usable.ids[where]) | ~there[where]
+        logits = a @ tuples.T
+        if self.negatives == "n":
+            matches = a.clone()
+            for name in others:
+                matches = matches * usable.column(name).to(wide).masked_fill(~usable.has(name)[:, None], 1)
+            target = rows
+            match = torch.eye(n, dtype=torch.bool, device=device)
+            logits = torch.where(match, matches.sum(1), logits)
+        else:
+            target = rows * sum(n**power for power in range(len(others)))
+            match = F.one_hot(target, index.shape[1]).bool()
+        no_candidate = ~filled.expand_as(logits)
+        if usable.ids is not None:
+            no_candidate = no_candidate | own
+        return logits.masked_fill(no_candidate & ~match, -torch.inf), target
+
+    def _shuffle(self, n: int, place: int, generator: torch.Generator | None) -> Tensor:
+        if self.training:
+            return torch.randperm(n, generator=generator)
+        return torch.arange(n).roll(place)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"negatives={self.negatives!r}, {self.temperature}"

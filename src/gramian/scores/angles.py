@@ -1,0 +1,161 @@
+"""Scores made of inner products alone: cosines, centroids, leading directions, the multilinear product."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gramian.errors import InputError, check_choice
+from gramian.geometry import direction, full_precision, leading_direction
+from gramian.scores.sides import Items, Side, hide_empty, products, sides
+
+__all__ = ["centroid", "cosine", "leading", "multilinear", "weighted_centroid"]
+
+
+@full_precision
+def cosine(
+    queries: Items, items: Items, *, reduce: Literal["mean", "max", "softmax"] = "mean", temperature: float = 0.1
+) -> Tensor:
+    """Mean, largest or softmax-weighted cosine over all pairs of a present vector of the query and one of the item.
+
+    Args:
+        queries: q items.
+        items: n items.
+        reduce: "softmax" weighs the pairs by exp(cosine/temperature): between the mean (hot) and the maximum (cold).
+        temperature: of the weights.
+
+    Returns:
+        (q, n) in [−1, 1].
+
+    >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]))
+    tensor([[1.0000, 0.6000, 0.0000]])
+    """
+    check_choice("reduce", reduce, ("mean", "max", "softmax"))
+    Q, M = sides(queries, items)
+    if reduce == "mean":
+        mean = Q.sum @ M.sum.T / (Q.number[:, None] * M.number).clamp(min=1)
+        return hide_empty(mean, Q, M)
+    cosines, there = products(Q.vectors, M.vectors).flatten(2), _pairs(Q, M)
+    if reduce == "max":
+        return cosines.masked_fill(~there, -torch.inf).amax(-1)
+    return hide_empty((_weights(cosines, there, temperature) * cosines).sum(-1), Q, M)
+
+
+@full_precision
+def centroid(queries: Items, items: Items) -> Tensor:
+    """Cosine between the sums of the present vectors of query and item; 0 where a sum vanishes.
+
+    Args:
+        queries: q items.
+        items: n items.
+
+    Returns:
+        (q, n) in [−1, 1].
+
+    Source: CentroBind (arXiv 2410.02086) takes the centroid as its anchor.
+
+    >>> from gramian import Bundle
+    >>> item = Bundle.from_dict({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]})
+    >>> centroid(torch.tensor([[1.0, 0.0], [1.0, -1.0]]), item)
+    tensor([[0.7071],
+            [0.0000]])
+    """
+    Q, M = sides(queries, items)
+    return hide_empty(direction(Q.sum) @ direction(M.sum).T, Q, M)
+
+
+@full_precision
+def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1) -> Tensor:
+    """Cosine between the query and the item's centroid with weights w ∝ exp(cosine to the query / temperature).
+
+    Σ w⟨a, z⟩ / ‖Σ w z‖: vectors that have nothing to do with the query hardly count. A query of several vectors asks by
+    their normalised sum. It is a point of the item's cone, so it never exceeds `cone`.
+
+    Args:
+        queries: q items.
+        items: n items.
+        temperature: of the weights; 0.1 in the paper. The larger, the nearer to `centroid`.
+
+    Returns:
+        (q, n) in [−1, 1]; 0 where the weighted sum vanishes.
+
+    Source: SCALAR (2026).
+
+    >>> from gramian import Bundle
+    >>> item = Bundle.from_dict({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]})
+    >>> weighted_centroid(torch.tensor([[1.0, 0.0]]), item), centroid(torch.tensor([[1.0, 0.0]]), item)
+    (tensor([[1.]]), tensor([[0.7071]]))
+    """
+    Q, M = sides(queries, items)
+    a = direction(Q.sum)
+    cosines = products(a.unsqueeze(1), M.vectors).squeeze(2)
+    w = _weights(cosines, M.present.expand_as(cosines), temperature)
+    squared = torch.einsum("qni,nij,qnj->qn", w, M.gram(), w)
+    vanishes = squared <= (32 * torch.finfo(squared.dtype).eps) ** 2
+    length = squared.masked_fill(vanishes, 1).sqrt()
+    return hide_empty(((w * cosines).sum(-1) / length).masked_fill(vanishes, 0), Q, M)
+
+
+@full_precision
+def leading(queries: Items, items: Items) -> Tensor:
+    """Cosine between the leading directions: the one that PMRL takes an item's vectors to agree on, with its sign.
+
+    Args:
+        queries: q items.
+        items: n items.
+
+    Returns:
+        (q, n) in [−1, 1].
+
+    Source: PMRL (arXiv 2507.17343); see `gramian.geometry.leading_direction` for the sign.
+
+    >>> from gramian import Bundle
+    >>> item = Bundle.from_dict({"a": [[0.6, 0.8]], "b": [[0.6, 0.8]], "c": [[0.8, -0.6]]})
+    >>> leading(torch.tensor([[0.6, 0.8]]), item)
+    tensor([[1.]])
+    """
+    Q, M = sides(queries, items)
+    first, second = (leading_direction(side.vectors, side.present) for side in (Q, M))
+    return hide_empty(first @ second.T, Q, M)
+
+
+@full_precision
+def multilinear(queries: Items, items: Items) -> Tensor:
+    """Multilinear inner product: Σ over the dimensions of the product of all present vectors of query and item.
+
+    Negating one vector negates it, negating two leaves it: it rewards agreement of the vectors' signs in each coordinate
+    of this very basis, so that it is not invariant to rotations. Its size shrinks with every further vector.
+
+    Args:
+        queries: q items.
+        items: n items.
+
+    Returns:
+        (q, n) in [−1, 1].
+
+    Source: Symile (NeurIPS 2024, arXiv 2411.01053).
+
+    >>> from gramian import Bundle
+    >>> item = Bundle.from_dict({"a": [[0.6, 0.8]], "b": [[0.8, 0.6]]})
+    >>> multilinear(torch.tensor([[1.0, 0.0]]), item)
+    tensor([[0.4800]])
+    """
+    Q, M = sides(queries, items)
+    first, second = (side.vectors.masked_fill(~side.present[..., None], 1).prod(1) for side in (Q, M))
+    return hide_empty(first @ second.T, Q, M)
+
+
+def _pairs(Q: Side, M: Side) -> Tensor:
+    """(q, n, k·m): which pairs of vectors are there."""
+    return (Q.present[:, None, :, None] & M.present[:, None, :]).flatten(2)
+
+
+def _weights(cosines: Tensor, there: Tensor, temperature: float) -> Tensor:
+    """Softmax over the last axis of what is there; zeros where nothing is."""
+    if not temperature > 0:
+        raise InputError(f"`temperature` must be positive; got {temperature}.")
+    some = there.any(-1, keepdim=True)
+    logits = (cosines / temperature).masked_fill(~there & some, -torch.inf)
+    return logits.softmax(-1).masked_fill(~there, 0)

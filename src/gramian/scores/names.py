@@ -1,0 +1,322 @@
+"""`SCORES`: every score by name, with what one has to know to choose it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import inf, sqrt
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from gramian.scores.angles import centroid, cosine, leading, multilinear, weighted_centroid
+from gramian.scores.cones import cone
+from gramian.scores.late import maxsim
+from gramian.scores.sides import Items
+from gramian.scores.spectra import spectral
+from gramian.scores.volumes import hyperbolic_volume, span, triangle, volume
+from gramian.sheets import Sheet
+
+__all__ = ["SCORES", "Score", "ScoreName", "score_table"]
+
+ScoreName: TypeAlias = Literal[
+    "span",
+    "cone",
+    "centroid",
+    "weighted_centroid",
+    "cosine",
+    "max_cosine",
+    "softmax_cosine",
+    "leading",
+    "spectral",
+    "spectral_gain",
+    "volume",
+    "triangle",
+    "multilinear",
+    "hyperbolic_volume",
+    "maxsim",
+]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score by name, with what one has to know to choose it. Call it as the function that it is.
+
+    Attributes:
+        function: queries × items → (q, n).
+        formula: for the table.
+        low: the lowest value.
+        high: the highest value.
+        best: when it is reached.
+        sign_aware: whether −z counts otherwise than z.
+        pair: what is left of it for one vector against one, c their cosine.
+        arity: how items with different numbers of modalities compare.
+        own_factor: whether it holds a factor of the item's own that the query has no part in.
+        symmetric: whether the two sides may change places.
+        trains: what it does as an objective.
+        source: paper, or "–" for this library's own.
+    """
+
+    function: Callable[[Items, Items], Tensor]
+    formula: str
+    low: float
+    high: float
+    best: str
+    sign_aware: bool
+    pair: str
+    arity: str
+    own_factor: bool
+    trains: str
+    source: str
+    symmetric: bool = True
+
+    def __call__(self, queries: Items, items: Items) -> Tensor:
+        """Scores (q, n) of queries × items."""
+        return self.function(queries, items)
+
+
+FAIR = "comparable: a mean, whatever the number"
+GROWS = "rises with every further vector: favours complete items"
+
+SCORES: dict[ScoreName, Score] = {
+    "span": Score(
+        function=span,
+        formula="± ‖P_M a‖",
+        low=-1,
+        high=1,
+        best="query in the item's span, on its sum's side",
+        sign_aware=True,
+        pair="c",
+        arity=GROWS,
+        own_factor=False,
+        trains="no: the sign jumps",
+        source="–",
+    ),
+    "cone": Score(
+        function=cone,
+        formula="max over w ≥ 0 of cos(a, Σwz)",
+        low=-1,
+        high=1,
+        best="query is a non-negative combination",
+        sign_aware=True,
+        pair="c",
+        arity=GROWS,
+        own_factor=False,
+        trains="with each modality as the anchor in turn",
+        source="–",
+    ),
+    "centroid": Score(
+        function=centroid,
+        formula="cos(Σa, Σz)",
+        low=-1,
+        high=1,
+        best="the two sums point one way",
+        sign_aware=True,
+        pair="c",
+        arity=FAIR,
+        own_factor=False,
+        trains="yes",
+        source="CentroBind, arXiv 2410.02086",
+    ),
+    "weighted_centroid": Score(
+        function=weighted_centroid,
+        formula="cos(a, Σ wz), w ∝ exp(⟨a, z⟩/0.1)",
+        low=-1,
+        high=1,
+        best="the weighted sum points along the query",
+        sign_aware=True,
+        pair="c",
+        arity="nearly comparable: a vector that does not fit hardly counts",
+        own_factor=False,
+        trains="with each modality as the anchor in turn",
+        source="SCALAR, 2026",
+        symmetric=False,
+    ),
+    "cosine": Score(
+        function=cosine,
+        formula="mean of ⟨a, z⟩",
+        low=-1,
+        high=1,
+        best="all vectors coincide",
+        sign_aware=True,
+        pair="c",
+        arity=FAIR,
+        own_factor=False,
+        trains="yes",
+        source="–",
+    ),
+    "max_cosine": Score(
+        function=partial(cosine, reduce="max"),
+        formula="max of ⟨a, z⟩",
+        low=-1,
+        high=1,
+        best="one vector coincides with the query",
+        sign_aware=True,
+        pair="c",
+        arity=GROWS,
+        own_factor=False,
+        trains="with each modality as the anchor in turn",
+        source="–",
+    ),
+    "softmax_cosine": Score(
+        function=partial(cosine, reduce="softmax"),
+        formula="Σ w⟨a, z⟩, w ∝ exp(⟨a, z⟩/0.1)",
+        low=-1,
+        high=1,
+        best="all vectors coincide",
+        sign_aware=True,
+        pair="c",
+        arity="nearly comparable: between the mean and the maximum",
+        own_factor=False,
+        trains="yes",
+        source="–",
+    ),
+    "leading": Score(
+        function=leading,
+        formula="⟨u(Q), u(M)⟩",
+        low=-1,
+        high=1,
+        best="the leading directions coincide",
+        sign_aware=True,
+        pair="c",
+        arity="comparable: one direction, whatever the number",
+        own_factor=False,
+        trains="yes, while the leading direction is unique",
+        source="PMRL, arXiv 2507.17343",
+    ),
+    "spectral": Score(
+        function=spectral,
+        formula="σ₁(Q ∪ M)/√k",
+        low=0,
+        high=1,
+        best="all vectors on one line",
+        sign_aware=False,
+        pair="√((1 + |c|)/2)",
+        arity="comparable at the top alone: unrelated vectors score 1/√k",
+        own_factor=True,
+        trains="no: sign-blind",
+        source="PMRL, arXiv 2507.17343",
+    ),
+    "spectral_gain": Score(
+        function=partial(spectral, normalized=True),
+        formula="(λ₁(Q ∪ M) − max λ₁)/min λ₁",
+        low=0,
+        high=1,
+        best="the leading directions coincide up to sign",
+        sign_aware=False,
+        pair="|c|",
+        arity="comparable: divided by the smaller side's own",
+        own_factor=False,
+        trains="no: sign-blind",
+        source="–",
+    ),
+    "volume": Score(
+        function=volume,
+        formula="−√det G(Q ∪ M)",
+        low=-1,
+        high=0,
+        best="linearly dependent tuple",
+        sign_aware=False,
+        pair="−√(1 − c²)",
+        arity="a missing vector is a factor 1: favours complete items",
+        own_factor=True,
+        trains="no: sign-blind",
+        source="GRAM, arXiv 2412.11959",
+    ),
+    "triangle": Score(
+        function=triangle,
+        formula="−½√(‖u‖²‖v‖² − (u·v)²)",
+        low=-0.75 * sqrt(3),
+        high=0,
+        best="two of three vectors coincide",
+        sign_aware=True,
+        pair="−½√((1 − c)(3 + c))",
+        arity="a missing third vector counts as orthogonal; at most three vectors",
+        own_factor=True,
+        trains="partly: satisfied by two of three",
+        source="TRIANGLE, arXiv 2509.24734",
+    ),
+    "multilinear": Score(
+        function=multilinear,
+        formula="Σ_d Π a_d z_d",
+        low=-1,
+        high=1,
+        best="one coordinate holds all of every vector",
+        sign_aware=True,
+        pair="c",
+        arity="incomparable: shrinks with every further vector",
+        own_factor=False,
+        trains="with Symile's negatives",
+        source="Symile, arXiv 2411.01053",
+    ),
+    "hyperbolic_volume": Score(
+        function=hyperbolic_volume,
+        formula="−½V − ½√|det G_L|",
+        low=-inf,
+        high=0,
+        best="two vectors coincide",
+        sign_aware=True,
+        pair="falls as c does",
+        arity="incomparable: a missing vector takes its factor along",
+        own_factor=True,
+        trains="partly: satisfied by two vectors",
+        source="HyperGRAM, CVPR 2026",
+    ),
+    "maxsim": Score(
+        function=maxsim,
+        formula="mean over tokens a of max ⟨a, z⟩",
+        low=-1,
+        high=1,
+        best="every token of the query is among the item's",
+        sign_aware=True,
+        pair="c",
+        arity=GROWS,
+        own_factor=False,
+        trains="yes",
+        source="ColBERT, arXiv 2004.12832",
+        symmetric=False,
+    ),
+}
+"""The scores by name, the options that have names of their own among them."""
+
+
+def score_table() -> Sheet:
+    """What docs/scores.md shows: a row a score, from `SCORES`."""
+    header = (
+        "score",
+        "formula",
+        "range",
+        "best when",
+        "sign",
+        "one against one",
+        "different numbers of modalities",
+        "own factor",
+        "to train",
+        "source",
+    )
+    rows = tuple(
+        (
+            f"`{name}`",
+            score.formula,
+            f"[{_number(score.low)}, {_number(score.high)}]",
+            score.best,
+            "aware" if score.sign_aware else "blind",
+            score.pair,
+            score.arity,
+            "yes" if score.own_factor else "no",
+            score.trains,
+            score.source,
+        )
+        for name, score in SCORES.items()
+    )
+    note = (
+        "a, z: vectors of the query and of the item; P_M: projector on the item's span; u: leading direction; G, λ, σ, V: Gram "
+        "matrix of the joint tuple of k vectors, its eigenvalues and their roots, its volume; c: cosine of one vector against "
+        "one. An absent modality changes no score; an item with nothing present scores −∞."
+    )
+    return Sheet("Scores", header, rows, note)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−").replace("inf", "∞")

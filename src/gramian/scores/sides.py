@@ -1,0 +1,83 @@
+"""What every score starts from: two sides, n items with up to m unit vectors each, zero where missing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from gramian.bundle import Bundle
+from gramian.errors import InputError
+from gramian.geometry import gram_matrix, unit
+
+__all__ = ["Items", "Side", "sides"]
+
+Items: TypeAlias = "Bundle | Tensor"
+"""n items: a Bundle, or an (n, d) tensor where each has one vector, of any length."""
+
+
+class Side(NamedTuple):
+    """(n, m, d) vectors in float32 or better, zero where missing, and their (n, m) mask."""
+
+    vectors: Tensor
+    present: Tensor
+
+    @property
+    def number(self) -> Tensor:
+        """(n,) present vectors."""
+        return self.present.sum(1)
+
+    @property
+    def sum(self) -> Tensor:
+        """(n, d) sum of the present vectors."""
+        return self.vectors.sum(1)
+
+    @property
+    def width(self) -> int:
+        """m, the vectors an item may have."""
+        return self.vectors.shape[1]
+
+    def gram(self) -> Tensor:
+        """(n, m, m) inner products within each item."""
+        return gram_matrix(self.vectors, self.present)
+
+
+def sides(queries: Items, items: Items) -> tuple[Side, Side]:
+    """Both arguments of a score, checked, in one floating type of at least 32 bits; plain vectors scaled to unit length."""
+    first, second = _read("queries", "q", queries), _read("items", "n", items)
+    if first.vectors.shape[-1] != second.vectors.shape[-1]:
+        raise InputError(
+            f"`queries` and `items` must share the width d; got {first.vectors.shape[-1]} and {second.vectors.shape[-1]}."
+        )
+    dtype = torch.promote_types(torch.promote_types(first.vectors.dtype, second.vectors.dtype), torch.float32)
+    return _cast(first, dtype), _cast(second, dtype)
+
+
+def products(first: Tensor, second: Tensor) -> Tensor:
+    """Inner products of (q, k, d) with (n, m, d) → (q, n, k, m), as one matrix product."""
+    q, k, d = first.shape
+    n, m, _ = second.shape
+    return (first.reshape(q * k, d) @ second.reshape(n * m, d).T).reshape(q, k, n, m).transpose(1, 2)
+
+
+def hide_empty(scores: Tensor, first: Side, second: Side) -> Tensor:
+    """`scores` (q, n) with −∞ where the item has nothing present, or the query."""
+    return scores.masked_fill(~(first.present.any(1)[:, None] & second.present.any(1)), -torch.inf)
+
+
+def _read(argument: str, letter: str, given: Items) -> Side:
+    if isinstance(given, Bundle):
+        return Side(given.vectors, given.present)
+    if given.ndim != 2 or not given.is_floating_point():
+        raise InputError(
+            f"`{argument}` must be a Bundle, or floating point of shape ({letter}, d); "
+            f"got {given.dtype} of shape {tuple(given.shape)}."
+        )
+    return Side(
+        unit(given.to(torch.promote_types(given.dtype, torch.float32))).unsqueeze(1), given.new_ones(len(given), 1).bool()
+    )
+
+
+def _cast(side: Side, dtype: torch.dtype) -> Side:
+    return Side(side.vectors.to(dtype).masked_fill(~side.present[..., None], 0), side.present)

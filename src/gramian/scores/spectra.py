@@ -1,0 +1,69 @@
+"""`spectral`: the largest singular value of the joint tuple."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gramian.geometry import full_precision, safe_sqrt, singular_values
+from gramian.scores.sides import Items, hide_empty, products, sides
+
+__all__ = ["spectral"]
+
+ENTRIES = 2**24  # of the joint Gram matrices held at a time
+
+
+@full_precision
+def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Tensor:
+    """Share of the joint tuple's energy along its leading direction: σ₁/√k, with k vectors in query and item together.
+
+    1 when all vectors lie on one line, 1/√k when they are orthogonal. As PMRL's alignment it is sign-blind, and it rises with
+    the agreement of the item's vectors among themselves: a factor of the item's own. `normalized` takes that out: what the
+    union adds to the larger of the two leading eigenvalues, (λ₁(Q ∪ M) − max(λ₁(Q), λ₁(M))) / min(λ₁(Q), λ₁(M)).
+
+    Args:
+        queries: q items.
+        items: n items.
+        normalized: the gain instead; |cosine| for one vector against one.
+
+    Returns:
+        (q, n) in (0, 1]; normalized in [0, 1], 1 when the two leading directions coincide up to sign.
+
+    Gradients hold the leading eigenvector fixed (Hellmann–Feynman), which is exact; second derivatives are not defined.
+
+    Source: PMRL (arXiv 2507.17343) maximises σ₁ of each item's tuple.
+
+    >>> vector = torch.tensor([[1.0, 0.0]])
+    >>> spectral(vector, -vector), spectral(vector, torch.tensor([[0.28, 0.96]]))
+    (tensor([[1.]]), tensor([[0.8000]]))
+    """
+    Q, M = sides(queries, items)
+    first, second, cosines = Q.gram(), M.gram(), products(Q.vectors, M.vectors)
+    v, w = _leading_weights(cosines, first, second)
+    largest = (
+        torch.einsum("qni,qij,qnj->qn", v, first, v)
+        + 2 * torch.einsum("qni,qnij,qnj->qn", v, cosines, w)
+        + torch.einsum("qni,nij,qnj->qn", w, second, w)
+    )
+    if not normalized:
+        count = (Q.number[:, None] + M.number).clamp(min=1)
+        return hide_empty(safe_sqrt(largest / count), Q, M)
+    alone = [singular_values(side.vectors, side.present)[:, 0].square() for side in (Q, M)]
+    larger, smaller = torch.maximum(alone[0][:, None], alone[1]), torch.minimum(alone[0][:, None], alone[1])
+    gain = (largest - larger).clamp(min=0) / smaller.masked_fill(smaller == 0, 1)
+    return hide_empty(gain, Q, M)
+
+
+@torch.no_grad()
+def _leading_weights(cosines: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Leading eigenvector of each joint Gram matrix, (q, n, k) and (q, n, m), some rows of queries at a time."""
+    q, n, k, m = cosines.shape
+    rows = max(1, ENTRIES // max(1, n * (k + m) ** 2))
+    found = []
+    for start in range(0, q, rows):
+        C, F = cosines[start : start + rows], first[start : start + rows]
+        top = torch.cat([F[:, None].expand(-1, n, -1, -1), C], -1)
+        bottom = torch.cat([C.mT, second.expand(len(C), -1, -1, -1)], -1)
+        found.append(torch.linalg.eigh(torch.cat([top, bottom], -2)).eigenvectors[..., -1])
+    lead = torch.cat(found) if found else cosines.new_zeros(q, n, k + m)
+    return lead[..., :k], lead[..., k:]

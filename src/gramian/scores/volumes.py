@@ -1,0 +1,185 @@
+"""Scores made of volumes: of the joint tuple, of its edges, of its lift to hyperbolic space.
+
+All of them factorise. With P the projector on the span of an item's vectors, V(a, M) = V(M) · √(1 − ‖Pa‖²) for one vector a;
+for several, the second factor is the root of the determinant of their k×k residual Gram matrix. The volume of the edges
+zᵢ − z₁ of a tuple factorises in the same way over the item's own edges. So one matrix product with each item's orthonormal
+bases gives all pairs; no m×m determinant is taken per pair.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gramian.errors import InputError
+from gramian.geometry import check_triangle, edges_of, full_precision, lorentz, orthogonalize, safe_sqrt
+from gramian.scores.sides import Items, Side, hide_empty, products, sides
+
+__all__ = ["hyperbolic_volume", "span", "triangle", "volume"]
+
+
+@full_precision
+def volume(queries: Items, items: Items) -> Tensor:
+    """GRAM: minus the volume of the parallelotope of the vectors of query and item.
+
+    V(a, M) = V(M) · √(1 − ‖P_M a‖²) by the Schur complement, with P_M the projector on the span of the item's vectors. The
+    factor V(M) knows nothing of the query: it puts the same few items first for every query. Sign-blind: −a scores as a.
+
+    Args:
+        queries: q items.
+        items: n items.
+
+    Returns:
+        (q, n) in [−1, 0]; 0 when query and item are linearly dependent.
+
+    Source: GRAM (arXiv 2412.11959).
+
+    >>> volume(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.6, 0.8, 0.0]]))
+    tensor([[-0.8000]])
+    """
+    Q, M = sides(queries, items)
+    return hide_empty(-safe_sqrt(_residual(Q, M)) * orthogonalize(M.vectors, M.present).volume, Q, M)
+
+
+@full_precision
+def span(queries: Items, items: Items, *, signed: bool = True) -> Tensor:
+    """Cosine between the query and the span of the item's vectors, ‖P_M a‖: the volume without the item's own factor.
+
+    √(1 − span²) is V(Q, M) / (V(Q) V(M)), for a query of several vectors as well: there it is the product of the sines of
+    the principal angles between the two spans. The sign is that of the agreement between the sums of the vectors, so that
+    one modality gives the cosine; it jumps where that agreement vanishes: a score to rank by, not to train.
+
+    Args:
+        queries: q items.
+        items: n items.
+        signed: False leaves the sign out: the same ranking as the volume divided by the item's own.
+
+    Returns:
+        (q, n) in [−1, 1] ([0, 1] unsigned).
+
+    >>> from gramian import Bundle
+    >>> item = Bundle.from_dict({"a": [[1.0, 0.0, 0.0]], "b": [[0.0, 1.0, 0.0]]})
+    >>> span(torch.tensor([[0.36, 0.48, 0.8]]), item)
+    tensor([[0.6000]])
+    """
+    Q, M = sides(queries, items)
+    basis = orthogonalize(M.vectors, M.present).basis
+    if Q.width == 1:
+        projected = torch.linalg.vector_norm(products(Q.vectors, basis).squeeze(2), dim=-1).clamp(max=1)
+    else:
+        B = products(orthogonalize(Q.vectors, Q.present).basis, basis)
+        identity = torch.eye(Q.width, dtype=B.dtype, device=B.device)
+        projected = safe_sqrt(1 - _determinant(identity - B @ B.mT).clamp(max=1))
+    if signed:
+        projected = torch.where(Q.sum @ M.sum.T < 0, -projected, projected)
+    return hide_empty(projected, Q, M)
+
+
+@full_precision
+def triangle(queries: Items, items: Items, *, squared: bool = False) -> Tensor:
+    """TRIANGLE: minus the area of the triangle whose corners are the end points of three vectors of query and item.
+
+    ½ √(‖u‖²‖v‖² − (u·v)²) with u, v two sides. It is 0 as soon as two of the three vectors coincide, whatever the third does.
+    Where only two vectors are there, the third counts as orthogonal to both, as a missing one does in the volume; the
+    ranking is then that of the cosine.
+
+    Args:
+        queries: q items.
+        items: n items; query and item have at most three vectors together.
+        squared: 2·area², which the published code optimises.
+
+    Returns:
+        (q, n) in [−¾√3, 0]; squared in [−27/8, 0].
+
+    Raises:
+        InputError: more than three vectors to a tuple.
+
+    Source: TRIANGLE (NeurIPS 2025, arXiv 2509.24734).
+
+    >>> from gramian import Bundle
+    >>> item = Bundle.from_dict({"a": [[0.0, 1.0]], "b": [[-1.0, 0.0]]})
+    >>> triangle(torch.tensor([[1.0, 0.0]]), item)
+    tensor([[-1.]])
+    """
+    Q, M = sides(queries, items)
+    count = Q.number[:, None] + M.number
+    check_triangle(count)
+    area = (_edge_residual(Q, M) + _own(Q, M) * (count == 2)).clamp(min=0)  # 4·area²
+    return hide_empty(-area / 2 if squared else -safe_sqrt(area) / 2, Q, M)
+
+
+@full_precision
+def hyperbolic_volume(queries: Items, items: Items, *, alpha: float | Tensor = 0.5, curvature: float = 1.0) -> Tensor:
+    """HyperGRAM: minus α times the Euclidean volume and 1 − α times that of the tuple lifted to hyperbolic space.
+
+    The second is `gramian.geometry.lorentz_volume`. It knows a vector from its negative, and so does the mixture unless α is
+    1. Both parts carry factors of the item's own.
+
+    Args:
+        queries: q items.
+        items: n items.
+        alpha: weight of the Euclidean volume, in [0, 1]; learned in the paper.
+        curvature: minus the curvature of the hyperbolic space. The vectors have unit length here, so that every point lies
+            at distance 1 from the origin.
+
+    Returns:
+        (q, n), at most 0.
+
+    Source: HyperGRAM (CVPR 2026).
+
+    >>> vector = torch.tensor([[1.0, 0.0]])
+    >>> hyperbolic_volume(vector, vector), hyperbolic_volume(vector, -vector) < -1
+    (tensor([[-0.]]), tensor([[True]]))
+    """
+    if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
+        raise InputError(f"`alpha` must lie in [0, 1]; got {alpha}.")
+    Q, M = sides(queries, items)
+    own = _own(Q, M)
+    lifted = lorentz(_edge_residual(Q, M), own, Q.number[:, None] + M.number, curvature)
+    return hide_empty(-(alpha * safe_sqrt(own) + (1 - alpha) * lifted), Q, M)
+
+
+def _own(Q: Side, M: Side) -> Tensor:
+    """Squared volume of the joint tuple, (q, n)."""
+    return _residual(Q, M) * orthogonalize(M.vectors, M.present).volume.square()
+
+
+def _residual(Q: Side, M: Side) -> Tensor:
+    """V(Q, M)² / V(M)², (q, n): determinant of what of the query's Gram matrix the span of the item leaves."""
+    B = products(Q.vectors, orthogonalize(M.vectors, M.present).basis)
+    return _determinant(_unit_where_missing(Q.gram()[:, None] - B @ B.mT, Q))
+
+
+def _edge_residual(Q: Side, M: Side) -> Tensor:
+    """Squared volume of the edges of the joint tuple, (q, n), taken from the item's first vector b.
+
+    The item's own edges give a factor; the query's, q − b, the determinant of the Gram matrix of their residuals.
+    """
+    base, edges, there = edges_of(M.vectors, M.present)
+    basis, distances = orthogonalize(edges, there)
+    to_base = products(Q.vectors, base.unsqueeze(1)).squeeze(-1)  # (q, n, k)
+    length = (base * base).sum(-1)
+    gram = Q.gram()[:, None] - to_base.unsqueeze(-1) - to_base.unsqueeze(-2) + length[:, None, None]
+    B = products(Q.vectors, basis) - (basis @ base.unsqueeze(-1)).mT
+    return _determinant(_unit_where_missing(gram - B @ B.mT, Q)) * distances.prod(-1).square()
+
+
+def _unit_where_missing(gram: Tensor, Q: Side) -> Tensor:
+    """(q, n, k, k) with the row and column of the identity where the query lacks the vector."""
+    there = (Q.present[:, :, None] & Q.present[:, None, :])[:, None]
+    return gram.where(there, torch.eye(Q.width, dtype=gram.dtype, device=gram.device))
+
+
+def _determinant(R: Tensor) -> Tensor:
+    """Determinants of small positive semidefinite matrices (..., k, k) by elimination; pivots within rounding of 0 are 0.
+
+    Elementwise over the pairs, and its gradient is finite at singular matrices, which that of a general determinant is not.
+    """
+    tolerance = 32 * torch.finfo(R.dtype).eps
+    product = R[..., 0, 0]
+    for _ in range(R.shape[-1] - 1):
+        pivot, rest = R[..., :1, :1], R[..., 1:, :1]
+        usable = pivot > tolerance
+        R = R[..., 1:, 1:] - (rest @ rest.mT).where(usable, 0) / pivot.where(usable, 1)
+        product = product.clamp(min=0) * R[..., 0, 0]
+    return product
