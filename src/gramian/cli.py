@@ -29,7 +29,7 @@ from gramian.demo import demo
 from gramian.errors import InputError, check_choice, some, wrong_choice
 from gramian.evaluation import DEFAULT, evaluate
 from gramian.files import write_text
-from gramian.losses import LOSSES, Loss, Pairwise
+from gramian.losses import LOSSES, Contrast, Loss, Matching, Pairwise
 from gramian.model import Aligner
 from gramian.model.heads import HeadName
 from gramian.scores import ScoreName
@@ -72,6 +72,7 @@ def train(
     head: HeadName = "linear",
     dim: int = 512,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    matching: float = 0.0,
     validation_share: float = 0.1,
     resume: bool = False,
 ) -> None:
@@ -89,6 +90,8 @@ def train(
         head: of every modality.
         dim: width of the shared space.
         recipe: how to train.
+        matching: weight of a matching head beside the loss, which `gramian evaluate` re-ranks with; 0.1 in the papers, 0
+            trains none. Its hard negatives come from the loss's own score, its anchor is the loss's.
         validation_share: share of the items to hold out where the table has no splits.
         resume: go on from the newest checkpoint in the output folder.
     """
@@ -98,9 +101,16 @@ def train(
     training, validation = _splits(table, validation_share, recipe.seed)
     if not resume and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
         raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
-    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, seed=recipe.seed)
-    console.print(f"training on {training}, choosing on {validation}", highlight=False)
+    if not 0 <= matching < float("inf"):
+        raise InputError(f"`matching` must be a finite weight, 0 for none; got {matching}.")
     loss = loss or Pairwise(temperature=0.2)
+    anchor = _anchor(loss, training.modalities)
+    matcher = {"anchor": anchor} if matching else None
+    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, matcher=matcher, seed=recipe.seed)
+    console.print(f"training on {training}, choosing on {validation}", highlight=False)
+    if aligner.matcher is not None:
+        score = loss.score if isinstance(loss, Contrast) and not callable(loss.score) else "centroid"
+        loss = loss + matching * Matching(aligner.matcher, score=score, anchor=anchor)
     history = fit(aligner, loss, training, validation, recipe=recipe, output=output, resume=resume)
     aligner.save_pretrained(output / "aligner")
     write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
@@ -117,6 +127,7 @@ def evaluate_table(
     ks: list[int] | None = None,
     output: Path | None = None,
     diagnose: bool = False,
+    rerank: int = 50,
 ) -> None:
     """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
 
@@ -129,6 +140,7 @@ def evaluate_table(
         ks: cut-offs of the recall; 1, 5 and 10 by default.
         output: folder for report.json and report.md; nothing is written without one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume.
+        rerank: how many of the best the model's matching head puts in order, where it was trained with one.
     """
     console = _console()
     if output is not None:
@@ -138,13 +150,25 @@ def evaluate_table(
         split = "all" if table.split is None else "test"
     if split != "all":
         table = table.part(split)
-    kept, bundle = _embed(table, model, columns)
+    aligner = None if model is None else Aligner.from_pretrained(model)
+    kept, bundle = _embed(table, aligner, columns)
+    matcher = None if aligner is None else aligner.matcher
+    if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
+        logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
+        matcher = None
     seen = _trained_on(kept, model)
     if seen:
         logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(kept))
     settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
     report = evaluate(
-        bundle, scores=scores or DEFAULT, ks=ks or (1, 5, 10), settings=settings, diagnose=diagnose, progress=True
+        bundle,
+        scores=scores or DEFAULT,
+        ks=ks or (1, 5, 10),
+        settings=settings,
+        diagnose=diagnose,
+        matcher=matcher,
+        rerank=rerank,
+        progress=True,
     )
     console.print(f"{data}, split {split}: {bundle}", highlight=False)
     for sheet in report.sheets(every_subset=False):
@@ -166,9 +190,9 @@ def embed(data: str, model: str, output: Path, split: str | None = None) -> None
     if output.exists() and Path(data).exists() and output.samefile(data):
         raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
     table = load(data, split=split)
-    kept, bundle = _embed(table, model)
+    kept, bundle = _embed(table, Aligner.from_pretrained(model))
     vectors = {name: bundle.column(name) for name in kept.modalities}
-    Table(vectors, {name: bundle.has(name) for name in vectors}, kept.ids, kept.split).save(output)
+    Table(vectors, {name: bundle.has(name) for name in vectors}, kept.ids, kept.split, items=kept.items).save(output)
     left = len(table) - len(kept)
     note = f" ({left} items with nothing to embed left out)" if left else ""
     _console().print(f"wrote {output}: {bundle}{note}", highlight=False)
@@ -370,19 +394,28 @@ def _splits(table: Table, share: float, seed: int) -> tuple[Table, Table]:
         return table.part("train"), table.part("validation")
     if not 0 < share < 1:
         raise InputError(f"`validation_share` must lie in (0, 1); got {share}.")
-    held_out = max(2, round(share * len(table)))
-    if len(table) - held_out < 2:
-        raise InputError(f"the table must hold at least 4 items to train and to choose on; got {len(table)}.")
-    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
-    return table[order[held_out:].sort().values], table[order[:held_out].sort().values]
+    names = table.items or table.ids  # rows of one item go to one side
+    distinct = list(dict.fromkeys(names))
+    held_out = max(2, round(share * len(distinct)))
+    if len(distinct) - held_out < 2:
+        raise InputError(f"the table must hold at least 4 items to train and to choose on; got {len(distinct)}.")
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = {distinct[i] for i in order[:held_out]}
+    chosen = torch.tensor([name in held for name in names])
+    return table[~chosen], table[chosen]
 
 
-def _embed(table: Table, model: str | None, columns: Sequence[str] | None = None) -> tuple[Table, Bundle]:
-    """The items that can be embedded, and their vectors: by a saved Aligner, or as they stand; `columns` must be among them."""
-    if model is None:
+def _anchor(loss: Loss, modalities: Sequence[str]) -> str:
+    """The loss's own fixed anchor, or "each"."""
+    anchor = getattr(loss, "anchor", None)
+    return anchor if isinstance(anchor, str) and anchor in modalities else "each"
+
+
+def _embed(table: Table, aligner: Aligner | None, columns: Sequence[str] | None = None) -> tuple[Table, Bundle]:
+    """The items that can be embedded, and their vectors: by an Aligner, or as they stand; `columns` must be among them."""
+    if aligner is None:
         kept = table.has_any()
         return kept, kept.to_bundle()
-    aligner = Aligner.from_pretrained(model)
     for name in columns or ():
         check_choice("columns", name, aligner.modalities)
     known = [name for name in table.modalities if name in aligner.modalities]

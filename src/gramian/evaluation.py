@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from pathlib import Path
@@ -32,11 +32,23 @@ from gramian.metrics import (
     recall_at_k,
     uniformity,
 )
+from gramian.model.matcher import Matcher
 from gramian.scores import SCORES, ScoreName, cosine
 from gramian.sheets import Sheet
 from gramian.stats import Interval, bootstrap_mean
 
-__all__ = ["Direction", "Gain", "Report", "diagnostics", "evaluate", "hits", "single_directions", "subset_directions"]
+__all__ = [
+    "Direction",
+    "Gain",
+    "Report",
+    "Reranked",
+    "diagnostics",
+    "evaluate",
+    "hits",
+    "reranked_directions",
+    "single_directions",
+    "subset_directions",
+]
 
 Names = tuple[str, ...]
 
@@ -51,6 +63,7 @@ DIAGNOSTICS_NOTE = (
     "when aligned up to signs; matched should be far above mismatched."
 )
 
+PAIRS = 4096  # of query and candidate that the matching head reads at a time
 BLOCK = 1024  # queries ranked at a time: (BLOCK, n, m) products are what evaluation holds at most
 
 
@@ -113,6 +126,26 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class Reranked:
+    """What a matching head makes of the best k of a score, on the same queries and gallery.
+
+    Attributes:
+        first: the direction by the score alone.
+        final: the best k of each query put in the order of the head; the others stay behind them as they were.
+        k: how many were put in order; all candidates where there are fewer.
+    """
+
+    first: Direction
+    final: Direction
+    k: int
+
+    @property
+    def difference(self) -> Interval:
+        """R@1 after minus before, paired by query."""
+        return bootstrap_mean(hits_at_k(self.final.ranks, 1) - hits_at_k(self.first.ranks, 1))
+
+
+@dataclass(frozen=True)
 class Report:
     """The figures of one evaluation.
 
@@ -124,6 +157,7 @@ class Report:
         gains: directions between a subset and one modality, by each joint score.
         settings: what was evaluated, for the reader: data, split, model.
         diagnostics: the shape of the space, by name; see `diagnostics`.
+        reranked: directions between an anchor and all other modalities, before and after a matching head.
     """
 
     items: int
@@ -133,6 +167,7 @@ class Report:
     gains: tuple[Gain, ...]
     settings: dict[str, str] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    reranked: tuple[Reranked, ...] = ()
 
     @property
     def joints(self) -> tuple[Direction, ...]:
@@ -169,6 +204,15 @@ class Report:
                     "gain_at_1": gain.difference._asdict(),
                 }
                 for gain in self.gains
+            ],
+            "reranked": [
+                self._row(each.final)
+                | {
+                    "best_k": each.k,
+                    "embedding_only": {str(k): each.first.recall(k)._asdict() for k in self.ks},
+                    "gain_at_1": each.difference._asdict(),
+                }
+                for each in self.reranked
             ],
         }
 
@@ -214,10 +258,31 @@ class Report:
                 note += f" {len(self.gains) - len(gains)} directions with smaller subsets stand in the saved report."
             joint_header = ("direction", "score", *header, "incomplete", "best single", "gain [95 %]")
             sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", joint_header, tuple(rows), note))
+        if self.reranked:
+            sheets.append(self._reranked_sheet())
         if self.diagnostics:
             shape = tuple((name, f"{value:.3f}") for name, value in self.diagnostics.items())
             sheets.append(Sheet("The shape of the space", ("diagnostic", "value"), shape, DIAGNOSTICS_NOTE))
         return sheets
+
+    def _reranked_sheet(self) -> Sheet:
+        rows = tuple(
+            (
+                each.first.name,
+                each.first.score,
+                str(len(each.first.items)),
+                str(each.first.gallery),
+                each.first.recall(1).percent(),
+                each.final.recall(1).percent(),
+                each.difference.percent(),
+                *(f"{100 * recall_at_k(each.final.ranks, k):.1f}" for k in self.ks if k > 1),
+            )
+            for each in self.reranked
+        )
+        header = ("direction", "score", "queries", "gallery", "R@1 [95 %]", "re-ranked", "gain [95 %]")
+        title = f"The best {self.reranked[0].k} re-ranked by the matching head"
+        note = "R@1 by the embeddings alone and re-ranked; then re-ranked alone. Every candidate costs a pass through the head."
+        return Sheet(title, (*header, *(f"R@{k}" for k in self.ks if k > 1)), rows, note)
 
     def _cells(self, direction: Direction) -> tuple[str, ...]:
         """Queries, gallery, R@k with the first one's interval, median rank."""
@@ -264,6 +329,8 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10),
     subsets: bool = True,
     diagnose: bool = False,
+    matcher: Matcher | None = None,
+    rerank: int = 50,
     progress: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> Report:
@@ -276,6 +343,9 @@ def evaluate(
         ks: cut-offs of the recall.
         subsets: False leaves the joint directions out.
         diagnose: add the figures of `diagnostics` to the Report.
+        matcher: a trained matching head; the directions that it answers for are re-ranked by it, too, and shown beside the
+            figures of the embeddings alone, by the first of `scores`.
+        rerank: how many of the best it puts in order.
         progress: show a progress bar.
         settings: kept in the Report.
 
@@ -286,6 +356,8 @@ def evaluate(
         raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")
     for name in scores:
         check_choice("scores", name, SCORES)
+    if rerank < 1:
+        raise InputError(f"`rerank` must be at least 1; got {rerank}.")
     if not ks or min(ks) < 1:
         raise InputError(f"`ks` must be positive cut-offs such as 1, 5, 10; got {some(ks) or 'none'}.")
     m = len(bundle.modalities)
@@ -296,8 +368,13 @@ def evaluate(
         if not singles:
             raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
         gains = tuple(_counted(subset_directions(bundle, scores), bar, task)) if subsets else ()
+        reranked: tuple[Reranked, ...] = ()
+        if matcher is not None:
+            task = bar.add_task("re-ranking", total=2 * len(matcher.anchors))
+            score = scores[0] if scores else DEFAULT[0]
+            reranked = tuple(_counted(reranked_directions(bundle, matcher, score, rerank), bar, task))
     shape = diagnostics(bundle) if diagnose else {}
-    return Report(len(bundle), bundle.counts(), tuple(ks), singles, gains, dict(settings or {}), shape)
+    return Report(len(bundle), bundle.counts(), tuple(ks), singles, gains, dict(settings or {}), shape, reranked)
 
 
 def diagnostics(bundle: Bundle) -> dict[str, float]:
@@ -361,6 +438,50 @@ def subset_directions(bundle: Bundle, scores: Sequence[ScoreName] = DEFAULT) -> 
                     yield from _gains(bundle, (anchor,), subset, scores, asked)
 
 
+def reranked_directions(bundle: Bundle, matcher: Matcher, score: ScoreName = "span", k: int = 50) -> Iterator[Reranked]:
+    """Each anchor of `matcher` → all other modalities and back: the sets of modalities that it was trained on.
+
+    Raises:
+        InputError: the Bundle lacks a modality that the head reads.
+    """
+    absent = [name for name in matcher.modalities if name not in bundle.modalities]
+    if absent:
+        raise InputError(f"`bundle` lacks the modalities {some(absent)} that the matching head was trained on.")
+    for anchor in matcher.anchors:
+        others = tuple(name for name in matcher.modalities if name != anchor)
+        asked = bundle.has(anchor) & bundle.has(*others)
+        if int(asked.sum()) < 2:
+            continue
+        for query, target in (((anchor,), others), (others, (anchor,))):
+            gallery = bundle.has(*target)
+            first = _direction(bundle, query, target, score, asked, gallery)
+            refine = _by_matcher(matcher, k, anchor_asks=query == (anchor,))
+            final = _direction(bundle, query, target, score, asked, gallery, refine)
+            yield Reranked(first, final, min(k, first.gallery))
+
+
+def _by_matcher(matcher: Matcher, k: int, *, anchor_asks: bool) -> Callable[[Bundle, Bundle, Tensor], Tensor]:
+    """A function of queries, candidates and their scores that puts the best k of each query in the order of the head."""
+
+    @torch.no_grad()
+    def refine(queries: Bundle, candidates: Bundle, scores: Tensor) -> Tensor:
+        training = matcher.training
+        matcher.eval()
+        best = scores.topk(min(k, scores.shape[1]), dim=1).indices
+        asked = torch.arange(len(scores), device=scores.device).repeat_interleave(best.shape[1])
+        logits = []
+        for rows, found in zip(torch.split(asked, PAIRS), torch.split(best.flatten(), PAIRS), strict=True):
+            pair = queries[rows], candidates[found]
+            logits.append(matcher(*(pair if anchor_asks else pair[::-1])))
+        front = torch.cat(logits).double().reshape(best.shape)
+        front = front - front.amin(1, keepdim=True)  # at least 0; the others at most −1, in their order
+        behind = scores.double() - scores.double().amax(1, keepdim=True) - 1
+        matcher.train(training)
+        return behind.scatter(1, best, front)
+
+    return refine
+
+
 def _gains(bundle: Bundle, query: Names, target: Names, scores: Sequence[ScoreName], asked: Tensor) -> Iterator[Gain]:
     """The joint direction by each score, against the best modality of the joint side alone: same queries, same gallery."""
     gallery = bundle.has(*target)
@@ -373,7 +494,15 @@ def _gains(bundle: Bundle, query: Names, target: Names, scores: Sequence[ScoreNa
         yield Gain(_direction(bundle, query, target, score, asked, gallery), best)
 
 
-def _direction(bundle: Bundle, query: Names, target: Names, score: ScoreName, asked: Tensor, gallery: Tensor) -> Direction:
+def _direction(
+    bundle: Bundle,
+    query: Names,
+    target: Names,
+    score: ScoreName,
+    asked: Tensor,
+    gallery: Tensor,
+    refine: Callable[[Bundle, Bundle, Tensor], Tensor] | None = None,
+) -> Direction:
     """Rank block by block; `asked` and `gallery` are the (n,) masks of the queries and the candidates."""
     candidates = bundle[gallery].select(*target)
     match = gallery.long().cumsum(0) - 1
@@ -381,7 +510,8 @@ def _direction(bundle: Bundle, query: Names, target: Names, score: ScoreName, as
     for rows in torch.split(asked.nonzero().flatten(), BLOCK):
         queries = bundle[rows].select(*query)
         relevant = match[rows] if bundle.ids is None else queries.same(candidates)
-        blocks.append(ranks(SCORES[score](queries, candidates), relevant))
+        table = SCORES[score](queries, candidates)
+        blocks.append(ranks(table if refine is None else refine(queries, candidates, table), relevant))
     joint = query if len(query) > 1 else target
     incomplete = (asked if joint == query else gallery) & ~bundle.select(*joint).present.all(1)
     return Direction(

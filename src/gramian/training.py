@@ -9,7 +9,7 @@ import math
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -272,6 +272,21 @@ class _Objective(nn.Module):
         super().__init__()
         self.aligner = aligner
         self.loss = loss
+        # A matching head is part of both: its weights are stored once.
+        known = {id(tensor): f"aligner.{name}" for name, tensor in aligner.named_parameters()}
+        named = loss.named_parameters(remove_duplicate=False)
+        self.shared = {f"loss.{name}": known[id(tensor)] for name, tensor in named if id(tensor) in known}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Every tensor once."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if name not in self.shared}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """What `state_dict` gave."""
+        return super().load_state_dict(
+            {**state_dict, **{twin: state_dict[name] for twin, name in self.shared.items()}}, *args, **kwargs
+        )
 
     def forward(self, table: Table) -> Any:
         return self.loss(self.aligner(table))

@@ -49,6 +49,8 @@ class Table:
         ids: n different strings.
         split: the n split names, or None.
         metadata: string → string, kept in the safetensors header.
+        items: the n names of what the rows are about, or None where every row is an item of its own. Rows with one name are
+            one item, as two captions of a film are: no negatives of each other, and either counts as found.
 
     >>> table = Table.from_columns({"text": [[1.0, 2.0], [0.5, 1.0]], "audio": [None, [3.0]]})
     >>> table
@@ -60,6 +62,7 @@ class Table:
     ids: tuple[str, ...]
     split: tuple[str, ...] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    items: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
@@ -70,10 +73,12 @@ class Table:
             raise InputError(
                 f"`present` must have a mask for each of {', '.join(self.columns)}; got {some(self.present) or 'none'}."
             )
-        if self.split is not None:
-            object.__setattr__(self, "split", tuple(self.split))
-            if len(self.split) != n:
-                raise InputError(f"`split` must name a split for each of the {n} items; got {len(self.split)}.")
+        for argument, what in (("split", "a split"), ("items", "what it is about")):
+            names = getattr(self, argument)
+            if names is not None:
+                object.__setattr__(self, argument, tuple(names))
+                if len(names) != n:
+                    raise InputError(f"`{argument}` must name {what} for each of the {n} items; got {len(names)}.")
         for name, column in self.columns.items():
             if column.ndim != 2 or not column.is_floating_point() or len(column) != n:
                 raise InputError(
@@ -91,6 +96,7 @@ class Table:
         present: Mapping[str, Tensor | np.ndarray | Sequence[bool]] | None = None,
         ids: Sequence[str] | None = None,
         split: Sequence[str] | None = None,
+        items: Sequence[str] | None = None,
     ) -> Table:
         """Build and check a Table from arrays (n, width), or sequences of n vectors with `None` for an empty cell.
 
@@ -99,6 +105,7 @@ class Table:
             present: name → (n,) bool mask; what a masked row holds is never read.
             ids: n different names of the items; their row numbers by default.
             split: n split names.
+            items: n names of what the rows are about, where several rows may be one item.
 
         Raises:
             InputError: no items, unequal lengths, rows of different widths, values that are not finite, repeated ids.
@@ -118,11 +125,15 @@ class Table:
             values, there = read[name]
             there = there & read_mask(name, given, n).to(values.device)
             read[name] = (values.masked_fill(~there[:, None], 0), there)
-        return cls._checked(read, ids, split)
+        return cls._checked(read, ids, split, items)
 
     @classmethod
     def _checked(
-        cls, read: Mapping[str, tuple[Tensor, Tensor]], ids: Sequence[str] | None, split: Sequence[str] | None
+        cls,
+        read: Mapping[str, tuple[Tensor, Tensor]],
+        ids: Sequence[str] | None,
+        split: Sequence[str] | None,
+        items: Sequence[str] | None,
     ) -> Table:
         """The table of columns that were read, name → values and mask, at least one; numbered where there are no ids."""
         n = len(next(iter(read.values()))[1])
@@ -131,6 +142,7 @@ class Table:
             {name: mask for name, (_, mask) in read.items()},
             tuple(map(str, range(n))) if ids is None else tuple(ids),
             None if split is None else tuple(split),
+            items=None if items is None else tuple(items),
         )
         table.check()
         return table
@@ -139,12 +151,19 @@ class Table:
         """Read every value once.
 
         Raises:
-            InputError: repeated ids, or features that are not finite, counted by column.
+            InputError: repeated ids, an item in two splits, or features that are not finite, counted by column.
         """
         if len(set(self.ids)) < len(self.ids):
             seen: set[str] = set()
             repeated = [name for name in self.ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
             raise InputError(f"`ids` must all be different; {len(repeated)} repeat an earlier one ({some(repeated)}).")
+        if self.items is not None and self.split is not None:
+            homes: dict[str, set[str]] = {}
+            for name, home in zip(self.items, self.split, strict=True):
+                homes.setdefault(name, set()).add(home)
+            torn = [name for name, found in homes.items() if len(found) > 1]
+            if torn:
+                raise InputError(f"`items` must each lie in one split; {len(torn)} lie in several ({some(torn)}).")
         for name, column in self.columns.items():
             wrong = self.present[name] & ~column.isfinite().all(1)
             if wrong.any():
@@ -188,6 +207,7 @@ class Table:
             present={name: mask[kept] for name, mask in self.present.items()},
             ids=tuple(self.ids[i] for i in kept),
             split=None if self.split is None else tuple(self.split[i] for i in kept),
+            items=None if self.items is None else tuple(self.items[i] for i in kept),
         )
 
     def select(self, *modalities: str) -> Table:
@@ -219,8 +239,8 @@ class Table:
         return self if bool(mask.all()) else self[mask]
 
     def digest(self) -> str:
-        """A hash of the ids, the masks and the features: equal for equal tables."""
-        found = hashlib.sha256(json.dumps(self.ids).encode())
+        """A hash of the ids, the items, the masks and the features: equal for equal tables."""
+        found = hashlib.sha256(json.dumps(self.ids if self.items is None else [self.ids, self.items]).encode())
         for name, column in self.columns.items():
             found.update(name.encode())
             found.update(self.present[name].cpu().numpy().tobytes())
@@ -229,13 +249,14 @@ class Table:
 
     def to_bundle(self) -> Bundle:
         """The columns as they stand, for vectors that already share one space; rows are scaled to unit length."""
-        return Bundle.from_dict({name: column.float() for name, column in self.columns.items()}, present=self.present)
+        columns = {name: column.float() for name, column in self.columns.items()}
+        return Bundle.from_dict(columns, present=self.present, ids=self.items)
 
     def save(self, path: str | Path) -> None:
         """Write the table, whole or not at all; the ending of `path` picks the format.
 
         `.safetensors` keeps the types and stores rows that are present alone; `.parquet` has a column a modality with lists of
-        float32, empty where missing, and `id` and `split`.
+        float32, empty where missing, and `id`, `split` and `item`.
         """
         path = Path(path)
         check_choice("path", path.suffix, ENDINGS)
@@ -247,6 +268,7 @@ class Table:
             tensors = {f"values.{name}": column[self.present[name]].contiguous() for name, column in self.columns.items()}
             tensors |= {f"present.{name}": mask.contiguous() for name, mask in self.present.items()}
             header = {"columns": self.modalities, "ids": self.ids, "split": self.split, "metadata": self.metadata}
+            header |= {} if self.items is None else {"items": self.items}
             save_file(tensors, partial, {_FORMAT: json.dumps(header, ensure_ascii=False)})  # one entry: the order is ours
 
     @classmethod
@@ -272,7 +294,7 @@ class Table:
                 values = tensors[f"values.{name}"]
                 columns[name] = values.new_zeros(len(header["ids"]), values.shape[1])
                 columns[name][present[name]] = values
-            table = cls(columns, present, header["ids"], header["split"], header["metadata"])
+            table = cls(columns, present, header["ids"], header["split"], header["metadata"], header.get("items"))
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise InputError(f"{str(path)!r} is a damaged table ({error}). Write it anew.") from None
         table.check()
@@ -289,7 +311,8 @@ def load(data: str | Path, *, split: str | None = None, columns: Sequence[str] |
         data: "stamps", or a path.
         split: keep the items whose `split` column says so; all by default.
         columns: the feature columns to read; by default every column that holds lists of floats.
-        id_column: holds the items' names; row numbers where there is no such column.
+        id_column: holds the rows' names; row numbers where there is no such column. A column `item` says what a row is about,
+            where several rows are one item.
 
     Raises:
         InputError: no such file or column, an empty file, rows of different widths, NaN, an unknown split.
@@ -318,13 +341,13 @@ def _read_dataset(path: Path, columns: Sequence[str] | None, id_column: str) -> 
         raise InputError(f"{str(path)!r} is empty: no rows.")
     if any(name.startswith("__index_level_") for name in names):
         raise InputError(f"{str(path)!r} has rows with more fields than its header names. Give every field a name.")
-    for name in (id_column, "split"):
+    for name in (id_column, "split", "item"):
         empty = data.column(name).null_count if name in names else 0
         if empty:
             raise InputError(f"column `{name}` is empty in {empty} of {data.num_rows} rows. Fill it, or leave it out.")
     for name in columns or ():
         check_choice("columns", name, names)
-    reserved = {id_column, "split"}
+    reserved = {id_column, "split", "item"}
     features: dict[str, tuple[Tensor, Tensor]] = {}
     ignored = []
     for name in columns or [name for name in names if name not in reserved]:
@@ -344,9 +367,11 @@ def _read_dataset(path: Path, columns: Sequence[str] | None, id_column: str) -> 
         raise InputError(f"{str(path)!r} has no column that holds lists of floats; its columns are {kinds}.")
     if ignored:
         logger.warning("%s: left out what is no lists of floats: %s", path, some(ignored))
-    ids = [str(value) for value in data.column(id_column).to_pylist()] if id_column in names else None
-    split = [str(value) for value in data.column("split").to_pylist()] if "split" in names else None
-    return Table._checked(features, ids, split)
+    ids, split, items = (
+        [str(value) for value in data.column(name).to_pylist()] if name in names else None
+        for name in (id_column, "split", "item")
+    )
+    return Table._checked(features, ids, split, items)
 
 
 def _arrow(path: Path) -> pyarrow.Table:
@@ -456,8 +481,9 @@ def _one_width(name: str, widths: Sequence[int]) -> int:
 def _dataset(table: Table) -> Any:
     datasets = _datasets()
     data: dict[str, list[Any]] = {"id": list(table.ids)}
-    if table.split is not None:
-        data["split"] = list(table.split)
+    for name, values in (("split", table.split), ("item", table.items)):
+        if values is not None:
+            data[name] = list(values)
     kinds: dict[str, Any] = {name: datasets.Value("string") for name in data}
     for name, column in table.columns.items():
         rows, mask = column.float().numpy(), table.present[name].tolist()

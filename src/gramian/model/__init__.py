@@ -2,6 +2,8 @@
 
 from gramian.model.aligner import Aligner, Modality
 from gramian.model.heads import HEADS, build_head
+from gramian.model.matcher import Matcher
+from gramian.model.pooling import POOLINGS, Pool
 from gramian.model.towers import Features
 
-__all__ = ["HEADS", "Aligner", "Features", "Modality", "build_head"]
+__all__ = ["HEADS", "POOLINGS", "Aligner", "Features", "Matcher", "Modality", "Pool", "build_head"]

@@ -20,6 +20,7 @@ from gramian.data.tables import Table
 from gramian.errors import InputError, some
 from gramian.files import whole, write_text
 from gramian.model.heads import HeadName, build_head
+from gramian.model.matcher import Matcher
 from gramian.model.towers import Features
 
 __all__ = ["Aligner", "Modality"]
@@ -66,6 +67,8 @@ class Aligner(
     Args:
         modalities: name → its `Modality`, or its feature width alone.
         dim: width d of the shared space.
+        matcher: options of a `Matcher` over these modalities, as in {"anchor": "text"}; none by default. It is saved and read
+            with the Aligner, and trained by `gramian.losses.Matching(aligner.matcher)`.
 
     Saved with `save_pretrained`, read with `from_pretrained` (a folder or a hub id), shared with `push_to_hub`; safetensors
     only.
@@ -75,7 +78,9 @@ class Aligner(
     Bundle(5 items, 4 dimensions, torch.float32; text 5, audio 1)
     """
 
-    def __init__(self, modalities: Mapping[str, Modality | int], dim: int = 512) -> None:
+    def __init__(
+        self, modalities: Mapping[str, Modality | int], dim: int = 512, *, matcher: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         if not modalities:
             raise InputError("`modalities` must name at least one; got none.")
@@ -89,20 +94,30 @@ class Aligner(
         # A module name may not contain a dot; a modality's may.
         self.towers = nn.ModuleList([Features(given.width) for given in self.modalities.values()])
         self.heads = nn.ModuleList([build_head(given.head, given.width, dim) for given in self.modalities.values()])
+        self.matcher = None if matcher is None else Matcher(tuple(self.modalities), dim, **matcher)
 
     @classmethod
-    def for_table(cls, table: Table, *, dim: int = 512, head: HeadName = "linear", seed: int = 0) -> Aligner:
+    def for_table(
+        cls,
+        table: Table,
+        *,
+        dim: int = 512,
+        head: HeadName = "linear",
+        matcher: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Aligner:
         """A new Aligner for the columns of `table`, its features standardised by the statistics of the table's rows.
 
         Args:
             table: the training items.
             dim: width d of the shared space.
             head: of every modality.
-            seed: of the heads' first weights.
+            matcher: options of a `Matcher`, {} for its defaults; none by default.
+            seed: of the first weights.
         """
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            aligner = cls({name: Modality(width, head) for name, width in table.widths.items()}, dim)
+            aligner = cls({name: Modality(width, head) for name, width in table.widths.items()}, dim, matcher=matcher)
         for tower, name in zip(aligner.towers, table.modalities, strict=True):
             values = table.columns[name][table.present[name]]
             if not len(values):
@@ -158,7 +173,7 @@ class Aligner(
             projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
             rows[name] = projected.new_zeros(len(table), self.dim).index_put((there.nonzero().flatten(),), projected)
             masks[name] = there
-        return Bundle.from_dict(rows, present=masks, check=not torch.is_grad_enabled())
+        return Bundle.from_dict(rows, present=masks, ids=table.items, check=not torch.is_grad_enabled())
 
     @torch.no_grad()
     def embed(self, table: Table, *, batch_size: int = 4096) -> Bundle:
@@ -181,6 +196,7 @@ class Aligner(
             "version": 1,
             "dim": self.dim,
             "modalities": {name: asdict(given) for name, given in self.modalities.items()},
+            "matcher": None if self.matcher is None else self.matcher.options,
         }
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         with whole(save_directory / _WEIGHTS) as partial:
@@ -230,7 +246,8 @@ class Aligner(
             config = json.loads((folder / _CONFIG).read_text())
             if not isinstance(config, dict) or config.get("format") != _FORMAT:
                 raise InputError(f"{str(folder)!r} holds another kind of model: its {_CONFIG} is not an Aligner's.")
-            aligner = cls({name: Modality(**given) for name, given in config["modalities"].items()}, config["dim"])
+            modalities = {name: Modality(**given) for name, given in config["modalities"].items()}
+            aligner = cls(modalities, config["dim"], matcher=config.get("matcher"))
             aligner.load_state_dict(load_file(folder / _WEIGHTS))
         except FileNotFoundError as error:
             name = Path(error.filename).name if error.filename else _WEIGHTS

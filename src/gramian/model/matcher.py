@@ -1,0 +1,118 @@
+"""`Matcher`: a cross-attention head that reads a query's tokens against an item's and says whether they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gramian.bundle import Bundle
+from gramian.errors import InputError
+from gramian.tokens import Tokens
+
+__all__ = ["Matcher"]
+
+
+class Matcher(nn.Module):
+    """A transformer decoder over the query's tokens that attends to the item's; one logit a pair.
+
+    What a modality is known by are its tokens in the Bundle, or its vector where there are none. Each is projected to
+    `width` and gets the embedding of its modality. The first place of the decoder holds a learned vector that the logit is
+    read from.
+
+    It answers for one set of modalities on each side: an anchor and all the others, which is what `gramian.losses.Matching`
+    trains and what `gramian.evaluation.evaluate` re-ranks by. A modality that an item lacks is masked.
+
+    Args:
+        modalities: names of all modalities, two or more.
+        dim: width d of the shared space.
+        anchor: the modality that stands alone on one side; "each": every one in turn.
+        width: of the transformer.
+        layers: of the decoder.
+        heads: of its attention; they divide `width`.
+        dropout: in the decoder.
+
+    Source: the data-anchor matching head of GRAM (arXiv 2412.11959), which is a BERT with cross-attention.
+
+    >>> matcher = Matcher(("text", "image"), 8, width=16)
+    >>> bundle = Bundle.from_dict({"text": torch.randn(3, 8), "image": torch.randn(3, 8)})
+    >>> matcher(bundle.select("text"), bundle.select("image")).shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        dim: int,
+        *,
+        anchor: str = "each",
+        width: int = 256,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if len(modalities) < 2:
+            raise InputError(f"`modalities` must name at least two; got {', '.join(modalities) or 'none'}.")
+        if anchor != "each" and anchor not in modalities:
+            raise InputError(f"`anchor` must be one of {', '.join(modalities)} or 'each'; got {anchor!r}.")
+        if layers < 1 or heads < 1 or width < 1 or width % heads:
+            raise InputError(f"`heads` must divide `width`, and `layers` be at least 1; got {heads}, {width} and {layers}.")
+        if not 0 <= dropout < 1:
+            raise InputError(f"`dropout` must lie in [0, 1); got {dropout}.")
+        self.modalities = tuple(modalities)
+        self.dim = dim
+        self.anchor = anchor
+        self.options: dict[str, Any] = {"anchor": anchor, "width": width, "layers": layers, "heads": heads, "dropout": dropout}
+        self.project = nn.Linear(dim, width)
+        self.kind = nn.Embedding(len(modalities), width)
+        nn.init.normal_(self.kind.weight, std=0.02)
+        self.answer = nn.Parameter(0.02 * torch.randn(width))
+        self.nothing = nn.Parameter(0.02 * torch.randn(width))  # something to attend to, whatever is masked
+        layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+        self.decoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(width))
+        self.logit = nn.Linear(width, 1)
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """The modalities that take the anchor's place."""
+        return self.modalities if self.anchor == "each" else (self.anchor,)
+
+    def forward(self, queries: Bundle, items: Bundle) -> Tensor:
+        """Logits (n,): does row i of `queries` belong to row i of `items`?
+
+        Raises:
+            InputError: different numbers of rows, a modality that the head does not know, another width.
+        """
+        if len(queries) != len(items):
+            raise InputError(f"`queries` and `items` must have one number of rows; got {len(queries)} and {len(items)}.")
+        asked, asked_there = self._read("queries", queries, self.answer)
+        found, found_there = self._read("items", items, self.nothing)
+        read = self.decoder(asked, found, tgt_key_padding_mask=~asked_there, memory_key_padding_mask=~found_there)
+        logits: Tensor = self.logit(read[:, 0]).squeeze(-1)
+        return logits
+
+    def _read(self, argument: str, bundle: Bundle, first: Tensor) -> tuple[Tensor, Tensor]:
+        """The side's tokens (n, 1 + t, width) behind `first`, and their mask."""
+        unknown = [name for name in bundle.modalities if name not in self.modalities]
+        if unknown or bundle.dim != self.dim:
+            raise InputError(
+                f"`{argument}` must have width {self.dim} and modalities among {', '.join(self.modalities)}; "
+                f"got {bundle.dim} and {', '.join(bundle.modalities)}."
+            )
+        parts = []
+        for name in bundle.modalities:
+            tokens = bundle.tokens.get(name) or Tokens(bundle.column(name)[:, None], bundle.has(name)[:, None])
+            # The entries of a unit vector are of the order of 1/√d; a linear map wants them of the order of 1.
+            projected = self.project(tokens.values.to(self.project.weight.dtype) * self.dim**0.5)
+            parts.append(Tokens(projected + self.kind.weight[self.modalities.index(name)], tokens.present))
+        together = Tokens.cat(parts, dim=1)
+        head = first.to(together.values.dtype).expand(len(bundle), 1, -1)
+        there = together.present.new_ones(len(bundle), 1)
+        return torch.cat([head, together.values], 1), torch.cat([there, together.present], 1)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"{', '.join(self.modalities)}; " + ", ".join(f"{name}={value!r}" for name, value in self.options.items())
