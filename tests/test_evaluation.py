@@ -70,7 +70,7 @@ def test_subset_directions_against_loops(score):
 
 def test_ranking_in_blocks_changes_nothing(monkeypatch):
     whole = evaluate(_bundle())
-    monkeypatch.setattr(evaluation, "BLOCK", 7)
+    monkeypatch.setattr(evaluation.directions, "BLOCK", 7)
     blocks = evaluate(_bundle())
     for one, other in zip(whole.singles + whole.joints, blocks.singles + blocks.joints, strict=True):
         assert (one.name, one.score, one.gallery) == (other.name, other.score, other.gallery)

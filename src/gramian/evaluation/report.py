@@ -1,0 +1,196 @@
+"""`Report`: the figures of one evaluation, as tables, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gramian.evaluation.diagnosis import DIAGNOSTICS_NOTE
+from gramian.evaluation.directions import Direction, Gain, Reranked, hits
+from gramian.files import write_text
+from gramian.metrics import mean_reciprocal_rank, median_rank, recall_at_k
+from gramian.sheets import Sheet
+from gramian.stats import Interval, bootstrap_mean
+
+__all__ = ["Report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of one evaluation.
+
+    Attributes:
+        items: number of items in the Bundle.
+        present: name → items that have the modality.
+        ks: cut-offs of the recall.
+        singles: directions between two modalities, by cosine.
+        gains: directions between a subset and one modality, by each joint score.
+        settings: what was evaluated, for the reader: data, split, model.
+        diagnostics: the shape of the space, by name; see `diagnostics`.
+        reranked: directions between an anchor and all other modalities, before and after a matching head.
+    """
+
+    items: int
+    present: dict[str, int]
+    ks: tuple[int, ...]
+    singles: tuple[Direction, ...]
+    gains: tuple[Gain, ...]
+    settings: dict[str, str] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    reranked: tuple[Reranked, ...] = ()
+
+    @property
+    def joints(self) -> tuple[Direction, ...]:
+        """The directions of `gains`."""
+        return tuple(gain.joint for gain in self.gains)
+
+    def mean_recall(self, k: int) -> Interval:
+        """Mean R@k over the single-modality directions, each weighing the same, with a 95 % interval over items."""
+        return bootstrap_mean(hits(self.singles, self.items, k))
+
+    def matrix(self, k: int) -> NDArray[np.float64]:
+        """R@k of every direction between two modalities, (m, m): queries in rows; NaN where there is none."""
+        names = list(self.present)
+        values = np.full((len(names), len(names)), np.nan)
+        for direction in self.singles:
+            values[names.index(direction.query[0]), names.index(direction.target[0])] = recall_at_k(direction.ranks, k)
+        return values
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything as plain numbers, lists and dicts; shares in [0, 1]."""
+        return {
+            "settings": self.settings,
+            "items": self.items,
+            "present": self.present,
+            "missing": {name: self.items - count for name, count in self.present.items()},
+            "diagnostics": self.diagnostics,
+            "mean_recall": {str(k): self.mean_recall(k)._asdict() for k in self.ks},
+            "directions": [self._row(direction) for direction in self.singles]
+            + [
+                self._row(gain.joint)
+                | {
+                    "best_single": gain.best_single,
+                    "best_single_recall_at_1": gain.single.recall(1).value,
+                    "gain_at_1": gain.difference._asdict(),
+                }
+                for gain in self.gains
+            ],
+            "reranked": [
+                self._row(each.final)
+                | {
+                    "best_k": each.k,
+                    "embedding_only": {str(k): each.first.recall(k)._asdict() for k in self.ks},
+                    "gain_at_1": each.difference._asdict(),
+                }
+                for each in self.reranked
+            ],
+        }
+
+    def sheets(self, *, every_subset: bool = True) -> list[Sheet]:
+        """The report as tables, for the terminal and for Markdown.
+
+        Args:
+            every_subset: False shows only the joint directions between one modality and all the others.
+        """
+        sizes = [direction.gallery for direction in self.singles]
+        gallery = f"{min(sizes)}–{max(sizes)}" if min(sizes) < max(sizes) else str(sizes[0])
+        means = [self.mean_recall(k) for k in self.ks]
+        mean = ("mean", "", gallery, means[0].percent(), *(f"{100 * value.value:.1f}" for value in means[1:]), "")
+        header = ("queries", "gallery", f"R@{self.ks[0]} [95 %]", *(f"R@{k}" for k in self.ks[1:]), "MdR")
+        missing = ", ".join(f"{name} {self.items - count}" for name, count in self.present.items())
+        sheets = [
+            Sheet(
+                "One modality → another, by cosine",
+                ("direction", *header),
+                (*((direction.name, *self._cells(direction)) for direction in self.singles), mean),
+                f"{self.items} items; missing: {missing}. Recall in %, intervals over the queries; MdR is the median rank.",
+            )
+        ]
+        size = len(self.present) if not every_subset else None
+        gains = [gain for gain in self.gains if size in (None, len(gain.joint.query) + len(gain.joint.target))]
+        if gains:
+            rows = [
+                (
+                    gain.joint.name,
+                    gain.joint.score,
+                    *self._cells(gain.joint),
+                    f"{gain.joint.incomplete}",
+                    gain.best_single,
+                    gain.difference.percent(),
+                )
+                for gain in gains
+            ]
+            note = (
+                "Incomplete items lack some modality of the subset. The gain is R@1 over the best single modality on the same "
+                "queries and gallery, paired."
+            )
+            if len(gains) < len(self.gains):
+                note += f" {len(self.gains) - len(gains)} directions with smaller subsets stand in the saved report."
+            joint_header = ("direction", "score", *header, "incomplete", "best single", "gain [95 %]")
+            sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", joint_header, tuple(rows), note))
+        if self.reranked:
+            sheets.append(self._reranked_sheet())
+        if self.diagnostics:
+            shape = tuple((name, f"{value:.3f}") for name, value in self.diagnostics.items())
+            sheets.append(Sheet("The shape of the space", ("diagnostic", "value"), shape, DIAGNOSTICS_NOTE))
+        return sheets
+
+    def _reranked_sheet(self) -> Sheet:
+        rows = tuple(
+            (
+                each.first.name,
+                each.first.score,
+                str(len(each.first.items)),
+                str(each.first.gallery),
+                each.first.recall(1).percent(),
+                each.final.recall(1).percent(),
+                each.difference.percent(),
+                *(f"{100 * recall_at_k(each.final.ranks, k):.1f}" for k in self.ks if k > 1),
+            )
+            for each in self.reranked
+        )
+        header = ("direction", "score", "queries", "gallery", "R@1 [95 %]", "re-ranked", "gain [95 %]")
+        title = f"The best {self.reranked[0].k} re-ranked by the matching head"
+        note = "R@1 by the embeddings alone and re-ranked; then re-ranked alone. Every candidate costs a pass through the head."
+        return Sheet(title, (*header, *(f"R@{k}" for k in self.ks if k > 1)), rows, note)
+
+    def _cells(self, direction: Direction) -> tuple[str, ...]:
+        """Queries, gallery, R@k with the first one's interval, median rank."""
+        return (
+            str(len(direction.items)),
+            str(direction.gallery),
+            direction.recall(self.ks[0]).percent(),
+            *(f"{100 * recall_at_k(direction.ranks, k):.1f}" for k in self.ks[1:]),
+            f"{median_rank(direction.ranks):g}",
+        )
+
+    def markdown(self) -> str:
+        """The report as a Markdown page."""
+        settings = "".join(f"- {name}: {value}\n" for name, value in self.settings.items())
+        return "\n".join(["# Evaluation\n", *([settings] if settings else []), *(sheet.markdown() for sheet in self.sheets())])
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `report.json` and `report.md` into `folder`; return their paths."""
+        folder = Path(folder)
+        return [
+            write_text(folder / "report.json", json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"),
+            write_text(folder / "report.md", self.markdown()),
+        ]
+
+    def _row(self, direction: Direction) -> dict[str, object]:
+        return {
+            "query": list(direction.query),
+            "target": list(direction.target),
+            "score": direction.score,
+            "queries": len(direction.items),
+            "gallery": direction.gallery,
+            "incomplete": direction.incomplete,
+            "left_out": direction.left_out,
+            "recall": {str(k): direction.recall(k)._asdict() for k in self.ks},
+            "median_rank": median_rank(direction.ranks),
+            "mean_reciprocal_rank": mean_reciprocal_rank(direction.ranks),
+        }
