@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test floors check format clean
+.PHONY: help setup demo test floors check format docs study clean
 
 help:
 	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
@@ -11,6 +11,8 @@ help:
 	@echo "make floors  the tests with the oldest releases that the package metadata admits"
 	@echo "make check   formatting, lint and types"
 	@echo "make format  write the formatting"
+	@echo "make docs    docs/scores.md from the code, docs/accuracy.md and docs/results/arity.md measured anew"
+	@echo "make study   docs/objectives.md: every objective and score, five seeds; half an hour, goes on where it stopped"
 	@echo "make setup   create $(VENV) (the other targets do it themselves)"
 
 setup: $(VENV)/.ready
@@ -44,6 +46,14 @@ check: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup
+	$(BIN)/python -m gramian.scores > docs/scores.md
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/arity.py
+
+study: setup
+	$(BIN)/python benchmarks/objectives.py --resume
 
 clean:
 	rm -rf $(VENV) .venv-floors runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,14 @@
+"""`python -m gramian.scores`: the page docs/scores.md, made of what `SCORES` says of each score."""
+
+from gramian.scores import score_table
+
+PAGE = """\
+# Scores
+
+Written by `make docs` from `gramian.scores.SCORES`. A score takes two sides, each a Bundle of any modalities or an (n, d)
+tensor, and gives (q, n) values, higher is better. What they make of incomplete items is measured in
+[results/arity.md](results/arity.md), what serves which space in [objectives.md](objectives.md), how exact they are in
+[accuracy.md](accuracy.md).
+"""
+
+print(PAGE + "\n" + score_table().markdown(), end="")
