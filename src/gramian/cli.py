@@ -341,6 +341,8 @@ def _explain(message: str, command: str | None, subparsers: Mapping[str, Argumen
         expected = wrong[1] or f"one of {wrong[2]}"
         return f"`{'.'.join(keys)}` must be {expected}; got {wrong[3]!r}. See gramian {command} --help."
     missing = re.search(r"following arguments are required: (.+)", message)
+    if missing and missing[1].strip() == "matcher":
+        return "`loss` Matching trains a head beside another loss: name that one, and add --matching 0.1."
     if missing:
         names = missing[1].replace(f"{command}.", "--")
         return f"{names} must be given. See gramian {command} --help."
