@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from gramian import Bundle, InputError
+from gramian.tokens import Tokens, pool
 
 NAN = float("nan")
 
@@ -19,8 +20,33 @@ def three(dtype=torch.float32):
     )
 
 
+def known(dtype=torch.float32):
+    """Four rows of three items, with ids and with the tokens of text and audio; video has neither."""
+    text = [[[3.0, 0.0], [0.0, 4.0]], [[0.0, 2.0]], None, [[1.0, 1.0], [2.0, 0.0], [0.0, 5.0]]]
+    audio = [None, [[1.0, 0.0], [4.0, 3.0]], [[0.0, 7.0]], [[6.0, 8.0]]]
+    columns = {"text": Tokens.from_rows(text).to(dtype=dtype), "audio": Tokens.from_rows(audio).to(dtype=dtype)}
+    columns["video"] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 1.0]], dtype=dtype)
+    return Bundle.from_dict(columns, ids=[7, -1, 7, 2**40])
+
+
 def same(a, b):
-    return a.modalities == b.modalities and torch.equal(a.present, b.present) and torch.equal(a.vectors, b.vectors)
+    def equal(a, b):
+        return a is b is None or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b))
+
+    return (
+        a.modalities == b.modalities
+        and equal(a.present, b.present)
+        and equal(a.vectors, b.vectors)
+        and equal(a.ids, b.ids)
+        and a.tokens.keys() == b.tokens.keys()
+        and all(equal(a.tokens[name].values, b.tokens[name].values) for name in a.tokens)
+        and all(equal(a.tokens[name].present, b.tokens[name].present) for name in a.tokens)
+    )
+
+
+def sequences(bundle, modality):
+    tokens = bundle.tokens[modality]
+    return [values[there].tolist() for values, there in zip(tokens.values, tokens.present, strict=True)]
 
 
 # --- construction
@@ -88,6 +114,63 @@ def test_columns_of_different_types_meet_in_the_wider_one():
     bundle = Bundle.from_dict({"a": torch.ones(1, 2, dtype=torch.float16), "b": torch.ones(1, 2, dtype=torch.float64)})
     assert bundle.vectors.dtype == torch.float64
     assert three(torch.bfloat16).vectors.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "first"])
+def test_tokens_are_pooled_as_they_come_and_kept_at_unit_length(pooling):
+    tokens = Tokens.from_rows([[[3.0, 0.0], [0.0, 4.0]], None, [[6.0, 8.0]]])
+    bundle = Bundle.from_dict({"a": tokens, "b": torch.eye(2)[[0, 1, 0]].double()}, pooling=pooling)
+    expected = torch.nn.functional.normalize(pool(tokens, pooling).double(), dim=-1)
+    torch.testing.assert_close(bundle.column("a"), expected)
+    assert bundle.present.tolist() == [[True, True], [False, True], [True, True]]
+    assert list(bundle.tokens) == ["a"] and bundle.tokens["a"].values.dtype == torch.float64
+    torch.testing.assert_close(sequences(bundle, "a"), [[[1.0, 0.0], [0.0, 1.0]], [], [[0.6, 0.8]]])
+
+
+def test_a_mask_takes_the_tokens_of_a_row_away_and_they_are_never_read():
+    def build(fill):
+        values = torch.tensor([[[1.0, 2.0], [fill, fill]], [[fill, fill], [fill, fill]]]).requires_grad_()
+        present = torch.tensor([[True, False], [True, True]])
+        columns = {"a": Tokens(values, present), "b": torch.eye(2)}
+        bundle = Bundle.from_dict(columns, present={"a": [True, False]})
+        (bundle.vectors.sum() + bundle.tokens["a"].values.square().sum()).backward()
+        return bundle, values.grad
+
+    (dirty, slope), (clean, expected) = build(1e38), build(1.0)
+    assert same(dirty, clean) and dirty.tokens["a"].present.tolist() == [[True, False], [False, False]]
+    assert torch.equal(slope, expected) and not slope[1].any()
+
+
+# --- ids
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[5, -3, 5], (5, -3, 5), np.array([5, -3, 5]), torch.tensor([5, -3, 5]), torch.tensor([5, -3, 5], dtype=torch.int16)],
+    ids=["list", "tuple", "numpy", "tensor", "short integers"],
+)
+def test_every_form_of_whole_numbers_gives_the_same_ids(ids):
+    assert Bundle.from_dict({"a": torch.eye(3)}, ids=ids).ids.tolist() == [5, -3, 5]
+
+
+@pytest.mark.parametrize("ids", [["film", "Film", "film"], np.array(["film", "Film", "film"])], ids=["list", "numpy"])
+def test_names_become_the_same_numbers_everywhere(ids):
+    bundle = Bundle.from_dict({"a": torch.eye(3)}, ids=ids)
+    # The first eight bytes of BLAKE2b: files written on one machine are read on another.
+    assert bundle.ids.tolist() == [4630546855648701531, 5975739203630841045, 4630546855648701531]
+    assert bundle.distinct() == 2
+
+
+def test_same_tells_rows_of_one_item_within_a_bundle_and_across_two():
+    bundle = known()
+    assert bundle.same().tolist() == [[i == j or {i, j} == {0, 2} for j in range(4)] for i in range(4)]
+    assert bundle.same(bundle[[2, 1]]).tolist() == [[True, False], [False, True], [True, False], [False, False]]
+    assert bundle.same(bundle[:0]).shape == (4, 0) and bundle[:0].same().shape == (0, 0)
+    assert torch.equal(three().same(), torch.eye(3) > 0)
+
+
+def test_distinct_counts_items_not_rows():
+    assert [known().distinct(), known()[[0, 2]].distinct(), known()[:0].distinct(), three().distinct()] == [3, 1, 0, 3]
 
 
 def test_check_false_leaves_the_values_alone_but_not_the_shapes():
@@ -164,15 +247,58 @@ def test_to_changes_type_and_detach_drops_the_graph():
     assert bundle.vectors.requires_grad and not bundle.detach().vectors.requires_grad
 
 
+def test_ids_and_tokens_follow_the_rows_and_the_modalities():
+    bundle = known()
+    for rows, order in (
+        (slice(1, None, 2), [1, 3]),
+        ([3, 0, 3], [3, 0, 3]),
+        (2, [2]),
+        (torch.tensor([1, 0, 0, 1]) > 0, [0, 3]),
+    ):
+        taken = bundle[rows]
+        assert taken.ids.tolist() == [bundle.ids[i] for i in order]
+        assert sequences(taken, "audio") == [sequences(bundle, "audio")[i] for i in order]
+    chosen = bundle.select("video", "audio")
+    assert list(chosen.tokens) == ["audio"] and chosen.tokens["audio"] is bundle.tokens["audio"]
+    assert torch.equal(chosen.ids, bundle.ids) and not bundle.select("video").tokens
+
+
+def test_cat_undoes_a_split_of_ids_and_of_tokens_of_different_lengths():
+    bundle = known()
+    parts = []
+    for part in (bundle[:1], bundle[1:].select("video", "audio", "text")):
+        longest = {name: max(1, int(tokens.present.sum(1).max())) for name, tokens in part.tokens.items()}
+        cut = {name: Tokens(t.values[:, : longest[name]], t.present[:, : longest[name]]) for name, t in part.tokens.items()}
+        parts.append(Bundle(part.vectors, part.present, part.modalities, part.ids, cut))
+    assert len({part.tokens["text"].values.shape[1] for part in parts}) == 2
+    assert same(Bundle.cat(parts), bundle)
+
+
+def test_cat_keeps_the_tokens_that_all_have():
+    bundle = known()
+    without = Bundle(bundle.vectors, bundle.present, bundle.modalities, bundle.ids, {"audio": bundle.tokens["audio"]})
+    assert list(Bundle.cat([bundle, without]).tokens) == ["audio"]
+
+
+def test_to_and_detach_reach_ids_and_tokens():
+    values = torch.ones(2, 3, 4, requires_grad=True)
+    bundle = Bundle.from_dict({"a": Tokens(values, torch.ones(2, 3) > 0)}, ids=[1, 2])
+    moved = bundle.to("meta", dtype=torch.float64)
+    assert moved.tokens["a"].values.dtype == torch.float64 and moved.ids.dtype == torch.int64
+    assert {moved.ids.device.type, moved.tokens["a"].values.device.type, moved.tokens["a"].present.device.type} == {"meta"}
+    assert bundle.tokens["a"].values.requires_grad and not bundle.detach().tokens["a"].values.requires_grad
+    assert same(bundle.detach(), bundle)
+
+
 # --- files
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_save_and_load_lose_nothing(tmp_path, dtype):
-    bundle = three(dtype)
-    bundle.save(tmp_path / "b.safetensors")
-    loaded = Bundle.load(str(tmp_path / "b.safetensors"))
-    assert same(loaded, bundle) and loaded.vectors.dtype == dtype
+    for bundle in (three(dtype), known(dtype), known(dtype).select("video", "audio")[::2]):
+        bundle.save(tmp_path / "b.safetensors")
+        loaded = Bundle.load(str(tmp_path / "b.safetensors"))
+        assert same(loaded, bundle) and loaded.vectors.dtype == dtype
     assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
 
 
@@ -253,6 +379,57 @@ def test_bad_columns_are_counted(columns, present, message):
 
 
 @pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 2], r"`ids` must be 3 whole numbers or 3 names; got torch.int64 of shape \(2,\)"),
+        ([1.0, 2.0, 3.0], "`ids` must be 3 whole numbers or 3 names; got 1.0, 2.0, 3.0"),
+        ([True, False, True], "3 names; got True, False, True"),
+        (["a", None, "b"], "3 names; got 'a', None, 'b'"),
+        (torch.ones(3), r"3 names; got torch.float32 of shape \(3,\)"),
+        (torch.ones(3) > 0, r"3 names; got torch.bool of shape \(3,\)"),
+        (torch.ones(3, 1).long(), r"3 names; got torch.int64 of shape \(3, 1\)"),
+    ],
+)
+def test_bad_ids_are_named(ids, message):
+    with pytest.raises(InputError, match=message):
+        Bundle.from_dict({"a": EYE}, ids=ids)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"a": Tokens(EYE[:, None], EYE[:, :1] > 0)}, {}, r"2 of 3 items with no modality present \(rows 1, 2\)"),
+        ({"a": Tokens(EYE[:, None] * NAN, EYE[:, :1] >= 0)}, {}, "vectors that are not finite: a 3"),
+        ({"a": Tokens(torch.stack([EYE, -EYE], 1), torch.ones(3, 2) > 0)}, {}, "zero and so have no direction: a 3"),
+        ({"a": EYE, "b": Tokens(EYE[:2, None], EYE[:2, :1] >= 0)}, {}, "share one length n; got a 3, b 2"),
+        ({"a": EYE[:, :2], "b": Tokens(EYE[:, None], EYE[:, :1] >= 0)}, {}, "share one width d; got a 2, b 3"),
+        ({"a": Tokens(EYE[:, None], EYE[:, :1] >= 0)}, {"pooling": "min"}, "must be one of mean, max, first; got 'min'"),
+    ],
+)
+def test_bad_tokens_are_counted(columns, options, message):
+    with pytest.raises(InputError, match=message):
+        Bundle.from_dict(columns, **options)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"ids": torch.ones(3).int()}, r"`ids` must be an int64 tensor of shape \(3,\); got torch.int32 .* `Bundle.from_dict`"),
+        ({"ids": torch.ones(2).long()}, r"int64 tensor of shape \(3,\); got torch.int64 of shape \(2,\)"),
+        ({"tokens": {"b": Tokens(EYE[:, None], EYE[:, :1] > 0)}}, "`modality` must be one of a; got 'b'"),
+        (
+            {"tokens": {"a": Tokens(EYE[:2, None], EYE[:2, :1] > 0)}},
+            r"`tokens\['a'\]` must hold 3 sequences of width 3; got Tok",
+        ),
+        ({"tokens": {"a": Tokens(EYE[:, None, :2], EYE[:, :1] > 0)}}, r"`tokens\['a'\]` must hold 3 sequences of width 3"),
+    ],
+)
+def test_the_constructor_checks_ids_and_tokens(extra, message):
+    with pytest.raises(InputError, match=message):
+        Bundle(EYE[:, None], torch.ones(3, 1) > 0, ("a",), **extra)
+
+
+@pytest.mark.parametrize(
     ("vectors", "present", "names", "message"),
     [
         (
@@ -282,6 +459,12 @@ def test_the_constructor_checks_shapes(vectors, present, names, message):
         (lambda b: b.select(), "`modalities` must name at least one of text, image, audio; got none"),
         (lambda b: b.select("text", "text"), "`modalities` must all be different; got text, text"),
         (lambda b: b["text"], r"indexed by rows; got 'text'. Use `.column\('text'\)` or `.select\('text'\)`"),
+        (lambda b: b.same(known()), "`ids` must be there to tell which rows of two Bundles are one item; got a Bundle without"),
+        (lambda b: known().same(b), "`ids` must be there to tell"),
+        (
+            lambda _: Bundle.cat([known(), Bundle(known().vectors, known().present, known().modalities)]),
+            "`bundles` must all have ids, or none; got 1 of 2 with ids",
+        ),
         (lambda _: Bundle.cat([]), "`bundles` must hold at least one Bundle; got none"),
         (lambda b: Bundle.cat([b, b.select("text")]), "share their modalities; got text, image, audio and text"),
         (

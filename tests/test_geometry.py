@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -6,8 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gramian import InputError
-from gramian.geometry import gram_matrix, leading_direction, singular_values, span_basis, volume
-from reference import gram, pmrl
+from gramian.geometry import (
+    effective_rank,
+    gram_matrix,
+    leading_direction,
+    lorentz_volume,
+    singular_values,
+    span_basis,
+    triangle_area,
+    volume,
+)
+from reference import gram, hyperbolic, pmrl, spectral, triangle
 
 NAN = float("nan")
 FUNCTIONS = {
@@ -16,7 +26,13 @@ FUNCTIONS = {
     "span_basis": span_basis,
     "singular_values": singular_values,
     "leading_direction": leading_direction,
+    "effective_rank": effective_rank,
+    "triangle_area": triangle_area,
+    "lorentz_volume": lorentz_volume,
+    "lorentz_volume, curved": partial(lorentz_volume, curvature=2.5),
 }
+NUMBERS = {"volume", "effective_rank", "triangle_area", "lorentz_volume", "lorentz_volume, curved"}
+every_number = pytest.mark.parametrize("name", sorted(NUMBERS))
 every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 
 
@@ -40,6 +56,12 @@ def law(test):
     """The test over random seeds, 1 to 5 vectors in as many dimensions or up to 6 more."""
     drawn = given(seed=st.integers(0, 2**32 - 1), m=st.integers(1, 5), spare=st.integers(0, 6))
     return settings(max_examples=25, deadline=None)(drawn(test))
+
+
+def fit(function, Z, present=None):
+    """The tuples, cut to the three vectors that a triangle has."""
+    m = 3 if function is triangle_area else Z.shape[-2]
+    return Z[..., :m, :], None if present is None else present[..., :m]
 
 
 # --- laws. Near a singular tuple the volume is good to ε and σ to √ε, which is where 1e-7 comes from.
@@ -114,7 +136,72 @@ def test_leading_direction_agrees_with_the_tuple_best_and_with_its_sum(seed, m, 
     assert ((u * Z.sum(1)).sum(-1) >= -1e-12).all()
 
 
+# A root is good to √ε = 1.5e-8 near 0, and the lift multiplies it by up to 20.
+
+
+@every_number
+def test_numbers_do_not_change_with_the_order_a_rotation_or_an_absent_modality(name):
+    @law
+    def holds(seed, m, spare):
+        Z, _ = fit(FUNCTIONS[name], units(seed, 3, m, m + spare))
+        m = Z.shape[1]
+        expected = FUNCTIONS[name](Z)
+        close(FUNCTIONS[name](Z[:, torch.randperm(m, generator=torch.Generator().manual_seed(seed))]), expected, 1e-6)
+        close(FUNCTIONS[name](Z @ rotation(seed, Z.shape[2])), expected, 1e-6)
+        where = seed % (m + 1)
+        wider = torch.cat([Z[:, :where], torch.full_like(Z[:, :1], NAN), Z[:, where:]], 1)
+        close(FUNCTIONS[name](wider, ~wider[..., 0].isnan()), expected, 1e-6)
+
+    holds()
+
+
+@law
+def test_ranks_areas_and_lifted_volumes_keep_to_their_bounds(seed, m, spare):
+    Z = units(seed, 3, m, m + spare)
+    rank = effective_rank(Z)
+    assert (rank >= 1 - 1e-12).all() and (rank <= m + 1e-12).all()
+    signs = torch.randint(0, 2, (3, m, 1), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    close(effective_rank(Z * signs), rank, 1e-7)
+    area = triangle_area(Z[:, :3])
+    assert (area >= 0).all() and (area <= 0.75 * 3**0.5 + 1e-12).all() and (m > 1 or not area.any())
+    lifted, flat = lorentz_volume(Z), volume(Z)
+    assert (lifted >= flat - 1e-12).all()  # D ≥ V², sinh 1 > 1
+    close(lorentz_volume(Z, curvature=1e-8) * 1e-4, volume_of_edges(Z), 1e-6)
+
+
+def volume_of_edges(Z):
+    """The volume of the edges zᵢ − z₁ by a determinant: what the lift becomes as the curvature vanishes, but for a factor."""
+    edges = Z[:, 1:] - Z[:, :1]
+    return torch.linalg.det(edges @ edges.mT).clamp(min=0).sqrt()
+
+
 # --- references
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("d", [4, 9, 64])
+def test_ranks_areas_and_lifted_volumes_match_their_definitions(m, d):
+    Z = units(m * d, 6, m, d)
+    close(effective_rank(Z), torch.tensor([spectral.effective_rank(z) for z in Z], dtype=torch.float64))
+    for curvature in (0.3, 1.0, 4.0):
+        expected = torch.tensor([hyperbolic.volume(z, curvature) for z in Z], dtype=torch.float64)
+        torch.testing.assert_close(lorentz_volume(Z, curvature=curvature), expected, rtol=1e-9, atol=0)
+    if m in (2, 3):
+        close(triangle_area(Z), torch.tensor([triangle.area(z) for z in Z], dtype=torch.float64))
+
+
+def test_known_ranks_areas_and_lifted_volumes():
+    e, corner = torch.eye(4, dtype=torch.float64), torch.arange(3, dtype=torch.float64) * 2 * math.pi / 3
+    one = torch.tensor(1.0, dtype=torch.float64)
+    close(effective_rank(e), 4 * one)
+    close(effective_rank(torch.stack([e[0], -e[0], e[0]])), one)
+    close(effective_rank(e[[0, 0, 1, 1]]), 2 * one)
+    close(triangle_area(torch.stack([corner.cos(), corner.sin()], -1)), one * 0.75 * 3**0.5)
+    close(triangle_area(e[:3]), one * 3**0.5 / 2)
+    close(triangle_area(e[:2]), one * 3**0.5 / 2)  # the third counts as orthogonal
+    assert triangle_area(e[[0, 1, 0]]) == 0 and triangle_area(e[:1]) == 0
+    assert lorentz_volume(e[[0, 1, 0]]) == 0 and lorentz_volume(torch.stack([e[0], -e[0]])) > 2
+    close(lorentz_volume(e[:1], curvature=4.0), one / 2)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
@@ -137,6 +224,7 @@ def test_known_volumes():
 @every_function
 def test_masks_of_their_own_for_each_item_match_a_loop_over_what_is_there(function):
     present = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 0]], dtype=torch.bool)
+    present[:, 3] &= function is not triangle_area
     Z = units(0, 5, 4, 7).masked_fill(~present[..., None], NAN)
     got = function(Z, present)
     for i, there in enumerate(present):
@@ -154,8 +242,7 @@ def test_masks_of_their_own_for_each_item_match_a_loop_over_what_is_there(functi
 
 @every_function
 def test_leading_axes_are_batch_axes(function):
-    Z = units(1, 2, 3, 4, 6)
-    present = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) < 0.7
+    Z, present = fit(function, units(1, 2, 3, 4, 6), torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) < 0.7)
     close(function(Z, present).flatten(0, 1), function(Z.flatten(0, 1), present.flatten(0, 1)))
     close(function(Z, present)[1, 2], function(Z[1, 2], present[1, 2]))
 
@@ -187,8 +274,9 @@ def test_the_basis_of_near_duplicates_is_orthonormal_in_float32(angle):
 @every_function
 def test_float32_agrees_with_float64(function):
     Z = units(4, 50, 3, 16, dtype=torch.float32)
-    # σ = √λ multiplies rounding by 1/2σ, the leading direction by 1/(λ₁ − λ₂); the rest stays within a few ε = 1.2e-7.
-    tolerance = {singular_values: 2e-6, leading_direction: 1e-5}.get(function, 1e-6)
+    # σ = √λ multiplies rounding by 1/2σ, the leading direction by 1/(λ₁ − λ₂); the rest stays within a few ε = 1.2e-7 of
+    # what are numbers up to 3, and up to 12 where the curvature is 2.5.
+    tolerance = {singular_values: 2e-6, leading_direction: 1e-5, FUNCTIONS["lorentz_volume, curved"]: 4e-6}.get(function, 1e-6)
     close(function(Z).double(), function(Z.double()), tolerance)
 
 
@@ -262,7 +350,7 @@ KINDS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_values_and_gradients_are_finite_everywhere(function, kind, dtype):
     Z, present = tuples(kind, dtype)
-    out = function(Z, present)
+    out = function(*fit(function, Z, present))
     assert out.isfinite().all()
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     (out * weights).sum().backward()
@@ -312,3 +400,24 @@ def test_the_gradient_of_small_volumes_leads_towards_smaller_ones():
 def test_bad_input_is_named(function, vectors, present, message):
     with pytest.raises(InputError, match=message):
         function(vectors, present)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: triangle_area(torch.eye(4)), "`triangle` needs tuples of at most three vectors; got one of 4. Select modal"),
+        (lambda: lorentz_volume(torch.eye(2), curvature=0.0), r"`curvature` must lie in \(0, 400\]; got 0.0"),
+        (lambda: lorentz_volume(torch.eye(2), curvature=-1.0), r"`curvature` must lie in \(0, 400\]; got -1.0"),
+        (lambda: lorentz_volume(torch.eye(2), curvature=NAN), r"`curvature` must lie in \(0, 400\]; got nan"),
+    ],
+)
+def test_bad_options_are_named(act, message):
+    with pytest.raises(InputError, match=message):
+        act()
+
+
+def test_a_triangle_counts_the_vectors_that_are_there():
+    Z, present = torch.eye(4), torch.tensor([True, False, True, True])
+    close(triangle_area(Z, present), triangle_area(Z[present]))
+    assert triangle_area(Z, torch.tensor([False, False, False, True])) == 0
+    assert lorentz_volume(Z, present & False) == 1 and effective_rank(Z, present & False) == 1

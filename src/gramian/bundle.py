@@ -156,6 +156,14 @@ class Bundle:
         raw, mask = torch.stack(rows, 1), torch.stack(masks, 1)
         if check:
             _check_rows(raw, mask, names)
+            for name, column in tokens.items():
+                wrong = column.present & ~(column.values.isfinite().all(-1) & column.values.any(-1))
+                if wrong.any():
+                    where = some(wrong.any(1).nonzero().flatten().tolist())
+                    raise InputError(
+                        f"`columns[{name!r}]` has {int(wrong.sum())} tokens that are zero or not finite (rows {where}). "
+                        "Mask them in `Tokens.present`."
+                    )
         there = {name: column.present & mask[:, names.index(name), None] for name, column in tokens.items()}
         scaled = {name: Tokens(unit(column.values.to(dtype)), there[name]) for name, column in tokens.items()}
         return cls(unit(raw), mask, names, None if ids is None else read_ids(ids, n).to(device), scaled)
@@ -293,7 +301,8 @@ class Bundle:
             if name in self.tokens:
                 tensors |= {f"tokens.{i}": self.tokens[name].values, f"tokens.{i}.present": self.tokens[name].present}
         with whole(path) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, header)
+            # Tensors that share memory, as one Tokens under two names does, are written each on its own.
+            save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, header)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Bundle:
@@ -337,11 +346,14 @@ def row_index(rows: int | Sequence[int] | Tensor | np.ndarray, device: torch.dev
 def read_ids(ids: Tensor | Sequence[int] | Sequence[str], n: int) -> Tensor:
     """`ids` as an (n,) int64 tensor; names become the first 64 bits of a hash that is the same everywhere."""
     if not isinstance(ids, Tensor):
+        if not isinstance(ids, Iterable):
+            raise InputError(f"`ids` must be {n} whole numbers or {n} names; got {ids!r}.")
         listed = [_hash(value) if isinstance(value, str) else value for value in ids]
-        if not all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in listed):
+        whole_numbers = (isinstance(value, int | np.integer) and not isinstance(value, bool) for value in listed)
+        if not all(whole_numbers) or not all(-(2**63) <= value < 2**63 for value in listed):
             raise InputError(f"`ids` must be {n} whole numbers or {n} names; got {some(map(repr, ids))}.")
         ids = torch.tensor(listed, dtype=torch.int64)
-    if ids.shape != (n,) or ids.is_floating_point() or ids.dtype == torch.bool:
+    if ids.shape != (n,) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise InputError(f"`ids` must be {n} whole numbers or {n} names; got {ids.dtype} of shape {tuple(ids.shape)}.")
     return ids.long()
 

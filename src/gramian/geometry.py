@@ -151,7 +151,8 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     >>> leading_direction(torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.8, -0.6]]))
     tensor([0.6000, 0.8000])
     """
-    Z = _masked(vectors, present)
+    # Vectors rounded to 16 bits have lengths that differ; then the sum of two would not be orthogonal to their difference.
+    Z = unit(_masked(vectors, present))
     _, eigenvectors = _symmetric_eigen(Z @ Z.mT)
     u = (eigenvectors[..., :, 0].unsqueeze(-2) @ Z).squeeze(-2)
     with torch.no_grad():
@@ -253,10 +254,15 @@ def lorentz_volume(vectors: Tensor, present: Tensor | None = None, *, curvature:
     return lorentz(edges, own, there.sum(-1), curvature)
 
 
+def check_curvature(curvature: float) -> None:
+    """Raise where the hyperbolic sine would leave the range of float32."""
+    if not 0 < curvature <= 400:
+        raise InputError(f"`curvature` must lie in (0, 400]; got {curvature}.")
+
+
 def lorentz(edges: Tensor, own: Tensor, count: Tensor, curvature: float) -> Tensor:
     """`lorentz_volume` of tuples of `count` vectors from the squared volumes of their edges and of the vectors themselves."""
-    if not curvature > 0:
-        raise InputError(f"`curvature` must be positive; got {curvature}.")
+    check_curvature(curvature)
     r = curvature**0.5
     sinh, cosh = math.sinh(r), math.cosh(r)
     scale = (sinh / r) ** (count - 1).to(edges.dtype) / r

@@ -57,13 +57,19 @@ class Tokens:
         Raises:
             InputError: no vector at all, or vectors of different widths.
         """
-        read = [None if row is None or not len(row) else torch.as_tensor(row) for row in rows]
+        try:
+            read = [None if row is None or not len(row) else torch.as_tensor(row) for row in rows]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"`rows` must hold sequences of vectors of one width; {error}.") from None
         there = [row for row in read if row is not None]
         widths = {tuple(row.shape[1:]) for row in there}
         if len(widths) != 1 or len(next(iter(widths))) != 1:
             raise InputError(f"`rows` must hold sequences of vectors of one width; got shapes {sorted(widths) or 'none'}.")
         like, lengths = there[0], torch.tensor([0 if row is None else len(row) for row in read])
-        values = like.new_zeros(len(read), int(lengths.max()), like.shape[1])
+        dtype = torch.float32 if not any(row.is_floating_point() for row in there) else like.dtype
+        for vectors in there:
+            dtype = torch.promote_types(dtype, vectors.dtype)
+        values = torch.zeros(len(read), int(lengths.max()), like.shape[1], dtype=dtype, device=like.device)
         for i, row in enumerate(read):
             if row is not None:
                 values[i, : len(row)] = row
@@ -91,12 +97,17 @@ class Tokens:
     def padded(self, length: int) -> Tokens:
         """The same tokens, with masked ones behind them up to `length`."""
         more = length - self.values.shape[1]
+        if more < 0:
+            raise InputError(f"`length` must be at least the {self.values.shape[1]} tokens that are there; got {length}.")
         pad = torch.nn.functional.pad
         return Tokens(pad(self.values, (0, 0, 0, more)), pad(self.present, (0, more)))
 
     @staticmethod
     def cat(parts: Sequence[Tokens], dim: Literal[0, 1] = 0) -> Tokens:
         """Sequences below each other (`dim` 0), padded to the longest, or tokens of the same items behind each other (1)."""
+        shapes = [tuple(part.values.shape) for part in parts]
+        if not parts or len({shape[2] for shape in shapes}) > 1 or (dim == 1 and len({shape[0] for shape in shapes}) > 1):
+            raise InputError(f"`parts` must hold Tokens of one width, and for `dim` 1 of one length n; got {shapes or 'none'}.")
         if dim == 0:
             longest = max(part.values.shape[1] for part in parts)
             parts = [part.padded(longest) for part in parts]
@@ -119,7 +130,8 @@ def pool(tokens: Tokens, how: PoolName = "mean") -> Tensor:
     check_choice("how", how, get_args(PoolName))
     values, present = tokens.values, tokens.present[..., None]
     if how == "mean":
-        return values.sum(1) / present.sum(1).clamp(min=1)
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))  # 16 bits overflow in a long sum
+        return (wide.sum(1) / present.sum(1).clamp(min=1)).to(values.dtype)
     if how == "max":
         return (
             values.masked_fill(~present, -torch.inf).amax(1).masked_fill(~present.any(1), 0)

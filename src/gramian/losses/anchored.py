@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
+from gramian.geometry import check_curvature
 from gramian.losses.base import LossOutput
 from gramian.losses.contrast import EACH, AnchoredLoss
 from gramian.scores import centroid, hyperbolic_volume, triangle
@@ -157,8 +158,7 @@ class HyperGram(AnchoredLoss):
         )
         if not 0 < alpha < 1:
             raise InputError(f"`alpha` must lie in (0, 1); got {alpha}. For α = 1 use Gram().")
-        if not curvature > 0:
-            raise InputError(f"`curvature` must be positive; got {curvature}.")
+        check_curvature(curvature)
         logit = torch.tensor(alpha).logit()
         self.initial_alpha = alpha
         self.curvature = curvature

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gramian.errors import InputError, check_choice
 from gramian.geometry import direction, full_precision, leading_direction
-from gramian.scores.sides import Items, Side, hide_empty, products, sides
+from gramian.scores.sides import Items, Side, bounded, hide_empty, products, sides
 
 __all__ = ["centroid", "cosine", "leading", "multilinear", "weighted_centroid"]
 
@@ -33,6 +33,7 @@ def cosine(
     tensor([[1.0000, 0.6000, 0.0000]])
     """
     check_choice("reduce", reduce, ("mean", "max", "softmax"))
+    _check_temperature(temperature)
     Q, M = sides(queries, items)
     if reduce == "mean":
         mean = Q.sum @ M.sum.T / (Q.number[:, None] * M.number).clamp(min=1)
@@ -71,7 +72,8 @@ def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1)
     """Cosine between the query and the item's centroid with weights w ∝ exp(cosine to the query / temperature).
 
     Σ w⟨a, z⟩ / ‖Σ w z‖: vectors that have nothing to do with the query hardly count. A query of several vectors asks by
-    their normalised sum. It is a point of the item's cone, so it never exceeds `cone`.
+    their normalised sum. It is a point of the item's cone, so it never exceeds `cone`. Where the item's vectors all but
+    cancel, within √ε, the direction of what is left of them is rounding noise.
 
     Args:
         queries: q items.
@@ -88,6 +90,7 @@ def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1)
     >>> weighted_centroid(torch.tensor([[1.0, 0.0]]), item), centroid(torch.tensor([[1.0, 0.0]]), item)
     (tensor([[1.]]), tensor([[0.7071]]))
     """
+    _check_temperature(temperature)
     Q, M = sides(queries, items)
     a = direction(Q.sum)
     cosines = products(a.unsqueeze(1), M.vectors).squeeze(2)
@@ -95,7 +98,7 @@ def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1)
     squared = torch.einsum("qni,nij,qnj->qn", w, M.gram(), w)
     vanishes = squared <= (32 * torch.finfo(squared.dtype).eps) ** 2
     length = squared.masked_fill(vanishes, 1).sqrt()
-    return hide_empty(((w * cosines).sum(-1) / length).masked_fill(vanishes, 0), Q, M)
+    return hide_empty(bounded(((w * cosines).sum(-1) / length).masked_fill(vanishes, 0)), Q, M)
 
 
 @full_precision
@@ -147,6 +150,11 @@ def multilinear(queries: Items, items: Items) -> Tensor:
     return hide_empty(first @ second.T, Q, M)
 
 
+def _check_temperature(temperature: float) -> None:
+    if not 1e-6 <= temperature < float("inf"):
+        raise InputError(f"`temperature` must be finite and at least 1e-6; got {temperature}.")
+
+
 def _pairs(Q: Side, M: Side) -> Tensor:
     """(q, n, k·m): which pairs of vectors are there."""
     return (Q.present[:, None, :, None] & M.present[:, None, :]).flatten(2)
@@ -154,8 +162,6 @@ def _pairs(Q: Side, M: Side) -> Tensor:
 
 def _weights(cosines: Tensor, there: Tensor, temperature: float) -> Tensor:
     """Softmax over the last axis of what is there; zeros where nothing is."""
-    if not temperature > 0:
-        raise InputError(f"`temperature` must be positive; got {temperature}.")
     some = there.any(-1, keepdim=True)
     logits = (cosines / temperature).masked_fill(~there & some, -torch.inf)
     return logits.softmax(-1).masked_fill(~there, 0)

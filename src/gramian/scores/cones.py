@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gramian.geometry import full_precision, safe_sqrt
-from gramian.scores.sides import Items, hide_empty, products, sides
+from gramian.scores.sides import Items, bounded, hide_empty, products, sides
 
 __all__ = ["cone"]
 
@@ -21,7 +21,8 @@ def cone(queries: Items, items: Items) -> Tensor:
     max over w ≥ 0 of aᵀ(Zᵀw) / ‖Zᵀw‖; for a query of several vectors the cosine of the angle between the two cones. Exact,
     by trying every linearly independent subset of the m vectors as the active set (2^m − 1 of them, and every pair of
     subsets for queries of several vectors). At least the largest cosine and at most the span's ‖P_M a‖. Gradients hold the
-    best weights fixed, which is exact at a maximum; second derivatives are not defined.
+    best weights fixed, which is exact at a maximum; second derivatives are not defined. Vectors within a distance of √(1024 ε)
+    of each other's span, 0.011 in float32, count as dependent: combinations of them are left out.
 
     Args:
         queries: q items.
@@ -52,7 +53,7 @@ def cone(queries: Items, items: Items) -> Tensor:
         inner = torch.einsum("qni,qnij,qnj->qn", v, cosines, w)
         length = safe_sqrt(torch.einsum("qni,qij,qnj->qn", v, H, v)) * safe_sqrt(torch.einsum("qni,nij,qnj->qn", w, G, w))
     length = length.masked_fill(length == 0, 1)  # nothing present: 0/0 has a NaN gradient even where it is hidden
-    return hide_empty(inner / length, Q, M)
+    return hide_empty(bounded(inner / length), Q, M)
 
 
 def _weights(cosines: Tensor, G: Tensor, present: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ def maxsim(queries: Items | Tokens, items: Items | Tokens) -> Tensor:
     tensor([[1.0000, 0.5000]])
     """
     Q, M = sides(_as_items(queries), _as_items(items))
+    if not M.width:
+        return Q.vectors.new_full((len(Q.vectors), len(M.vectors)), -torch.inf)
     rows = max(1, ENTRIES // max(1, Q.width * M.present.numel()))
     found = []
     for a, there in zip(torch.split(Q.vectors, rows), torch.split(Q.present, rows), strict=True):

@@ -61,6 +61,11 @@ def products(first: Tensor, second: Tensor) -> Tensor:
     return (first.reshape(q * k, d) @ second.reshape(n * m, d).T).reshape(q, k, n, m).transpose(1, 2)
 
 
+def bounded(cosines: Tensor) -> Tensor:
+    """Cosines that rounding has taken out of [−1, 1] brought back, their gradient as it was."""
+    return cosines + (cosines.detach().clamp(-1, 1) - cosines.detach())
+
+
 def hide_empty(scores: Tensor, first: Side, second: Side) -> Tensor:
     """`scores` (q, n) with −∞ where the item has nothing present, or the query."""
     return scores.masked_fill(~(first.present.any(1)[:, None] & second.present.any(1)), -torch.inf)
