@@ -176,6 +176,25 @@ def test_diagnostics_tell_aligned_antipodal_and_random_spaces_apart():
     assert found["modality gap, text – image"] > aligned["modality gap, text – image"]
 
 
+def test_diagnostics_show_the_spectrum_and_which_objective_is_saturated():
+    aligned, scattered = (diagnostics(_bundle(n=60, noise=noise, missing=0.0)) for noise in (0.02, 3.0))
+    assert aligned["energy share, σ1"] > 0.99 and sum(aligned[f"energy share, σ{i}"] for i in (1, 2, 3)) == pytest.approx(1)
+    assert aligned["effective rank of a tuple"] < 1.05 < 2 < scattered["effective rank of a tuple"]
+    assert aligned["gradient, PMRL: alignment"] < 1e-3 < scattered["gradient, PMRL: alignment"]
+    assert {name for name in aligned if name.startswith("gradient, Gram, cone, each")} == {
+        f"gradient, Gram, cone, each: {name}" for name in ("text", "image", "audio")
+    }
+
+
+def test_rows_of_one_item_are_each_other_s_matches():
+    """Every item twice: as items of their own each twin hides the other half the time."""
+    bundle = _bundle(n=40, noise=0.1, missing=0.0)
+    twice = Bundle.cat([bundle, bundle])
+    known = Bundle(twice.vectors, twice.present, twice.modalities, torch.arange(40).repeat(2))
+    assert evaluate(twice, subsets=False).mean_recall(1).value == pytest.approx(0.5, abs=0.02)
+    assert evaluate(known, subsets=False).mean_recall(1).value > 0.95
+
+
 def test_diagnostics_leave_out_what_is_missing():
     bundle = Bundle.from_dict({"a": torch.eye(6), "b": torch.eye(6), "c": [[1.0] * 6, *[None] * 5]})
     found = diagnostics(bundle)

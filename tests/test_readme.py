@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     lines = [line for block in _blocks("sh") for line in block.splitlines() if line.startswith("gramian ")]
-    assert len(lines) == 5
+    assert len(lines) == 7
     for line in lines:
         words = shlex.split(line)[1:]
         if words[0] == "train" and "--recipe.epochs" not in words:
@@ -74,3 +76,14 @@ def test_the_demo_table_is_that_of_the_results():
     table = re.search(r"^\| objective .*?(?=\n\n)", results, flags=re.M | re.S)
     assert table
     assert table[0] in README
+
+
+def test_the_page_of_the_scores_is_that_of_the_code():
+    done = subprocess.run([sys.executable, "-m", "gramian.scores"], capture_output=True, text=True, check=True)
+    assert done.stdout == (ROOT / "docs" / "scores.md").read_text()
+
+
+def test_the_page_of_the_objectives_has_the_markers_that_its_command_fills():
+    page = (ROOT / "docs" / "objectives.md").read_text()
+    for marker in ("synthetic", "stamps", "challenge", "tuned", "served"):
+        assert re.search(rf"^<!-- {marker} -->$.+^<!-- /{marker} -->$", page, flags=re.M | re.S), marker

@@ -5,8 +5,23 @@ A score ranks tuples; a loss turns scores of candidate tuples into a softmax; a 
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.losses import PMRL, Contrast, Gram, Pairwise
+from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Matching, Pairwise, Symile, Triangle
+from gramian.tokens import Tokens
 
-__all__ = ["PMRL", "Bundle", "Contrast", "Gram", "InputError", "Pairwise", "__version__"]
+__all__ = [
+    "PMRL",
+    "Bundle",
+    "Centroid",
+    "Contrast",
+    "Gram",
+    "HyperGram",
+    "InputError",
+    "Matching",
+    "Pairwise",
+    "Symile",
+    "Tokens",
+    "Triangle",
+    "__version__",
+]
 
 __version__ = "0.1.0"

@@ -29,7 +29,7 @@ from gramian.demo import demo
 from gramian.errors import InputError, check_choice, some, wrong_choice
 from gramian.evaluation import DEFAULT, evaluate
 from gramian.files import write_text
-from gramian.losses import LOSSES, Contrast, Loss, Matching, Pairwise
+from gramian.losses import LOSSES, Contrast, Loss, Matching, recommended
 from gramian.model import Aligner
 from gramian.model.heads import HeadName
 from gramian.scores import ScoreName
@@ -85,7 +85,7 @@ def train(
         data: the training table: "stamps", or a file.
         output: folder for the model, the log and the checkpoints.
         loss: the objective, by name, its options behind it, as in --loss Gram --loss.score cone; as published by default.
-            Without one, Pairwise at temperature 0.2, which measured best.
+            Without one, the sum of Pairwise and Gram's cone, each at temperature 0.2, which measured best.
         columns: the modalities to use; all by default.
         head: of every modality.
         dim: width of the shared space.
@@ -103,7 +103,7 @@ def train(
         raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
     if not 0 <= matching < float("inf"):
         raise InputError(f"`matching` must be a finite weight, 0 for none; got {matching}.")
-    loss = loss or Pairwise(temperature=0.2)
+    loss = loss or recommended()
     anchor = _anchor(loss, training.modalities)
     matcher = {"anchor": anchor} if matching else None
     aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, matcher=matcher, seed=recipe.seed)
@@ -139,7 +139,8 @@ def evaluate_table(
         scores: of the joint directions; span, cone, centroid, cosine and volume by default.
         ks: cut-offs of the recall; 1, 5 and 10 by default.
         output: folder for report.json and report.md; nothing is written without one.
-        diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume.
+        diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
+            the spectrum of a tuple, and how hard each objective would still pull.
         rerank: how many of the best the model's matching head puts in order, where it was trained with one.
     """
     console = _console()
