@@ -69,6 +69,10 @@ class Loss(nn.Module, ABC):
             return NotImplemented
         return Sum([*_terms(self)[0], *_terms(other)[0]], [*_terms(self)[1], *_terms(other)[1]])
 
+    def __radd__(self, other: int) -> Loss:
+        """So that `sum` of a list of losses works: it starts from 0."""
+        return self if other == 0 else NotImplemented
+
     def __mul__(self, weight: float) -> Sum:
         losses, weights = _terms(self)
         return Sum(losses, [weight * each for each in weights])

@@ -97,6 +97,8 @@ class Pairwise(SoftmaxLoss):
                 raise InputError(f"`weights` must name pairs such as {some(comparisons)}; got {some(unknown)}.")
             weights = {name: self.weights.get(name, 1.0) for name in comparisons}
             comparisons = {name: comparison for name, comparison in comparisons.items() if weights[name] > 0}
+            if not comparisons:
+                raise InputError("`weights` must leave some pair a positive factor; got zeros for all.")
         return self.contrast(bundle, comparisons, "the same two modalities", weights)
 
     def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:

@@ -74,6 +74,8 @@ def hide_empty(scores: Tensor, first: Side, second: Side) -> Tensor:
 def _read(argument: str, letter: str, given: Items) -> Side:
     if isinstance(given, Bundle):
         return Side(given.vectors, given.present)
+    if not isinstance(given, Tensor):
+        raise InputError(f"`{argument}` must be a Bundle or a tensor; got {type(given).__name__}.")
     if given.ndim != 2 or not given.is_floating_point():
         raise InputError(
             f"`{argument}` must be a Bundle, or floating point of shape ({letter}, d); "
