@@ -55,26 +55,25 @@ class Matching(Loss):
         anchors = anchors_of(self.anchor, bundle, "Matching")
         if self.anchor == RANDOM and self.training:
             anchors = [anchors[int(torch.randint(len(anchors), (1,), generator=generator))]]
-        parts, most = {}, 0
+        parts: dict[str, Tensor] = {}
+        most = 0
         for anchor in anchors:
             others = others_of(anchor, bundle)
             usable = bundle[bundle.has(anchor) & bundle.has(*others)]
             most = max(most, usable.distinct())
+            if usable.distinct() < 2:
+                continue
             queries, items = usable.select(anchor), usable.select(*others)
             with torch.no_grad():
-                scores = SCORES[self.score](queries, items) / self.temperature
-                same = usable.same()
+                scores, same = SCORES[self.score](queries, items) / self.temperature, usable.same()
                 wrong_item = hard_negatives(scores, same, generator)
                 wrong_anchor = hard_negatives(scores.T, same, generator)
-            usual = torch.arange(len(usable), device=scores.device)
-            first = [(usual, usual), *((usual[w >= 0], w[w >= 0]) for w in (wrong_item,))]
-            pairs = [*first, (wrong_anchor[wrong_anchor >= 0], usual[wrong_anchor >= 0])]
-            if len(pairs[1][0]) + len(pairs[2][0]):
-                asked, found = (torch.cat(side) for side in zip(*pairs, strict=True))
-                logits = self.matcher(queries[asked], items[found])
-                truth = torch.zeros_like(logits)
-                truth[: len(usable)] = 1
-                parts[anchor] = F.binary_cross_entropy_with_logits(logits, truth)
+            rows = torch.arange(len(usable), device=scores.device)
+            asked, found = torch.cat([rows, rows, wrong_anchor]), torch.cat([rows, wrong_item, rows])
+            there = (asked >= 0) & (found >= 0)
+            truth = (torch.arange(len(there), device=scores.device) < len(rows))[there].to(scores.dtype)
+            logits = self.matcher(queries[asked[there]], items[found[there]])
+            parts[anchor] = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype))
         if not parts:
             raise too_small(most, "the anchor and another modality")
         return LossOutput(torch.stack(list(parts.values())).mean(), parts)
