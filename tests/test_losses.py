@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from gramian import PMRL, Bundle, Contrast, Gram, InputError, Pairwise
-from gramian.losses import LOSSES, LossOutput, info_nce
+from gramian import PMRL, Bundle, Centroid, Contrast, Gram, HyperGram, InputError, Pairwise, Triangle
+from gramian.losses import LOSSES, LossOutput, Sum, info_nce
 from gramian.losses.base import Temperature
 from reference import cone as reference_cone
 from reference import gram as reference_gram
@@ -27,6 +27,16 @@ FORMS = {
     "Contrast": Contrast,
     "Contrast by centroid": lambda: Contrast("centroid"),
     "Contrast by cosine": lambda: Contrast("cosine", anchor="image", label_smoothing=0.1),
+    "Contrast by weighted centroid": lambda: Contrast("weighted_centroid"),
+    "Contrast by softmax cosine": lambda: Contrast("softmax_cosine", negatives=2),
+    "Contrast, random anchor": lambda: Contrast(anchor="random").eval(),
+    "Pairwise sigmoid": lambda: Pairwise(objective="sigmoid"),
+    "Centroid": Centroid,
+    "Centroid of the others": lambda: Centroid(own=False),
+    "Triangle": Triangle,
+    "Triangle squared": lambda: Triangle(squared=True, anchor="each"),
+    "HyperGram": HyperGram,
+    "sum": lambda: 0.5 * Pairwise() + PMRL(signed=True),
 }
 every_loss = pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
 
@@ -188,7 +198,10 @@ def test_total_is_a_scalar_made_of_its_parts(make):
     out = loss(batch(9))
     assert isinstance(out, LossOutput) and out.total.shape == () and all(part.shape == () for part in out.parts.values())
     parts = torch.stack(list(out.parts.values()))
-    close(out.total, parts.sum() if isinstance(loss, PMRL) else parts.mean())
+    if isinstance(loss, Sum):
+        close(out.total, 0.5 * parts[:3].mean() + parts[3:].sum())
+    else:
+        close(out.total, parts.sum() if isinstance(loss, PMRL) else parts.mean())
 
 
 @every_loss

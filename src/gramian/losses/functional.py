@@ -82,5 +82,5 @@ def _cross_entropy(logits: Tensor, same: Tensor | None, smoothing: float, negati
     # Finite, so that smoothing's 0 · log 0 is 0 and not NaN; its exponential is 0 all the same.
     logits = logits.masked_fill(out, torch.finfo(logits.dtype).min / 4)
     allowed = (~out).to(logits.dtype)
-    share = allowed / allowed.sum(1, keepdim=True) * smoothing + match * (1 - smoothing)
+    share = allowed / allowed.sum(1, keepdim=True) * smoothing + match.to(logits.dtype) * (1 - smoothing)
     return F.cross_entropy(logits, share)

@@ -73,16 +73,17 @@ class Symile(Loss):
             usable = bundle[bundle.has(anchor) & bundle.has(*others)]
             most = max(most, usable.distinct())
             if usable.distinct() > 1:
-                logits, target = self._logits(usable, anchor, others, generator)
-                parts[anchor] = F.cross_entropy(logits / tau, target)
+                products, candidates, target = self._products(usable, anchor, others, generator)
+                # Masked behind the division: −∞/τ has a NaN derivative in τ.
+                parts[anchor] = F.cross_entropy((products / tau).masked_fill(~candidates, -torch.inf), target)
         if not parts:
             raise too_small(most, "the anchor and another modality")
         return LossOutput(torch.stack(list(parts.values())).mean(), parts)
 
-    def _logits(
+    def _products(
         self, usable: Bundle, anchor: str, others: Sequence[str], generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Multilinear products (n, candidates), −∞ for what is no candidate, and where each row's match stands."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Multilinear products (n, tuples), which of them are candidates, and where each row's match stands."""
         n, device = len(usable), usable.vectors.device
         wide = torch.promote_types(usable.vectors.dtype, torch.float32)
         a = usable.column(anchor).to(wide)
@@ -107,21 +108,21 @@ class Symile(Loss):
             filled = filled | there[where]
             if usable.ids is not None:
                 own &= (usable.ids[:, None] == usable.ids[where]) | ~there[where]
-        logits = a @ tuples.T
+        products = a @ tuples.T
         if self.negatives == "n":
             matches = a.clone()
             for name in others:
                 matches = matches * usable.column(name).to(wide).masked_fill(~usable.has(name)[:, None], 1)
             target = rows
             match = torch.eye(n, dtype=torch.bool, device=device)
-            logits = torch.where(match, matches.sum(1), logits)
+            products = torch.where(match, matches.sum(1), products)
         else:
             target = rows * sum(n**power for power in range(len(others)))
             match = F.one_hot(target, index.shape[1]).bool()
-        no_candidate = ~filled.expand_as(logits)
+        candidates = filled.expand_as(products)
         if usable.ids is not None:
-            no_candidate = no_candidate | own
-        return logits.masked_fill(no_candidate & ~match, -torch.inf), target
+            candidates = candidates & ~own
+        return products, candidates | match, target
 
     def _shuffle(self, n: int, place: int, generator: torch.Generator | None) -> Tensor:
         if self.training:
