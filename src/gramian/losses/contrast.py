@@ -10,7 +10,7 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
 from gramian.losses.base import LossOutput, SoftmaxLoss
-from gramian.scores import SCORES, Items, ScoreName
+from gramian.scores import SCORES, Items, Score, ScoreName
 
 __all__ = ["AnchoredLoss", "Contrast"]
 
@@ -47,8 +47,7 @@ class AnchoredLoss(SoftmaxLoss):
         """The mean over the anchors; one part an anchor, named after it. An anchor with fewer than two items is left out."""
         anchors = anchors_of(self.anchor, bundle, type(self).__name__)
         if self.anchor == RANDOM and self.training:
-            able = [name for name in anchors if int((bundle.has(name) & (bundle.present.sum(1) > 1)).sum()) > 1] or anchors
-            anchors = [able[int(torch.randint(len(able), (1,), generator=generator))]]
+            anchors = [draw_anchor(anchors, bundle, generator)]
         comparisons = {anchor: (anchor, others_of(anchor, bundle)) for anchor in anchors}
         return self.contrast(bundle, comparisons, "the anchor and another modality")
 
@@ -100,7 +99,8 @@ class Contrast(AnchoredLoss):
     @property
     def sign_blind(self) -> bool:
         """Whether the score is; a function of your own is taken to know the sign."""
-        return not callable(self.score) and not SCORES[self.score].sign_aware
+        score = self.score if callable(self.score) else SCORES[self.score]
+        return isinstance(score, Score) and not score.sign_aware
 
     def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
         """The score of each anchor with each item's other modalities, (n, n)."""
@@ -125,6 +125,13 @@ def anchors_of(anchor: str, bundle: Bundle, loss: str) -> list[str]:
             f"Name one of the modalities, as in {loss}(anchor={names[0]!r})."
         )
     return list(names)
+
+
+def draw_anchor(anchors: Sequence[str], bundle: Bundle, generator: torch.Generator | None) -> str:
+    """One of `anchors` at random, of those that at least two different items have beside another modality."""
+    several = bundle.present.sum(1) > 1
+    able = [name for name in anchors if bundle[bundle.has(name) & several].distinct() > 1] or anchors
+    return able[int(torch.randint(len(able), (1,), generator=generator))]
 
 
 def others_of(anchor: str, bundle: Bundle) -> list[str]:

@@ -19,7 +19,7 @@ def saturation(loss: Loss, bundle: Bundle) -> dict[str, float]:
 
     Args:
         loss: in evaluation mode nothing is drawn; it is put into it here and back afterwards.
-        bundle: a batch of n items.
+        bundle: a batch of n items. A part that reads the tokens in place of a modality's vectors has no gradient in these.
 
     Returns:
         Part → Σᵢ ‖∂part/∂vectorsᵢ‖ ≥ 0.
@@ -29,16 +29,17 @@ def saturation(loss: Loss, bundle: Bundle) -> dict[str, float]:
     >>> round(saturation(PMRL(), Bundle.from_dict(aligned))["alignment"], 3)
     0.0
     """
-    training = loss.training
+    modes = {module: module.training for module in loss.modules()}
     loss.eval()
     try:
-        vectors = bundle.vectors.detach().clone().requires_grad_()
+        vectors = bundle.vectors.detach().masked_fill(~bundle.present[..., None], 0).requires_grad_()
         parts = loss(Bundle(vectors, bundle.present, bundle.modalities, bundle.ids, bundle.tokens)).parts
         found = {}
         for name, part in parts.items():
-            (gradient,) = torch.autograd.grad(part, vectors, retain_graph=True)
+            (gradient,) = torch.autograd.grad(part, vectors, retain_graph=True, allow_unused=True, materialize_grads=True)
             radial = (gradient * vectors.detach()).sum(-1, keepdim=True) * vectors.detach()
             found[name] = float((gradient - radial).flatten(1).norm(dim=1).sum())
         return found
     finally:
-        loss.train(training)
+        for module, training in modes.items():
+            module.training = training

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
 from gramian.losses.base import Loss, LossOutput, too_small
-from gramian.losses.contrast import RANDOM, anchors_of, others_of
+from gramian.losses.contrast import RANDOM, anchors_of, draw_anchor, others_of
 from gramian.scores import SCORES, ScoreName
 
 __all__ = ["Matching", "hard_negatives"]
@@ -54,7 +54,7 @@ class Matching(Loss):
             generator = torch.Generator().manual_seed(0)
         anchors = anchors_of(self.anchor, bundle, "Matching")
         if self.anchor == RANDOM and self.training:
-            anchors = [anchors[int(torch.randint(len(anchors), (1,), generator=generator))]]
+            anchors = [draw_anchor(anchors, bundle, generator)]
         parts: dict[str, Tensor] = {}
         most = 0
         for anchor in anchors:

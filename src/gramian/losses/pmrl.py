@@ -59,7 +59,7 @@ class PMRL(Loss):
         del generator
         several = bundle[bundle.present.sum(1) > 1]
         if not len(several) or bundle.distinct() < 2:
-            raise too_small(len(several), "two or more modalities")
+            raise too_small(several.distinct(), "two or more modalities")
         parts = {
             "alignment": F.cross_entropy(*self._spectrum(several)),
             "instance": self._instance(bundle),
