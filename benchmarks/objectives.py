@@ -269,17 +269,27 @@ def spread(runs: Sequence[Run]) -> str:
 
 def serving_table(study: Study, task: Task, objectives: Sequence[Objective]) -> Sheet:
     """R@1 of one modality ↔ the two others together, by the score that serves it."""
-    rows = []
-    for score in (*SERVED, None):
-        row = [f"`{score}`" if score else "best single modality"]
-        for objective in objectives:
-            found = []
-            for run in study.all(study.run, task, objective):
-                gains = evaluate(run.test, scores=[score or "cosine"]).gains
-                of = [gain.joint if score else gain.single for gain in gains]
-                found.append(np.mean([hits_at_k(direction.ranks, 1).mean() for direction in of]))
-            row.append(f"{100 * np.mean(found):.1f}")
-        rows.append(tuple(row))
+    gains = {
+        objective.name: [evaluate(run.test, scores=SERVED).gains for run in study.all(study.run, task, objective)]
+        for objective in objectives
+    }
+
+    def mean(name: str, score: str, single: bool) -> str:
+        """R@1 of one column: the mean over directions, then over seeds."""
+        found = [
+            np.mean(
+                [
+                    hits_at_k((gain.single if single else gain.joint).ranks, 1).mean()
+                    for gain in run
+                    if gain.joint.score == score
+                ]
+            )
+            for run in gains[name]
+        ]
+        return f"{100 * np.mean(found):.1f}"
+
+    rows = [(f"`{score}`", *(mean(name, score, False) for name in gains)) for score in SERVED]
+    rows.append(("best single modality", *(mean(name, SERVED[0], True) for name in gains)))
     note = (
         f"R@1 in % of the six directions between one modality and the other two together, {study.seeds} seeds, the same test "
         "gallery; columns are what was trained, rows what serves. The best single modality is picked on the test queries."

@@ -56,7 +56,8 @@ def diagnostics(bundle: Bundle) -> dict[str, float]:
             found[f"antipodal share, {first} – {second}"] = share
     for query, target in permutations(vectors, 2):
         found[f"hubness, {query} → {target}"] = hubness(cosine(vectors[query], vectors[target]))
-    whole = bundle[bundle.present.all(1)].vectors.detach()
+    complete = bundle[bundle.present.all(1)]
+    whole = complete.vectors.detach()
     if len(whole) > bundle.present.shape[1]:
         mixed = torch.stack([whole[:, i].roll(i, 0) for i in range(whole.shape[1])], 1)
         found["1 − volume, matched"] = float(1 - volume(whole).mean())
@@ -64,9 +65,8 @@ def diagnostics(bundle: Bundle) -> dict[str, float]:
         shares = singular_values(whole).square().mean(0) / whole.shape[1]
         found |= {f"energy share, σ{i}": float(share) for i, share in enumerate(shares, 1)}
         found["effective rank of a tuple"] = float(tuple_rank(whole).mean())
-        batch = bundle[bundle.present.all(1)][:BATCH]
         for label, loss in _objectives(bundle.modalities).items():
-            for part, length in saturation(loss, batch).items():
+            for part, length in saturation(loss, complete[:BATCH]).items():
                 found[f"gradient, {label}: {part}"] = length
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle, Vectors
 from gramian.errors import InputError, TooSmallError, check_choice
-from gramian.losses.functional import info_nce
+from gramian.losses.functional import check_negatives, info_nce
 
 __all__ = ["Loss", "LossOutput", "SoftmaxLoss", "Sum", "Temperature"]
 
@@ -212,8 +212,7 @@ class SoftmaxLoss(Loss):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise InputError(f"`label_smoothing` must lie in [0, 1); got {label_smoothing}.")
-        if negatives is not None and negatives < 1:
-            raise InputError(f"`negatives` must be at least 1, or None for all; got {negatives}.")
+        check_negatives(negatives)
         self.label_smoothing = label_smoothing
         self.negatives = negatives
         self.temperature = Temperature(temperature, learned=learn_temperature)
@@ -237,15 +236,11 @@ class SoftmaxLoss(Loss):
 
         A comparison with fewer than two such items is left out; `what` says in the error what they would have needed.
         """
-        parts, most = {}, 0
-        for name, (query, targets) in comparisons.items():
-            usable = bundle[bundle.has(query) & bundle.has(*targets)]
+        parts = {}
+        for name, usable in comparable(bundle, comparisons, what):
+            query, targets = comparisons[name]
             same = None if usable.ids is None else usable.same()
-            most = max(most, usable.distinct())
-            if usable.distinct() > 1:
-                parts[name] = self.penalty(self.scores(usable, query, targets) / self.temperature(name), same)
-        if not parts:
-            raise too_small(most, what)
+            parts[name] = self.penalty(self.scores(usable, query, targets) / self.temperature(name), same)
         if weights is None:
             return LossOutput(torch.stack(list(parts.values())).mean(), parts)
         factors = [weights[name] for name in parts]
@@ -256,6 +251,23 @@ class SoftmaxLoss(Loss):
         """The options that all of them share."""
         text = f"{self.temperature}, label_smoothing={self.label_smoothing}"
         return text if self.negatives is None else f"{text}, negatives={self.negatives}"
+
+
+def comparable(bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str]]], what: str) -> Iterator[tuple[str, Bundle]]:
+    """Each comparison (name → query, targets) that two different items have both sides of, and the items that do.
+
+    Raises:
+        TooSmallError: there is none; `what` says what the items would have needed.
+    """
+    most = 0
+    for name, (query, targets) in comparisons.items():
+        usable = bundle[bundle.has(query) & bundle.has(*targets)]
+        distinct = usable.distinct()
+        most = max(most, distinct)
+        if distinct > 1:
+            yield name, usable
+    if most < 2:
+        raise too_small(most, what)
 
 
 def too_small(count: int, what: str) -> TooSmallError:

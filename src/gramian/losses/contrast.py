@@ -15,6 +15,7 @@ from gramian.scores import SCORES, Items, Score, ScoreName
 __all__ = ["AnchoredLoss", "Contrast"]
 
 EACH, RANDOM = "each", "random"
+ANCHORED = "the anchor and another modality"
 
 
 class AnchoredLoss(SoftmaxLoss):
@@ -48,8 +49,7 @@ class AnchoredLoss(SoftmaxLoss):
         anchors = anchors_of(self.anchor, bundle, type(self).__name__)
         if self.anchor == RANDOM and self.training:
             anchors = [draw_anchor(anchors, bundle, generator)]
-        comparisons = {anchor: (anchor, others_of(anchor, bundle)) for anchor in anchors}
-        return self.contrast(bundle, comparisons, "the anchor and another modality")
+        return self.contrast(bundle, against_others(anchors, bundle), ANCHORED)
 
     def extra_repr(self) -> str:
         """The options."""
@@ -95,17 +95,16 @@ class Contrast(AnchoredLoss):
         if not callable(score):
             check_choice("score", score, SCORES)
         self.score = score
+        self.function = score if callable(score) else SCORES[score]
 
     @property
     def sign_blind(self) -> bool:
         """Whether the score is; a function of your own is taken to know the sign."""
-        score = self.score if callable(self.score) else SCORES[self.score]
-        return isinstance(score, Score) and not score.sign_aware
+        return isinstance(self.function, Score) and not self.function.sign_aware
 
     def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
         """The score of each anchor with each item's other modalities, (n, n)."""
-        function = self.score if callable(self.score) else SCORES[self.score]
-        return function(usable.select(query), usable.select(*targets))
+        return self.function(usable.select(query), usable.select(*targets))
 
     def extra_repr(self) -> str:
         """The options."""
@@ -134,6 +133,6 @@ def draw_anchor(anchors: Sequence[str], bundle: Bundle, generator: torch.Generat
     return able[int(torch.randint(len(able), (1,), generator=generator))]
 
 
-def others_of(anchor: str, bundle: Bundle) -> list[str]:
-    """All modalities but the anchor."""
-    return [name for name in bundle.modalities if name != anchor]
+def against_others(anchors: Sequence[str], bundle: Bundle) -> dict[str, tuple[str, list[str]]]:
+    """Each anchor against all other modalities: comparisons named after it."""
+    return {anchor: (anchor, [name for name in bundle.modalities if name != anchor]) for anchor in anchors}

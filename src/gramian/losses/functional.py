@@ -31,8 +31,7 @@ def info_nce(
     tensor(0.6931)
     """
     _check_square(logits, same)
-    if negatives is not None and negatives < 1:
-        raise InputError(f"`negatives` must be at least 1, or None for all; got {negatives}.")
+    check_negatives(negatives)
     rows = _cross_entropy(logits, same, label_smoothing, negatives)
     columns = _cross_entropy(logits.T, None if same is None else same.T, label_smoothing, negatives)
     return (rows + columns) / 2
@@ -59,6 +58,12 @@ def sigmoid_loss(logits: Tensor, *, same: Tensor | None = None) -> Tensor:
     if same is not None:
         terms = terms.masked_fill(same & ~match, 0)
     return -terms.sum() / len(logits)
+
+
+def check_negatives(negatives: int | None) -> None:
+    """Raise where no negative would be kept."""
+    if negatives is not None and negatives < 1:
+        raise InputError(f"`negatives` must be at least 1, or None for all; got {negatives}.")
 
 
 def _check_square(logits: Tensor, same: Tensor | None) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
-from gramian.losses.base import Loss, LossOutput, too_small
-from gramian.losses.contrast import RANDOM, anchors_of, draw_anchor, others_of
+from gramian.losses.base import Loss, LossOutput, comparable
+from gramian.losses.contrast import ANCHORED, RANDOM, against_others, anchors_of, draw_anchor
 from gramian.scores import SCORES, ScoreName
 
 __all__ = ["Matching", "hard_negatives"]
@@ -55,15 +55,10 @@ class Matching(Loss):
         anchors = anchors_of(self.anchor, bundle, "Matching")
         if self.anchor == RANDOM and self.training:
             anchors = [draw_anchor(anchors, bundle, generator)]
-        parts: dict[str, Tensor] = {}
-        most = 0
-        for anchor in anchors:
-            others = others_of(anchor, bundle)
-            usable = bundle[bundle.has(anchor) & bundle.has(*others)]
-            most = max(most, usable.distinct())
-            if usable.distinct() < 2:
-                continue
-            queries, items = usable.select(anchor), usable.select(*others)
+        comparisons = against_others(anchors, bundle)
+        parts = {}
+        for anchor, usable in comparable(bundle, comparisons, ANCHORED):
+            queries, items = usable.select(anchor), usable.select(*comparisons[anchor][1])
             with torch.no_grad():
                 scores, same = SCORES[self.score](queries, items) / self.temperature, usable.same()
                 wrong_item = hard_negatives(scores, same, generator)
@@ -74,8 +69,6 @@ class Matching(Loss):
             truth = (torch.arange(len(there), device=scores.device) < len(rows))[there].to(scores.dtype)
             logits = self.matcher(queries[asked[there]], items[found[there]])
             parts[anchor] = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype))
-        if not parts:
-            raise too_small(most, "the anchor and another modality")
         return LossOutput(torch.stack(list(parts.values())).mean(), parts)
 
     def extra_repr(self) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
-from gramian.losses.base import Loss, LossOutput, Temperature, too_small
-from gramian.losses.contrast import others_of
+from gramian.losses.base import Loss, LossOutput, Temperature, comparable
+from gramian.losses.contrast import ANCHORED, EACH, against_others, anchors_of
 
 __all__ = ["Symile"]
 
@@ -64,20 +64,12 @@ class Symile(Loss):
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
         """The mean over the anchors; one part an anchor. An anchor with fewer than two items is left out."""
-        names = bundle.modalities
-        if len(names) < 2:
-            raise InputError(f"`items` must have at least two modalities; got {', '.join(names)}.")
-        tau, parts, most = self.temperature(), {}, 0
-        for anchor in names:
-            others = others_of(anchor, bundle)
-            usable = bundle[bundle.has(anchor) & bundle.has(*others)]
-            most = max(most, usable.distinct())
-            if usable.distinct() > 1:
-                products, candidates, target = self._products(usable, anchor, others, generator)
-                # Masked behind the division: −∞/τ has a NaN derivative in τ.
-                parts[anchor] = F.cross_entropy((products / tau).masked_fill(~candidates, -torch.inf), target)
-        if not parts:
-            raise too_small(most, "the anchor and another modality")
+        comparisons = against_others(anchors_of(EACH, bundle, "Symile"), bundle)
+        tau, parts = self.temperature(), {}
+        for anchor, usable in comparable(bundle, comparisons, ANCHORED):
+            products, candidates, target = self._products(usable, *comparisons[anchor], generator)
+            # Masked behind the division: −∞/τ has a NaN derivative in τ.
+            parts[anchor] = F.cross_entropy((products / tau).masked_fill(~candidates, -torch.inf), target)
         return LossOutput(torch.stack(list(parts.values())).mean(), parts)
 
     def _products(
@@ -87,6 +79,8 @@ class Symile(Loss):
         n, device = len(usable), usable.vectors.device
         wide = torch.promote_types(usable.vectors.dtype, torch.float32)
         a = usable.column(anchor).to(wide)
+        there = [usable.has(name) for name in others]
+        factors = [usable.column(name).to(wide).masked_fill(~has[:, None], 1) for name, has in zip(others, there, strict=True)]
         rows = torch.arange(n, device=device)
         if self.negatives == "n":
             index = torch.stack([self._shuffle(n, place, generator).to(device) for place in range(len(others))])
@@ -97,22 +91,19 @@ class Symile(Loss):
                     "Use 'n', or a smaller batch."
                 )
             index = torch.cartesian_prod(*[rows] * len(others)).reshape(-1, len(others)).T
-        tuples, filled = (
-            torch.ones(index.shape[1], usable.dim, dtype=wide, device=device),
-            torch.zeros_like(index[0], dtype=torch.bool),
-        )
+        tuples = torch.ones(index.shape[1], usable.dim, dtype=wide, device=device)
+        filled = torch.zeros(index.shape[1], dtype=torch.bool, device=device)
         own = torch.ones(n, index.shape[1], dtype=torch.bool, device=device)
-        for name, where in zip(others, index, strict=True):
-            there = usable.has(name)
-            tuples = tuples * usable.column(name).to(wide).masked_fill(~there[:, None], 1)[where]
-            filled = filled | there[where]
+        for factor, has, where in zip(factors, there, index, strict=True):
+            tuples = tuples * factor[where]
+            filled = filled | has[where]
             if usable.ids is not None:
-                own &= (usable.ids[:, None] == usable.ids[where]) | ~there[where]
+                own &= (usable.ids[:, None] == usable.ids[where]) | ~has[where]
         products = a @ tuples.T
         if self.negatives == "n":
-            matches = a.clone()
-            for name in others:
-                matches = matches * usable.column(name).to(wide).masked_fill(~usable.has(name)[:, None], 1)
+            matches = a
+            for factor in factors:
+                matches = matches * factor
             target = rows
             match = torch.eye(n, dtype=torch.bool, device=device)
             products = torch.where(match, matches.sum(1), products)

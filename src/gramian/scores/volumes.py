@@ -38,7 +38,8 @@ def volume(queries: Items, items: Items) -> Tensor:
     tensor([[-0.8000]])
     """
     Q, M = sides(queries, items)
-    return hide_empty(-safe_sqrt(_residual(Q, M)) * orthogonalize(M.vectors, M.present).volume, Q, M)
+    own = orthogonalize(M.vectors, M.present)
+    return hide_empty(-safe_sqrt(_residual(Q, own.basis)) * own.volume, Q, M)
 
 
 @full_precision
@@ -141,12 +142,13 @@ def hyperbolic_volume(queries: Items, items: Items, *, alpha: float | Tensor = 0
 
 def _own(Q: Side, M: Side) -> Tensor:
     """Squared volume of the joint tuple, (q, n)."""
-    return _residual(Q, M) * orthogonalize(M.vectors, M.present).volume.square()
+    own = orthogonalize(M.vectors, M.present)
+    return _residual(Q, own.basis) * own.volume.square()
 
 
-def _residual(Q: Side, M: Side) -> Tensor:
-    """V(Q, M)² / V(M)², (q, n): determinant of what of the query's Gram matrix the span of the item leaves."""
-    B = products(Q.vectors, orthogonalize(M.vectors, M.present).basis)
+def _residual(Q: Side, basis: Tensor) -> Tensor:
+    """V(Q, M)² / V(M)², (q, n): determinant of what of the query's Gram matrix the span of the item's `basis` leaves."""
+    B = products(Q.vectors, basis)
     return _determinant(_unit_where_missing(Q.gram()[:, None] - B @ B.mT, Q))
 
 
