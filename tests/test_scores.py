@@ -566,13 +566,12 @@ def test_a_bundle_without_tokens_is_late_interaction_of_its_modalities():
 # --- forms
 
 
-@pytest.mark.parametrize(("place", "name"), [("spectra", "spectral"), ("spectra", "spectral_gain"), ("late", "maxsim")])
 @pytest.mark.parametrize("entries", [1, 1000, 1500])
-def test_queries_in_parts_score_as_all_at_once(monkeypatch, place, name, entries):
-    for a, items in samples(name, 36):
-        expected = SCORES[name](a, items)
-        monkeypatch.setattr(f"gramian.scores.{place}.ENTRIES", entries)
-        close(SCORES[name](a, items), expected)
+def test_queries_in_parts_score_as_all_at_once(monkeypatch, entries):
+    for a, items in samples("maxsim", 36):
+        expected = maxsim(a, items)
+        monkeypatch.setattr("gramian.scores.late.ENTRIES", entries)
+        close(maxsim(a, items), expected)
         monkeypatch.undo()
 
 
@@ -616,6 +615,7 @@ def test_no_queries_or_no_items_give_an_empty_matrix(name):
 # ε/2sine; the cone leaves out combinations of vectors within 1024 ε of dependence.
 # The sum of two vectors at an obtuse angle is orthogonal to their leading direction: rounding gives it its sign.
 SINGLE = dict.fromkeys(ALL, 1e-6) | dict.fromkeys(ROOTS, 5e-6) | {"cone": 2e-5, "leading": 2e-5, "spectral_gain": 4e-6}
+SINGLE["hyperbolic_volume, lifted"] = 1e-5  # its values reach 7
 
 
 def unsigned(name, scores):

@@ -23,6 +23,7 @@ ROOMS = [
     "geometry",
     "tokens",
     "bundle",
+    "kernels",
     "scores",
     "losses",
     "metrics",

@@ -210,7 +210,12 @@ class Bundle:
             raise InputError(f"`modalities` must name at least one of {', '.join(self.modalities)}; got none.")
         index = [self.position(name) for name in modalities]
         kept = {name: tokens for name, tokens in self.tokens.items() if name in modalities}
-        return Bundle(self.vectors[:, index], self.present[:, index], modalities, self.ids, kept)
+        first, beyond = index[0], index[-1] + 1
+        if index == list(range(first, beyond)):  # a view, and its gradient a plain copy
+            vectors, present = self.vectors[:, first:beyond], self.present[:, first:beyond]
+        else:
+            vectors, present = self.vectors[:, index], self.present[:, index]
+        return Bundle(vectors, present, modalities, self.ids, kept)
 
     def same(self, other: Bundle | None = None) -> Tensor:
         """Which rows are one item, (n, n) bool: equal `ids`; against the rows of `other`, (n, n of it).

@@ -123,7 +123,7 @@ def singular_values(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     >>> singular_values(torch.tensor([[1.0, 0.0], [0.28, 0.96]]))
     tensor([1.1314, 0.8485])
     """
-    eigenvalues, _ = _symmetric_eigen(gram_matrix(vectors, present))
+    eigenvalues: Tensor = _Eigenvalues.apply(gram_matrix(vectors, present))  # type: ignore[no-untyped-call]
     sigma = safe_sqrt(eigenvalues)
     if present is None:
         return sigma
@@ -151,17 +151,14 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     >>> leading_direction(torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.8, -0.6]]))
     tensor([0.6000, 0.8000])
     """
-    # Vectors rounded to 16 bits have lengths that differ; then the sum of two would not be orthogonal to their difference.
-    Z = unit(_masked(vectors, present))
-    _, eigenvectors = _symmetric_eigen(Z @ Z.mT)
-    u = (eigenvectors[..., :, 0].unsqueeze(-2) @ Z).squeeze(-2)
-    with torch.no_grad():
-        earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
-        along = (Z @ u.unsqueeze(-1)).squeeze(-1)
-        agreement = along.sum(-1, keepdim=True)
-        undecided = agreement.abs() < torch.finfo(Z.dtype).eps ** 0.5
-        agreement = torch.where(undecided, (along * earlier_first).sum(-1, keepdim=True), agreement)
-    return direction(torch.where(agreement < 0, -u, u))
+    return spectrum(vectors, present)[1]
+
+
+@full_precision
+def spectrum(vectors: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`singular_values` (..., m) and `leading_direction` (..., d) by one factorisation, of rows scaled to unit length."""
+    sigma, direction = _Spectrum.apply(_masked(vectors, present))  # type: ignore[no-untyped-call]
+    return sigma, direction
 
 
 @full_precision
@@ -303,21 +300,7 @@ def orthogonalize(vectors: Tensor, present: Tensor | None = None) -> Orthogonali
     """Gram–Schmidt over the m vectors, masked; a vector within rounding of the span before it counts as dependent."""
     Z = _masked(vectors, present)
     there = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
-    # Unit vectors carry rounding errors of a few ε; a residual below this is noise and has no direction.
-    tolerance = 32 * torch.finfo(Z.dtype).eps
-    basis: list[Tensor] = []
-    distances: list[Tensor] = []
-    for i in range(Z.shape[-2]):
-        residual = Z[..., i, :]
-        if basis:
-            Q = torch.stack(basis, -2)
-            for _ in range(2):  # one pass leaves errors of ε/distance; twice is enough (Kahan, Parlett)
-                residual = residual - ((Q @ residual.unsqueeze(-1)) * Q).sum(-2)
-        distance = torch.linalg.vector_norm(residual, dim=-1)
-        independent = distance > tolerance
-        basis.append(residual.where(independent[..., None], 0) / distance.where(independent, 1)[..., None])
-        distances.append(distance.where(independent, 0).where(there[..., i], 1))
-    return Orthogonalization(torch.stack(basis, -2), torch.stack(distances, -1))
+    return Orthogonalization(*_GramSchmidt.apply(Z, there))  # type: ignore[no-untyped-call]
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
@@ -357,35 +340,125 @@ def _masked(vectors: Tensor, present: Tensor | None) -> Tensor:
         raise InputError(
             f"`present` must be bool of shape {tuple(Z.shape[:-1])}; got {present.dtype} of shape {tuple(present.shape)}."
         )
-    return Z.masked_fill(~present[..., None], 0)
+    return Z if present.all() else Z.masked_fill(~present[..., None], 0)
 
 
-class _SymmetricEigen(torch.autograd.Function):
-    """Eigenvalues, largest first, and eigenvectors of symmetric matrices, with a gradient that is finite at repeated ones.
+class _GramSchmidt(torch.autograd.Function):
+    """Z = L Q with L lower triangular: the basis Q and the diagonal of L, with the gradient of a triangular factorisation.
 
-    The derivative of an eigenvector divides by the differences of the eigenvalues. Between eigenvalues that agree to
-    rounding any rotation of their eigenvectors serves as well, so that the derivative along it is taken as zero.
+    A row that is missing, or within rounding of the span of those before it, has a zero row in Q; it neither gets a gradient
+    nor gives one.
     """
 
     @staticmethod
-    def forward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
-        eigenvalues, eigenvectors = torch.linalg.eigh(G)
-        eigenvalues, eigenvectors = eigenvalues.flip(-1), eigenvectors.flip(-1)
-        ctx.save_for_backward(eigenvalues, eigenvectors)
-        return eigenvalues, eigenvectors
+    def forward(ctx: Any, Z: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        # Unit vectors carry rounding errors of a few ε; a residual below this is noise and has no direction.
+        tolerance = 32 * torch.finfo(Z.dtype).eps
+        Q = torch.zeros_like(Z, memory_format=torch.contiguous_format)
+        L = torch.eye(Z.shape[-2], dtype=Z.dtype, device=Z.device).repeat(*Z.shape[:-2], 1, 1)
+        distances = Z.new_ones(Z.shape[:-1])
+        independent = torch.zeros_like(there)
+        for i in range(Z.shape[-2]):
+            residual = Z[..., i : i + 1, :]
+            before = Q[..., :i, :]
+            along = torch.zeros_like(L[..., i : i + 1, :i])
+            for _ in range(2 if i else 0):  # one pass leaves errors of ε/distance; twice is enough (Kahan, Parlett)
+                more = residual @ before.mT
+                residual, along = residual - more @ before, along + more
+            distance = torch.linalg.vector_norm(residual, dim=-1)
+            usable = distance > tolerance
+            independent[..., i] = usable[..., 0]
+            scale = torch.where(usable, 1 / distance.where(usable, 1), 0)
+            torch.mul(residual, scale.unsqueeze(-1), out=Q[..., i : i + 1, :])
+            L[..., i : i + 1, :i] = along.where(usable.unsqueeze(-1), 0)
+            L[..., i, i] = distance.where(usable, 1)[..., 0]
+            distances[..., i] = distance.where(usable, 0)[..., 0].where(there[..., i], 1)
+        ctx.save_for_backward(Q, L, distances, independent)
+        return Q, distances
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_values: Tensor, grad_vectors: Tensor) -> Tensor:
-        eigenvalues, W = ctx.saved_tensors
-        gaps = eigenvalues.unsqueeze(-2) - eigenvalues.unsqueeze(-1)
-        repeated = gaps.abs() <= 128 * torch.finfo(W.dtype).eps
-        F = torch.where(repeated, 0, 1 / gaps.masked_fill(repeated, 1))
-        inner = torch.diag_embed(grad_values) + F * (W.mT @ grad_vectors)
-        grad: Tensor = W @ inner @ W.mT
-        return (grad + grad.mT) / 2
+    def backward(ctx: Any, grad_basis: Tensor, grad_distances: Tensor) -> tuple[Tensor, None]:
+        Q, L, distances, independent = ctx.saved_tensors
+        # Q may only turn within its span against the rows before it, which fix the triangle; outside of it L⁻¹ dZ moves it.
+        turn = (grad_basis @ Q.mT).where(independent[..., None], 0)
+        along = (grad_distances * distances).where(independent, 0) + turn.diagonal(dim1=-2, dim2=-1)
+        turn = torch.diag_embed(along) - turn.tril() - turn.tril().mT
+        identity = torch.eye(Q.shape[-2], dtype=Q.dtype, device=Q.device).expand_as(L)
+        inverse = torch.linalg.solve_triangular(L, identity, upper=False).mT
+        grad = (inverse * independent.unsqueeze(-2)) @ grad_basis
+        return grad + (inverse @ turn) @ Q, None
 
 
-def _symmetric_eigen(G: Tensor) -> tuple[Tensor, Tensor]:
-    eigenvalues, eigenvectors = _SymmetricEigen.apply(G)  # type: ignore[no-untyped-call]
-    return eigenvalues, eigenvectors
+class _Eigenvalues(torch.autograd.Function):
+    """Eigenvalues of symmetric matrices, largest first. Their gradient is finite at repeated ones, which torch's is not."""
+
+    @staticmethod
+    def forward(ctx: Any, G: Tensor) -> Tensor:
+        eigenvalues, eigenvectors = torch.linalg.eigh(G)
+        ctx.save_for_backward(eigenvectors)
+        largest_first: Tensor = eigenvalues.flip(-1)
+        return largest_first
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (W,) = ctx.saved_tensors
+        inner: Tensor = torch.matmul(W * grad.flip(-1).unsqueeze(-2), W.mT)
+        return inner
+
+
+class _Spectrum(torch.autograd.Function):
+    """Singular values and leading direction of Z with its rows at unit length, from the eigenvectors W of its Gram matrix.
+
+    u = Zᵀw/σ₁, w = w₁ with the sign that `leading_direction` describes. The backward pass makes no (d, d) matrix and no
+    derivative of an eigenvector but that of w: with p the gradient of u, orthogonal to it, over σ₁,
+
+    ∂L/∂Z = S Z + w pᵀ,  S = W diag(∂L/∂λ) Wᵀ·2 + v wᵀ + w vᵀ,  v = Σⱼ wⱼ ⟨wⱼ, Zp⟩ / (λ₁ − λⱼ).
+
+    Between eigenvalues that agree to rounding any rotation of their eigenvectors serves as well, so that the derivative along
+    it is taken as zero. Vectors rounded to 16 bits have lengths that differ; then the sum of two would not be orthogonal to
+    their difference, which is why the lengths are taken out here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, Z: Tensor) -> tuple[Tensor, Tensor]:
+        G = Z @ Z.mT
+        length = G.diagonal(dim1=-2, dim2=-1).sqrt()
+        shorten = torch.where(length > 0, 1 / length, 0)
+        G *= shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
+        eigenvalues, W = (found.flip(-1) for found in torch.linalg.eigh(G))
+        sigma = safe_sqrt(eigenvalues)
+        w = W[..., 0]
+        agreement = w.sum(-1, keepdim=True)
+        earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
+        undecided = (agreement * sigma[..., :1]).abs() < torch.finfo(Z.dtype).eps ** 0.5
+        agreement = torch.where(undecided, (w * earlier_first).sum(-1, keepdim=True), agreement)
+        w = torch.where(agreement < 0, -w, w)
+        u = ((w * shorten).unsqueeze(-2) @ Z).squeeze(-2)
+        u = direction(u)
+        ctx.save_for_backward(Z, u, G, eigenvalues, sigma, W, w, shorten)
+        return sigma, u
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_sigma: Tensor, grad_u: Tensor) -> Tensor:
+        Z, u, G, eigenvalues, sigma, W, w, shorten = ctx.saved_tensors
+        eps = torch.finfo(Z.dtype).eps
+        slope = torch.where(eigenvalues > eps, 0.5 / sigma.where(eigenvalues > eps, 1), (eigenvalues >= 0) / eps**0.5)
+        S = (W * (2 * grad_sigma * slope).unsqueeze(-2)) @ W.mT
+        largest = sigma[..., :1]
+        p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
+        p *= torch.where(largest > 0, 1 / largest, 0)
+        along = (Z @ p.unsqueeze(-1)).squeeze(-1) * shorten
+        gaps = eigenvalues[..., :1] - eigenvalues
+        usable = gaps > 128 * eps
+        inverse_gaps = torch.where(usable, 1 / gaps.where(usable, 1), 0)
+        v = (W @ (inverse_gaps * (along.unsqueeze(-2) @ W).squeeze(-2)).unsqueeze(-1)).squeeze(-1)
+        turn = v.unsqueeze(-1) * w.unsqueeze(-2)
+        S = S + turn + turn.mT
+        radial = (S * G).sum(-1) + w * along
+        S = (S - torch.diag_embed(radial)) * shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
+        grad: Tensor = S @ Z
+        grad += (w * shorten).unsqueeze(-1) * p.unsqueeze(-2)
+        return grad

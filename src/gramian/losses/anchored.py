@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.geometry import check_curvature
+from gramian.kernels import Form
 from gramian.losses.base import LossOutput
 from gramian.losses.contrast import EACH, AnchoredLoss
-from gramian.scores import centroid, hyperbolic_volume, triangle
+from gramian.scores.angles import centroid_form
+from gramian.scores.sides import sides
+from gramian.scores.volumes import hyperbolic_form, triangle_form
 
 __all__ = ["Centroid", "HyperGram", "Triangle"]
 
@@ -29,6 +32,7 @@ class Centroid(AnchoredLoss):
         temperature: initial τ.
         learn_temperature: whether τ is a parameter (as log τ, at least 0.01).
         label_smoothing: see `info_nce`.
+        block_size: see `Gram`.
 
     Source: CentroBind (arXiv 2410.02086).
 
@@ -43,9 +47,14 @@ class Centroid(AnchoredLoss):
         temperature: float = 0.07,
         learn_temperature: bool = True,
         label_smoothing: float = 0.0,
+        block_size: int | None = None,
     ) -> None:
         super().__init__(
-            anchor=EACH, temperature=temperature, learn_temperature=learn_temperature, label_smoothing=label_smoothing
+            anchor=EACH,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            label_smoothing=label_smoothing,
+            block_size=block_size,
         )
         self.own = own
 
@@ -54,9 +63,9 @@ class Centroid(AnchoredLoss):
         """False: the centroid knows the signs."""
         return False
 
-    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
-        """The cosine of each vector to each item's centroid, (n, n)."""
-        return centroid(usable.column(query), usable.select(*targets, *([query] if self.own else [])))
+    def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
+        """The cosine of each vector to each item's centroid."""
+        return centroid_form(*sides(usable.select(query), usable.select(*targets, *([query] if self.own else []))))
 
     def extra_repr(self) -> str:
         """The options."""
@@ -75,6 +84,7 @@ class Triangle(AnchoredLoss):
         temperature: initial τ.
         learn_temperature: whether τ is a parameter (as log τ, at least 0.01).
         label_smoothing: 0.1 in the published code.
+        block_size: see `Gram`.
 
     Raises:
         InputError: a Bundle of more than three modalities.
@@ -93,9 +103,14 @@ class Triangle(AnchoredLoss):
         temperature: float = 0.07,
         learn_temperature: bool = True,
         label_smoothing: float = 0.1,
+        block_size: int | None = None,
     ) -> None:
         super().__init__(
-            anchor=anchor, temperature=temperature, learn_temperature=learn_temperature, label_smoothing=label_smoothing
+            anchor=anchor,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            label_smoothing=label_smoothing,
+            block_size=block_size,
         )
         self.squared = squared
 
@@ -112,9 +127,9 @@ class Triangle(AnchoredLoss):
             )
         return super().compute(bundle, generator)
 
-    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
-        """Minus the areas, (n, n)."""
-        return triangle(usable.column(query), usable.select(*targets), squared=self.squared)
+    def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
+        """Minus the areas."""
+        return triangle_form(*sides(usable.select(query), usable.select(*targets)), squared=self.squared)
 
     def extra_repr(self) -> str:
         """The options."""
@@ -135,6 +150,7 @@ class HyperGram(AnchoredLoss):
         temperature: initial τ.
         learn_temperature: whether τ is a parameter (as log τ, at least 0.01).
         label_smoothing: 0.1 in GRAM.
+        block_size: see `Gram`.
 
     Source: HyperGRAM (CVPR 2026).
 
@@ -152,9 +168,14 @@ class HyperGram(AnchoredLoss):
         temperature: float = 0.07,
         learn_temperature: bool = True,
         label_smoothing: float = 0.1,
+        block_size: int | None = None,
     ) -> None:
         super().__init__(
-            anchor=anchor, temperature=temperature, learn_temperature=learn_temperature, label_smoothing=label_smoothing
+            anchor=anchor,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            label_smoothing=label_smoothing,
+            block_size=block_size,
         )
         if not 0 < alpha < 1:
             raise InputError(f"`alpha` must lie in (0, 1); got {alpha}. For α = 1 use Gram().")
@@ -177,10 +198,10 @@ class HyperGram(AnchoredLoss):
         """False: the hyperbolic volume knows the sign."""
         return False
 
-    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
-        """Minus the mixed volumes, (n, n)."""
-        items = usable.select(*targets)
-        return hyperbolic_volume(usable.column(query), items, alpha=self.alpha, curvature=self.curvature)
+    def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
+        """Minus the mixed volumes."""
+        pair = sides(usable.select(query), usable.select(*targets))
+        return hyperbolic_form(*pair, alpha=self.alpha, curvature=self.curvature)
 
     def extra_repr(self) -> str:
         """The options."""

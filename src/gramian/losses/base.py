@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle, Vectors
 from gramian.errors import InputError, TooSmallError, check_choice
-from gramian.losses.functional import check_negatives, info_nce
+from gramian.kernels import Form, all_pairs
+from gramian.losses.functional import check_block_size, check_negatives, info_nce, info_nce_of
 
 __all__ = ["Loss", "LossOutput", "SoftmaxLoss", "Sum", "Temperature"]
 
@@ -199,6 +200,8 @@ class SoftmaxLoss(Loss):
         learn_temperature: whether τ is a parameter.
         label_smoothing: see `info_nce`.
         negatives: see `info_nce`.
+        block_size: rows and columns of the blocks in which the (n, n) scores are made, used and made anew in the backward
+            pass, so that memory grows with n and not with n². By default the form is picked by size: what fits is kept.
     """
 
     def __init__(
@@ -208,22 +211,29 @@ class SoftmaxLoss(Loss):
         learn_temperature: bool,
         label_smoothing: float,
         negatives: int | None = None,
+        block_size: int | None = None,
     ) -> None:
         super().__init__()
+        if block_size is not None and negatives is not None:
+            raise InputError("`negatives` needs all scores at once to find the hardest; got `block_size` too. Leave one out.")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"`label_smoothing` must lie in [0, 1); got {label_smoothing}.")
         check_negatives(negatives)
         self.label_smoothing = label_smoothing
         self.negatives = negatives
+        self.block_size = check_block_size(block_size)
         self.temperature = Temperature(temperature, learned=learn_temperature)
 
     @abstractmethod
-    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
-        """Scores (n, n) of every item's `query` against every item's `targets`."""
+    def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
+        """Scores (n, n) of every item's `query` against every item's `targets`, as a form."""
 
-    def penalty(self, logits: Tensor, same: Tensor | None) -> Tensor:
+    def penalty(self, logits: Form, usable: Bundle) -> Tensor:
         """What one comparison costs: `info_nce` with this loss's options."""
-        return info_nce(logits, same=same, label_smoothing=self.label_smoothing, negatives=self.negatives)
+        if self.negatives is None:
+            return info_nce_of(logits, usable.ids, label_smoothing=self.label_smoothing, block_size=self.block_size)
+        same = None if usable.ids is None else usable.same()
+        return info_nce(all_pairs(logits), same=same, label_smoothing=self.label_smoothing, negatives=self.negatives)
 
     def contrast(
         self,
@@ -239,8 +249,7 @@ class SoftmaxLoss(Loss):
         parts = {}
         for name, usable in comparable(bundle, comparisons, what):
             query, targets = comparisons[name]
-            same = None if usable.ids is None else usable.same()
-            parts[name] = self.penalty(self.scores(usable, query, targets) / self.temperature(name), same)
+            parts[name] = self.penalty(self.form(usable, query, targets).over(self.temperature(name)), usable)
         if weights is None:
             return LossOutput(torch.stack(list(parts.values())).mean(), parts)
         factors = [weights[name] for name in parts]
@@ -250,7 +259,8 @@ class SoftmaxLoss(Loss):
     def extra_repr(self) -> str:
         """The options that all of them share."""
         text = f"{self.temperature}, label_smoothing={self.label_smoothing}"
-        return text if self.negatives is None else f"{text}, negatives={self.negatives}"
+        given = {"negatives": self.negatives, "block_size": self.block_size}
+        return ", ".join([text, *(f"{name}={value}" for name, value in given.items() if value is not None)])
 
 
 def comparable(bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str]]], what: str) -> Iterator[tuple[str, Bundle]]:
@@ -261,7 +271,8 @@ def comparable(bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str
     """
     most = 0
     for name, (query, targets) in comparisons.items():
-        usable = bundle[bundle.has(query) & bundle.has(*targets)]
+        both = bundle.has(query) & bundle.has(*targets)
+        usable = bundle if both.all() else bundle[both]
         distinct = usable.distinct()
         most = max(most, distinct)
         if distinct > 1:

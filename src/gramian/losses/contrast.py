@@ -9,8 +9,10 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
+from gramian.kernels import Form, Given
 from gramian.losses.base import LossOutput, SoftmaxLoss
 from gramian.scores import SCORES, Items, Score, ScoreName
+from gramian.scores.sides import sides
 
 __all__ = ["AnchoredLoss", "Contrast"]
 
@@ -35,12 +37,14 @@ class AnchoredLoss(SoftmaxLoss):
         learn_temperature: bool,
         label_smoothing: float,
         negatives: int | None = None,
+        block_size: int | None = None,
     ) -> None:
         super().__init__(
             temperature=temperature,
             learn_temperature=learn_temperature,
             label_smoothing=label_smoothing,
             negatives=negatives,
+            block_size=block_size,
         )
         self.anchor = anchor
 
@@ -67,6 +71,8 @@ class Contrast(AnchoredLoss):
         learn_temperature: whether τ is a parameter (as log τ, at least 0.01).
         label_smoothing: see `info_nce`.
         negatives: contrast with this many of the hardest negatives; all of the batch by default.
+        block_size: make the scores in blocks of this many rows and columns, and anew in the backward pass; picked by size
+            by default. A function of your own is called on the whole batch all the same.
 
     >>> import torch
     >>> loss = Contrast("cone", anchor="each")
@@ -84,6 +90,7 @@ class Contrast(AnchoredLoss):
         learn_temperature: bool = True,
         label_smoothing: float = 0.0,
         negatives: int | None = None,
+        block_size: int | None = None,
     ) -> None:
         super().__init__(
             anchor=anchor,
@@ -91,6 +98,7 @@ class Contrast(AnchoredLoss):
             learn_temperature=learn_temperature,
             label_smoothing=label_smoothing,
             negatives=negatives,
+            block_size=block_size,
         )
         if not callable(score):
             check_choice("score", score, SCORES)
@@ -102,9 +110,12 @@ class Contrast(AnchoredLoss):
         """Whether the score is; a function of your own is taken to know the sign."""
         return isinstance(self.function, Score) and not self.function.sign_aware
 
-    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
-        """The score of each anchor with each item's other modalities, (n, n)."""
-        return self.function(usable.select(query), usable.select(*targets))
+    def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
+        """The score of each anchor with each item's other modalities."""
+        anchors, others = usable.select(query), usable.select(*targets)
+        if isinstance(self.function, Score) and self.function.form is not None:
+            return self.function.form(*sides(anchors, others))
+        return Given.form(self.function(anchors, others))
 
     def extra_repr(self) -> str:
         """The options."""

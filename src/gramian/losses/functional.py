@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.errors import InputError
+from gramian.kernels import Form, LogSums, Pairs, log_sums, softplus_sums
 
 __all__ = ["info_nce", "sigmoid_loss"]
 
@@ -60,10 +61,49 @@ def sigmoid_loss(logits: Tensor, *, same: Tensor | None = None) -> Tensor:
     return -terms.sum() / len(logits)
 
 
+def info_nce_of(
+    logits: Form, ids: Tensor | None = None, *, label_smoothing: float = 0.0, block_size: int | None = None
+) -> Tensor:
+    """`info_nce` of a form, which never holds all logits; `ids` (n,) say which rows are one item."""
+    sums = log_sums(logits, Pairs(ids, ids), totals=label_smoothing > 0, block_size=block_size)
+    counted = None if label_smoothing == 0 else allowed(ids, logits.shape[0])
+    return cross_entropies(sums, label_smoothing, counted).mean()
+
+
+def sigmoid_loss_of(logits: Form, ids: Tensor | None = None, *, block_size: int | None = None) -> Tensor:
+    """`sigmoid_loss` of a form, which never holds all logits; `ids` (n,) say which rows are one item."""
+    sums = softplus_sums(logits, Pairs(ids, ids), block_size=block_size)
+    return (sums.rows - F.logsigmoid(sums.matches)).mean()
+
+
+def cross_entropies(sums: LogSums, smoothing: float, counted: Tensor | int | None) -> Tensor:
+    """(n,) mean over both directions of row i's and column i's cross-entropy, from sums over the pairs that count."""
+    entropies = (sums.rows + sums.columns) / 2 - sums.matches * (1 - smoothing)
+    if counted is not None:
+        entropies = entropies - smoothing * (sums.row_totals + sums.column_totals) / (2 * counted)
+    return entropies
+
+
+def allowed(ids: Tensor | None, n: int) -> Tensor | int:
+    """How many of n columns each row is contrasted with, its match included."""
+    if ids is None:
+        return n
+    _, which, often = torch.unique(ids, return_inverse=True, return_counts=True)
+    counts: Tensor = n + 1 - often[which]
+    return counts
+
+
 def check_negatives(negatives: int | None) -> None:
     """Raise where no negative would be kept."""
     if negatives is not None and negatives < 1:
         raise InputError(f"`negatives` must be at least 1, or None for all; got {negatives}.")
+
+
+def check_block_size(block_size: int | None) -> int | None:
+    """`block_size`, or an error where it is none."""
+    if block_size is not None and block_size < 1:
+        raise InputError(f"`block_size` must be at least 1, or None to pick by size; got {block_size}.")
+    return block_size
 
 
 def _check_square(logits: Tensor, same: Tensor | None) -> None:

@@ -26,6 +26,8 @@ class Gram(Contrast):
         learn_temperature: as in the paper. Kept at or above 0.01, a bound that the paper does not have.
         label_smoothing: 0.1 in the paper.
         negatives: contrast with this many of the hardest negatives; all of the batch, as in the paper, by default.
+        block_size: make the scores in blocks of this many rows and columns, and anew in the backward pass; picked by size
+            by default.
 
     Source: GRAM (arXiv 2412.11959), the contrastive terms of its section on the loss.
 
@@ -43,6 +45,7 @@ class Gram(Contrast):
         learn_temperature: bool = True,
         label_smoothing: float = 0.1,
         negatives: int | None = None,
+        block_size: int | None = None,
     ) -> None:
         check_choice("score", score, ("volume", "span", "cone"))
         super().__init__(
@@ -52,4 +55,5 @@ class Gram(Contrast):
             learn_temperature=learn_temperature,
             label_smoothing=label_smoothing,
             negatives=negatives,
+            block_size=block_size,
         )

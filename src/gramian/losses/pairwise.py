@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, some
+from gramian.kernels import Form
 from gramian.losses.base import LossOutput, SoftmaxLoss
-from gramian.losses.functional import sigmoid_loss
-from gramian.scores import cosine
+from gramian.losses.functional import sigmoid_loss_of
+from gramian.scores.angles import cosine_form
+from gramian.scores.sides import sides
 
 __all__ = ["Pairwise"]
 
@@ -33,6 +36,8 @@ class Pairwise(SoftmaxLoss):
         learn_temperature: whether τ is a parameter (as log τ, at least 0.01, CLIP's bound).
         label_smoothing: see `info_nce`; for "softmax".
         negatives: contrast with this many of the hardest negatives; all of the batch by default; for "softmax".
+        block_size: make the scores in blocks of this many rows and columns, and anew in the backward pass; picked by size
+            by default.
 
     Source: CLIP (arXiv 2103.00020); anchored: ImageBind (arXiv 2305.05665); "sigmoid": SigLIP (arXiv 2303.15343).
 
@@ -54,6 +59,7 @@ class Pairwise(SoftmaxLoss):
         learn_temperature: bool = True,
         label_smoothing: float = 0.0,
         negatives: int | None = None,
+        block_size: int | None = None,
     ) -> None:
         check_choice("objective", objective, ("softmax", "sigmoid"))
         if temperature is None:
@@ -63,6 +69,7 @@ class Pairwise(SoftmaxLoss):
             learn_temperature=learn_temperature,
             label_smoothing=label_smoothing,
             negatives=negatives,
+            block_size=block_size,
         )
         if anchor is not None and pairs is not None:
             raise InputError("`pairs` and `anchor` both choose the pairs; got both. Leave one out.")
@@ -101,13 +108,16 @@ class Pairwise(SoftmaxLoss):
                 raise InputError("`weights` must leave some pair a positive factor; got zeros for all.")
         return self.contrast(bundle, comparisons, "the same two modalities", weights)
 
-    def scores(self, usable: Bundle, query: str, targets: Sequence[str]) -> Tensor:
-        """The cosines of the two modalities, (n, n)."""
-        return cosine(usable.column(query), usable.column(targets[0]))
+    def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
+        """The cosines of the two modalities."""
+        return cosine_form(*sides(usable.select(query), usable.select(*targets)))
 
-    def penalty(self, logits: Tensor, same: Tensor | None) -> Tensor:
+    def penalty(self, logits: Form, usable: Bundle) -> Tensor:
         """What one pair costs."""
-        return super().penalty(logits, same) if self.bias is None else sigmoid_loss(logits + self.bias, same=same)
+        if self.bias is None:
+            return super().penalty(logits, usable)
+        shifted = replace(logits, items=(*logits.items, self.bias.expand(len(usable))))
+        return sigmoid_loss_of(shifted, usable.ids, block_size=self.block_size)
 
     def extra_repr(self) -> str:
         """The options."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.geometry import direction, leading_direction, singular_values
+from gramian.geometry import direction, spectrum
+from gramian.kernels import Form, Linear
 from gramian.losses.base import Loss, LossOutput, too_small
+from gramian.losses.functional import check_block_size, info_nce_of
 
 __all__ = ["PMRL"]
 
@@ -27,6 +28,7 @@ class PMRL(Loss):
             sum. It never exceeds σ₁ and reaches it exactly when the item is fully aligned, signs included.
         alignment_temperature: τ₁; 0.05 in the paper. 0.5 or more does not saturate.
         instance_temperature: τ₂; 0.1 in the paper.
+        block_size: see `Gram`.
 
     Items with one modality take part in the second term alone.
 
@@ -37,7 +39,14 @@ class PMRL(Loss):
     ['alignment', 'instance']
     """
 
-    def __init__(self, *, signed: bool = False, alignment_temperature: float = 0.05, instance_temperature: float = 0.1) -> None:
+    def __init__(
+        self,
+        *,
+        signed: bool = False,
+        alignment_temperature: float = 0.05,
+        instance_temperature: float = 0.1,
+        block_size: int | None = None,
+    ) -> None:
         super().__init__()
         for name, value in (
             ("alignment_temperature", alignment_temperature),
@@ -45,6 +54,7 @@ class PMRL(Loss):
         ):
             if not value > 0:
                 raise InputError(f"`{name}` must be positive; got {value}.")
+        self.block_size = check_block_size(block_size)
         self.signed = signed
         self.alignment_temperature = alignment_temperature
         self.instance_temperature = instance_temperature
@@ -57,39 +67,38 @@ class PMRL(Loss):
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
         """The plain sum of the parts "alignment" and "instance"."""
         del generator
-        several = bundle[bundle.present.sum(1) > 1]
-        if not len(several) or bundle.distinct() < 2:
-            raise too_small(several.distinct(), "two or more modalities")
-        parts = {
-            "alignment": F.cross_entropy(*self._spectrum(several)),
-            "instance": self._instance(bundle),
-        }
+        several = bundle.present.sum(1) > 1
+        if not several.any() or bundle.distinct() < 2:
+            raise too_small(bundle[several].distinct(), "two or more modalities")
+        sigma, u = spectrum(bundle.vectors, bundle.present)
+        if self.signed:
+            total = _masked_sum(bundle)
+            count = bundle.present.sum(1, keepdim=True)
+            resultant = torch.linalg.vector_norm(total, dim=-1, keepdim=True) / count.to(sigma.dtype).sqrt()
+            sigma, u = torch.cat([resultant, sigma[:, 1:]], 1), direction(total)
+        parts = {"alignment": self._alignment(sigma, bundle.present, several), "instance": self._instance(u, bundle)}
         return LossOutput(parts["alignment"] + parts["instance"], parts)
 
-    def _spectrum(self, bundle: Bundle) -> tuple[Tensor, Tensor]:
-        """Logits (n, m) of σ₁ against the others, −∞ beyond an item's number of vectors; the target, class 0."""
-        sigma = singular_values(bundle.vectors, bundle.present)
-        count = bundle.present.sum(1, keepdim=True)
-        if self.signed:
-            resultant = torch.linalg.vector_norm(_masked_sum(bundle), dim=-1, keepdim=True) / count.to(sigma.dtype).sqrt()
-            sigma = torch.cat([resultant, sigma[:, 1:]], 1)
-        beyond = torch.arange(sigma.shape[1], device=sigma.device) >= count
-        logits = (sigma / self.alignment_temperature).masked_fill(beyond, -torch.inf)
-        return logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    def _alignment(self, sigma: Tensor, present: Tensor, several: Tensor) -> Tensor:
+        """−log softmax of σ₁ against the others, over items with several vectors; nothing beyond an item's number of them."""
+        logits = sigma / self.alignment_temperature
+        if not present.all():
+            beyond = torch.arange(sigma.shape[1], device=sigma.device) >= present.sum(1, keepdim=True)
+            logits = logits.masked_fill(beyond, -torch.inf)[several]
+        return (logits.logsumexp(1) - logits[:, 0]).mean()
 
-    def _instance(self, bundle: Bundle) -> Tensor:
-        u = direction(_masked_sum(bundle)) if self.signed else leading_direction(bundle.vectors, bundle.present)
-        logits = u @ u.T / self.instance_temperature
-        if bundle.ids is not None:
-            logits = logits.masked_fill(bundle.same() & ~torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
-        return F.cross_entropy(logits, torch.arange(len(u), device=u.device))
+    def _instance(self, u: Tensor, bundle: Bundle) -> Tensor:
+        """The table is symmetric: its rows and its columns have one cross-entropy."""
+        logits = Form(Linear(), (u / self.instance_temperature,), (u,))
+        return info_nce_of(logits, bundle.ids, block_size=self.block_size)
 
     def extra_repr(self) -> str:
         """The options."""
-        return (
+        text = (
             f"signed={self.signed}, alignment_temperature={self.alignment_temperature}, "
             f"instance_temperature={self.instance_temperature}"
         )
+        return text if self.block_size is None else f"{text}, block_size={self.block_size}"
 
 
 def _masked_sum(bundle: Bundle) -> Tensor:

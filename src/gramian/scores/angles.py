@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gramian.errors import InputError, check_choice
 from gramian.geometry import direction, full_precision, leading_direction
-from gramian.scores.sides import Items, Side, bounded, hide_empty, products, sides
+from gramian.kernels import Form, Linear
+from gramian.scores.sides import Items, Side, bounded, products, scored, sides, traced
 
 __all__ = ["centroid", "cosine", "leading", "multilinear", "weighted_centroid"]
 
@@ -35,13 +36,21 @@ def cosine(
     check_choice("reduce", reduce, ("mean", "max", "softmax"))
     _check_temperature(temperature)
     Q, M = sides(queries, items)
+    return scored(cosine_form(Q, M, reduce=reduce, temperature=temperature), Q, M)
+
+
+def cosine_form(Q: Side, M: Side, *, reduce: str = "mean", temperature: float = 0.1) -> Form:
+    """The form of `cosine`."""
     if reduce == "mean":
-        mean = Q.sum @ M.sum.T / (Q.number[:, None] * M.number).clamp(min=1)
-        return hide_empty(mean, Q, M)
-    cosines, there = products(Q.vectors, M.vectors).flatten(2), _pairs(Q, M)
-    if reduce == "max":
-        return cosines.masked_fill(~there, -torch.inf).amax(-1)
-    return hide_empty((_weights(cosines, there, temperature) * cosines).sum(-1), Q, M)
+        return _inner(*(side.sum / side.number.clamp(min=1)[:, None] for side in (Q, M)))
+
+    def best_or_weighted(Q: Side, M: Side) -> Tensor:
+        cosines, there = products(Q.vectors, M.vectors).flatten(2), _pairs(Q, M)
+        if reduce == "max":
+            return cosines.masked_fill(~there & there.any(-1, keepdim=True), -torch.inf).amax(-1)
+        return (_weights(cosines, there, temperature) * cosines).sum(-1)
+
+    return traced(best_or_weighted, Q, M)
 
 
 @full_precision
@@ -64,7 +73,12 @@ def centroid(queries: Items, items: Items) -> Tensor:
             [0.0000]])
     """
     Q, M = sides(queries, items)
-    return hide_empty(direction(Q.sum) @ direction(M.sum).T, Q, M)
+    return scored(centroid_form(Q, M), Q, M)
+
+
+def centroid_form(Q: Side, M: Side) -> Form:
+    """The form of `centroid`."""
+    return _inner(direction(Q.sum), direction(M.sum))
 
 
 @full_precision
@@ -92,13 +106,21 @@ def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1)
     """
     _check_temperature(temperature)
     Q, M = sides(queries, items)
-    a = direction(Q.sum)
-    cosines = products(a.unsqueeze(1), M.vectors).squeeze(2)
-    w = _weights(cosines, M.present.expand_as(cosines), temperature)
-    squared = torch.einsum("qni,nij,qnj->qn", w, M.gram(), w)
-    vanishes = squared <= (32 * torch.finfo(squared.dtype).eps) ** 2
-    length = squared.masked_fill(vanishes, 1).sqrt()
-    return hide_empty(bounded(((w * cosines).sum(-1) / length).masked_fill(vanishes, 0)), Q, M)
+    return scored(weighted_centroid_form(Q, M, temperature=temperature), Q, M)
+
+
+def weighted_centroid_form(Q: Side, M: Side, *, temperature: float = 0.1) -> Form:
+    """The form of `weighted_centroid`."""
+
+    def weighted(Q: Side, M: Side) -> Tensor:
+        cosines = products(Q.vectors, M.vectors).squeeze(2)
+        w = _weights(cosines, M.present.expand_as(cosines), temperature)
+        squared = torch.einsum("qni,nij,qnj->qn", w, M.gram(), w)
+        vanishes = squared <= (32 * torch.finfo(squared.dtype).eps) ** 2
+        length = squared.masked_fill(vanishes, 1).sqrt()
+        return bounded(((w * cosines).sum(-1) / length).masked_fill(vanishes, 0))
+
+    return traced(weighted, Side(direction(Q.sum).unsqueeze(1), Q.present.any(1, keepdim=True)), M)
 
 
 @full_precision
@@ -120,8 +142,12 @@ def leading(queries: Items, items: Items) -> Tensor:
     tensor([[1.]])
     """
     Q, M = sides(queries, items)
-    first, second = (leading_direction(side.vectors, side.present) for side in (Q, M))
-    return hide_empty(first @ second.T, Q, M)
+    return scored(leading_form(Q, M), Q, M)
+
+
+def leading_form(Q: Side, M: Side) -> Form:
+    """The form of `leading`."""
+    return _inner(*(leading_direction(side.vectors, side.present) for side in (Q, M)))
 
 
 @full_precision
@@ -146,8 +172,17 @@ def multilinear(queries: Items, items: Items) -> Tensor:
     tensor([[0.4800]])
     """
     Q, M = sides(queries, items)
-    first, second = (side.vectors.masked_fill(~side.present[..., None], 1).prod(1) for side in (Q, M))
-    return hide_empty(first @ second.T, Q, M)
+    return scored(multilinear_form(Q, M), Q, M)
+
+
+def multilinear_form(Q: Side, M: Side) -> Form:
+    """The form of `multilinear`."""
+    return _inner(*(side.vectors.masked_fill(~side.present[..., None], 1).prod(1) for side in (Q, M)))
+
+
+def _inner(first: Tensor, second: Tensor) -> Form:
+    """The form of ⟨first, second⟩."""
+    return Form(Linear(), (first,), (second,))
 
 
 def _check_temperature(temperature: float) -> None:

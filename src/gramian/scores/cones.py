@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gramian.geometry import full_precision, safe_sqrt
-from gramian.scores.sides import Items, bounded, hide_empty, products, sides
+from gramian.kernels import Form
+from gramian.scores.sides import Items, Side, bounded, products, scored, sides, traced
 
 __all__ = ["cone"]
 
@@ -38,8 +39,15 @@ def cone(queries: Items, items: Items) -> Tensor:
             [0.6000]])
     """
     Q, M = sides(queries, items)
-    if Q.width > M.width:  # the cheaper side asks
-        return cone(items, queries).T
+    return scored(cone_form(Q, M), Q, M)
+
+
+def cone_form(Q: Side, M: Side) -> Form:
+    """The form of `cone`; the side of fewer vectors asks."""
+    return traced(_cone if Q.width <= M.width else lambda Q, M: _cone(M, Q).T, Q, M)
+
+
+def _cone(Q: Side, M: Side) -> Tensor:
     cosines, G = products(Q.vectors, M.vectors), M.gram()
     if Q.width == 1:
         with torch.no_grad():
@@ -53,7 +61,7 @@ def cone(queries: Items, items: Items) -> Tensor:
         inner = torch.einsum("qni,qnij,qnj->qn", v, cosines, w)
         length = safe_sqrt(torch.einsum("qni,qij,qnj->qn", v, H, v)) * safe_sqrt(torch.einsum("qni,nij,qnj->qn", w, G, w))
     length = length.masked_fill(length == 0, 1)  # nothing present: 0/0 has a NaN gradient even where it is hidden
-    return hide_empty(bounded(inner / length), Q, M)
+    return bounded(inner / length)
 
 
 def _weights(cosines: Tensor, G: Tensor, present: Tensor) -> Tensor:

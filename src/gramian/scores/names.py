@@ -10,12 +10,33 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from gramian.scores.angles import centroid, cosine, leading, multilinear, weighted_centroid
-from gramian.scores.cones import cone
+from gramian.kernels import Form
+from gramian.scores.angles import (
+    centroid,
+    centroid_form,
+    cosine,
+    cosine_form,
+    leading,
+    leading_form,
+    multilinear,
+    multilinear_form,
+    weighted_centroid,
+    weighted_centroid_form,
+)
+from gramian.scores.cones import cone, cone_form
 from gramian.scores.late import maxsim
-from gramian.scores.sides import Items
-from gramian.scores.spectra import spectral
-from gramian.scores.volumes import hyperbolic_volume, span, triangle, volume
+from gramian.scores.sides import Items, Side
+from gramian.scores.spectra import spectral, spectral_form
+from gramian.scores.volumes import (
+    hyperbolic_form,
+    hyperbolic_volume,
+    span,
+    span_form,
+    triangle,
+    triangle_form,
+    volume,
+    volume_form,
+)
 from gramian.sheets import Sheet
 
 __all__ = ["SCORES", "Score", "ScoreName", "score_table"]
@@ -54,6 +75,7 @@ class Score:
         arity: how items with different numbers of modalities compare.
         own_factor: whether it holds a factor of the item's own that the query has no part in.
         symmetric: whether the two sides may change places.
+        form: the same score over two sides, for losses that never hold all pairs; None where it has none.
         trains: what it does as an objective.
         source: paper, or "–" for this library's own.
     """
@@ -70,6 +92,7 @@ class Score:
     trains: str
     source: str
     symmetric: bool = True
+    form: Callable[[Side, Side], Form] | None = None
 
     def __call__(self, queries: Items, items: Items) -> Tensor:
         """Scores (q, n) of queries × items."""
@@ -82,6 +105,7 @@ GROWS = "rises with every further vector: favours complete items"
 SCORES: dict[ScoreName, Score] = {
     "span": Score(
         function=span,
+        form=span_form,
         formula="± ‖P_M a‖",
         low=-1,
         high=1,
@@ -95,6 +119,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "cone": Score(
         function=cone,
+        form=cone_form,
         formula="max over w ≥ 0 of cos(a, Σwz)",
         low=-1,
         high=1,
@@ -108,6 +133,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "centroid": Score(
         function=centroid,
+        form=centroid_form,
         formula="cos(Σa, Σz)",
         low=-1,
         high=1,
@@ -121,6 +147,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "weighted_centroid": Score(
         function=weighted_centroid,
+        form=weighted_centroid_form,
         formula="cos(a, Σ wz), w ∝ exp(⟨a, z⟩/0.1)",
         low=-1,
         high=1,
@@ -135,6 +162,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "cosine": Score(
         function=cosine,
+        form=cosine_form,
         formula="mean of ⟨a, z⟩",
         low=-1,
         high=1,
@@ -148,6 +176,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "max_cosine": Score(
         function=partial(cosine, reduce="max"),
+        form=partial(cosine_form, reduce="max"),
         formula="max of ⟨a, z⟩",
         low=-1,
         high=1,
@@ -161,6 +190,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "softmax_cosine": Score(
         function=partial(cosine, reduce="softmax"),
+        form=partial(cosine_form, reduce="softmax"),
         formula="Σ w⟨a, z⟩, w ∝ exp(⟨a, z⟩/0.1)",
         low=-1,
         high=1,
@@ -174,6 +204,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "leading": Score(
         function=leading,
+        form=leading_form,
         formula="⟨u(Q), u(M)⟩",
         low=-1,
         high=1,
@@ -187,6 +218,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "spectral": Score(
         function=spectral,
+        form=spectral_form,
         formula="σ₁(Q ∪ M)/√k",
         low=0,
         high=1,
@@ -200,6 +232,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "spectral_gain": Score(
         function=partial(spectral, normalized=True),
+        form=partial(spectral_form, normalized=True),
         formula="(λ₁(Q ∪ M) − max λ₁)/min λ₁",
         low=0,
         high=1,
@@ -213,6 +246,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "volume": Score(
         function=volume,
+        form=volume_form,
         formula="−√det G(Q ∪ M)",
         low=-1,
         high=0,
@@ -226,6 +260,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "triangle": Score(
         function=triangle,
+        form=triangle_form,
         formula="−½√(‖u‖²‖v‖² − (u·v)²)",
         low=-0.75 * sqrt(3),
         high=0,
@@ -239,6 +274,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "multilinear": Score(
         function=multilinear,
+        form=multilinear_form,
         formula="Σ_d Π a_d z_d",
         low=-1,
         high=1,
@@ -252,6 +288,7 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "hyperbolic_volume": Score(
         function=hyperbolic_volume,
+        form=hyperbolic_form,
         formula="−½V − ½√|det G_L|",
         low=-inf,
         high=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.geometry import gram_matrix, unit
+from gramian.kernels import Form, Traced, all_pairs
 
-__all__ = ["Items", "Side", "sides"]
+__all__ = ["Items", "Side", "scored", "sides", "traced"]
 
 Items: TypeAlias = "Bundle | Tensor"
 """n items: a Bundle, or an (n, d) tensor where each has one vector, of any length."""
@@ -61,6 +63,16 @@ def products(first: Tensor, second: Tensor) -> Tensor:
     return (first.reshape(q * k, d) @ second.reshape(n * m, d).T).reshape(q, k, n, m).transpose(1, 2)
 
 
+def traced(function: Callable[[Side, Side], Tensor], first: Side, second: Side) -> Form:
+    """The form of a function of two sides that gives (q, n) scores."""
+    return Form(Traced(lambda queries, items: function(Side(*queries), Side(*items))), tuple(first), tuple(second))
+
+
+def scored(form: Form, first: Side, second: Side) -> Tensor:
+    """The scores of a form, hidden where a side has nothing present."""
+    return hide_empty(all_pairs(form), first, second)
+
+
 def bounded(cosines: Tensor) -> Tensor:
     """Cosines that rounding has taken out of [−1, 1] brought back, their gradient as it was."""
     return cosines + (cosines.detach().clamp(-1, 1) - cosines.detach())
@@ -68,7 +80,10 @@ def bounded(cosines: Tensor) -> Tensor:
 
 def hide_empty(scores: Tensor, first: Side, second: Side) -> Tensor:
     """`scores` (q, n) with −∞ where the item has nothing present, or the query."""
-    return scores.masked_fill(~(first.present.any(1)[:, None] & second.present.any(1)), -torch.inf)
+    for there, axis in ((first.present.any(1), 1), (second.present.any(1), 0)):
+        if not there.all():
+            scores = scores.masked_fill(~there.unsqueeze(axis), -torch.inf)
+    return scores
 
 
 def _read(argument: str, letter: str, given: Items) -> Side:
@@ -87,4 +102,5 @@ def _read(argument: str, letter: str, given: Items) -> Side:
 
 
 def _cast(side: Side, dtype: torch.dtype) -> Side:
-    return Side(side.vectors.to(dtype).masked_fill(~side.present[..., None], 0), side.present)
+    vectors = side.vectors.to(dtype)
+    return Side(vectors if side.present.all() else vectors.masked_fill(~side.present[..., None], 0), side.present)

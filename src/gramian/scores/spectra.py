@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from gramian.geometry import full_precision, safe_sqrt, singular_values
-from gramian.scores.sides import Items, hide_empty, products, sides
+from gramian.kernels import Form
+from gramian.scores.sides import Items, Side, products, scored, sides, traced
 
 __all__ = ["spectral"]
-
-ENTRIES = 2**24  # of the joint Gram matrices held at a time
 
 
 @full_precision
@@ -38,6 +37,15 @@ def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Tenso
     (tensor([[1.]]), tensor([[0.8000]]))
     """
     Q, M = sides(queries, items)
+    return scored(spectral_form(Q, M, normalized=normalized), Q, M)
+
+
+def spectral_form(Q: Side, M: Side, *, normalized: bool = False) -> Form:
+    """The form of `spectral`."""
+    return traced(lambda Q, M: _spectral(Q, M, normalized), Q, M)
+
+
+def _spectral(Q: Side, M: Side, normalized: bool) -> Tensor:
     first, second, cosines = Q.gram(), M.gram(), products(Q.vectors, M.vectors)
     v, w = _leading_weights(cosines, first, second)
     largest = (
@@ -47,23 +55,20 @@ def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Tenso
     )
     if not normalized:
         count = (Q.number[:, None] + M.number).clamp(min=1)
-        return hide_empty(safe_sqrt(largest / count), Q, M)
+        return safe_sqrt(largest / count)
     alone = [singular_values(side.vectors, side.present)[:, 0].square() for side in (Q, M)]
     larger, smaller = torch.maximum(alone[0][:, None], alone[1]), torch.minimum(alone[0][:, None], alone[1])
-    gain = (largest - larger).clamp(min=0) / smaller.masked_fill(smaller == 0, 1)
-    return hide_empty(gain, Q, M)
+    gain: Tensor = (largest - larger).clamp(min=0) / smaller.masked_fill(smaller == 0, 1)
+    return gain
 
 
 @torch.no_grad()
 def _leading_weights(cosines: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Leading eigenvector of each joint Gram matrix, (q, n, k) and (q, n, m), some rows of queries at a time."""
+    """Leading eigenvector of each joint Gram matrix, (q, n, k) and (q, n, m)."""
     q, n, k, m = cosines.shape
-    rows = max(1, ENTRIES // max(1, n * (k + m) ** 2))
-    found = []
-    for start in range(0, q, rows):
-        C, F = cosines[start : start + rows], first[start : start + rows]
-        top = torch.cat([F[:, None].expand(-1, n, -1, -1), C], -1)
-        bottom = torch.cat([C.mT, second.expand(len(C), -1, -1, -1)], -1)
-        found.append(torch.linalg.eigh(torch.cat([top, bottom], -2)).eigenvectors[..., -1])
-    lead = torch.cat(found) if found else cosines.new_zeros(q, n, k + m)
+    if not cosines.numel():
+        return cosines.new_zeros(q, n, k), cosines.new_zeros(q, n, m)
+    top = torch.cat([first[:, None].expand(-1, n, -1, -1), cosines], -1)
+    bottom = torch.cat([cosines.mT, second.expand(q, -1, -1, -1)], -1)
+    lead = torch.linalg.eigh(torch.cat([top, bottom], -2)).eigenvectors[..., -1]
     return lead[..., :k], lead[..., k:]

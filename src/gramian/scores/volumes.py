@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gramian.errors import InputError
 from gramian.geometry import check_triangle, edges_of, full_precision, lorentz, orthogonalize, safe_sqrt
-from gramian.scores.sides import Items, Side, hide_empty, products, sides
+from gramian.kernels import Form, Projection, Residual, Traced
+from gramian.scores.sides import Items, Side, products, scored, sides, traced
 
 __all__ = ["hyperbolic_volume", "span", "triangle", "volume"]
 
@@ -38,8 +39,16 @@ def volume(queries: Items, items: Items) -> Tensor:
     tensor([[-0.8000]])
     """
     Q, M = sides(queries, items)
+    return scored(volume_form(Q, M), Q, M)
+
+
+def volume_form(Q: Side, M: Side) -> Form:
+    """The form of `volume`."""
+    if Q.width > 1:
+        return traced(lambda Q, M: -safe_sqrt(_own(Q, M)), Q, M)
     own = orthogonalize(M.vectors, M.present)
-    return hide_empty(-safe_sqrt(_residual(Q, own.basis)) * own.volume, Q, M)
+    a = Q.vectors[:, 0]
+    return Form(Residual(M.width), (a, (a * a).sum(-1)), (-own.volume, own.basis))
 
 
 @full_precision
@@ -64,16 +73,24 @@ def span(queries: Items, items: Items, *, signed: bool = True) -> Tensor:
     tensor([[0.6000]])
     """
     Q, M = sides(queries, items)
+    return scored(span_form(Q, M, signed=signed), Q, M)
+
+
+def span_form(Q: Side, M: Side, *, signed: bool = True) -> Form:
+    """The form of `span`."""
     basis = orthogonalize(M.vectors, M.present).basis
     if Q.width == 1:
-        projected = torch.linalg.vector_norm(products(Q.vectors, basis).squeeze(2), dim=-1).clamp(max=1)
-    else:
-        B = products(orthogonalize(Q.vectors, Q.present).basis, basis)
-        identity = torch.eye(Q.width, dtype=B.dtype, device=B.device)
+        # The sum lies in the span: ⟨a, Σz⟩ = Σ ⟨a, bₖ⟩⟨bₖ, Σz⟩ costs no further product.
+        side = ((basis @ M.sum.unsqueeze(-1)).squeeze(-1).detach(),) if signed else ()
+        return Form(Projection(M.width), (Q.vectors[:, 0],), (basis.new_ones(len(basis)), basis, *side))
+
+    def between_spans(queries: tuple[Tensor, ...], items: tuple[Tensor, ...]) -> Tensor:
+        B = products(queries[0], items[0])
+        identity = torch.eye(B.shape[-2], dtype=B.dtype, device=B.device)
         projected = safe_sqrt(1 - _determinant(identity - B @ B.mT).clamp(max=1))
-    if signed:
-        projected = torch.where(Q.sum @ M.sum.T < 0, -projected, projected)
-    return hide_empty(projected, Q, M)
+        return torch.where(queries[1] @ items[1].T < 0, -projected, projected) if signed else projected
+
+    return Form(Traced(between_spans), (orthogonalize(Q.vectors, Q.present).basis, Q.sum), (basis, M.sum))
 
 
 @full_precision
@@ -103,10 +120,20 @@ def triangle(queries: Items, items: Items, *, squared: bool = False) -> Tensor:
     tensor([[-1.]])
     """
     Q, M = sides(queries, items)
-    count = Q.number[:, None] + M.number
-    check_triangle(count)
-    area = (_edge_residual(Q, M) + _own(Q, M) * (count == 2)).clamp(min=0)  # 4·area²
-    return hide_empty(-area / 2 if squared else -safe_sqrt(area) / 2, Q, M)
+    return scored(triangle_form(Q, M, squared=squared), Q, M)
+
+
+def triangle_form(Q: Side, M: Side, *, squared: bool = False) -> Form:
+    """The form of `triangle`."""
+    if len(Q.present) and len(M.present):
+        check_triangle(Q.number.max() + M.number.max())
+
+    def area(Q: Side, M: Side) -> Tensor:
+        two = Q.number[:, None] + M.number == 2
+        area = (_edge_residual(Q, M) + _own(Q, M) * two).clamp(min=0)  # 4·area²
+        return -area / 2 if squared else -safe_sqrt(area) / 2
+
+    return traced(area, Q, M)
 
 
 @full_precision
@@ -135,9 +162,20 @@ def hyperbolic_volume(queries: Items, items: Items, *, alpha: float | Tensor = 0
     if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
         raise InputError(f"`alpha` must lie in [0, 1]; got {alpha}.")
     Q, M = sides(queries, items)
-    own = _own(Q, M)
-    lifted = lorentz(_edge_residual(Q, M), own, Q.number[:, None] + M.number, curvature)
-    return hide_empty(-(alpha * safe_sqrt(own) + (1 - alpha) * lifted), Q, M)
+    return scored(hyperbolic_form(Q, M, alpha=alpha, curvature=curvature), Q, M)
+
+
+def hyperbolic_form(Q: Side, M: Side, *, alpha: float | Tensor = 0.5, curvature: float = 1.0) -> Form:
+    """The form of `hyperbolic_volume`."""
+    alpha = torch.as_tensor(alpha, dtype=M.vectors.dtype, device=M.vectors.device)
+
+    def mixed(queries: tuple[Tensor, ...], items: tuple[Tensor, ...]) -> Tensor:
+        Q, M, alpha = Side(*queries), Side(*items[:2]), items[2]
+        own = _own(Q, M)
+        lifted = lorentz(_edge_residual(Q, M), own, Q.number[:, None] + M.number, curvature)
+        return -(alpha * safe_sqrt(own) + (1 - alpha) * lifted)
+
+    return Form(Traced(mixed), tuple(Q), (*M, alpha.expand(len(M.vectors))))
 
 
 def _own(Q: Side, M: Side) -> Tensor:

@@ -1,0 +1,23 @@
+"""Scores of all pairs and what losses make of them, tile by tile: exact, in memory that grows with q + n and not with q·n.
+
+Private: `gramian.scores` and `gramian.losses` are the public face of what is here.
+"""
+
+from gramian.kernels.blocked import LogSums, Pairs, SoftplusSums, all_pairs, log_sums, softplus_sums
+from gramian.kernels.rules import Form, Given, Linear, Projection, Residual, Rule, Traced
+
+__all__ = [
+    "Form",
+    "Given",
+    "Linear",
+    "LogSums",
+    "Pairs",
+    "Projection",
+    "Residual",
+    "Rule",
+    "SoftplusSums",
+    "Traced",
+    "all_pairs",
+    "log_sums",
+    "softplus_sums",
+]

@@ -1,0 +1,348 @@
+"""Reductions of a (q, n) table of scores that is never held whole: each tile is made, used and dropped.
+
+The backward pass makes the tiles anew, or where they fit takes the inner products that the forward pass has kept. One pass
+over the tiles serves both directions of a contrastive loss: the rows' sums and the columns' grow side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gramian.kernels.rules import Form, Given, Parts, Rule
+
+__all__ = ["LogSums", "Pairs", "SoftplusSums", "all_pairs", "log_sums", "softplus_sums"]
+
+KEEP = 2**28  # bytes of inner products that are kept for the backward pass
+PLAIN = 2**20  # pairs up to which autograd over the whole table serves
+TILE = 1024  # rows and columns of a tile on the CPU
+TILE_CUDA = 8192
+# e^60 and e^−60 are far from the ends of float32's range: one exponential serves rows and columns whose sums are this close,
+# and where they are this close to 0 it needs no shift.
+SAFE = 60.0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which pairs of the table count, and which match.
+
+    Attributes:
+        row_ids: (q,), or None: every pair counts.
+        column_ids: (n,). A pair of equal ids is left out unless it is a match.
+        shift: the column that matches row 0; row i matches column i + shift.
+    """
+
+    row_ids: Tensor | None = None
+    column_ids: Tensor | None = None
+    shift: int = 0
+
+    def matches(self, tile: Tensor, rows: slice, columns: slice) -> tuple[Tensor, slice]:
+        """A view of the tile's matches, and the rows of the table that they are in."""
+        offset = rows.start + self.shift - columns.start
+        found = torch.diagonal(tile, offset) if -tile.shape[0] < offset < tile.shape[1] else tile.new_empty(0)
+        first = rows.start + max(0, -offset)
+        return found, slice(first, first + len(found))
+
+    def left_out(self, rows: slice, columns: slice) -> Tensor | None:
+        """(b, c) bool; None where every pair counts."""
+        if self.row_ids is None or self.column_ids is None:
+            return None
+        same = self.row_ids[rows, None] == self.column_ids[columns]
+        self.matches(same, rows, columns)[0].fill_(False)
+        return same
+
+
+class LogSums(NamedTuple):
+    """What a softmax over rows and over columns needs.
+
+    Attributes:
+        rows: (q,) log Σⱼ exp sᵢⱼ.
+        columns: (n,) log Σᵢ exp sᵢⱼ.
+        matches: (q,) the scores of the matching pairs; 0 where the table has none.
+        row_totals: (q,) Σⱼ sᵢⱼ over the pairs that count; zeros unless asked for.
+        column_totals: (n,) likewise.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    matches: Tensor
+    row_totals: Tensor
+    column_totals: Tensor
+
+
+class SoftplusSums(NamedTuple):
+    """What SigLIP's loss needs: (q,) Σⱼ log(1 + exp sᵢⱼ) over the pairs that count and do not match; (q,) matching scores."""
+
+    rows: Tensor
+    matches: Tensor
+
+
+class Reduction(ABC):
+    """What is made of the tiles: tensors that grow tile by tile, and the gradient of each tile from theirs."""
+
+    pairs: Pairs
+
+    @abstractmethod
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        """The tensors before the first tile."""
+
+    @abstractmethod
+    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice) -> None:
+        """Take one tile in; it is not overwritten."""
+
+    @abstractmethod
+    def gradient(
+        self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, rows: slice, columns: slice
+    ) -> Tensor:
+        """The gradient of one tile, from the finished tensors and their gradients."""
+
+
+@dataclass(frozen=True)
+class _LogSums(Reduction):
+    pairs: Pairs
+    totals: bool
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        empty = [like.new_full((size,), -torch.inf) for size in (q, n)]
+        return [*empty, like.new_zeros(q), like.new_zeros(q), like.new_zeros(n)]
+
+    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice) -> None:
+        row_sums, column_sums, matches, row_totals, column_totals = totals
+        found, where = self.pairs.matches(scores, rows, columns)
+        matches[where] = found
+        out = self.pairs.left_out(rows, columns)
+        if self.totals:
+            counted = scores if out is None else scores.masked_fill(out, 0)
+            row_totals[rows] += counted.sum(1)
+            column_totals[columns] += counted.sum(0)
+        if out is not None:
+            scores = scores.masked_fill(out, -torch.inf)
+        shift = _common_shift(scores.amax(1), scores.amax(0))
+        if shift is not None:
+            powers = (scores - shift).exp_() if shift else scores.exp()
+            found_sums = [powers.sum(1).log_() + shift, powers.sum(0).log_() + shift]
+        else:
+            found_sums = [torch.logsumexp(scores, 1), torch.logsumexp(scores, 0)]
+        for sums, part, more in ((row_sums, rows, found_sums[0]), (column_sums, columns, found_sums[1])):
+            torch.logaddexp(sums[part], more, out=sums[part])
+
+    def gradient(
+        self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, rows: slice, columns: slice
+    ) -> Tensor:
+        out = self.pairs.left_out(rows, columns)
+        if out is not None:
+            scores = scores.masked_fill(out, -torch.inf)
+        sums = totals[0][rows], totals[1][columns]
+        weights = grads[0][rows], grads[1][columns]
+        shift = _common_shift(*sums)
+        row_sums, column_sums = (some.masked_fill(some == -torch.inf, torch.inf) for some in sums)
+        if shift is not None:
+            # exp(s − r) and exp(s − c) share exp(s − shift): no score exceeds its row's sum or its column's.
+            grad = (scores - shift).exp_() if shift else scores.exp()
+            grad *= torch.add((weights[0] * (shift - row_sums).exp())[:, None], weights[1] * (shift - column_sums).exp())
+        else:
+            grad = (scores - row_sums[:, None]).exp_() * weights[0][:, None]
+            grad += (scores - column_sums).exp_() * weights[1]
+        if self.totals:
+            shared = grads[3][rows, None] + grads[4][columns]
+            grad += shared if out is None else shared.masked_fill(out, 0)
+        found, where = self.pairs.matches(grad, rows, columns)
+        found += grads[2][where]
+        return grad
+
+
+def _common_shift(rows: Tensor, columns: Tensor) -> float | None:
+    """What to take off every score of a tile before one exponential that serves both directions; None where none does.
+
+    `rows` and `columns` bound the scores of each row and column from above and are reached, or nearly so.
+    """
+    low, high = math.inf, -math.inf
+    for bound in (rows, columns):
+        finite = bound[bound > -torch.inf]
+        if len(finite):
+            least, largest = torch.aminmax(finite)
+            low, high = min(low, float(least)), max(high, float(largest))
+    if low > -SAFE and high < SAFE:
+        return 0.0
+    return high if low <= high < low + SAFE else None
+
+
+@dataclass(frozen=True)
+class _SoftplusSums(Reduction):
+    pairs: Pairs
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        del n
+        return [like.new_zeros(q), like.new_zeros(q)]
+
+    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice) -> None:
+        found, where = self.pairs.matches(scores, rows, columns)
+        totals[1][where] = found
+        totals[0][rows] += self._without(F.softplus(scores), rows, columns).sum(1)
+
+    def gradient(
+        self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, rows: slice, columns: slice
+    ) -> Tensor:
+        del totals
+        grad = self._without(scores.sigmoid() * grads[0][rows, None], rows, columns)
+        found, where = self.pairs.matches(grad, rows, columns)
+        found += grads[1][where]
+        return grad
+
+    def _without(self, tile: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Zeros at the matches and at the pairs that do not count."""
+        out = self.pairs.left_out(rows, columns)
+        if out is not None:
+            tile.masked_fill_(out, 0)
+        self.pairs.matches(tile, rows, columns)[0].zero_()
+        return tile
+
+
+@dataclass(frozen=True)
+class _Table(Reduction):
+    """The table itself."""
+
+    pairs: Pairs = Pairs()
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        return [like.new_empty(q, n)]
+
+    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice) -> None:
+        totals[0][rows, columns] = scores
+
+    def gradient(
+        self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, rows: slice, columns: slice
+    ) -> Tensor:
+        del totals, scores
+        return grads[0][rows, columns]
+
+
+def log_sums(form: Form, pairs: Pairs | None = None, *, totals: bool = False, block_size: int | None = None) -> LogSums:
+    """Row and column log-sums of exponentials of a form's scores, exact and differentiable once.
+
+    Args:
+        form: of q × n scores.
+        pairs: which count and which match; by default all, and row i matches column i.
+        totals: whether to sum the scores as well.
+        block_size: rows and columns of a tile, of which nothing is kept; by default tiles are kept where they fit.
+    """
+    return LogSums(*_reduce(form, _LogSums(pairs or Pairs(), totals), block_size))
+
+
+def softplus_sums(form: Form, pairs: Pairs | None = None, *, block_size: int | None = None) -> SoftplusSums:
+    """Row sums of log(1 + exp) of a form's scores; arguments as for `log_sums`."""
+    return SoftplusSums(*_reduce(form, _SoftplusSums(pairs or Pairs()), block_size))
+
+
+def all_pairs(form: Form, *, block_size: int | None = None) -> Tensor:
+    """The (q, n) scores themselves; beyond them, memory for a tile."""
+    q, n = form.shape
+    if block_size is None and q * n <= PLAIN:
+        return form.plain()
+    return _reduce(form, _Table(), block_size)[0]
+
+
+def _reduce(form: Form, reduction: Reduction, block_size: int | None) -> list[Tensor]:
+    rule, (q, n) = form.rule, form.shape
+    parts = (*form.queries, *form.items)
+    tile = block_size or (TILE_CUDA if parts[0].is_cuda else TILE)
+    graph = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+    keep = graph and block_size is None and 0 < rule.width * q * n * parts[0].element_size() <= KEEP
+    if not graph:
+        return forward(rule, reduction, form.queries, form.items, tile=tile)[0]
+    if block_size is None and rule.width == 0 and q * n <= PLAIN:  # autograd over the whole spares making the tiles twice
+        return _reduce(Given.form(form.plain()), reduction, None)
+    return list(_Reduce.apply(rule, reduction, tile, keep, len(form.queries), *parts))  # type: ignore[no-untyped-call]
+
+
+def forward(
+    rule: Rule, reduction: Reduction, queries: Parts, items: Parts, *, tile: int, keep: bool = False
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """The reduction over all tiles, and the inner products of each where they are kept."""
+    q, n = len(queries[0]), len(items[0])
+    totals, kept = reduction.start(q, n, queries[0]), []
+    with torch.no_grad():
+        for rows, columns in tiles(q, n, tile):
+            some, others = cut(queries, rows), cut(items, columns)
+            products = rule.products(some, others)
+            scores, _ = rule.scores(products, some, others, trace=False)
+            reduction.add(totals, scores, rows, columns)
+            if keep:
+                kept.append(products)
+    return totals, kept
+
+
+def backward(
+    rule: Rule,
+    reduction: Reduction,
+    totals: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    queries: Parts,
+    items: Parts,
+    into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    *,
+    tile: int,
+    kept: list[list[Tensor]] | None = None,
+) -> None:
+    """Add the gradient of the parts to the tensors in `into`."""
+    with torch.no_grad():
+        for number, (rows, columns) in enumerate(tiles(len(queries[0]), len(items[0]), tile)):
+            some, others = cut(queries, rows), cut(items, columns)
+            products = kept[number] if kept else rule.products(some, others)
+            scores, trace = rule.scores(products, some, others, trace=True)
+            grad = reduction.gradient(totals, grads, scores, rows, columns)
+            rule.pull(trace, products, some, others, grad, (_cut(into[0], rows), _cut(into[1], columns)))
+
+
+def tiles(q: int, n: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of each tile of a (q, n) table."""
+    for row in range(0, q, size):
+        for column in range(0, n, size):
+            yield slice(row, min(row + size, q)), slice(column, min(column + size, n))
+
+
+def cut(parts: Parts, rows: slice) -> Parts:
+    """The same rows of every part."""
+    return tuple(part[rows] for part in parts)
+
+
+def _cut(parts: Sequence[Tensor | None], rows: slice) -> list[Tensor | None]:
+    return [None if part is None else part[rows] for part in parts]
+
+
+class _Reduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rule: Rule, reduction: Reduction, tile: int, keep: bool, split: int, *parts: Tensor) -> Any:
+        totals, ctx.kept = forward(rule, reduction, parts[:split], parts[split:], tile=tile, keep=keep)
+        ctx.rule, ctx.reduction, ctx.tile, ctx.split = rule, reduction, tile, split
+        # The table itself needs not be kept: its gradient does not ask for it.
+        ctx.save_for_backward(*parts, *(() if isinstance(reduction, _Table) else totals))
+        return tuple(totals)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        count = len(ctx.needs_input_grad) - 5
+        parts, totals = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        wanted = ctx.needs_input_grad[5:]
+        into = [torch.zeros_like(part) if wants else None for part, wants in zip(parts, wanted, strict=True)]
+        with torch.autocast(parts[0].device.type, enabled=False):
+            backward(
+                ctx.rule,
+                ctx.reduction,
+                totals,
+                grads,
+                parts[: ctx.split],
+                parts[ctx.split :],
+                (into[: ctx.split], into[ctx.split :]),
+                tile=ctx.tile,
+                kept=ctx.kept,
+            )
+        return None, None, None, None, None, *into

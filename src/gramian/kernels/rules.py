@@ -1,0 +1,352 @@
+"""How a score of one pair follows from inner products, written once for the plain and the blocked form.
+
+A `Form` is a score of q queries × n items: parts with a row a query, parts with a row an item, and the `Rule` that makes
+any tile of the (q, n) table from the rows of both. A rule also carries a tile's gradient back to those rows. Most rules do
+so by autograd (`Traced`); those of the scores that are trained most do it by hand, in a few passes over the tile.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gramian.geometry import safe_sqrt
+
+__all__ = ["Form", "Given", "Linear", "Parts", "Projection", "Residual", "Rule", "Traced"]
+
+Parts = tuple[Tensor, ...]
+
+
+class Rule(ABC):
+    """From b rows of the queries' parts and c rows of the items' parts to a (b, c) tile, and back.
+
+    Attributes:
+        width: inner products a pair, where they may be kept for the backward pass; 0 where the tile is computed anew.
+    """
+
+    width: int = 0
+
+    @abstractmethod
+    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+        """`width` (b, c) tiles of inner products: what costs, and what the rest is made of."""
+
+    @abstractmethod
+    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+        """The (b, c) scores, and with `trace` what `pull` needs besides."""
+
+    @abstractmethod
+    def pull(
+        self,
+        trace: Any,
+        products: list[Tensor],
+        queries: Parts,
+        items: Parts,
+        grad: Tensor,
+        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    ) -> None:
+        """Add the gradient of Σ grad · scores to the rows in `into` (queries' and items'); None where nobody asks."""
+
+    @abstractmethod
+    def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
+        """The form of `scale` times the score."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A score of all pairs: each of `queries` has a row a query, each of `items` a row an item."""
+
+    rule: Rule
+    queries: Parts
+    items: Parts
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(q, n)."""
+        return len(self.queries[0]), len(self.items[0])
+
+    def over(self, temperature: Tensor) -> Form:
+        """The form of the score divided by a temperature, a scalar."""
+        return self.rule.scaled(self.queries, self.items, 1 / temperature.to(self.queries[0].dtype))
+
+    def plain(self) -> Tensor:
+        """All scores at once, (q, n), under autograd where the rule allows."""
+        scores, _ = self.rule.scores(self.rule.products(self.queries, self.items), self.queries, self.items, trace=False)
+        return scores
+
+
+class Linear(Rule):
+    """⟨a, b⟩, or ⟨a, b⟩ + c with a third part: queries (a,), items (b,) or (b, c)."""
+
+    width = 1
+
+    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+        """The one product."""
+        return [queries[0] @ items[0].T]
+
+    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+        """The product itself, or with the offset."""
+        del queries, trace
+        return (products[0] if len(items) == 1 else products[0] + items[1]), None
+
+    def pull(
+        self,
+        trace: Any,
+        products: list[Tensor],
+        queries: Parts,
+        items: Parts,
+        grad: Tensor,
+        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    ) -> None:
+        """Two products."""
+        del trace, products
+        _pull_product(grad, queries[0], items[0], into[0][0], into[1][0])
+        if len(items) > 1 and into[1][1] is not None:
+            into[1][1].add_(grad.sum(0))
+
+    def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
+        """The query takes the factor."""
+        offset = tuple(part * scale for part in items[1:])
+        return Form(self, (queries[0] * scale,), (items[0], *offset))
+
+
+class Residual(Rule):
+    """w √(α − Σ ⟨a, bₖ⟩²): what the orthonormal b leave of a; queries (a, α), items (w, b (n, k, d)).
+
+    The root is `safe_sqrt`.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+        """⟨a, bₖ⟩ for every k."""
+        return _products(queries[0], items[1])
+
+    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+        """The residual's root; its inverse slope where rounding noise asks for the chord."""
+        rest = queries[1][:, None] - _squares(products)
+        if torch.is_grad_enabled():
+            return safe_sqrt(rest) * items[0], None
+        eps = torch.finfo(rest.dtype).eps
+        if not rest.numel() or rest.amin() > eps:  # as nearly always
+            root = rest.sqrt_()
+            return root * items[0], (root, None)
+        slope = None
+        if trace:
+            slope = torch.where(rest > eps, 0.5 / rest.clamp(min=eps).sqrt(), (rest >= 0) / eps**0.5)
+        root = safe_sqrt(rest)
+        return root * items[0], (root, slope)
+
+    def pull(
+        self,
+        trace: Any,
+        products: list[Tensor],
+        queries: Parts,
+        items: Parts,
+        grad: Tensor,
+        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    ) -> None:
+        """Every product has the slope −w ⟨a, bₖ⟩/√…, α has half of −w/√…."""
+        root, slope = trace
+        if into[1][0] is not None:
+            into[1][0].add_((grad * root).sum(0))
+        factor = grad * items[0]
+        factor = factor.div_(root).neg_() if slope is None else factor.mul_(slope).mul_(-2)
+        if into[0][1] is not None:
+            into[0][1].add_(factor.sum(1), alpha=-0.5)
+        _pull_products(factor, products, queries[0], items[1], into[0][0], into[1][1])
+
+    def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
+        """The item's factor takes the scale."""
+        return Form(self, queries, (items[0] * scale, *items[1:]))
+
+
+class Projection(Rule):
+    """± w √(Σ ⟨a, bₖ⟩²), at most w: the part of a in the span of the orthonormal b.
+
+    queries (a,), items (w, b (n, k, d)), or (w, b, t (n, k)) for the sign of Σ tₖ⟨a, bₖ⟩, + where it is 0.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+        """⟨a, bₖ⟩ for every k."""
+        return _products(queries[0], items[1])
+
+    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+        """The length with its sign; the factor that takes a product to its slope."""
+        del queries
+        squared = _squares(products)
+        length = safe_norm(squared)
+        signed = length.clamp(max=1)
+        if len(items) > 2:
+            side = products[0] * items[2][:, 0]
+            for k, product in enumerate(products[1:], 1):
+                side = side + product * items[2][:, k]
+            signed = torch.where(side < 0, -signed, signed)
+        slope = None
+        if trace:
+            inside = (length > 0) & (length <= 1)
+            slope = torch.where(inside, signed / squared.where(inside, 1), 0)
+        return signed * items[0], (signed, slope)
+
+    def pull(
+        self,
+        trace: Any,
+        products: list[Tensor],
+        queries: Parts,
+        items: Parts,
+        grad: Tensor,
+        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    ) -> None:
+        """Every product has the slope ± w ⟨a, bₖ⟩/√…."""
+        signed, slope = trace
+        if into[1][0] is not None:
+            into[1][0].add_((grad * signed).sum(0))
+        _pull_products(grad * slope * items[0], products, queries[0], items[1], into[0][0], into[1][1])
+
+    def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
+        """The item's factor takes the scale."""
+        return Form(self, queries, (items[0] * scale, *items[1:]))
+
+
+class Given(Rule):
+    """Scores that are there already: queries (scores (q, n),), items (their columns (n,),)."""
+
+    width = 1
+
+    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+        """The columns asked for."""
+        return [queries[0].index_select(1, items[0])]
+
+    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+        """As they are."""
+        del queries, items, trace
+        return products[0], None
+
+    def pull(
+        self,
+        trace: Any,
+        products: list[Tensor],
+        queries: Parts,
+        items: Parts,
+        grad: Tensor,
+        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    ) -> None:
+        """As it is."""
+        del trace, products, queries
+        if into[0][0] is not None:
+            into[0][0].index_add_(1, items[0], grad)
+
+    def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
+        """All of them."""
+        return Form(self, (queries[0] * scale,), items)
+
+    @classmethod
+    def form(cls, scores: Tensor) -> Form:
+        """The form of a (q, n) table."""
+        return Form(cls(), (scores,), (torch.arange(scores.shape[1], device=scores.device),))
+
+
+class Traced(Rule):
+    """Any function of the parts that gives the (b, c) scores, differentiated by autograd, tile by tile.
+
+    Args:
+        function: (queries' parts, items' parts) → (b, c).
+        factor: whether the last part of the items is a factor of the scores.
+    """
+
+    def __init__(self, function: Callable[[Parts, Parts], Tensor], *, factor: bool = False) -> None:
+        self.function = function
+        self.factor = factor
+
+    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+        """Nothing is kept."""
+        del queries, items
+        return []
+
+    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+        """The function's value; its graph over leaves of its own."""
+        del products
+        if not trace:
+            return self._evaluate(queries, items), None
+        leaves = [[_leaf(part) for part in parts] for parts in (queries, items)]
+        with torch.enable_grad():
+            scores = self._evaluate(tuple(leaves[0]), tuple(leaves[1]))
+        return scores.detach(), (scores, leaves)
+
+    def pull(
+        self,
+        trace: Any,
+        products: list[Tensor],
+        queries: Parts,
+        items: Parts,
+        grad: Tensor,
+        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    ) -> None:
+        """Autograd's."""
+        del products, queries, items
+        scores, leaves = trace
+        wanted = [
+            (leaf, row)
+            for side, rows in zip(leaves, into, strict=True)
+            for leaf, row in zip(side, rows, strict=True)
+            if row is not None
+        ]
+        if not wanted or not scores.requires_grad:
+            return
+        found = torch.autograd.grad(scores, [leaf for leaf, _ in wanted], grad, allow_unused=True)
+        for (_, row), value in zip(wanted, found, strict=True):
+            if value is not None:
+                row.add_(value)
+
+    def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
+        """A factor an item."""
+        if self.factor:
+            return Form(self, queries, (*items[:-1], items[-1] * scale))
+        return Form(Traced(self.function, factor=True), queries, (*items, scale.expand(len(items[0]))))
+
+    def _evaluate(self, queries: Parts, items: Parts) -> Tensor:
+        return self.function(queries, items[:-1]) * items[-1] if self.factor else self.function(queries, items)
+
+
+def safe_norm(squared: Tensor) -> Tensor:
+    """√x with a slope of 0 at 0."""
+    return torch.where(squared > 0, squared.where(squared > 0, 1).sqrt(), 0)
+
+
+def _leaf(part: Tensor) -> Tensor:
+    return part.detach().requires_grad_() if part.is_floating_point() else part
+
+
+def _squares(products: list[Tensor]) -> Tensor:
+    total = products[0] * products[0]
+    for product in products[1:]:
+        total = total.addcmul(product, product) if torch.is_grad_enabled() else total.addcmul_(product, product)
+    return total
+
+
+def _products(a: Tensor, b: Tensor) -> list[Tensor]:
+    """⟨a, bₖ⟩ of (b, d) and (c, k, d): a contiguous (b, c) tile for every k."""
+    return [a @ basis.T for basis in b.unbind(1)]
+
+
+def _pull_products(
+    factor: Tensor, products: list[Tensor], a: Tensor, b: Tensor, into_a: Tensor | None, into_b: Tensor | None
+) -> None:
+    """The gradient where each product's slope is `factor` times the product."""
+    for k, product in enumerate(products):
+        _pull_product(product * factor, a, b[:, k], into_a, None if into_b is None else into_b[:, k])
+
+
+def _pull_product(grad: Tensor, a: Tensor, b: Tensor, into_a: Tensor | None, into_b: Tensor | None) -> None:
+    if into_a is not None:
+        into_a.addmm_(grad, b)
+    if into_b is not None:
+        into_b.addmm_(grad.T, a)
