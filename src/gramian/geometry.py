@@ -427,18 +427,18 @@ class _Spectrum(torch.autograd.Function):
         length = G.diagonal(dim1=-2, dim2=-1).sqrt()
         shorten = torch.where(length > 0, 1 / length, 0)
         G *= shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
-        eigenvalues, W = (found.flip(-1) for found in torch.linalg.eigh(G))
+        eigenvalues, W = torch.linalg.eigh(G)
         sigma = safe_sqrt(eigenvalues)
-        w = W[..., 0]
+        w = W[..., -1]
         agreement = w.sum(-1, keepdim=True)
-        earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
-        undecided = (agreement * sigma[..., :1]).abs() < torch.finfo(Z.dtype).eps ** 0.5
-        agreement = torch.where(undecided, (w * earlier_first).sum(-1, keepdim=True), agreement)
+        undecided = (agreement * sigma[..., -1:]).abs() < torch.finfo(Z.dtype).eps ** 0.5
+        if undecided.any():
+            earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
+            agreement = torch.where(undecided, (w * earlier_first).sum(-1, keepdim=True), agreement)
         w = torch.where(agreement < 0, -w, w)
-        u = ((w * shorten).unsqueeze(-2) @ Z).squeeze(-2)
-        u = direction(u)
+        u = direction(((w * shorten).unsqueeze(-2) @ Z).squeeze(-2))
         ctx.save_for_backward(Z, u, G, eigenvalues, sigma, W, w, shorten)
-        return sigma, u
+        return sigma.flip(-1), u
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -446,12 +446,13 @@ class _Spectrum(torch.autograd.Function):
         Z, u, G, eigenvalues, sigma, W, w, shorten = ctx.saved_tensors
         eps = torch.finfo(Z.dtype).eps
         slope = torch.where(eigenvalues > eps, 0.5 / sigma.where(eigenvalues > eps, 1), (eigenvalues >= 0) / eps**0.5)
-        S = (W * (2 * grad_sigma * slope).unsqueeze(-2)) @ W.mT
-        largest = sigma[..., :1]
+        S = (W * (2 * grad_sigma.flip(-1) * slope).unsqueeze(-2)) @ W.mT
+        largest = sigma[..., -1:]
         p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
         p *= torch.where(largest > 0, 1 / largest, 0)
-        along = (Z @ p.unsqueeze(-1)).squeeze(-1) * shorten
-        gaps = eigenvalues[..., :1] - eigenvalues
+        grad = Z * p.unsqueeze(-2)  # room for the result: new memory of this size costs more than the products
+        along = grad.sum(-1) * shorten
+        gaps = eigenvalues[..., -1:] - eigenvalues
         usable = gaps > 128 * eps
         inverse_gaps = torch.where(usable, 1 / gaps.where(usable, 1), 0)
         v = (W @ (inverse_gaps * (along.unsqueeze(-2) @ W).squeeze(-2)).unsqueeze(-1)).squeeze(-1)
@@ -459,6 +460,7 @@ class _Spectrum(torch.autograd.Function):
         S = S + turn + turn.mT
         radial = (S * G).sum(-1) + w * along
         S = (S - torch.diag_embed(radial)) * shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
-        grad: Tensor = S @ Z
-        grad += (w * shorten).unsqueeze(-1) * p.unsqueeze(-2)
-        return grad
+        torch.matmul(S, Z, out=grad)
+        grad.addcmul_((w * shorten).unsqueeze(-1), p.unsqueeze(-2))
+        total: Tensor = grad
+        return total

@@ -3,10 +3,11 @@
 Private: `gramian.scores` and `gramian.losses` are the public face of what is here.
 """
 
-from gramian.kernels.blocked import LogSums, Pairs, SoftplusSums, all_pairs, log_sums, softplus_sums
-from gramian.kernels.rules import Form, Given, Linear, Projection, Residual, Rule, Traced
+from gramian.kernels.blocked import PLAIN, LogSums, Pairs, SoftplusSums, all_pairs, log_sums, softplus_sums
+from gramian.kernels.rules import Form, Given, Linear, Projection, Residual, Rule, Traced, self_products
 
 __all__ = [
+    "PLAIN",
     "Form",
     "Given",
     "Linear",
@@ -19,5 +20,6 @@ __all__ = [
     "Traced",
     "all_pairs",
     "log_sums",
+    "self_products",
     "softplus_sums",
 ]

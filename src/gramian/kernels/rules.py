@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gramian.geometry import safe_sqrt
 
-__all__ = ["Form", "Given", "Linear", "Parts", "Projection", "Residual", "Rule", "Traced"]
+__all__ = ["Form", "Given", "Linear", "Parts", "Projection", "Residual", "Rule", "Traced", "self_products"]
 
 Parts = tuple[Tensor, ...]
 
@@ -314,6 +314,26 @@ class Traced(Rule):
 
     def _evaluate(self, queries: Parts, items: Parts) -> Tensor:
         return self.function(queries, items[:-1]) * items[-1] if self.factor else self.function(queries, items)
+
+
+class _SelfProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        return u @ u.T
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (u,) = ctx.saved_tensors
+        found: Tensor = (grad + grad.T) @ u
+        return found
+
+
+def self_products(u: Tensor) -> Tensor:
+    """U Uᵀ, whose backward pass is one product where that of two factors is two."""
+    products: Tensor = _SelfProducts.apply(u)  # type: ignore[no-untyped-call]
+    return products
 
 
 def safe_norm(squared: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.geometry import direction, spectrum
-from gramian.kernels import Form, Linear
+from gramian.kernels import PLAIN, Form, Linear, self_products
 from gramian.losses.base import Loss, LossOutput, too_small
 from gramian.losses.functional import check_block_size, info_nce_of
 
@@ -85,12 +86,17 @@ class PMRL(Loss):
         if not present.all():
             beyond = torch.arange(sigma.shape[1], device=sigma.device) >= present.sum(1, keepdim=True)
             logits = logits.masked_fill(beyond, -torch.inf)[several]
-        return (logits.logsumexp(1) - logits[:, 0]).mean()
+        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
     def _instance(self, u: Tensor, bundle: Bundle) -> Tensor:
         """The table is symmetric: its rows and its columns have one cross-entropy."""
-        logits = Form(Linear(), (u / self.instance_temperature,), (u,))
-        return info_nce_of(logits, bundle.ids, block_size=self.block_size)
+        if self.block_size is None and len(u) ** 2 <= PLAIN:
+            logits = self_products(u) / self.instance_temperature
+            if bundle.ids is not None:
+                logits = logits.masked_fill(bundle.same() & ~torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
+            return F.cross_entropy(logits, torch.arange(len(u), device=u.device))
+        blocks = Form(Linear(), (u / self.instance_temperature,), (u,))
+        return info_nce_of(blocks, bundle.ids, block_size=self.block_size)
 
     def extra_repr(self) -> str:
         """The options."""
