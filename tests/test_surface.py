@@ -26,6 +26,8 @@ ROOMS = [
     "kernels",
     "scores",
     "losses",
+    "distributed",
+    "caching",
     "metrics",
     "stats",
     "data",

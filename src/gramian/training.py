@@ -10,8 +10,8 @@ import random
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,11 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gramian.bundle import Bundle
+from gramian.caching import cached_backward
 from gramian.data.tables import Table
+from gramian.distributed import Gathered, Ring
 from gramian.errors import InputError, TooSmallError, need, some
 from gramian.evaluation import single_directions
 from gramian.files import write_text
-from gramian.losses.base import Loss, Temperature
+from gramian.losses.base import Loss, LossOutput, Temperature
 from gramian.metrics import Ranks, mean_reciprocal_rank, recall_at_k
 from gramian.model.aligner import Aligner
 
@@ -43,7 +46,12 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training items.
-        batch_size: items a step; the whole table where it is smaller. The incomplete last batch of an epoch is left out.
+        batch_size: items that are contrasted with each other, over all processes; the whole table where it is smaller. The
+            incomplete last batch of an epoch is left out.
+        micro_batch: items that a process encodes at a time, with the gradient cached (see `gramian.caching`); all by default.
+        accumulate: batches a step of the optimiser: their gradients are averaged. Items of different batches are not
+            contrasted.
+        ring: whether processes pass their items round in place of gathering all (see `gramian.distributed.Ring`).
         learning_rate: peak of AdamW's rate, reached by a linear warm-up and left by a cosine to 0.
         weight_decay: on weight matrices alone; never on biases or temperatures.
         warmup: share of the steps spent warming up.
@@ -58,6 +66,9 @@ class Recipe:
 
     epochs: int = 40
     batch_size: int = 128
+    micro_batch: int | None = None
+    accumulate: int = 1
+    ring: bool = False
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     warmup: float = 0.1
@@ -69,9 +80,11 @@ class Recipe:
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "evaluate_every", "checkpoint_every"):
+        for name in ("epochs", "evaluate_every", "checkpoint_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise InputError(f"`micro_batch` must be at least 1 or None; got {self.micro_batch}.")
         if self.batch_size < 2:
             raise InputError(
                 f"`batch_size` must be at least 2, for there is nothing to contrast one item with; got {self.batch_size}."
@@ -158,19 +171,22 @@ def fit(
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
     accelerator = _accelerator(recipe.precision, cpu)
-    if accelerator.num_processes > 1:
-        raise InputError("`fit` trains in one process; launch it without torchrun or accelerate launch.")
     aligner.to(accelerator.device)
     loss.to(accelerator.device)
     aligner.train()
-    objective = _Objective(aligner, loss)
+    spread: Loss = loss
+    if accelerator.num_processes > 1:
+        spread = Ring(loss) if recipe.ring else Gathered(loss)
+    objective = _Objective(aligner, loss, spread)
     batch_size = min(recipe.batch_size, len(train))
+    if batch_size < accelerator.num_processes:
+        raise InputError(f"`batch_size` must give each of {accelerator.num_processes} processes an item; got {batch_size}.")
     with torch.random.fork_rng(), contextlib.suppress(TooSmallError):
-        objective(train[:batch_size])  # what the loss cannot work with is told before anything is written
+        loss(aligner(train[:batch_size]))  # what the loss cannot work with is told before anything is written
     if loss.sign_blind:
         _warn_sign_blind(repr(loss))
     optimizer = torch.optim.AdamW(_groups(objective, recipe.weight_decay), lr=recipe.learning_rate)
-    steps = len(train) // batch_size
+    steps = math.ceil(len(train) // batch_size / recipe.accumulate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(recipe.warmup, recipe.epochs * steps))
     objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
@@ -185,29 +201,34 @@ def fit(
     folder = None if output is None else _Folder(Path(output), accelerator, run)
     best: dict[str, Tensor] = {}
 
-    with torch.random.fork_rng(), _progress(progress) as bar:
+    with torch.random.fork_rng(), _progress(progress and accelerator.is_main_process) as bar:
         if folder is not None and resume:
             best = folder.restore(aligner)
         task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
         while not _finished(history, recipe):
             epoch = len(history.records) + 1
-            torch.manual_seed(_mix(recipe.seed, epoch))  # a resumed run draws the same dropout
+            # A resumed run draws the same dropout, and each process its own.
+            torch.manual_seed(_mix(recipe.seed, epoch) + (accelerator.process_index << 40))
             values: dict[str, list[Tensor]] = defaultdict(list)
             skipped = 0
-            for rows in _batches(len(train), batch_size, recipe.seed, epoch):
-                try:
-                    result = objective(train[rows])
-                except TooSmallError:  # an unlucky draw, where few items have what the loss compares
-                    skipped += 1
-                    continue
+            for group in _chunks(list(_batches(len(train), batch_size, recipe.seed, epoch)), recipe.accumulate):
                 optimizer.zero_grad()
-                accelerator.backward(result.total)
-                accelerator.clip_grad_norm_(objective.parameters(), recipe.max_gradient_norm)
-                optimizer.step()
-                schedule.step()
-                values["loss"].append(result.total.detach())
-                for name, part in result.parts.items():
-                    values[f"loss/{name}"].append(part.detach())
+                done = 0
+                for rows in group:
+                    own = torch.tensor_split(rows, accelerator.num_processes)[accelerator.process_index]
+                    try:
+                        result = _step(objective, train, own, 1 / len(group), recipe, accelerator)
+                    except TooSmallError:  # an unlucky draw, where few items have what the loss compares
+                        skipped += 1
+                        continue
+                    done += 1
+                    values["loss"].append(result.total.detach())
+                    for name, part in result.parts.items():
+                        values[f"loss/{name}"].append(part.detach())
+                if done:
+                    accelerator.clip_grad_norm_(objective.parameters(), recipe.max_gradient_norm)
+                    optimizer.step()
+                    schedule.step()
             if not values:
                 raise InputError(
                     f"no batch of epoch {epoch} held two items to contrast by {loss!r}. Raise `batch_size` (now {batch_size})."
@@ -251,10 +272,14 @@ def _warn_sign_blind(loss: str) -> None:
 
 
 def _accelerator(precision: str, cpu: bool) -> Accelerator:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 
     try:
-        accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
+        # A loss may leave a head alone, as one without matching does the matching head.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        # A batch is split over the processes, so that a step of theirs is one step of the schedule.
+        split = DataLoaderConfiguration(split_batches=True)
+        accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused], dataloader_config=split)
     except ValueError as error:  # accelerate keeps one precision a process
         raise InputError(
             f"`precision` {precision!r} cannot be used: {str(error).splitlines()[0]} Use the same `precision` as before in "
@@ -265,13 +290,43 @@ def _accelerator(precision: str, cpu: bool) -> Accelerator:
     return accelerator
 
 
-class _Objective(nn.Module):
-    """The Aligner and the loss as one module, so that one backward pass, one clip and one checkpoint serve both."""
+def _step(
+    objective: nn.Module, train: Table, rows: Tensor, weight: float, recipe: Recipe, accelerator: Accelerator
+) -> LossOutput:
+    """The loss of one batch, of which `rows` are this process's, and `weight` times its gradient added to the parameters."""
 
-    def __init__(self, aligner: Aligner, loss: Loss) -> None:
+    def contrast(bundle: Bundle | None) -> LossOutput:
+        result: LossOutput = objective(train[rows]) if bundle is None else objective(bundle)
+        return result._replace(total=result.total * weight)
+
+    if recipe.micro_batch is None:
+        result = contrast(None)
+        accelerator.backward(result.total)
+    else:
+        result = cached_backward(
+            partial(objective, encode=True),
+            [train[part] for part in torch.split(rows, recipe.micro_batch)],
+            contrast,
+            backward=accelerator.backward,
+            no_sync=lambda: accelerator.no_sync(objective),
+        )
+    return result._replace(total=result.total / weight)
+
+
+class _Objective(nn.Module):
+    """The Aligner and the loss as one module, so that one backward pass, one clip and one checkpoint serve both.
+
+    Args:
+        aligner: the model.
+        loss: the objective.
+        spread: the objective over the items of all processes; by default `loss` itself.
+    """
+
+    def __init__(self, aligner: Aligner, loss: Loss, spread: Loss | None = None) -> None:
         super().__init__()
         self.aligner = aligner
         self.loss = loss
+        self.contrast = (spread or loss).__call__  # its parameters are those of `loss`, which are registered once
         # A matching head is part of both: its weights are stored once.
         known = {id(tensor): f"aligner.{name}" for name, tensor in aligner.named_parameters()}
         named = loss.named_parameters(remove_duplicate=False)
@@ -288,8 +343,19 @@ class _Objective(nn.Module):
             {**state_dict, **{twin: state_dict[name] for twin, name in self.shared.items()}}, *args, **kwargs
         )
 
-    def forward(self, table: Table) -> Any:
-        return self.loss(self.aligner(table))
+    def forward(self, given: Table | Bundle, *, encode: bool = False) -> Any:
+        """The loss of a table or of what the Aligner made of it; with `encode` what the Aligner makes of a table.
+
+        Every stage comes through here: a wrapper that shares parameters or gradients among processes watches this call.
+        """
+        bundle = given if isinstance(given, Bundle) else self.aligner(given)
+        if not encode:
+            return self.contrast(bundle)
+        if not torch.is_grad_enabled():
+            return bundle
+        # The loss's parameters have their gradients already; a wrapper that exchanges them has to see them in this graph.
+        tie = sum(parameter.sum() for parameter in self.loss.parameters()) * 0
+        return replace(bundle, vectors=bundle.vectors + tie)
 
 
 class _Folder:
@@ -299,21 +365,30 @@ class _Folder:
         self.path = path
         self.accelerator = accelerator
         self.run = run
-        path.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            path.mkdir(parents=True, exist_ok=True)
+        accelerator.wait_for_everyone()
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         return sorted(folder for folder in (self.path / "checkpoints").glob("*") if folder.name.isdigit())
 
     def log(self, history: History) -> None:
+        if not self.accelerator.is_main_process:
+            return
         lines = "".join(json.dumps(record) + "\n" for record in history.records)
         write_text(self.path / "metrics.jsonl", lines)
 
     def checkpoint(self, epoch: int, best: dict[str, Tensor]) -> None:
         older = self.checkpoints()
         partial = self.path / "checkpoints" / f"{epoch:06d}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
         if best:
             save_file({name: value.cpu().contiguous() for name, value in best.items()}, partial / "best.safetensors")
         (partial / "run.json").write_text(json.dumps(self.run, indent=2))
@@ -378,6 +453,11 @@ def _batches(items: int, batch_size: int, seed: int, epoch: int) -> Iterator[Ten
     order = torch.randperm(items, generator=generator)
     for start in range(0, items - batch_size + 1, batch_size):
         yield order[start : start + batch_size]
+
+
+def _chunks(batches: list[Tensor], size: int) -> Iterator[list[Tensor]]:
+    for start in range(0, len(batches), size):
+        yield batches[start : start + size]
 
 
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -4,10 +4,12 @@ Private: `gramian.scores` and `gramian.losses` are the public face of what is he
 """
 
 from gramian.kernels.blocked import PLAIN, LogSums, Pairs, SoftplusSums, all_pairs, log_sums, softplus_sums
+from gramian.kernels.exchange import Exchange
 from gramian.kernels.rules import Form, Given, Linear, Projection, Residual, Rule, Traced, self_products
 
 __all__ = [
     "PLAIN",
+    "Exchange",
     "Form",
     "Given",
     "Linear",

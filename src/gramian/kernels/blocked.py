@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,12 +36,14 @@ class Pairs:
     Attributes:
         row_ids: (q,), or None: every pair counts.
         column_ids: (n,). A pair of equal ids is left out unless it is a match.
-        shift: the column that matches row 0; row i matches column i + shift.
+        shift: the column that matches row 0; row i matches column i + shift. NOWHERE for a table without matches.
     """
 
     row_ids: Tensor | None = None
     column_ids: Tensor | None = None
     shift: int = 0
+
+    NOWHERE: ClassVar[int] = 2**40
 
     def matches(self, tile: Tensor, rows: slice, columns: slice) -> tuple[Tensor, slice]:
         """A view of the tile's matches, and the rows of the table that they are in."""
@@ -84,10 +86,17 @@ class SoftplusSums(NamedTuple):
     matches: Tensor
 
 
+@dataclass(frozen=True)
 class Reduction(ABC):
-    """What is made of the tiles: tensors that grow tile by tile, and the gradient of each tile from theirs."""
+    """What is made of the tiles: tensors that grow tile by tile, and the gradient of each tile from theirs.
 
-    pairs: Pairs
+    Attributes:
+        pairs: which count and which match.
+        of_items: which of the tensors have a row an item; the others have a row a query.
+    """
+
+    pairs: Pairs = Pairs()
+    of_items: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
@@ -105,9 +114,11 @@ class Reduction(ABC):
 
 
 @dataclass(frozen=True)
-class _LogSums(Reduction):
-    pairs: Pairs
-    totals: bool
+class ToLogSums(Reduction):
+    """`LogSums`."""
+
+    totals: bool = False
+    of_items = (1, 4)
 
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
         empty = [like.new_full((size,), -torch.inf) for size in (q, n)]
@@ -175,8 +186,8 @@ def _common_shift(rows: Tensor, columns: Tensor) -> float | None:
 
 
 @dataclass(frozen=True)
-class _SoftplusSums(Reduction):
-    pairs: Pairs
+class ToSoftplusSums(Reduction):
+    """`SoftplusSums`."""
 
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
         del n
@@ -209,8 +220,6 @@ class _SoftplusSums(Reduction):
 class _Table(Reduction):
     """The table itself."""
 
-    pairs: Pairs = Pairs()
-
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
         return [like.new_empty(q, n)]
 
@@ -233,12 +242,12 @@ def log_sums(form: Form, pairs: Pairs | None = None, *, totals: bool = False, bl
         totals: whether to sum the scores as well.
         block_size: rows and columns of a tile, of which nothing is kept; by default tiles are kept where they fit.
     """
-    return LogSums(*_reduce(form, _LogSums(pairs or Pairs(), totals), block_size))
+    return LogSums(*_reduce(form, ToLogSums(pairs or Pairs(), totals), block_size))
 
 
 def softplus_sums(form: Form, pairs: Pairs | None = None, *, block_size: int | None = None) -> SoftplusSums:
     """Row sums of log(1 + exp) of a form's scores; arguments as for `log_sums`."""
-    return SoftplusSums(*_reduce(form, _SoftplusSums(pairs or Pairs()), block_size))
+    return SoftplusSums(*_reduce(form, ToSoftplusSums(pairs or Pairs()), block_size))
 
 
 def all_pairs(form: Form, *, block_size: int | None = None) -> Tensor:
@@ -256,27 +265,28 @@ def _reduce(form: Form, reduction: Reduction, block_size: int | None) -> list[Te
     graph = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
     keep = graph and block_size is None and 0 < rule.width * q * n * parts[0].element_size() <= KEEP
     if not graph:
-        return forward(rule, reduction, form.queries, form.items, tile=tile)[0]
+        found = reduction.start(q, n, parts[0])
+        forward(rule, reduction, found, form.queries, form.items, tile=tile)
+        return found
     if block_size is None and rule.width == 0 and q * n <= PLAIN:  # autograd over the whole spares making the tiles twice
         return _reduce(Given.form(form.plain()), reduction, None)
     return list(_Reduce.apply(rule, reduction, tile, keep, len(form.queries), *parts))  # type: ignore[no-untyped-call]
 
 
 def forward(
-    rule: Rule, reduction: Reduction, queries: Parts, items: Parts, *, tile: int, keep: bool = False
-) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """The reduction over all tiles, and the inner products of each where they are kept."""
-    q, n = len(queries[0]), len(items[0])
-    totals, kept = reduction.start(q, n, queries[0]), []
+    rule: Rule, reduction: Reduction, totals: list[Tensor], queries: Parts, items: Parts, *, tile: int, keep: bool = False
+) -> list[list[Tensor]]:
+    """Take all tiles into `totals`; the inner products of each come back where they are kept."""
+    kept = []
     with torch.no_grad():
-        for rows, columns in tiles(q, n, tile):
+        for rows, columns in tiles(len(queries[0]), len(items[0]), tile):
             some, others = cut(queries, rows), cut(items, columns)
             products = rule.products(some, others)
             scores, _ = rule.scores(products, some, others, trace=False)
             reduction.add(totals, scores, rows, columns)
             if keep:
                 kept.append(products)
-    return totals, kept
+    return kept
 
 
 def backward(
@@ -320,7 +330,9 @@ def _cut(parts: Sequence[Tensor | None], rows: slice) -> list[Tensor | None]:
 class _Reduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rule: Rule, reduction: Reduction, tile: int, keep: bool, split: int, *parts: Tensor) -> Any:
-        totals, ctx.kept = forward(rule, reduction, parts[:split], parts[split:], tile=tile, keep=keep)
+        queries, items = parts[:split], parts[split:]
+        totals = reduction.start(len(queries[0]), len(items[0]), queries[0])
+        ctx.kept = forward(rule, reduction, totals, queries, items, tile=tile, keep=keep)
         ctx.rule, ctx.reduction, ctx.tile, ctx.split = rule, reduction, tile, split
         # The table itself needs not be kept: its gradient does not ask for it.
         ctx.save_for_backward(*parts, *(() if isinstance(reduction, _Table) else totals))

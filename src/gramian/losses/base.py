@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle, Vectors
 from gramian.errors import InputError, TooSmallError, check_choice
-from gramian.kernels import Form, all_pairs
-from gramian.losses.functional import check_block_size, check_negatives, info_nce, info_nce_of
+from gramian.kernels import Exchange, Form, all_pairs
+from gramian.losses.functional import LOCAL, check_block_size, check_negatives, info_nce, info_nce_of
 
 __all__ = ["Loss", "LossOutput", "SoftmaxLoss", "Sum", "Temperature"]
 
@@ -31,7 +31,12 @@ class Loss(nn.Module, ABC):
     """An objective over a Bundle. Subclasses write `compute`; calling the module also accepts a dict of (n, d) tensors.
 
     Losses add up and take factors: `0.5 * Pairwise() + PMRL()` is a `Sum`.
+
+    Attributes:
+        exchange: whose items are contrasted with whose; a process's own with its own unless `gramian.distributed` says so.
     """
+
+    exchange: Exchange = LOCAL
 
     @property
     @abstractmethod
@@ -231,7 +236,13 @@ class SoftmaxLoss(Loss):
     def penalty(self, logits: Form, usable: Bundle) -> Tensor:
         """What one comparison costs: `info_nce` with this loss's options."""
         if self.negatives is None:
-            return info_nce_of(logits, usable.ids, label_smoothing=self.label_smoothing, block_size=self.block_size)
+            return info_nce_of(
+                logits,
+                usable.ids,
+                label_smoothing=self.label_smoothing,
+                block_size=self.block_size,
+                exchange=self.exchange,
+            )
         same = None if usable.ids is None else usable.same()
         return info_nce(all_pairs(logits), same=same, label_smoothing=self.label_smoothing, negatives=self.negatives)
 
@@ -247,7 +258,7 @@ class SoftmaxLoss(Loss):
         A comparison with fewer than two such items is left out; `what` says in the error what they would have needed.
         """
         parts = {}
-        for name, usable in comparable(bundle, comparisons, what):
+        for name, usable in comparable(bundle, comparisons, what, self.exchange):
             query, targets = comparisons[name]
             parts[name] = self.penalty(self.form(usable, query, targets).over(self.temperature(name)), usable)
         if weights is None:
@@ -263,7 +274,9 @@ class SoftmaxLoss(Loss):
         return ", ".join([text, *(f"{name}={value}" for name, value in given.items() if value is not None)])
 
 
-def comparable(bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str]]], what: str) -> Iterator[tuple[str, Bundle]]:
+def comparable(
+    bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str]]], what: str, exchange: Exchange = LOCAL
+) -> Iterator[tuple[str, Bundle]]:
     """Each comparison (name → query, targets) that two different items have both sides of, and the items that do.
 
     Raises:
@@ -273,7 +286,7 @@ def comparable(bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str
     for name, (query, targets) in comparisons.items():
         both = bundle.has(query) & bundle.has(*targets)
         usable = bundle if both.all() else bundle[both]
-        distinct = usable.distinct()
+        distinct = exchange.distinct(usable.ids, len(usable), usable.vectors.device)
         most = max(most, distinct)
         if distinct > 1:
             yield name, usable

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.errors import InputError
-from gramian.kernels import Form, LogSums, Pairs, log_sums, softplus_sums
+from gramian.kernels import Exchange, Form, LogSums
 
 __all__ = ["info_nce", "sigmoid_loss"]
+
+LOCAL = Exchange()
 
 
 def info_nce(
@@ -62,18 +64,26 @@ def sigmoid_loss(logits: Tensor, *, same: Tensor | None = None) -> Tensor:
 
 
 def info_nce_of(
-    logits: Form, ids: Tensor | None = None, *, label_smoothing: float = 0.0, block_size: int | None = None
+    logits: Form,
+    ids: Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    block_size: int | None = None,
+    exchange: Exchange = LOCAL,
 ) -> Tensor:
     """`info_nce` of a form, which never holds all logits; `ids` (n,) say which rows are one item."""
-    sums = log_sums(logits, Pairs(ids, ids), totals=label_smoothing > 0, block_size=block_size)
-    counted = None if label_smoothing == 0 else allowed(ids, logits.shape[0])
-    return cross_entropies(sums, label_smoothing, counted).mean()
+    sums = exchange.log_sums(logits, ids, totals=label_smoothing > 0, block_size=block_size)
+    n, device = logits.shape[0], sums.rows.device
+    counted = None if label_smoothing == 0 else exchange.contrasted(ids, n, device)
+    return exchange.mean(cross_entropies(sums, label_smoothing, counted))
 
 
-def sigmoid_loss_of(logits: Form, ids: Tensor | None = None, *, block_size: int | None = None) -> Tensor:
+def sigmoid_loss_of(
+    logits: Form, ids: Tensor | None = None, *, block_size: int | None = None, exchange: Exchange = LOCAL
+) -> Tensor:
     """`sigmoid_loss` of a form, which never holds all logits; `ids` (n,) say which rows are one item."""
-    sums = softplus_sums(logits, Pairs(ids, ids), block_size=block_size)
-    return (sums.rows - F.logsigmoid(sums.matches)).mean()
+    sums = exchange.softplus_sums(logits, ids, block_size=block_size)
+    return exchange.mean(sums.rows - F.logsigmoid(sums.matches))
 
 
 def cross_entropies(sums: LogSums, smoothing: float, counted: Tensor | int | None) -> Tensor:
@@ -82,15 +92,6 @@ def cross_entropies(sums: LogSums, smoothing: float, counted: Tensor | int | Non
     if counted is not None:
         entropies = entropies - smoothing * (sums.row_totals + sums.column_totals) / (2 * counted)
     return entropies
-
-
-def allowed(ids: Tensor | None, n: int) -> Tensor | int:
-    """How many of n columns each row is contrasted with, its match included."""
-    if ids is None:
-        return n
-    _, which, often = torch.unique(ids, return_inverse=True, return_counts=True)
-    counts: Tensor = n + 1 - often[which]
-    return counts
 
 
 def check_negatives(negatives: int | None) -> None:

@@ -117,7 +117,7 @@ class Pairwise(SoftmaxLoss):
         if self.bias is None:
             return super().penalty(logits, usable)
         shifted = replace(logits, items=(*logits.items, self.bias.expand(len(usable))))
-        return sigmoid_loss_of(shifted, usable.ids, block_size=self.block_size)
+        return sigmoid_loss_of(shifted, usable.ids, block_size=self.block_size, exchange=self.exchange)
 
     def extra_repr(self) -> str:
         """The options."""

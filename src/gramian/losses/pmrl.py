@@ -11,7 +11,7 @@ from gramian.errors import InputError
 from gramian.geometry import direction, spectrum
 from gramian.kernels import PLAIN, Form, Linear, self_products
 from gramian.losses.base import Loss, LossOutput, too_small
-from gramian.losses.functional import check_block_size, info_nce_of
+from gramian.losses.functional import LOCAL, check_block_size, info_nce_of
 
 __all__ = ["PMRL"]
 
@@ -69,8 +69,10 @@ class PMRL(Loss):
         """The plain sum of the parts "alignment" and "instance"."""
         del generator
         several = bundle.present.sum(1) > 1
-        if not several.any() or bundle.distinct() < 2:
-            raise too_small(bundle[several].distinct(), "two or more modalities")
+        device = several.device
+        found = self.exchange.distinct(None if bundle.ids is None else bundle.ids[several], int(several.sum()), device)
+        if not found or self.exchange.distinct(bundle.ids, len(bundle), device) < 2:
+            raise too_small(found, "two or more modalities")
         sigma, u = spectrum(bundle.vectors, bundle.present)
         if self.signed:
             total = _masked_sum(bundle)
@@ -86,17 +88,18 @@ class PMRL(Loss):
         if not present.all():
             beyond = torch.arange(sigma.shape[1], device=sigma.device) >= present.sum(1, keepdim=True)
             logits = logits.masked_fill(beyond, -torch.inf)[several]
-        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+        target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        return self.exchange.mean(F.cross_entropy(logits, target, reduction="none"))
 
     def _instance(self, u: Tensor, bundle: Bundle) -> Tensor:
         """The table is symmetric: its rows and its columns have one cross-entropy."""
-        if self.block_size is None and len(u) ** 2 <= PLAIN:
+        if self.exchange is LOCAL and self.block_size is None and len(u) ** 2 <= PLAIN:
             logits = self_products(u) / self.instance_temperature
             if bundle.ids is not None:
                 logits = logits.masked_fill(bundle.same() & ~torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
             return F.cross_entropy(logits, torch.arange(len(u), device=u.device))
         blocks = Form(Linear(), (u / self.instance_temperature,), (u,))
-        return info_nce_of(blocks, bundle.ids, block_size=self.block_size)
+        return info_nce_of(blocks, bundle.ids, block_size=self.block_size, exchange=self.exchange)
 
     def extra_repr(self) -> str:
         """The options."""

@@ -1,0 +1,385 @@
+"""Training across processes: Bundles and losses over the items of all of them. The only file that knows the world's size.
+
+Two ways to contrast the items of every process with each other:
+
+- `Gathered(loss)`: every process collects all items, with gradient, and computes the whole loss. Any loss; n² work each.
+- `Ring(loss)`: every process keeps its own queries, and the items pass from one to the next. No process ever holds all items
+  or all pairs, and the work is shared; for losses that are softmaxes or sigmoids over pairs, and for PMRL.
+
+Both give the value and the gradient that one process would have with all the items, under the rule of data-parallel training
+that gradients are averaged over the processes (as DistributedDataParallel and FSDP do). Processes may hold different numbers
+of items, or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gramian.bundle import Bundle, Vectors
+from gramian.errors import InputError
+from gramian.kernels import Exchange, Form, LogSums, Pairs, SoftplusSums, blocked
+from gramian.losses.base import Loss, LossOutput, SoftmaxLoss, Sum
+from gramian.losses.pmrl import PMRL
+from gramian.tokens import Tokens
+
+__all__ = ["Gathered", "Ring", "gather", "world_size"]
+
+Group = Any
+"""A process group; None for all processes."""
+
+
+def world_size(group: Group = None) -> int:
+    """How many processes take part: 1 where torch.distributed is not set up."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather(bundle: Bundle, group: Group = None) -> Bundle:
+    """The items of all processes, in the order of their ranks, with masks, ids and tokens; the same Bundle everywhere.
+
+    Gradients come home: each process's vectors get the sum of what all processes ask of them. A process may have no items,
+    as long as its Bundle has the modalities and the width of the others.
+
+    Args:
+        bundle: the items of this process.
+        group: the processes that take part; all by default.
+
+    Raises:
+        InputError: the Bundles of the processes differ in modalities, width, type, ids or tokens. Every process raises it.
+    """
+    return _gather(bundle, group, 0)[0]
+
+
+def _gather(bundle: Bundle, group: Group, seed: int) -> tuple[Bundle, int]:
+    """The gathered Bundle, and the seed of the first process."""
+    if world_size(group) == 1:
+        return bundle, seed
+    device = bundle.vectors.device
+    named = sorted(bundle.tokens)
+    kind = (bundle.modalities, bundle.dim, str(bundle.vectors.dtype), bundle.ids is not None, named)
+    lengths = [bundle.tokens[name].values.shape[1] for name in named]
+    head = torch.tensor([len(bundle), _digest(repr(kind)), seed, len(named)], device=device)
+    heads = torch.stack(_all_gather(head, group))
+    if (heads[:, 1] != heads[0, 1]).any():
+        raise InputError(
+            "`bundle` must have the same modalities, width, type, ids and tokens in every process; got otherwise. "
+            f"Here: {bundle!r}, {'with' if bundle.ids is not None else 'without'} ids, tokens of {', '.join(named) or 'none'}."
+        )
+    counts = heads[:, 0].tolist()
+    if named:
+        longest = torch.stack(_all_gather(torch.tensor(lengths, device=device), group)).amax(0).tolist()
+        tokens = {name: bundle.tokens[name].padded(size) for name, size in zip(named, longest, strict=True)}
+    else:
+        tokens = {}
+    # One collective for all that has a gradient, one for the rest: their order cannot differ between processes.
+    values = [bundle.vectors, *(part.values.to(bundle.vectors.dtype) for part in tokens.values())]
+    masks = [bundle.present, *(part.present for part in tokens.values())]
+    ids = [] if bundle.ids is None else [bundle.ids[:, None]]
+    found = _unpack(_Gather.apply(_pack(values), counts, group), values)  # type: ignore[no-untyped-call]
+    flags = _unpack(_join(_pack([*(mask.long() for mask in masks), *ids]), counts, group), [*masks, *ids])
+    there = [flag.bool() for flag in flags[: len(masks)]]
+    whole = Bundle(
+        found[0],
+        there[0],
+        bundle.modalities,
+        flags[-1][:, 0] if ids else None,
+        {name: Tokens(*pair) for name, pair in zip(tokens, zip(found[1:], there[1:], strict=True), strict=True)},
+    )
+    return whole, int(heads[0, 2])
+
+
+class Gathered(Loss):
+    """A loss over the items of all processes, which each of them computes in full.
+
+    Draws, of anchors or of negatives, follow a seed that the first process draws, so that all compute the same value.
+
+    Args:
+        loss: any loss.
+        group: the processes that take part; all by default.
+
+    >>> from gramian import Gram
+    >>> Gathered(Gram())({"text": torch.eye(3), "image": torch.eye(3)}).parts.keys()  # one process: the loss itself
+    dict_keys(['text'])
+    """
+
+    def __init__(self, loss: Loss, group: Group = None) -> None:
+        super().__init__()
+        self.loss = loss
+        self.group = group
+
+    @property
+    def sign_blind(self) -> bool:
+        """As the loss."""
+        return self.loss.sign_blind
+
+    def forward(self, items: Bundle | Mapping[str, Vectors], *, generator: torch.Generator | None = None) -> LossOutput:
+        """The loss of the items of all processes; arguments as for the loss."""
+        bundle = items if isinstance(items, Bundle) else Bundle.from_dict(items)
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        whole, seed = _gather(bundle, self.group, seed)
+        result: LossOutput = self.loss(whole, generator=torch.Generator().manual_seed(seed))
+        return result
+
+    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+        """As `forward`."""
+        return self.forward(bundle, generator=generator)
+
+    def extra_repr(self) -> str:
+        """The loss."""
+        return repr(self.loss)
+
+
+class Ring(Loss):
+    """A loss over the items of all processes, of which each computes its own queries' share as the items pass by.
+
+    What a process holds is its own items and those of one other; pairs are made and dropped in blocks. The backward pass
+    sends the items round once more, with their gradients.
+
+    Args:
+        loss: one that contrasts pairs (`Gram`, `Pairwise`, `Centroid`, `Triangle`, `HyperGram`, `Contrast` over a score by
+            name), `PMRL`, or a sum of such.
+        group: the processes that take part; all by default.
+
+    Raises:
+        InputError: a loss that cannot be computed in shares; use `Gathered`.
+    """
+
+    def __init__(self, loss: Loss, group: Group = None) -> None:
+        super().__init__()
+        self.loss = loss
+        self.group = group
+        self._terms = [part for part in loss.modules() if isinstance(part, Loss) and not isinstance(part, Sum)]
+        for part in self._terms:
+            if not isinstance(part, SoftmaxLoss | PMRL) or getattr(part, "negatives", None) is not None:
+                raise InputError(f"`loss` must contrast pairs without choosing among them; got {part!r}. Use Gathered.")
+            if getattr(part, "anchor", None) == "random":
+                raise InputError(f"`loss` must have an anchor that is the same in every process; got {part!r}. Use Gathered.")
+
+    @property
+    def sign_blind(self) -> bool:
+        """As the loss."""
+        return self.loss.sign_blind
+
+    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+        """The loss of the items of all processes; the value is the same in each, its gradient is this process's share."""
+        for part in self._terms:
+            part.exchange = _RingExchange(self.group)
+        try:
+            return self.loss.compute(bundle, generator)
+        finally:
+            for part in self._terms:
+                del part.exchange
+
+    def extra_repr(self) -> str:
+        """The loss."""
+        return repr(self.loss)
+
+
+class _RingExchange(Exchange):
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def log_sums(self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None) -> LogSums:
+        return LogSums(*self._reduce(form, blocked.ToLogSums(totals=totals), ids, block_size))
+
+    def softplus_sums(self, form: Form, ids: Tensor | None, *, block_size: int | None) -> SoftplusSums:
+        return SoftplusSums(*self._reduce(form, blocked.ToSoftplusSums(), ids, block_size))
+
+    def _reduce(
+        self, form: Form, reduction: blocked.Reduction, ids: Tensor | None, block_size: int | None
+    ) -> tuple[Tensor, ...]:
+        if not all(part.is_floating_point() or part.dtype == torch.bool for part in form.items):
+            raise InputError("`loss` must score by a name of gramian.scores to pass round a ring; use Gathered.")
+        ring = _Neighbours(self.group, form.shape[1], form.queries[0].device)
+        theirs = None if ids is None else list(torch.split(self.everyone(ids, len(ids), ids.device), ring.counts))
+        tile = block_size or (blocked.TILE_CUDA if form.queries[0].is_cuda else blocked.TILE)
+        found: tuple[Tensor, ...] = _RingReduce.apply(  # type: ignore[no-untyped-call]
+            form.rule, reduction, ring, theirs, tile, len(form.queries), *form.queries, *form.items
+        )
+        return found
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes' items, with the gradient of this process's share times their number."""
+        size = world_size(self.group)
+        share = values.sum()
+        total = torch.stack([share.detach(), share.new_tensor(float(len(values)))])
+        if size > 1:
+            dist.all_reduce(total, group=self.group)
+        share = share * (size / total[1])
+        return share + (total[0] / total[1] - share.detach())
+
+    def everyone(self, ids: Tensor | None, n: int, device: torch.device) -> Tensor:
+        ids = super().everyone(ids, n, device)
+        if world_size(self.group) == 1:
+            return ids
+        counts = torch.stack(_all_gather(torch.tensor([n], device=device), self.group))[:, 0].tolist()
+        return _join(ids[:, None], counts, self.group)[:, 0]
+
+    def distinct(self, ids: Tensor | None, n: int, device: torch.device) -> int:
+        everyone = self.everyone(ids, n, device)
+        return len(everyone) if ids is None else int(torch.unique(everyone).numel())
+
+
+class _Neighbours:
+    """A ring of processes: how many items each has, and a way to pass rows on to the next."""
+
+    def __init__(self, group: Group, n: int, device: torch.device) -> None:
+        self.group = group
+        self.size = world_size(group)
+        self.rank = dist.get_rank(group) if self.size > 1 else 0
+        counts = [torch.tensor([n], device=device)] if self.size == 1 else _all_gather(torch.tensor([n], device=device), group)
+        self.counts = [int(count) for count in counts]
+
+    def owner(self, step: int) -> int:
+        """Whose items are here after `step` passes."""
+        return (self.rank - step) % self.size
+
+    def pass_on(self, rows: Tensor, step: int) -> Tensor:
+        """Send what is here after `step` passes to the next process; what the one before has comes back."""
+        if self.size == 1:
+            return rows
+        longest = max(1, *self.counts)
+        sent = rows.new_zeros(longest, rows.shape[1])
+        sent[: len(rows)] = rows
+        received = torch.empty_like(sent)
+        next_rank, last_rank = ((self.rank + side) % self.size for side in (1, -1))
+        if self.group is not None:
+            next_rank, last_rank = (dist.get_global_rank(self.group, rank) for rank in (next_rank, last_rank))
+        operations = [
+            dist.P2POp(dist.isend, sent, next_rank, self.group),
+            dist.P2POp(dist.irecv, received, last_rank, self.group),
+        ]
+        for work in dist.batch_isend_irecv(operations):
+            work.wait()
+        return received[: self.counts[self.owner(step + 1)]]
+
+
+class _RingReduce(torch.autograd.Function):
+    """A reduction over own queries × everyone's items; what is of the items travels with them, and comes home."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rule: Any,
+        reduction: blocked.Reduction,
+        ring: _Neighbours,
+        ids: list[Tensor] | None,
+        tile: int,
+        split: int,
+        *parts: Tensor,
+    ) -> tuple[Tensor, ...]:
+        queries, items = parts[:split], parts[split:]
+        totals = reduction.start(len(queries[0]), len(items[0]), queries[0])
+        for step in range(ring.size):
+            here = _pairs(ring, step, ids)
+            blocked.forward(rule, _with(reduction, here), totals, queries, items, tile=tile)
+            ours = [totals[place][:, None] for place in reduction.of_items]
+            packed = _pack([*items, *ours], queries[0].dtype)
+            back = _unpack(ring.pass_on(packed, step), [*items, *ours])
+            items = tuple(back[: len(items)])
+            for place, column in zip(reduction.of_items, back[len(items) :], strict=True):
+                totals[place] = column[:, 0].contiguous()
+        ctx.rule, ctx.reduction, ctx.ring, ctx.tile, ctx.split, ctx.ids = rule, reduction, ring, tile, split, ids
+        ctx.save_for_backward(*parts, *totals)
+        return tuple(totals)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ring, reduction, split = ctx.ring, ctx.reduction, ctx.split
+        count = len(ctx.needs_input_grad) - 6
+        parts, totals = ctx.saved_tensors[:count], list(ctx.saved_tensors[count:])
+        queries, items = parts[:split], parts[split:]
+        grads_here = list(grads)
+        wanted = ctx.needs_input_grad[6:]
+        into = [torch.zeros_like(part) if wants else None for part, wants in zip(queries, wanted[:split], strict=True)]
+        travelling = [torch.zeros_like(part) if wants else None for part, wants in zip(items, wanted[split:], strict=True)]
+        with torch.autocast(queries[0].device.type, enabled=False):
+            for step in range(ring.size):
+                here = _pairs(ring, step, ctx.ids)
+                blocked.backward(
+                    ctx.rule, _with(reduction, here), totals, grads_here, queries, items, (into, travelling), tile=ctx.tile
+                )
+                columns = [some[place][:, None] for some in (totals, grads_here) for place in reduction.of_items]
+                some = [part for part in travelling if part is not None]
+                back = _unpack(
+                    ring.pass_on(_pack([*items, *some, *columns], queries[0].dtype), step), [*items, *some, *columns]
+                )
+                items, back = tuple(back[: len(items)]), back[len(items) :]
+                arrived = iter(part.contiguous() for part in back[: len(some)])
+                travelling = [None if part is None else next(arrived) for part in travelling]
+                moved = iter(column[:, 0].contiguous() for column in back[len(some) :])
+                for kept in (totals, grads_here):
+                    for place in reduction.of_items:
+                        kept[place] = next(moved)
+        return (*[None] * 6, *into, *travelling)
+
+
+def _pairs(ring: _Neighbours, step: int, ids: list[Tensor] | None) -> Pairs:
+    """Own queries against the items that are here after `step` passes, given the ids of each process's."""
+    owner = ring.owner(step)
+    shift = 0 if owner == ring.rank else Pairs.NOWHERE
+    return Pairs(shift=shift) if ids is None else Pairs(ids[ring.rank], ids[owner], shift)
+
+
+def _with(reduction: blocked.Reduction, pairs: Pairs) -> blocked.Reduction:
+    return replace(reduction, pairs=pairs)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, one below the other; the gradient of a process's rows is the sum over all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int], group: Group) -> Tensor:
+        ctx.counts, ctx.group = counts, group
+        return _join(rows, counts, group)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad, group=ctx.group)  # gloo has no reduce-scatter for uneven shares
+        rank = dist.get_rank(ctx.group)
+        start = sum(ctx.counts[:rank])
+        return grad[start : start + ctx.counts[rank]], None, None
+
+
+def _join(rows: Tensor, counts: list[int], group: Group) -> Tensor:
+    """(n, f) rows of every process, one below the other."""
+    padded = rows.new_zeros(max(1, *counts), rows.shape[1])
+    padded[: len(rows)] = rows.detach()
+    return torch.cat([part[:count] for part, count in zip(_all_gather(padded, group), counts, strict=True)])
+
+
+def _all_gather(tensor: Tensor, group: Group) -> list[Tensor]:
+    found = [torch.empty_like(tensor) for _ in range(world_size(group))]
+    dist.all_gather(found, tensor.contiguous(), group=group)
+    return found
+
+
+def _pack(parts: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:
+    """Tensors of n rows as one (n, f) matrix."""
+    return torch.cat([part.reshape(len(part), _width(part)).to(dtype or parts[0].dtype) for part in parts], 1)
+
+
+def _unpack(rows: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """The tensors that `_pack` made one of, for other rows."""
+    found = torch.split(rows, [_width(part) for part in like], 1)
+    return [part.reshape(len(rows), *other.shape[1:]).to(other.dtype) for part, other in zip(found, like, strict=True)]
+
+
+def _width(part: Tensor) -> int:
+    width = 1
+    for size in part.shape[1:]:
+        width *= size
+    return width
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

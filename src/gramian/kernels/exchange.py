@@ -1,0 +1,47 @@
+"""`Exchange`: whose items a loss contrasts with whose. Here a process contrasts its own; `gramian.distributed` has the ring."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gramian.kernels.blocked import LogSums, Pairs, SoftplusSums, log_sums, softplus_sums
+from gramian.kernels.rules import Form
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """The queries of one process against its own items.
+
+    `form` has a row a query and a row an item, row i of one matching row i of the other; `ids` (n,) say which are one item.
+    """
+
+    def log_sums(self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None) -> LogSums:
+        """See `gramian.kernels.log_sums`."""
+        return log_sums(form, Pairs(ids, ids), totals=totals, block_size=block_size)
+
+    def softplus_sums(self, form: Form, ids: Tensor | None, *, block_size: int | None) -> SoftplusSums:
+        """See `gramian.kernels.softplus_sums`."""
+        return softplus_sums(form, Pairs(ids, ids), block_size=block_size)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of (n,) over all items."""
+        return values.mean()
+
+    def everyone(self, ids: Tensor | None, n: int, device: torch.device) -> Tensor:
+        """The ids of all items that take part; of n that have none, different ones."""
+        return torch.arange(n, device=device) if ids is None else ids
+
+    def distinct(self, ids: Tensor | None, n: int, device: torch.device) -> int:
+        """The number of different items."""
+        return n if ids is None else int(torch.unique(self.everyone(ids, n, device)).numel())
+
+    def contrasted(self, ids: Tensor | None, n: int, device: torch.device) -> Tensor | int:
+        """With how many items each of the n is contrasted, its match included: (n,), or one number for all."""
+        everyone = self.everyone(ids, n, device)
+        if ids is None:
+            return len(everyone)
+        known, often = torch.unique(everyone, return_counts=True)
+        counts: Tensor = len(everyone) + 1 - often[torch.searchsorted(known, ids)]
+        return counts
