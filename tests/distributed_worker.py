@@ -1,14 +1,20 @@
 """Run by torchrun in tests/test_distributed.py: losses over the items of several processes against those of one."""
 
 import sys
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from gramian import PMRL, Bundle, Gram, Pairwise
-from gramian.distributed import Gathered, Ring, gather
+from gramian.caching import cached_backward
+from gramian.distributed import Gathered, Ring, average_gradients, gather
 from gramian.errors import InputError, TooSmallError
 from gramian.losses import Centroid, Contrast, HyperGram, Symile, Triangle
 from gramian.tokens import Tokens
@@ -107,6 +113,55 @@ def refusals():
             Ring(refused)
 
 
+class Encoder(nn.Module):
+    """A tower a modality, and dropout that a second pass has to repeat."""
+
+    def __init__(self):
+        super().__init__()
+        self.towers = nn.ModuleList(nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, D)) for _ in NAMES)
+
+    def forward(self, part):
+        vectors, present = part
+        columns = {name: tower(vectors[:, i]) for i, (name, tower) in enumerate(zip(NAMES, self.towers, strict=True))}
+        return Bundle.from_dict(columns, present={name: present[:, i] for i, name in enumerate(NAMES)}, check=False)
+
+
+def sharded(wrap, cached):
+    """Parameters sharded by FSDP2, the loss outside of it, against one process."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    vectors, present, *_ = world(False)
+    vectors = vectors.float()
+    torch.manual_seed(0)
+    encoder, loss = Encoder(), Gram(score="span", anchor="each")
+    reference = loss(encoder((vectors, present))).total
+    wanted = torch.autograd.grad(reference, [*encoder.parameters(), *loss.parameters()])
+    for tower in encoder.towers:
+        fully_shard(tower, mesh=init_device_mesh("cpu", (size,)))
+    fully_shard(encoder, mesh=init_device_mesh("cpu", (size,)))
+    rows = torch.tensor_split(torch.arange(N), size)[rank]
+    own = (vectors[rows], present[rows])
+    spread = wrap(loss)
+    if cached:
+
+        @contextmanager
+        def no_sync():
+            encoder.set_requires_gradient_sync(False)
+            yield
+            encoder.set_requires_gradient_sync(True)
+
+        parts = list(zip(own[0].split(3), own[1].split(3), strict=True))
+        total = cached_backward(encoder, parts, spread, no_sync=no_sync).total
+    else:
+        total = spread(encoder(own)).total
+        total.backward()
+    average_gradients(loss.parameters())
+    torch.testing.assert_close(total.detach(), reference.detach(), rtol=1e-5, atol=1e-6)
+    for parameter, want in zip([*encoder.parameters(), *loss.parameters()], wanted, strict=True):
+        grad = parameter.grad
+        grad = grad.full_tensor() if isinstance(grad, DTensor) else grad
+        torch.testing.assert_close(grad, want, rtol=1e-4, atol=1e-6)
+
+
 def main():
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     size = dist.get_world_size()
@@ -117,6 +172,9 @@ def main():
             check(name, make, Ring, counts, counts is uneven)
         for name, make in GATHERED_ALONE.items():
             check(name, make, Gathered, counts, counts is uneven, tokens=name == "maxsim" and "uneven")
+    for wrap in (Gathered, Ring):
+        for cached in (False, True):
+            sharded(wrap, cached)
     refusals()
     dist.barrier()
     if dist.get_rank() == 0:

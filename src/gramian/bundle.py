@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from gramian.errors import InputError, some
 from gramian.files import whole
@@ -340,6 +341,26 @@ class Bundle:
             raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
         except (SafetensorError, OSError) as error:
             raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
+
+
+def _flatten(bundle: Bundle) -> tuple[list[Any], tuple[tuple[str, ...], tuple[str, ...]]]:
+    parts = [part for tokens in bundle.tokens.values() for part in (tokens.values, tokens.present)]
+    return [bundle.vectors, bundle.present, bundle.ids, *parts], (bundle.modalities, tuple(bundle.tokens))
+
+
+def _unflatten(leaves: Iterable[Any], context: tuple[tuple[str, ...], tuple[str, ...]]) -> Bundle:
+    """A Bundle of whatever a wrapper has made of the leaves: not checked."""
+    vectors, present, ids, *parts = leaves
+    bundle, tokens = object.__new__(Bundle), {}
+    for name, values, there in zip(context[1], parts[::2], parts[1::2], strict=True):
+        tokens[name] = object.__new__(Tokens)
+        tokens[name].__dict__.update(values=values, present=there)
+    bundle.__dict__.update(vectors=vectors, present=present, modalities=context[0], ids=ids, tokens=tokens)
+    return bundle
+
+
+# Wrappers that act on the tensors which a module returns, as FSDP does, find those of a Bundle.
+register_pytree_node(Bundle, _flatten, _unflatten, serialized_type_name="gramian.Bundle")
 
 
 def row_index(rows: int | Sequence[int] | Tensor | np.ndarray, device: torch.device | str = "cpu") -> Tensor:

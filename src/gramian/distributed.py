@@ -14,7 +14,7 @@ of items, or none.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from gramian.losses.base import Loss, LossOutput, SoftmaxLoss, Sum
 from gramian.losses.pmrl import PMRL
 from gramian.tokens import Tokens
 
-__all__ = ["Gathered", "Ring", "gather", "world_size"]
+__all__ = ["Gathered", "Ring", "average_gradients", "gather", "world_size"]
 
 Group = Any
 """A process group; None for all processes."""
@@ -92,6 +92,20 @@ def _gather(bundle: Bundle, group: Group, seed: int) -> tuple[Bundle, int]:
         {name: Tokens(*pair) for name, pair in zip(tokens, zip(found[1:], there[1:], strict=True), strict=True)},
     )
     return whole, int(heads[0, 2])
+
+
+def average_gradients(parameters: Iterable[Tensor], group: Group = None) -> None:
+    """Replace gradients by their mean over the processes: for parameters that no wrapper exchanges, as a loss's own.
+
+    Args:
+        parameters: the same in every process; one without a gradient counts as zero where others have one.
+        group: the processes that take part; all by default.
+    """
+    size = world_size(group)
+    for parameter in parameters if size > 1 else ():
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        dist.all_reduce(grad, group=group)
+        parameter.grad = grad / size
 
 
 class Gathered(Loss):

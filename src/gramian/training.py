@@ -171,6 +171,10 @@ def fit(
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
     accelerator = _accelerator(recipe.precision, cpu)
+    if str(accelerator.distributed_type).endswith("FSDP"):
+        raise InputError(
+            "`fit` does not shard parameters yet; launch it without FSDP. Your own loop can: see `gramian.distributed`."
+        )
     aligner.to(accelerator.device)
     loss.to(accelerator.device)
     aligner.train()
