@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test floors check format docs study clean
+.PHONY: help setup demo test floors check format docs study bench clean
 
 help:
 	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
@@ -13,6 +13,7 @@ help:
 	@echo "make format  write the formatting"
 	@echo "make docs    docs/scores.md from the code, docs/accuracy.md and docs/results/arity.md measured anew"
 	@echo "make study   docs/objectives.md: every objective and score, five seeds; half an hour, goes on where it stopped"
+	@echo "make bench   benchmarks/results/: what losses and scores cost here, against the published formulas; a quarter of an hour"
 	@echo "make setup   create $(VENV) (the other targets do it themselves)"
 
 setup: $(VENV)/.ready
@@ -54,6 +55,9 @@ docs: setup
 
 study: setup
 	$(BIN)/python benchmarks/objectives.py --resume
+
+bench: setup
+	$(BIN)/gramian bench --output benchmarks/results
 
 clean:
 	rm -rf $(VENV) .venv-floors runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

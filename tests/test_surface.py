@@ -35,6 +35,7 @@ ROOMS = [
     "evaluation",
     "plots",
     "training",
+    "bench",
     "demo",
     "cli",
 ]

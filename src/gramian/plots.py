@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from gramian.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["recall_matrix", "tsne"]
+__all__ = ["cost_curves", "recall_matrix", "tsne"]
 
 
 def recall_matrix(
@@ -46,6 +47,39 @@ def recall_matrix(
     ax.set_xlabel("target")
     ax.set_ylabel("query")
     return ax
+
+
+def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Seconds against n on logarithmic axes: a panel a task and number of modalities, a curve a form.
+
+    Args:
+        rows: measurements with the keys of `gramian.bench.Measurement`; of each form the costliest `work` is drawn.
+
+    Returns:
+        The Figure.
+    """
+    from matplotlib.figure import Figure
+
+    panels = sorted({(str(row["task"]), int(row["m"])) for row in rows})
+    if not panels:
+        raise InputError("`rows` must hold at least one measurement; got none.")
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.2 * lines))
+    for place, (task, m) in enumerate(panels, 1):
+        ax = figure.add_subplot(lines, columns, place)
+        some = [row for row in rows if (row["task"], row["m"]) == (task, m)]
+        work = max((str(row["work"]) for row in some), key=len)
+        for form in dict.fromkeys(str(row["form"]) for row in some):
+            points = sorted((row["n"], row["seconds"]) for row in some if row["form"] == form and row["work"] == work)
+            ax.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=form)
+        ax.set_title(f"{task}, m = {m}, {work}", fontsize=8)
+        ax.set_xlabel("n")
+        ax.set_ylabel("seconds")
+        ax.grid(visible=True, which="both", linewidth=0.3)
+        ax.legend(fontsize=7)
+    figure.set_layout_engine("tight")
+    return figure
 
 
 def tsne(bundle: Bundle, ax: Axes | None = None, *, seed: int = 0) -> Axes:
