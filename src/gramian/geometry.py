@@ -425,7 +425,7 @@ class _Spectrum(torch.autograd.Function):
     def forward(ctx: Any, Z: Tensor) -> tuple[Tensor, Tensor]:
         G = Z @ Z.mT
         length = G.diagonal(dim1=-2, dim2=-1).sqrt()
-        shorten = torch.where(length > 0, 1 / length, 0)
+        shorten = length.reciprocal().masked_fill_(length == 0, 0)
         G *= shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
         eigenvalues, W = torch.linalg.eigh(G)
         sigma = safe_sqrt(eigenvalues)
@@ -435,8 +435,10 @@ class _Spectrum(torch.autograd.Function):
         if undecided.any():
             earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
             agreement = torch.where(undecided, (w * earlier_first).sum(-1, keepdim=True), agreement)
-        w = torch.where(agreement < 0, -w, w)
-        u = direction(((w * shorten).unsqueeze(-2) @ Z).squeeze(-2))
+        w = w * (1 - 2 * (agreement < 0).to(w.dtype))
+        u = ((w * shorten).unsqueeze(-2) @ Z).squeeze(-2)
+        along = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+        u *= along.reciprocal().masked_fill_(along <= 32 * torch.finfo(Z.dtype).eps, 0)
         ctx.save_for_backward(Z, u, G, eigenvalues, sigma, W, w, shorten)
         return sigma.flip(-1), u
 
@@ -445,16 +447,15 @@ class _Spectrum(torch.autograd.Function):
     def backward(ctx: Any, grad_sigma: Tensor, grad_u: Tensor) -> Tensor:
         Z, u, G, eigenvalues, sigma, W, w, shorten = ctx.saved_tensors
         eps = torch.finfo(Z.dtype).eps
-        slope = torch.where(eigenvalues > eps, 0.5 / sigma.where(eigenvalues > eps, 1), (eigenvalues >= 0) / eps**0.5)
+        slope = torch.where(eigenvalues > eps, 0.5 / sigma.clamp(min=eps), (eigenvalues >= 0) / eps**0.5)
         S = (W * (2 * grad_sigma.flip(-1) * slope).unsqueeze(-2)) @ W.mT
         largest = sigma[..., -1:]
         p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
-        p *= torch.where(largest > 0, 1 / largest, 0)
+        p *= largest.reciprocal().masked_fill_(largest <= 0, 0)
         grad = Z * p.unsqueeze(-2)  # room for the result: new memory of this size costs more than the products
         along = grad.sum(-1) * shorten
         gaps = eigenvalues[..., -1:] - eigenvalues
-        usable = gaps > 128 * eps
-        inverse_gaps = torch.where(usable, 1 / gaps.where(usable, 1), 0)
+        inverse_gaps = gaps.reciprocal().masked_fill_(gaps <= 128 * eps, 0)
         v = (W @ (inverse_gaps * (along.unsqueeze(-2) @ W).squeeze(-2)).unsqueeze(-1)).squeeze(-1)
         turn = v.unsqueeze(-1) * w.unsqueeze(-2)
         S = S + turn + turn.mT

@@ -31,7 +31,8 @@ def volumes(anchors: Tensor, others: Sequence[Tensor]) -> Tensor:
         for j, second in enumerate(others, 1):
             entries[i][j] = (first * second).sum(1).expand(q, n)
     gram = torch.stack([torch.stack(row, -1) for row in entries], -2)
-    return torch.linalg.det(gram).abs().sqrt()
+    volume: Tensor = torch.linalg.det(gram).abs().sqrt()
+    return volume
 
 
 def gram_loss(vectors: Tensor, temperature: float = 0.07, smoothing: float = 0.1) -> Tensor:

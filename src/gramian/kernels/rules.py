@@ -318,21 +318,21 @@ class Traced(Rule):
 
 class _SelfProducts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:
+    def forward(ctx: Any, u: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(u)
-        return u @ u.T
+        ctx.scale = scale
+        return (u @ u.T).mul_(scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (u,) = ctx.saved_tensors
-        found: Tensor = (grad + grad.T) @ u
-        return found
+        return ((grad + grad.T) @ u).mul_(ctx.scale), None
 
 
-def self_products(u: Tensor) -> Tensor:
-    """U Uᵀ, whose backward pass is one product where that of two factors is two."""
-    products: Tensor = _SelfProducts.apply(u)  # type: ignore[no-untyped-call]
+def self_products(u: Tensor, scale: float) -> Tensor:
+    """`scale` U Uᵀ, whose backward pass is one product where that of two factors is two."""
+    products: Tensor = _SelfProducts.apply(u, scale)  # type: ignore[no-untyped-call]
     return products
 
 

@@ -94,7 +94,7 @@ class PMRL(Loss):
     def _instance(self, u: Tensor, bundle: Bundle) -> Tensor:
         """The table is symmetric: its rows and its columns have one cross-entropy."""
         if self.exchange is LOCAL and self.block_size is None and len(u) ** 2 <= PLAIN:
-            logits = self_products(u) / self.instance_temperature
+            logits = self_products(u, 1 / self.instance_temperature)
             if bundle.ids is not None:
                 logits = logits.masked_fill(bundle.same() & ~torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
             return F.cross_entropy(logits, torch.arange(len(u), device=u.device))
