@@ -329,3 +329,36 @@ def test_expanded_gradients_and_no_graph():
     slopes = fused.gradients("projection", A, B, R, C, one.expand(Q), one.expand(N), w=w, _plan=SMALL)
     again = fused.gradients("projection", A, B, R, C, torch.ones_like(R), torch.ones_like(C), w=w, _plan=SMALL)
     assert torch.equal(slopes.dA, again.dA) and not R.requires_grad and not slopes.dA.requires_grad
+
+
+@pytest.mark.parametrize("name", ["cosine", "volume", "span"])
+@pytest.mark.parametrize(("shift", "totals", "repeated"), [(0, True, True), (2, False, False), (-1, True, True)])
+def test_as_a_form_of_log_sums(name, shift, totals, repeated):
+    """Behind the losses: the five outputs and their gradients are those of the blocked form."""
+    from gramian import Bundle
+    from gramian.kernels import Pairs, log_sums
+    from gramian.kernels.cuda import fused_sums, serves
+    from gramian.scores import SCORES
+    from gramian.scores.sides import sides
+
+    results = []
+    for wrap in ("blocked", "fused"):
+        generator = torch.Generator().manual_seed(4)
+        a, z = (
+            torch.nn.functional.normalize(torch.randn(shape, generator=generator), dim=-1) for shape in ((19, 1, 9), (21, 2, 9))
+        )
+        a, z = (part.to(DEVICE).requires_grad_() for part in (a, z))
+        there = [torch.ones(part.shape[:2], dtype=torch.bool, device=DEVICE) for part in (a, z)]
+        items = Bundle(a, there[0], ("text",)), Bundle(z, there[1], ("image", "audio"))
+        form = SCORES[name].form(*sides(*items)).over(torch.tensor(0.2, device=DEVICE))
+        ids = (torch.arange(19, device=DEVICE) % 7, torch.arange(21, device=DEVICE) % 7) if repeated else (None, None)
+        assert not serves(form)  # unless asked for by the precision of products
+        if wrap == "blocked":
+            sums = tuple(log_sums(form, Pairs(*ids, shift), totals=totals, block_size=8))
+        else:
+            sums = fused_sums(form, *ids, shift, totals=totals, dtype=torch.float32, plan=SMALL)
+        weights = [torch.linspace(-1, 2, len(part), device=DEVICE) for part in sums]
+        total = sum((part * weight).sum() for part, weight in zip(sums, weights, strict=True))
+        results.append((*sums, *torch.autograd.grad(total, (a, z))))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=2e-5)

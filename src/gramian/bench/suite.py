@@ -176,8 +176,8 @@ def _cases(
                 yield _scoring(1000, n, m, dim, device)
 
 
-def _vectors(n: int, m: int, d: int, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+def _vectors(n: int, m: int, d: int, device: torch.device, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(n, m, d, generator=generator), dim=-1).to(device)
 
 
@@ -238,7 +238,7 @@ def _pmrl(n: int, m: int, d: int, work: str, device: torch.device) -> _Case:
 
 def _scoring(q: int, n: int, m: int, d: int, device: torch.device) -> _Case:
     items = _vectors(n, m - 1, d, device)
-    queries = _vectors(q, 1, d, device)[:, 0]
+    queries = _vectors(q, 1, d, device, seed=1)[:, 0]
     gallery = Bundle(items, torch.ones(n, m - 1, dtype=torch.bool, device=device), NAMES[1:m])
     others = items.unbind(1)
     flat = items.reshape(-1, d)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gramian.kernels import cuda
 from gramian.kernels.rules import Form, Given, Parts, Rule
 
 __all__ = ["LogSums", "Pairs", "SoftplusSums", "all_pairs", "log_sums", "softplus_sums"]
@@ -242,7 +243,10 @@ def log_sums(form: Form, pairs: Pairs | None = None, *, totals: bool = False, bl
         totals: whether to sum the scores as well.
         block_size: rows and columns of a tile, of which nothing is kept; by default tiles are kept where they fit.
     """
-    return LogSums(*_reduce(form, ToLogSums(pairs or Pairs(), totals), block_size))
+    pairs = pairs or Pairs()
+    if block_size is None and cuda.serves(form):
+        return LogSums(*cuda.fused_sums(form, pairs.row_ids, pairs.column_ids, pairs.shift, totals=totals))
+    return LogSums(*_reduce(form, ToLogSums(pairs, totals), block_size))
 
 
 def softplus_sums(form: Form, pairs: Pairs | None = None, *, block_size: int | None = None) -> SoftplusSums:

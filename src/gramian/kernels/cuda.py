@@ -1,0 +1,115 @@
+"""The fused Triton kernels as a differentiable form of `log_sums`, where the user lets products run in bfloat16."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gramian.geometry import safe_sqrt
+from gramian.kernels.rules import Form, Linear, Projection, Residual, safe_norm
+
+__all__ = ["fused_sums", "serves"]
+
+
+def serves(form: Form) -> bool:
+    """Whether the kernels can do it and may: on CUDA, with `torch.set_float32_matmul_precision("medium")`.
+
+    That is torch's own word for products of float32 in bfloat16 with sums in float32, which the kernels are made for. At the
+    other settings the blocked form calls cuBLAS, which is faster there.
+    """
+    return (
+        form.queries[0].is_cuda
+        and form.queries[0].dtype == torch.float32
+        and isinstance(form.rule, Linear | Residual | Projection)
+        and form.rule.width <= 4
+        and torch.get_float32_matmul_precision() == "medium"
+        and find_spec("triton") is not None
+    )
+
+
+def fused_sums(
+    form: Form,
+    row_ids: Tensor | None,
+    column_ids: Tensor | None,
+    shift: int,
+    *,
+    totals: bool,
+    dtype: torch.dtype = torch.bfloat16,
+    plan: Any = None,
+) -> tuple[Tensor, ...]:
+    """The five tensors of `LogSums`.
+
+    Args:
+        form: of a `Linear`, `Residual` or `Projection`.
+        row_ids: (q,) or None.
+        column_ids: (n,) or None.
+        shift: the column that matches row 0.
+        totals: whether to sum the scores as well.
+        dtype: of the features in the products.
+        plan: of the kernels; picked by default.
+    """
+    kind, operands = _operands(form)
+    pairs = (row_ids, column_ids, shift)
+    found = _Fused.apply(kind, pairs, totals, dtype, plan, *operands)  # type: ignore[no-untyped-call]
+    rows = torch.arange(form.shape[0], device=found[0].device)
+    has = (rows + shift >= 0) & (rows + shift < form.shape[1])
+    matches = found[0].new_zeros(form.shape[0]).index_put((rows[has],), _matches(form, rows[has], rows[has] + shift))
+    return found[0], found[1], matches, found[2], found[3]
+
+
+def _operands(form: Form) -> tuple[str, tuple[Tensor | None, ...]]:
+    """The kind, and A, B (k, n, d), a2, w, t, offset."""
+    queries, items = form.queries, form.items
+    if isinstance(form.rule, Linear):
+        return "linear", (queries[0], items[0][None], None, None, None, items[1] if len(items) > 1 else None)
+    B = items[1].transpose(0, 1)
+    if isinstance(form.rule, Residual):
+        return "residual", (queries[0], B, queries[1], items[0], None, None)
+    return "projection", (queries[0], B, None, items[0], items[2] if len(items) > 2 else None, None)
+
+
+def _matches(form: Form, rows: Tensor, columns: Tensor) -> Tensor:
+    """The scores of some pairs one by one, in float32."""
+    _, (A, B, a2, w, t, offset) = _operands(form)
+    assert A is not None and B is not None
+    x = (A[rows] * B[:, columns]).sum(-1)  # (k, pairs)
+    if isinstance(form.rule, Linear):
+        return x[0] if offset is None else x[0] + offset[columns]
+    assert w is not None
+    if a2 is not None:
+        return safe_sqrt(a2[rows] - x.square().sum(0)) * w[columns]
+    length = safe_norm(x.square().sum(0)).clamp(max=1)
+    if t is not None:
+        length = torch.where((x * t[columns].T).sum(0) < 0, -length, length)
+    return length * w[columns]
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kind: Any, pairs: Any, totals: bool, dtype: torch.dtype, plan: Any, *operands: Any) -> Any:
+        from gramian.kernels import fused
+
+        A, B, a2, w, t, offset = operands
+        ctx.options = {"row_ids": pairs[0], "column_ids": pairs[1], "shift": pairs[2], "_plan": plan}
+        parts: dict[str, Any] = {"a2": a2, "w": w, "t": t, "offset": offset}
+        A16, B16 = A.to(dtype), B.to(dtype)
+        found = fused.log_sums(kind, A16, B16, **parts, **ctx.options, totals=totals)
+        if not totals:
+            found = (*found, A.new_zeros(len(A)), A.new_zeros(B.shape[1]))
+        ctx.kind, ctx.totals = kind, totals
+        ctx.save_for_backward(A16, B16, a2, w, t, offset, *found[:2])
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        from gramian.kernels import fused
+
+        A, B, a2, w, t, offset, R, C = ctx.saved_tensors
+        shared: dict[str, Any] = {"grad_row_totals": grads[2], "grad_column_totals": grads[3]} if ctx.totals else {}
+        parts: dict[str, Any] = {"a2": a2, "w": w, "t": t, "offset": offset}
+        found = fused.gradients(ctx.kind, A, B, R, C, grads[0], grads[1], **parts, **ctx.options, **shared)
+        return *[None] * 5, found.dA, found.dB, found.da2, found.dw, None, found.doffset
