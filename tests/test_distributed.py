@@ -49,6 +49,14 @@ def run_fit(folder, processes, **options):
     return torch.load(folder / "end.pt", weights_only=True) if (folder / "end.pt").exists() else None
 
 
+def test_the_command_line_under_torchrun(tmp_path):
+    words = ["-m", "gramian", "train", "--data", "stamps", "--columns", "image,text", "--recipe.epochs", "2"]
+    done = torchrun(words[0], 2, *words[1:], "--recipe.micro_batch", "16", "--output", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("wrote") == 1
+    assert (tmp_path / "run" / "aligner" / "model.safetensors").exists()
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process ends with."""

@@ -27,6 +27,7 @@ from gramian.bench import bench
 from gramian.bundle import Bundle
 from gramian.data import ENDINGS, Table, load
 from gramian.demo import demo
+from gramian.distributed import is_main_process
 from gramian.errors import InputError, check_choice, some, wrong_choice
 from gramian.evaluation import DEFAULT, evaluate
 from gramian.files import write_text
@@ -113,6 +114,8 @@ def train(
         score = loss.score if isinstance(loss, Contrast) and not callable(loss.score) else "centroid"
         loss = loss + matching * Matching(aligner.matcher, score=score, anchor=anchor)
     history = fit(aligner, loss, training, validation, recipe=recipe, output=output, resume=resume)
+    if not is_main_process():
+        return
     aligner.save_pretrained(output / "aligner")
     write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
     best = f"validation MRR {100 * history.best:.1f} %, " if history.best is not None else ""
@@ -387,8 +390,9 @@ def _keys(parser: ArgumentParser, loss: str | None) -> list[str]:
 
 def _console() -> Console:
     """The terminal, or a page wide enough not to break tables where the output is piped."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    quiet = not is_main_process()
+    console = Console(quiet=quiet)
+    return console if console.is_terminal else Console(width=160, quiet=quiet)
 
 
 def _check_folder(output: Path) -> None:

@@ -14,6 +14,7 @@ of items, or none.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ from gramian.losses.base import Loss, LossOutput, SoftmaxLoss, Sum
 from gramian.losses.pmrl import PMRL
 from gramian.tokens import Tokens
 
-__all__ = ["Gathered", "Ring", "average_gradients", "gather", "world_size"]
+__all__ = ["Gathered", "Ring", "average_gradients", "gather", "is_main_process", "world_size"]
 
 Group = Any
 """A process group; None for all processes."""
@@ -38,6 +39,13 @@ Group = Any
 def world_size(group: Group = None) -> int:
     """How many processes take part: 1 where torch.distributed is not set up."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and prints: the first, also before torch.distributed is set up by torchrun."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 def gather(bundle: Bundle, group: Group = None) -> Bundle:
