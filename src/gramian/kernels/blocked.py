@@ -312,7 +312,8 @@ def backward(
             products = kept[number] if kept else rule.products(some, others)
             scores, trace = rule.scores(products, some, others, trace=True)
             grad = reduction.gradient(totals, grads, scores, rows, columns)
-            rule.pull(trace, products, some, others, grad, (_cut(into[0], rows), _cut(into[1], columns)))
+            into_tile = _cut(into[0], rows), _cut(into[1], columns)
+            rule.pull(trace, products, some, others, grad, into_tile, fresh=not kept)
 
 
 def tiles(q: int, n: int, size: int) -> Iterator[tuple[slice, slice]]:

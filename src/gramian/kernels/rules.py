@@ -48,8 +48,13 @@ class Rule(ABC):
         items: Parts,
         grad: Tensor,
         into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+        *,
+        fresh: bool = False,
     ) -> None:
-        """Add the gradient of Σ grad · scores to the rows in `into` (queries' and items'); None where nobody asks."""
+        """Add the gradient of Σ grad · scores to the rows in `into` (queries' and items'); None where nobody asks.
+
+        The products may be overwritten where they are `fresh`.
+        """
 
     @abstractmethod
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
@@ -101,9 +106,11 @@ class Linear(Rule):
         items: Parts,
         grad: Tensor,
         into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+        *,
+        fresh: bool = False,
     ) -> None:
         """Two products."""
-        del trace, products
+        del trace, products, fresh
         _pull_product(grad, queries[0], items[0], into[0][0], into[1][0])
         if len(items) > 1 and into[1][1] is not None:
             into[1][1].add_(grad.sum(0))
@@ -150,6 +157,8 @@ class Residual(Rule):
         items: Parts,
         grad: Tensor,
         into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+        *,
+        fresh: bool = False,
     ) -> None:
         """Every product has the slope −w ⟨a, bₖ⟩/√…, α has half of −w/√…."""
         root, slope = trace
@@ -159,7 +168,7 @@ class Residual(Rule):
         factor = factor.div_(root).neg_() if slope is None else factor.mul_(slope).mul_(-2)
         if into[0][1] is not None:
             into[0][1].add_(factor.sum(1), alpha=-0.5)
-        _pull_products(factor, products, queries[0], items[1], into[0][0], into[1][1])
+        _pull_products(factor, products, queries[0], items[1], into[0][0], into[1][1], fresh)
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
         """The item's factor takes the scale."""
@@ -204,12 +213,15 @@ class Projection(Rule):
         items: Parts,
         grad: Tensor,
         into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+        *,
+        fresh: bool = False,
     ) -> None:
         """Every product has the slope ± w ⟨a, bₖ⟩/√…."""
         signed, slope = trace
         if into[1][0] is not None:
             into[1][0].add_((grad * signed).sum(0))
-        _pull_products(grad * slope * items[0], products, queries[0], items[1], into[0][0], into[1][1])
+        factor = grad * slope * items[0]
+        _pull_products(factor, products, queries[0], items[1], into[0][0], into[1][1], fresh)
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
         """The item's factor takes the scale."""
@@ -238,9 +250,11 @@ class Given(Rule):
         items: Parts,
         grad: Tensor,
         into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+        *,
+        fresh: bool = False,
     ) -> None:
         """As it is."""
-        del trace, products, queries
+        del trace, products, queries, fresh
         if into[0][0] is not None:
             into[0][0].index_add_(1, items[0], grad)
 
@@ -289,9 +303,11 @@ class Traced(Rule):
         items: Parts,
         grad: Tensor,
         into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+        *,
+        fresh: bool = False,
     ) -> None:
         """Autograd's."""
-        del products, queries, items
+        del products, queries, items, fresh
         scores, leaves = trace
         wanted = [
             (leaf, row)
@@ -358,11 +374,18 @@ def _products(a: Tensor, b: Tensor) -> list[Tensor]:
 
 
 def _pull_products(
-    factor: Tensor, products: list[Tensor], a: Tensor, b: Tensor, into_a: Tensor | None, into_b: Tensor | None
+    factor: Tensor,
+    products: list[Tensor],
+    a: Tensor,
+    b: Tensor,
+    into_a: Tensor | None,
+    into_b: Tensor | None,
+    fresh: bool,
 ) -> None:
     """The gradient where each product's slope is `factor` times the product."""
     for k, product in enumerate(products):
-        _pull_product(product * factor, a, b[:, k], into_a, None if into_b is None else into_b[:, k])
+        grad = product.mul_(factor) if fresh else product * factor
+        _pull_product(grad, a, b[:, k], into_a, None if into_b is None else into_b[:, k])
 
 
 def _pull_product(grad: Tensor, a: Tensor, b: Tensor, into_a: Tensor | None, into_b: Tensor | None) -> None:
