@@ -1,5 +1,6 @@
 """Run by torchrun in tests/test_distributed.py: losses over the items of several processes against those of one."""
 
+import os
 import sys
 from contextlib import contextmanager
 from datetime import timedelta
@@ -126,7 +127,7 @@ class Encoder(nn.Module):
         return Bundle.from_dict(columns, present={name: present[:, i] for i, name in enumerate(NAMES)}, check=False)
 
 
-def sharded(wrap, cached):
+def sharded(wrap, cached, mesh):
     """Parameters sharded by FSDP2, the loss outside of it, against one process."""
     rank, size = dist.get_rank(), dist.get_world_size()
     vectors, present, *_ = world(False)
@@ -136,8 +137,8 @@ def sharded(wrap, cached):
     reference = loss(encoder((vectors, present))).total
     wanted = torch.autograd.grad(reference, [*encoder.parameters(), *loss.parameters()])
     for tower in encoder.towers:
-        fully_shard(tower, mesh=init_device_mesh("cpu", (size,)))
-    fully_shard(encoder, mesh=init_device_mesh("cpu", (size,)))
+        fully_shard(tower, mesh=mesh)
+    fully_shard(encoder, mesh=mesh)
     rows = torch.tensor_split(torch.arange(N), size)[rank]
     own = (vectors[rows], present[rows])
     spread = wrap(loss)
@@ -172,14 +173,17 @@ def main():
             check(name, make, Ring, counts, counts is uneven)
         for name, make in GATHERED_ALONE.items():
             check(name, make, Gathered, counts, counts is uneven, tokens=name == "maxsim" and "uneven")
+    mesh = init_device_mesh("cpu", (size,))
     for wrap in (Gathered, Ring):
         for cached in (False, True):
-            sharded(wrap, cached)
+            sharded(wrap, cached, mesh)
     refusals()
     dist.barrier()
     if dist.get_rank() == 0:
         print(f"all agree on {size}")
-    dist.destroy_process_group()
+    sys.stdout.flush()
+    dist.barrier()
+    os._exit(0)  # gloo's threads may abort a process that tears itself down while others still do
 
 
 if __name__ == "__main__":
