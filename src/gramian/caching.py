@@ -8,8 +8,8 @@ one more forward pass. Source: GradCache (arXiv 2101.06983), here for any number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -78,7 +78,7 @@ def cached_backward(
         backward(output.total)
     grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
     start = 0
-    with _kept_random_state():
+    with torch.random.fork_rng():
         for place, (part, state) in enumerate(zip(parts, states, strict=True)):
             _set_random_state(state)
             last = place == len(parts) - 1
@@ -104,13 +104,3 @@ def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1])
-
-
-@contextmanager
-def _kept_random_state() -> Iterator[None]:
-    """Afterwards random numbers go on as if nothing had been drawn in between."""
-    state = _random_state()
-    try:
-        yield
-    finally:
-        _set_random_state(state)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -116,7 +116,25 @@ def average_gradients(parameters: Iterable[Tensor], group: Group = None) -> None
         parameter.grad = grad / size
 
 
-class Gathered(Loss):
+class _OverAll(Loss):
+    """A loss over the items of all processes of `group`, and what it takes from the loss itself."""
+
+    def __init__(self, loss: Loss, group: Group = None) -> None:
+        super().__init__()
+        self.loss = loss
+        self.group = group
+
+    @property
+    def sign_blind(self) -> bool:
+        """As the loss."""
+        return self.loss.sign_blind
+
+    def extra_repr(self) -> str:
+        """The loss."""
+        return repr(self.loss)
+
+
+class Gathered(_OverAll):
     """A loss over the items of all processes, which each of them computes in full.
 
     Draws, of anchors or of negatives, follow a seed that the first process draws, so that all compute the same value.
@@ -130,16 +148,6 @@ class Gathered(Loss):
     dict_keys(['text'])
     """
 
-    def __init__(self, loss: Loss, group: Group = None) -> None:
-        super().__init__()
-        self.loss = loss
-        self.group = group
-
-    @property
-    def sign_blind(self) -> bool:
-        """As the loss."""
-        return self.loss.sign_blind
-
     def forward(self, items: Bundle | Mapping[str, Vectors], *, generator: torch.Generator | None = None) -> LossOutput:
         """The loss of the items of all processes; arguments as for the loss."""
         bundle = items if isinstance(items, Bundle) else Bundle.from_dict(items)
@@ -152,12 +160,8 @@ class Gathered(Loss):
         """As `forward`."""
         return self.forward(bundle, generator=generator)
 
-    def extra_repr(self) -> str:
-        """The loss."""
-        return repr(self.loss)
 
-
-class Ring(Loss):
+class Ring(_OverAll):
     """A loss over the items of all processes, of which each computes its own queries' share as the items pass by.
 
     What a process holds is its own items and those of one other; pairs are made and dropped in blocks. The backward pass
@@ -173,20 +177,13 @@ class Ring(Loss):
     """
 
     def __init__(self, loss: Loss, group: Group = None) -> None:
-        super().__init__()
-        self.loss = loss
-        self.group = group
+        super().__init__(loss, group)
         self._terms = [part for part in loss.modules() if isinstance(part, Loss) and not isinstance(part, Sum)]
         for part in self._terms:
             if not isinstance(part, SoftmaxLoss | PMRL) or getattr(part, "negatives", None) is not None:
                 raise InputError(f"`loss` must contrast pairs without choosing among them; got {part!r}. Use Gathered.")
             if getattr(part, "anchor", None) == "random":
                 raise InputError(f"`loss` must have an anchor that is the same in every process; got {part!r}. Use Gathered.")
-
-    @property
-    def sign_blind(self) -> bool:
-        """As the loss."""
-        return self.loss.sign_blind
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
         """The loss of the items of all processes; the value is the same in each, its gradient is this process's share."""
@@ -197,10 +194,6 @@ class Ring(Loss):
         finally:
             for part in self._terms:
                 del part.exchange
-
-    def extra_repr(self) -> str:
-        """The loss."""
-        return repr(self.loss)
 
 
 class _RingExchange(Exchange):
@@ -219,8 +212,8 @@ class _RingExchange(Exchange):
         if not all(part.is_floating_point() or part.dtype == torch.bool for part in form.items):
             raise InputError("`loss` must score by a name of gramian.scores to pass round a ring; use Gathered.")
         ring = _Neighbours(self.group, form.shape[1], form.queries[0].device)
-        theirs = None if ids is None else list(torch.split(self.everyone(ids, len(ids), ids.device), ring.counts))
-        tile = block_size or (blocked.TILE_CUDA if form.queries[0].is_cuda else blocked.TILE)
+        theirs = None if ids is None else torch.split(_join(ids[:, None], ring.counts, self.group)[:, 0], ring.counts)
+        tile = blocked.tile_size(form, block_size)
         found: tuple[Tensor, ...] = _RingReduce.apply(  # type: ignore[no-untyped-call]
             form.rule, reduction, ring, theirs, tile, len(form.queries), *form.queries, *form.items
         )
@@ -236,16 +229,11 @@ class _RingExchange(Exchange):
         share = share * (size / total[1])
         return share + (total[0] / total[1] - share.detach())
 
-    def everyone(self, ids: Tensor | None, n: int, device: torch.device) -> Tensor:
-        ids = super().everyone(ids, n, device)
-        if world_size(self.group) == 1:
-            return ids
-        counts = torch.stack(_all_gather(torch.tensor([n], device=device), self.group))[:, 0].tolist()
-        return _join(ids[:, None], counts, self.group)[:, 0]
+    def everyone(self, ids: Tensor) -> Tensor:
+        return _join(ids[:, None], _counts(len(ids), ids.device, self.group), self.group)[:, 0]
 
-    def distinct(self, ids: Tensor | None, n: int, device: torch.device) -> int:
-        everyone = self.everyone(ids, n, device)
-        return len(everyone) if ids is None else int(torch.unique(everyone).numel())
+    def total(self, n: int, device: torch.device) -> int:
+        return sum(_counts(n, device, self.group))
 
 
 class _Neighbours:
@@ -255,8 +243,7 @@ class _Neighbours:
         self.group = group
         self.size = world_size(group)
         self.rank = dist.get_rank(group) if self.size > 1 else 0
-        counts = [torch.tensor([n], device=device)] if self.size == 1 else _all_gather(torch.tensor([n], device=device), group)
-        self.counts = [int(count) for count in counts]
+        self.counts = _counts(n, device, group)
 
     def owner(self, step: int) -> int:
         """Whose items are here after `step` passes."""
@@ -291,7 +278,7 @@ class _RingReduce(torch.autograd.Function):
         rule: Any,
         reduction: blocked.Reduction,
         ring: _Neighbours,
-        ids: list[Tensor] | None,
+        ids: Sequence[Tensor] | None,
         tile: int,
         split: int,
         *parts: Tensor,
@@ -299,8 +286,8 @@ class _RingReduce(torch.autograd.Function):
         queries, items = parts[:split], parts[split:]
         totals = reduction.start(len(queries[0]), len(items[0]), queries[0])
         for step in range(ring.size):
-            here = _pairs(ring, step, ids)
-            blocked.forward(rule, _with(reduction, here), totals, queries, items, tile=tile)
+            here = replace(reduction, pairs=_pairs(ring, step, ids))
+            blocked.forward(rule, here, totals, queries, items, tile=tile)
             ours = [totals[place][:, None] for place in reduction.of_items]
             packed = _pack([*items, *ours], queries[0].dtype)
             back = _unpack(ring.pass_on(packed, step), [*items, *ours])
@@ -324,10 +311,8 @@ class _RingReduce(torch.autograd.Function):
         travelling = [torch.zeros_like(part) if wants else None for part, wants in zip(items, wanted[split:], strict=True)]
         with torch.autocast(queries[0].device.type, enabled=False):
             for step in range(ring.size):
-                here = _pairs(ring, step, ctx.ids)
-                blocked.backward(
-                    ctx.rule, _with(reduction, here), totals, grads_here, queries, items, (into, travelling), tile=ctx.tile
-                )
+                here = replace(reduction, pairs=_pairs(ring, step, ctx.ids))
+                blocked.backward(ctx.rule, here, totals, grads_here, queries, items, (into, travelling), tile=ctx.tile)
                 columns = [some[place][:, None] for some in (totals, grads_here) for place in reduction.of_items]
                 some = [part for part in travelling if part is not None]
                 back = _unpack(
@@ -343,15 +328,11 @@ class _RingReduce(torch.autograd.Function):
         return (*[None] * 6, *into, *travelling)
 
 
-def _pairs(ring: _Neighbours, step: int, ids: list[Tensor] | None) -> Pairs:
+def _pairs(ring: _Neighbours, step: int, ids: Sequence[Tensor] | None) -> Pairs:
     """Own queries against the items that are here after `step` passes, given the ids of each process's."""
     owner = ring.owner(step)
     shift = 0 if owner == ring.rank else Pairs.NOWHERE
     return Pairs(shift=shift) if ids is None else Pairs(ids[ring.rank], ids[owner], shift)
-
-
-def _with(reduction: blocked.Reduction, pairs: Pairs) -> blocked.Reduction:
-    return replace(reduction, pairs=pairs)
 
 
 class _Gather(torch.autograd.Function):
@@ -379,7 +360,14 @@ def _join(rows: Tensor, counts: list[int], group: Group) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(_all_gather(padded, group), counts, strict=True)])
 
 
+def _counts(n: int, device: torch.device, group: Group) -> list[int]:
+    """How many items each process has."""
+    return [int(count) for count in _all_gather(torch.tensor([n], device=device), group)]
+
+
 def _all_gather(tensor: Tensor, group: Group) -> list[Tensor]:
+    if world_size(group) == 1:
+        return [tensor]
     found = [torch.empty_like(tensor) for _ in range(world_size(group))]
     dist.all_gather(found, tensor.contiguous(), group=group)
     return found

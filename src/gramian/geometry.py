@@ -157,8 +157,8 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
 @full_precision
 def spectrum(vectors: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`singular_values` (..., m) and `leading_direction` (..., d) by one factorisation, of rows scaled to unit length."""
-    sigma, direction = _Spectrum.apply(_masked(vectors, present))  # type: ignore[no-untyped-call]
-    return sigma, direction
+    sigma, u = _Spectrum.apply(_masked(vectors, present))  # type: ignore[no-untyped-call]
+    return sigma, u
 
 
 @full_precision

@@ -299,12 +299,12 @@ def _step(
 ) -> LossOutput:
     """The loss of one batch, of which `rows` are this process's, and `weight` times its gradient added to the parameters."""
 
-    def contrast(bundle: Bundle | None) -> LossOutput:
-        result: LossOutput = objective(train[rows]) if bundle is None else objective(bundle)
+    def contrast(given: Table | Bundle) -> LossOutput:
+        result: LossOutput = objective(given)
         return result._replace(total=result.total * weight)
 
     if recipe.micro_batch is None:
-        result = contrast(None)
+        result = contrast(train[rows])
         accelerator.backward(result.total)
     else:
         result = cached_backward(

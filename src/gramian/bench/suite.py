@@ -35,6 +35,7 @@ from gramian.sheets import Sheet
 __all__ = ["Measurement", "bench"]
 
 NAMES = ("text", "image", "audio", "depth", "video", "touch", "smell", "taste")
+TASKS = ("gram", "pmrl", "scoring")
 LONGEST = 60.0  # seconds after which a case is not repeated
 
 
@@ -104,7 +105,7 @@ class _Case:
 def bench(
     output: Path,
     *,
-    tasks: Sequence[str] = ("gram", "pmrl", "scoring"),
+    tasks: Sequence[str] = TASKS,
     sizes: Sequence[int] = (256, 1024, 2048, 4096),
     modalities: Sequence[int] = (2, 3, 4, 5),
     galleries: Sequence[int] = (10_000, 100_000),
@@ -137,7 +138,7 @@ def bench(
             )
     if max(modalities) > len(NAMES) or dim < 1 or rounds < 1:
         raise InputError(f"`modalities` go up to {len(NAMES)}; `dim` and `rounds` must be at least 1; got {dim} and {rounds}.")
-    unknown = sorted(set(tasks) - {"gram", "pmrl", "scoring"})
+    unknown = sorted(set(tasks) - set(TASKS))
     if unknown or not tasks:
         raise InputError(f"`tasks` must be of gram, pmrl and scoring; got {', '.join(unknown) or 'none'}.")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -334,13 +335,14 @@ def _peak(run: Callable[[], object], device: torch.device) -> float | None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
     except (AttributeError, OSError):
         return None
-    before = _status("VmRSS")
+    before = _bytes("/proc/self/status", "VmRSS")
     run()
-    return (_status("VmHWM") - before) / 1e6
+    return (_bytes("/proc/self/status", "VmHWM") - before) / 1e6
 
 
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def _bytes(path: str, key: str) -> int:
+    """An entry in kB of a file below /proc."""
+    lines = Path(path).read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
@@ -348,10 +350,9 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        return _bytes("/proc/meminfo", "MemAvailable")
     except OSError:
         return 2**33
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def _circumstances(device: torch.device) -> dict[str, Any]:

@@ -10,16 +10,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.kernels import cuda
-from gramian.kernels.rules import Form, Given, Parts, Rule
+from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Tile
 
 __all__ = ["LogSums", "Pairs", "SoftplusSums", "all_pairs", "log_sums", "softplus_sums"]
+
+Part = TypeVar("Part", Tensor, Tensor | None)
 
 KEEP = 2**28  # bytes of inner products that are kept for the backward pass
 PLAIN = 2**20  # pairs up to which autograd over the whole table serves
@@ -265,7 +267,7 @@ def all_pairs(form: Form, *, block_size: int | None = None) -> Tensor:
 def _reduce(form: Form, reduction: Reduction, block_size: int | None) -> list[Tensor]:
     rule, (q, n) = form.rule, form.shape
     parts = (*form.queries, *form.items)
-    tile = block_size or (TILE_CUDA if parts[0].is_cuda else TILE)
+    tile = tile_size(form, block_size)
     graph = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
     keep = graph and block_size is None and 0 < rule.width * q * n * parts[0].element_size() <= KEEP
     if not graph:
@@ -286,7 +288,7 @@ def forward(
         for rows, columns in tiles(len(queries[0]), len(items[0]), tile):
             some, others = cut(queries, rows), cut(items, columns)
             products = rule.products(some, others)
-            scores, _ = rule.scores(products, some, others, trace=False)
+            scores, _ = rule.scores(Tile(products, some, others), trace=False)
             reduction.add(totals, scores, rows, columns)
             if keep:
                 kept.append(products)
@@ -300,7 +302,7 @@ def backward(
     grads: Sequence[Tensor],
     queries: Parts,
     items: Parts,
-    into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
+    into: Into,
     *,
     tile: int,
     kept: list[list[Tensor]] | None = None,
@@ -310,10 +312,10 @@ def backward(
         for number, (rows, columns) in enumerate(tiles(len(queries[0]), len(items[0]), tile)):
             some, others = cut(queries, rows), cut(items, columns)
             products = kept[number] if kept else rule.products(some, others)
-            scores, trace = rule.scores(products, some, others, trace=True)
+            here = Tile(products, some, others, fresh=not kept)
+            scores, trace = rule.scores(here, trace=True)
             grad = reduction.gradient(totals, grads, scores, rows, columns)
-            into_tile = _cut(into[0], rows), _cut(into[1], columns)
-            rule.pull(trace, products, some, others, grad, into_tile, fresh=not kept)
+            rule.pull(trace, here, grad, (cut(into[0], rows), cut(into[1], columns)))
 
 
 def tiles(q: int, n: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -323,13 +325,14 @@ def tiles(q: int, n: int, size: int) -> Iterator[tuple[slice, slice]]:
             yield slice(row, min(row + size, q)), slice(column, min(column + size, n))
 
 
-def cut(parts: Parts, rows: slice) -> Parts:
-    """The same rows of every part."""
-    return tuple(part[rows] for part in parts)
+def cut(parts: Sequence[Part], rows: slice) -> tuple[Part, ...]:
+    """The same rows of every part that is there."""
+    return tuple(part if part is None else part[rows] for part in parts)
 
 
-def _cut(parts: Sequence[Tensor | None], rows: slice) -> list[Tensor | None]:
-    return [None if part is None else part[rows] for part in parts]
+def tile_size(form: Form, block_size: int | None) -> int:
+    """Rows and columns of a tile: what was asked for, or what suits the device."""
+    return block_size or (TILE_CUDA if form.queries[0].is_cuda else TILE)
 
 
 class _Reduce(torch.autograd.Function):

@@ -29,19 +29,24 @@ class Exchange:
         """The mean of (n,) over all items."""
         return values.mean()
 
-    def everyone(self, ids: Tensor | None, n: int, device: torch.device) -> Tensor:
-        """The ids of all items that take part; of n that have none, different ones."""
-        return torch.arange(n, device=device) if ids is None else ids
+    def everyone(self, ids: Tensor) -> Tensor:
+        """The ids of all items that take part, given one's own (n,)."""
+        return ids
+
+    def total(self, n: int, device: torch.device) -> int:
+        """How many items take part, given one's own number."""
+        del device
+        return n
 
     def distinct(self, ids: Tensor | None, n: int, device: torch.device) -> int:
         """The number of different items."""
-        return n if ids is None else int(torch.unique(self.everyone(ids, n, device)).numel())
+        return self.total(n, device) if ids is None else int(torch.unique(self.everyone(ids)).numel())
 
     def contrasted(self, ids: Tensor | None, n: int, device: torch.device) -> Tensor | int:
         """With how many items each of the n is contrasted, its match included: (n,), or one number for all."""
-        everyone = self.everyone(ids, n, device)
         if ids is None:
-            return len(everyone)
+            return self.total(n, device)
+        everyone = self.everyone(ids)
         known, often = torch.unique(everyone, return_counts=True)
         counts: Tensor = len(everyone) + 1 - often[torch.searchsorted(known, ids)]
         return counts

@@ -10,16 +10,34 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gramian.geometry import safe_sqrt
 
-__all__ = ["Form", "Given", "Linear", "Parts", "Projection", "Residual", "Rule", "Traced", "self_products"]
+__all__ = ["Form", "Given", "Into", "Linear", "Parts", "Projection", "Residual", "Rule", "Tile", "Traced", "self_products"]
 
 Parts = tuple[Tensor, ...]
+Into = tuple[Sequence[Tensor | None], Sequence[Tensor | None]]
+"""Where the gradients of the queries' parts and of the items' are added up; None where nobody asks."""
+
+
+class Tile(NamedTuple):
+    """What a (b, c) tile of the table is made from.
+
+    Attributes:
+        products: the rule's inner products, (b, c) each.
+        queries: b rows of the queries' parts.
+        items: c rows of the items' parts.
+        fresh: whether the products are needed no more and may be overwritten.
+    """
+
+    products: list[Tensor]
+    queries: Parts
+    items: Parts
+    fresh: bool = False
 
 
 class Rule(ABC):
@@ -36,25 +54,12 @@ class Rule(ABC):
         """`width` (b, c) tiles of inner products: what costs, and what the rest is made of."""
 
     @abstractmethod
-    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+    def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The (b, c) scores, and with `trace` what `pull` needs besides."""
 
     @abstractmethod
-    def pull(
-        self,
-        trace: Any,
-        products: list[Tensor],
-        queries: Parts,
-        items: Parts,
-        grad: Tensor,
-        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
-        *,
-        fresh: bool = False,
-    ) -> None:
-        """Add the gradient of Σ grad · scores to the rows in `into` (queries' and items'); None where nobody asks.
-
-        The products may be overwritten where they are `fresh`.
-        """
+    def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
+        """Add the gradient of Σ grad · scores to the rows in `into`."""
 
     @abstractmethod
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
@@ -80,8 +85,8 @@ class Form:
 
     def plain(self) -> Tensor:
         """All scores at once, (q, n), under autograd where the rule allows."""
-        scores, _ = self.rule.scores(self.rule.products(self.queries, self.items), self.queries, self.items, trace=False)
-        return scores
+        tile = Tile(self.rule.products(self.queries, self.items), self.queries, self.items)
+        return self.rule.scores(tile, trace=False)[0]
 
 
 class Linear(Rule):
@@ -93,26 +98,17 @@ class Linear(Rule):
         """The one product."""
         return [queries[0] @ items[0].T]
 
-    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+    def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The product itself, or with the offset."""
-        del queries, trace
-        return (products[0] if len(items) == 1 else products[0] + items[1]), None
+        del trace
+        product, offset = tile.products[0], tile.items[1:]
+        return (product + offset[0] if offset else product), None
 
-    def pull(
-        self,
-        trace: Any,
-        products: list[Tensor],
-        queries: Parts,
-        items: Parts,
-        grad: Tensor,
-        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
-        *,
-        fresh: bool = False,
-    ) -> None:
+    def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
         """Two products."""
-        del trace, products, fresh
-        _pull_product(grad, queries[0], items[0], into[0][0], into[1][0])
-        if len(items) > 1 and into[1][1] is not None:
+        del trace
+        _pull_product(grad, tile.queries[0], tile.items[0], into[0][0], into[1][0])
+        if len(tile.items) > 1 and into[1][1] is not None:
             into[1][1].add_(grad.sum(0))
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
@@ -121,76 +117,64 @@ class Linear(Rule):
         return Form(self, (queries[0] * scale,), (items[0], *offset))
 
 
-class Residual(Rule):
-    """w √(α − Σ ⟨a, bₖ⟩²): what the orthonormal b leave of a; queries (a, α), items (w, b (n, k, d)).
-
-    The root is `safe_sqrt`.
-    """
+class _OfSpan(Rule):
+    """A function of the products with an orthonormal basis, times a factor an item: items (w, b (n, k, d), …)."""
 
     def __init__(self, width: int) -> None:
         self.width = width
 
     def products(self, queries: Parts, items: Parts) -> list[Tensor]:
-        """⟨a, bₖ⟩ for every k."""
-        return _products(queries[0], items[1])
-
-    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
-        """The residual's root; its inverse slope where rounding noise asks for the chord."""
-        rest = queries[1][:, None] - _squares(products)
-        if torch.is_grad_enabled():
-            return safe_sqrt(rest) * items[0], None
-        eps = torch.finfo(rest.dtype).eps
-        if not rest.numel() or rest.amin() > eps:  # as nearly always
-            root = rest.sqrt_()
-            return root * items[0], (root, None)
-        slope = None
-        if trace:
-            slope = torch.where(rest > eps, 0.5 / rest.clamp(min=eps).sqrt(), (rest >= 0) / eps**0.5)
-        root = safe_sqrt(rest)
-        return root * items[0], (root, slope)
-
-    def pull(
-        self,
-        trace: Any,
-        products: list[Tensor],
-        queries: Parts,
-        items: Parts,
-        grad: Tensor,
-        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
-        *,
-        fresh: bool = False,
-    ) -> None:
-        """Every product has the slope −w ⟨a, bₖ⟩/√…, α has half of −w/√…."""
-        root, slope = trace
-        if into[1][0] is not None:
-            into[1][0].add_((grad * root).sum(0))
-        factor = grad * items[0]
-        factor = factor.div_(root).neg_() if slope is None else factor.mul_(slope).mul_(-2)
-        if into[0][1] is not None:
-            into[0][1].add_(factor.sum(1), alpha=-0.5)
-        _pull_products(factor, products, queries[0], items[1], into[0][0], into[1][1], fresh)
+        """⟨a, bₖ⟩ for every k: a contiguous tile each."""
+        return [queries[0] @ basis.T for basis in items[1].unbind(1)]
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
         """The item's factor takes the scale."""
         return Form(self, queries, (items[0] * scale, *items[1:]))
 
 
-class Projection(Rule):
+class Residual(_OfSpan):
+    """w √(α − Σ ⟨a, bₖ⟩²): what the orthonormal b leave of a; queries (a, α), items (w, b (n, k, d)).
+
+    The root is `safe_sqrt`.
+    """
+
+    def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
+        """The residual's root; its slope where rounding noise asks for the chord."""
+        rest = tile.queries[1][:, None] - _squares(tile.products)
+        w = tile.items[0]
+        if torch.is_grad_enabled():
+            return safe_sqrt(rest) * w, None
+        eps = torch.finfo(rest.dtype).eps
+        if not rest.numel() or rest.amin() > eps:  # as nearly always
+            root = rest.sqrt_()
+            return root * w, (root, None)
+        slope = None
+        if trace:
+            slope = torch.where(rest > eps, 0.5 / rest.clamp(min=eps).sqrt(), (rest >= 0) / eps**0.5)
+        root = safe_sqrt(rest)
+        return root * w, (root, slope)
+
+    def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
+        """Every product has the slope −w ⟨a, bₖ⟩/√…, α has half of −w/√…."""
+        root, slope = trace
+        if into[1][0] is not None:
+            into[1][0].add_((grad * root).sum(0))
+        factor = grad * tile.items[0]
+        factor = factor.div_(root).neg_() if slope is None else factor.mul_(slope).mul_(-2)
+        if into[0][1] is not None:
+            into[0][1].add_(factor.sum(1), alpha=-0.5)
+        _pull_products(factor, tile, into)
+
+
+class Projection(_OfSpan):
     """± w √(Σ ⟨a, bₖ⟩²), at most w: the part of a in the span of the orthonormal b.
 
     queries (a,), items (w, b (n, k, d)), or (w, b, t (n, k)) for the sign of Σ tₖ⟨a, bₖ⟩, + where it is 0.
     """
 
-    def __init__(self, width: int) -> None:
-        self.width = width
-
-    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
-        """⟨a, bₖ⟩ for every k."""
-        return _products(queries[0], items[1])
-
-    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+    def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The length with its sign; the factor that takes a product to its slope."""
-        del queries
+        products, items = tile.products, tile.items
         squared = _squares(products)
         length = safe_norm(squared)
         signed = length.clamp(max=1)
@@ -205,27 +189,12 @@ class Projection(Rule):
             slope = torch.where(inside, signed / squared.where(inside, 1), 0)
         return signed * items[0], (signed, slope)
 
-    def pull(
-        self,
-        trace: Any,
-        products: list[Tensor],
-        queries: Parts,
-        items: Parts,
-        grad: Tensor,
-        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
-        *,
-        fresh: bool = False,
-    ) -> None:
+    def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
         """Every product has the slope ± w ⟨a, bₖ⟩/√…."""
         signed, slope = trace
         if into[1][0] is not None:
             into[1][0].add_((grad * signed).sum(0))
-        factor = grad * slope * items[0]
-        _pull_products(factor, products, queries[0], items[1], into[0][0], into[1][1], fresh)
-
-    def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
-        """The item's factor takes the scale."""
-        return Form(self, queries, (items[0] * scale, *items[1:]))
+        _pull_products(grad * slope * tile.items[0], tile, into)
 
 
 class Given(Rule):
@@ -237,26 +206,16 @@ class Given(Rule):
         """The columns asked for."""
         return [queries[0].index_select(1, items[0])]
 
-    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+    def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """As they are."""
-        del queries, items, trace
-        return products[0], None
+        del trace
+        return tile.products[0], None
 
-    def pull(
-        self,
-        trace: Any,
-        products: list[Tensor],
-        queries: Parts,
-        items: Parts,
-        grad: Tensor,
-        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
-        *,
-        fresh: bool = False,
-    ) -> None:
+    def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
         """As it is."""
-        del trace, products, queries, fresh
+        del trace
         if into[0][0] is not None:
-            into[0][0].index_add_(1, items[0], grad)
+            into[0][0].index_add_(1, tile.items[0], grad)
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
         """All of them."""
@@ -285,29 +244,18 @@ class Traced(Rule):
         del queries, items
         return []
 
-    def scores(self, products: list[Tensor], queries: Parts, items: Parts, *, trace: bool) -> tuple[Tensor, Any]:
+    def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The function's value; its graph over leaves of its own."""
-        del products
         if not trace:
-            return self._evaluate(queries, items), None
-        leaves = [[_leaf(part) for part in parts] for parts in (queries, items)]
+            return self._evaluate(tile.queries, tile.items), None
+        leaves = [[_leaf(part) for part in parts] for parts in (tile.queries, tile.items)]
         with torch.enable_grad():
             scores = self._evaluate(tuple(leaves[0]), tuple(leaves[1]))
         return scores.detach(), (scores, leaves)
 
-    def pull(
-        self,
-        trace: Any,
-        products: list[Tensor],
-        queries: Parts,
-        items: Parts,
-        grad: Tensor,
-        into: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
-        *,
-        fresh: bool = False,
-    ) -> None:
+    def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
         """Autograd's."""
-        del products, queries, items, fresh
+        del tile
         scores, leaves = trace
         wanted = [
             (leaf, row)
@@ -368,24 +316,12 @@ def _squares(products: list[Tensor]) -> Tensor:
     return total
 
 
-def _products(a: Tensor, b: Tensor) -> list[Tensor]:
-    """⟨a, bₖ⟩ of (b, d) and (c, k, d): a contiguous (b, c) tile for every k."""
-    return [a @ basis.T for basis in b.unbind(1)]
-
-
-def _pull_products(
-    factor: Tensor,
-    products: list[Tensor],
-    a: Tensor,
-    b: Tensor,
-    into_a: Tensor | None,
-    into_b: Tensor | None,
-    fresh: bool,
-) -> None:
-    """The gradient where each product's slope is `factor` times the product."""
-    for k, product in enumerate(products):
-        grad = product.mul_(factor) if fresh else product * factor
-        _pull_product(grad, a, b[:, k], into_a, None if into_b is None else into_b[:, k])
+def _pull_products(factor: Tensor, tile: Tile, into: Into) -> None:
+    """The gradient of the features of an `_OfSpan` where each product's slope is `factor` times the product."""
+    into_a, into_b = into[0][0], into[1][1]
+    for k, product in enumerate(tile.products):
+        grad = product.mul_(factor) if tile.fresh else product * factor
+        _pull_product(grad, tile.queries[0], tile.items[1][:, k], into_a, None if into_b is None else into_b[:, k])
 
 
 def _pull_product(grad: Tensor, a: Tensor, b: Tensor, into_a: Tensor | None, into_b: Tensor | None) -> None:
