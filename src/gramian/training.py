@@ -278,6 +278,8 @@ def _warn_sign_blind(loss: str) -> None:
 def _accelerator(precision: str, cpu: bool) -> Accelerator:
     from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 
+    # Without an accelerator accelerate joins the processes of torchrun only where it is told to stay on the CPU.
+    cpu = cpu or not torch.accelerator.is_available()
     try:
         # A loss may leave a head alone, as one without matching does the matching head.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
