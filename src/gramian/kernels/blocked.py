@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.kernels import cuda
-from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Tile
+from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Scratch, Tile
 
 __all__ = ["LogSums", "Pairs", "SoftplusSums", "all_pairs", "log_sums", "softplus_sums"]
 
@@ -106,12 +106,18 @@ class Reduction(ABC):
         """The tensors before the first tile."""
 
     @abstractmethod
-    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice) -> None:
+    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice, scratch: Scratch) -> None:
         """Take one tile in; it is not overwritten."""
 
     @abstractmethod
     def gradient(
-        self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, rows: slice, columns: slice
+        self,
+        totals: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        scores: Tensor,
+        rows: slice,
+        columns: slice,
+        scratch: Scratch,
     ) -> Tensor:
         """The gradient of one tile, from the finished tensors and their gradients."""
 
@@ -127,7 +133,7 @@ class ToLogSums(Reduction):
         empty = [like.new_full((size,), -torch.inf) for size in (q, n)]
         return [*empty, like.new_zeros(q), like.new_zeros(q), like.new_zeros(n)]
 
-    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice) -> None:
+    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice, scratch: Scratch) -> None:
         row_sums, column_sums, matches, row_totals, column_totals = totals
         found, where = self.pairs.matches(scores, rows, columns)
         matches[where] = found
@@ -140,7 +146,7 @@ class ToLogSums(Reduction):
             scores = scores.masked_fill(out, -torch.inf)
         shift = _common_shift(scores.amax(1), scores.amax(0))
         if shift is not None:
-            powers = (scores - shift).exp_() if shift else scores.exp()
+            powers = _powers(scores, shift, scratch)
             found_sums = [powers.sum(1).log_() + shift, powers.sum(0).log_() + shift]
         else:
             found_sums = [torch.logsumexp(scores, 1), torch.logsumexp(scores, 0)]
@@ -148,7 +154,13 @@ class ToLogSums(Reduction):
             torch.logaddexp(sums[part], more, out=sums[part])
 
     def gradient(
-        self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, rows: slice, columns: slice
+        self,
+        totals: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        scores: Tensor,
+        rows: slice,
+        columns: slice,
+        scratch: Scratch,
     ) -> Tensor:
         out = self.pairs.left_out(rows, columns)
         if out is not None:
@@ -159,8 +171,9 @@ class ToLogSums(Reduction):
         row_sums, column_sums = (some.masked_fill(some == -torch.inf, torch.inf) for some in sums)
         if shift is not None:
             # exp(s − r) and exp(s − c) share exp(s − shift): no score exceeds its row's sum or its column's.
-            grad = (scores - shift).exp_() if shift else scores.exp()
-            grad *= torch.add((weights[0] * (shift - row_sums).exp())[:, None], weights[1] * (shift - column_sums).exp())
+            grad = _powers(scores, shift, scratch)
+            by_row, by_column = (weights[0] * (shift - row_sums).exp())[:, None], weights[1] * (shift - column_sums).exp()
+            grad *= torch.add(by_row, by_column, out=scratch.new())
         else:
             grad = (scores - row_sums[:, None]).exp_() * weights[0][:, None]
             grad += (scores - column_sums).exp_() * weights[1]
@@ -170,6 +183,11 @@ class ToLogSums(Reduction):
         found, where = self.pairs.matches(grad, rows, columns)
         found += grads[2][where]
         return grad
+
+
+def _powers(scores: Tensor, shift: float, scratch: Scratch) -> Tensor:
+    powers = scratch.new()
+    return torch.sub(scores, shift, out=powers).exp_() if shift else torch.exp(scores, out=powers)
 
 
 def _common_shift(rows: Tensor, columns: Tensor) -> float | None:
@@ -196,15 +214,22 @@ class ToSoftplusSums(Reduction):
         del n
         return [like.new_zeros(q), like.new_zeros(q)]
 
-    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice) -> None:
+    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice, scratch: Scratch) -> None:
+        del scratch
         found, where = self.pairs.matches(scores, rows, columns)
         totals[1][where] = found
         totals[0][rows] += self._without(F.softplus(scores), rows, columns).sum(1)
 
     def gradient(
-        self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, rows: slice, columns: slice
+        self,
+        totals: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        scores: Tensor,
+        rows: slice,
+        columns: slice,
+        scratch: Scratch,
     ) -> Tensor:
-        del totals
+        del totals, scratch
         grad = self._without(scores.sigmoid() * grads[0][rows, None], rows, columns)
         found, where = self.pairs.matches(grad, rows, columns)
         found += grads[1][where]
@@ -226,13 +251,20 @@ class _Table(Reduction):
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
         return [like.new_empty(q, n)]
 
-    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice) -> None:
+    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice, scratch: Scratch) -> None:
+        del scratch
         totals[0][rows, columns] = scores
 
     def gradient(
-        self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, rows: slice, columns: slice
+        self,
+        totals: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        scores: Tensor,
+        rows: slice,
+        columns: slice,
+        scratch: Scratch,
     ) -> Tensor:
-        del totals, scores
+        del totals, scores, scratch
         return grads[0][rows, columns]
 
 
@@ -285,11 +317,11 @@ def forward(
     """Take all tiles into `totals`; the inner products of each come back where they are kept."""
     kept = []
     with torch.no_grad():
-        for rows, columns in tiles(len(queries[0]), len(items[0]), tile):
+        for rows, columns, scratch in tiles(queries, items, tile):
             some, others = cut(queries, rows), cut(items, columns)
-            products = rule.products(some, others)
-            scores, _ = rule.scores(Tile(products, some, others), trace=False)
-            reduction.add(totals, scores, rows, columns)
+            products = rule.products(some, others, None if keep else scratch)
+            scores, _ = rule.scores(Tile(products, some, others, scratch=scratch), trace=False)
+            reduction.add(totals, scores, rows, columns, scratch)
             if keep:
                 kept.append(products)
     return kept
@@ -309,20 +341,24 @@ def backward(
 ) -> None:
     """Add the gradient of the parts to the tensors in `into`."""
     with torch.no_grad():
-        for number, (rows, columns) in enumerate(tiles(len(queries[0]), len(items[0]), tile)):
+        for number, (rows, columns, scratch) in enumerate(tiles(queries, items, tile)):
             some, others = cut(queries, rows), cut(items, columns)
-            products = kept[number] if kept else rule.products(some, others)
-            here = Tile(products, some, others, fresh=not kept)
+            products = kept[number] if kept else rule.products(some, others, scratch)
+            here = Tile(products, some, others, fresh=not kept, scratch=scratch)
             scores, trace = rule.scores(here, trace=True)
-            grad = reduction.gradient(totals, grads, scores, rows, columns)
+            grad = reduction.gradient(totals, grads, scores, rows, columns, scratch)
             rule.pull(trace, here, grad, (cut(into[0], rows), cut(into[1], columns)))
 
 
-def tiles(q: int, n: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of each tile of a (q, n) table."""
+def tiles(queries: Parts, items: Parts, size: int) -> Iterator[tuple[slice, slice, Scratch]]:
+    """Rows and columns of each tile of the table, and memory for it."""
+    q, n = len(queries[0]), len(items[0])
+    scratch = Scratch(min(size, q) * min(size, n), queries[0])
     for row in range(0, q, size):
         for column in range(0, n, size):
-            yield slice(row, min(row + size, q)), slice(column, min(column + size, n))
+            rows, columns = slice(row, min(row + size, q)), slice(column, min(column + size, n))
+            scratch.start(rows.stop - rows.start, columns.stop - columns.start)
+            yield rows, columns, scratch
 
 
 def cut(parts: Sequence[Part], rows: slice) -> tuple[Part, ...]:

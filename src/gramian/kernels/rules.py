@@ -17,11 +17,51 @@ from torch import Tensor
 
 from gramian.geometry import safe_sqrt
 
-__all__ = ["Form", "Given", "Into", "Linear", "Parts", "Projection", "Residual", "Rule", "Tile", "Traced", "self_products"]
+__all__ = [
+    "Form",
+    "Given",
+    "Into",
+    "Linear",
+    "Parts",
+    "Projection",
+    "Residual",
+    "Rule",
+    "Scratch",
+    "Tile",
+    "Traced",
+    "self_products",
+]
 
 Parts = tuple[Tensor, ...]
 Into = tuple[Sequence[Tensor | None], Sequence[Tensor | None]]
 """Where the gradients of the queries' parts and of the items' are added up; None where nobody asks."""
+
+
+class Scratch:
+    """Memory that one tile after the other is worked out in: new pages cost more than the arithmetic on what lies in them.
+
+    Args:
+        size: elements of the largest tile.
+        like: a tensor of the tiles' dtype and device.
+    """
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        self._size, self._like = size, like
+        self._memory: list[Tensor] = []
+        self._taken = 0
+        self._shape = (0, 0)
+
+    def start(self, b: int, c: int) -> None:
+        """Begin a (b, c) tile: all that was handed out may be overwritten."""
+        self._shape, self._taken = (b, c), 0
+
+    def new(self) -> Tensor:
+        """(b, c), with anything in it."""
+        if self._taken == len(self._memory):
+            self._memory.append(self._like.new_empty(self._size))
+        self._taken += 1
+        b, c = self._shape
+        return self._memory[self._taken - 1][: b * c].view(b, c)
 
 
 class Tile(NamedTuple):
@@ -32,12 +72,18 @@ class Tile(NamedTuple):
         queries: b rows of the queries' parts.
         items: c rows of the items' parts.
         fresh: whether the products are needed no more and may be overwritten.
+        scratch: where what follows from the products may lie.
     """
 
     products: list[Tensor]
     queries: Parts
     items: Parts
     fresh: bool = False
+    scratch: Scratch | None = None
+
+    def new(self) -> Tensor | None:
+        """Where to write a (b, c) result: None for a tensor of its own, as under autograd."""
+        return self.scratch.new() if self.scratch else None
 
 
 class Rule(ABC):
@@ -50,7 +96,7 @@ class Rule(ABC):
     width: int = 0
 
     @abstractmethod
-    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+    def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
         """`width` (b, c) tiles of inner products: what costs, and what the rest is made of."""
 
     @abstractmethod
@@ -94,15 +140,15 @@ class Linear(Rule):
 
     width = 1
 
-    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+    def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
         """The one product."""
-        return [queries[0] @ items[0].T]
+        return [_product(queries[0], items[0], scratch)]
 
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The product itself, or with the offset."""
         del trace
         product, offset = tile.products[0], tile.items[1:]
-        return (product + offset[0] if offset else product), None
+        return (torch.add(product, offset[0], out=tile.new()) if offset else product), None
 
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
         """Two products."""
@@ -123,9 +169,9 @@ class _OfSpan(Rule):
     def __init__(self, width: int) -> None:
         self.width = width
 
-    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+    def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
         """⟨a, bₖ⟩ for every k: a contiguous tile each."""
-        return [queries[0] @ basis.T for basis in items[1].unbind(1)]
+        return [_product(queries[0], basis, scratch) for basis in items[1].unbind(1)]
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
         """The item's factor takes the scale."""
@@ -140,14 +186,15 @@ class Residual(_OfSpan):
 
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The residual's root; its slope where rounding noise asks for the chord."""
-        rest = tile.queries[1][:, None] - _squares(tile.products)
-        w = tile.items[0]
+        w, whole = tile.items[0], tile.queries[1][:, None]
+        squares = _squares(tile)
         if torch.is_grad_enabled():
-            return safe_sqrt(rest) * w, None
+            return safe_sqrt(whole - squares) * w, None
+        rest = torch.sub(whole, squares, out=squares)
         eps = torch.finfo(rest.dtype).eps
         if not rest.numel() or rest.amin() > eps:  # as nearly always
             root = rest.sqrt_()
-            return root * w, (root, None)
+            return torch.mul(root, w, out=tile.new() if trace else root), (root, None)
         slope = None
         if trace:
             slope = torch.where(rest > eps, 0.5 / rest.clamp(min=eps).sqrt(), (rest >= 0) / eps**0.5)
@@ -158,9 +205,10 @@ class Residual(_OfSpan):
         """Every product has the slope −w ⟨a, bₖ⟩/√…, α has half of −w/√…."""
         root, slope = trace
         if into[1][0] is not None:
-            into[1][0].add_((grad * root).sum(0))
-        factor = grad * tile.items[0]
-        factor = factor.div_(root).neg_() if slope is None else factor.mul_(slope).mul_(-2)
+            into[1][0].add_(torch.mul(grad, root, out=tile.new()).sum(0))
+        # What the slope has for a factor, −1 or −2, the items' factor takes.
+        factor = torch.div(grad, root, out=root) if slope is None else slope.mul_(grad).mul_(2)
+        factor.mul_(-tile.items[0])
         if into[0][1] is not None:
             into[0][1].add_(factor.sum(1), alpha=-0.5)
         _pull_products(factor, tile, into)
@@ -175,7 +223,7 @@ class Projection(_OfSpan):
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The length with its sign; the factor that takes a product to its slope."""
         products, items = tile.products, tile.items
-        squared = _squares(products)
+        squared = _squares(tile)
         length = safe_norm(squared)
         signed = length.clamp(max=1)
         if len(items) > 2:
@@ -193,8 +241,8 @@ class Projection(_OfSpan):
         """Every product has the slope ± w ⟨a, bₖ⟩/√…."""
         signed, slope = trace
         if into[1][0] is not None:
-            into[1][0].add_((grad * signed).sum(0))
-        _pull_products(grad * slope * tile.items[0], tile, into)
+            into[1][0].add_(torch.mul(grad, signed, out=tile.new()).sum(0))
+        _pull_products(slope.mul_(grad).mul_(tile.items[0]), tile, into)
 
 
 class Given(Rule):
@@ -202,8 +250,9 @@ class Given(Rule):
 
     width = 1
 
-    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+    def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
         """The columns asked for."""
+        del scratch
         return [queries[0].index_select(1, items[0])]
 
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
@@ -239,9 +288,9 @@ class Traced(Rule):
         self.function = function
         self.factor = factor
 
-    def products(self, queries: Parts, items: Parts) -> list[Tensor]:
+    def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
         """Nothing is kept."""
-        del queries, items
+        del queries, items, scratch
         return []
 
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
@@ -309,9 +358,14 @@ def _leaf(part: Tensor) -> Tensor:
     return part.detach().requires_grad_() if part.is_floating_point() else part
 
 
-def _squares(products: list[Tensor]) -> Tensor:
-    total = products[0] * products[0]
-    for product in products[1:]:
+def _product(a: Tensor, b: Tensor, scratch: Scratch | None) -> Tensor:
+    return torch.mm(a, b.T, out=scratch.new() if scratch else None)
+
+
+def _squares(tile: Tile) -> Tensor:
+    first, *others = tile.products
+    total = torch.mul(first, first, out=tile.new())
+    for product in others:
         total = total.addcmul(product, product) if torch.is_grad_enabled() else total.addcmul_(product, product)
     return total
 
@@ -320,7 +374,7 @@ def _pull_products(factor: Tensor, tile: Tile, into: Into) -> None:
     """The gradient of the features of an `_OfSpan` where each product's slope is `factor` times the product."""
     into_a, into_b = into[0][0], into[1][1]
     for k, product in enumerate(tile.products):
-        grad = product.mul_(factor) if tile.fresh else product * factor
+        grad = torch.mul(product, factor, out=product if tile.fresh else tile.new())
         _pull_product(grad, tile.queries[0], tile.items[1][:, k], into_a, None if into_b is None else into_b[:, k])
 
 
