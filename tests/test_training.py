@@ -114,7 +114,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 def test_best_validation_epoch_is_what_remains():
     aligner, history = _train(recipe=Recipe(epochs=6, batch_size=32, learning_rate=0.5, evaluate_every=1))
     validation = world(missing=0.2).part("validation")
-    assert training._validate(aligner, validation)["validation/mrr"] == pytest.approx(history.best, abs=1e-12)
+    assert training._validate(aligner, validation, 0, False, [])["validation/mrr"] == pytest.approx(history.best, abs=1e-12)
     assert history.best_epoch == max(history.records, key=lambda record: record["validation/mrr"])["epoch"]
 
 
@@ -285,7 +285,7 @@ def test_bad_recipes_are_refused(options, message):
 
 def test_temperatures_and_biases_are_not_decayed():
     aligner = Aligner.for_table(world(), dim=8)
-    decayed, free = training._groups(training._Objective(aligner, Pairwise()), 0.1)
+    decayed, free = training._groups(training._Objective(aligner, Pairwise()), Recipe(weight_decay=0.1))
     assert {parameter.ndim for parameter in decayed["params"]} == {2}
     assert free["weight_decay"] == 0
     assert sorted(parameter.ndim for parameter in free["params"]) == [0, 1, 1, 1]

@@ -20,7 +20,7 @@ from gramian.errors import InputError
 from gramian.losses.base import LossOutput
 from gramian.tokens import Tokens
 
-__all__ = ["cached_backward"]
+__all__ = ["cached_backward", "random_state", "set_random_state"]
 
 Part = TypeVar("Part")
 
@@ -67,7 +67,7 @@ def cached_backward(
     states, found = [], []
     with torch.no_grad():
         for part in parts:
-            states.append(_random_state())
+            states.append(random_state())
             found.append(encode(part))
     bundle = Bundle.cat(found)
     values = [bundle.vectors, *(tokens.values for tokens in bundle.tokens.values())]
@@ -80,7 +80,7 @@ def cached_backward(
     start = 0
     with torch.random.fork_rng():
         for place, (part, state) in enumerate(zip(parts, states, strict=True)):
-            _set_random_state(state)
+            set_random_state(state)
             last = place == len(parts) - 1
             with nullcontext() if last else no_sync():
                 again = encode(part).select(*bundle.modalities)
@@ -94,13 +94,14 @@ def cached_backward(
     return LossOutput(output.total.detach(), {name: value.detach() for name, value in output.parts.items()}, output.left_out)
 
 
-def _random_state() -> tuple[Tensor, Tensor | None]:
+def random_state() -> tuple[Tensor, Tensor | None]:
     """Of the CPU, and of the current CUDA device."""
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return torch.get_rng_state(), torch.cuda.get_rng_state() if on_cuda else None
 
 
-def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
+def set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
+    """Put back what `random_state` gave."""
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1])

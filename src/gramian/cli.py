@@ -1,4 +1,4 @@
-"""The command line: `gramian demo | train | evaluate | embed`."""
+"""The command line: `gramian demo | train | evaluate | embed | check | bench`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import logging
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -25,16 +26,22 @@ from safetensors import SafetensorError
 from gramian import __version__
 from gramian.bench import bench
 from gramian.bundle import Bundle
-from gramian.data import ENDINGS, Table, load
+from gramian.checking import check_table
+from gramian.data import ENDINGS, Table, load, stream
 from gramian.demo import demo
 from gramian.distributed import is_main_process
+from gramian.embedding import TowerSet, embed_shards, encode_table
 from gramian.errors import InputError, check_choice, some, wrong_choice
 from gramian.evaluation import DEFAULT, evaluate
 from gramian.files import write_text
 from gramian.losses import LOSSES, Contrast, Loss, Matching, recommended
 from gramian.model import Aligner
+from gramian.model.batch import Broken
+from gramian.model.card import run_card
 from gramian.model.heads import HeadName
+from gramian.model.towers import Tower
 from gramian.scores import ScoreName
+from gramian.sheets import unreadable
 from gramian.training import Recipe, fit
 
 __all__ = ["main"]
@@ -59,8 +66,13 @@ then:
   gramian evaluate --data stamps --model runs/stamps/aligner --output runs/stamps/test
   gramian embed --data stamps --model runs/stamps/aligner --output vectors.parquet
 
-Data are tables with a column a modality: parquet, Arrow, CSV, JSON lines or safetensors; a cell is a list of floats,
-or empty where the modality is missing. A column "id" names the items, a column "split" says train, validation or test.
+Data are tables with a column a modality: parquet, Arrow, CSV, JSON lines, safetensors, webdataset, folders, hub ids.
+A cell is a list of floats, or text, a path or bytes for a tower to read; empty where the modality is missing. A column
+"id" names the items, a column "split" says train, validation or test.
+
+With towers in a YAML file raw media are read:
+  gramian check table.yaml
+  gramian train --config table.yaml --output runs/media
 
 Every option can stand in a YAML file, --config file.yaml, and be overridden behind it.
 """
@@ -71,24 +83,28 @@ def train(
     output: Path,
     loss: Loss | None = None,
     columns: list[str] | None = None,
+    towers: dict[str, Tower] | None = None,
     head: HeadName = "linear",
     dim: int = 512,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     matching: float = 0.0,
     validation_share: float = 0.1,
     resume: bool = False,
+    strict: bool = False,
+    report_to: str | None = None,
 ) -> None:
-    """Train an Aligner on a feature table and save the weights that are best on the validation split.
+    """Train an Aligner on a table and save the weights that are best on the validation split, with a report and a model card.
 
-    A table with a column `split` is trained on "train" and chosen on "validation"; the test split is never read. Otherwise a
-    share of the items is held out by the recipe's seed.
+    A table with a column `split` is trained on "train" and chosen on "validation"; "test" is read once, at the end, for the
+    report. Otherwise a share of the items is held out by the recipe's seed, and the report is of those.
 
     Args:
-        data: the training table: "stamps", or a file.
-        output: folder for the model, the log and the checkpoints.
+        data: the training table: "stamps", a file, a folder or a hub id.
+        output: folder for the model, the report, the log and the checkpoints.
         loss: the objective, by name, its options behind it, as in --loss Gram --loss.score cone; as published by default.
             Without one, the sum of Pairwise and Gram's cone, each at temperature 0.2, which measured best.
-        columns: the modalities to use; all by default.
+        columns: the modalities to use; by default those of the towers and every column of features.
+        towers: column → the encoder that reads its raw cells; in a YAML file.
         head: of every modality.
         dim: width of the shared space.
         recipe: how to train.
@@ -96,10 +112,13 @@ def train(
             trains none. Its hard negatives come from the loss's own score, its anchor is the loss's.
         validation_share: share of the items to hold out where the table has no splits.
         resume: go on from the newest checkpoint in the output folder.
+        strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
+        report_to: a tracker for the log: tensorboard, wandb, trackio or another that accelerate knows.
     """
     console = _console()
     _check_folder(output)
-    table = load(data, columns=columns)
+    towers = _of_columns(towers, columns)
+    table = load(data, columns=columns, raw=list(towers))
     training, validation = _splits(table, validation_share, recipe.seed)
     if not resume and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
         raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
@@ -108,18 +127,47 @@ def train(
     loss = loss or recommended()
     anchor = _anchor(loss, training.modalities)
     matcher = {"anchor": anchor} if matching else None
-    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, matcher=matcher, seed=recipe.seed)
+    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, towers=towers, matcher=matcher, seed=recipe.seed)
     console.print(f"training on {training}, choosing on {validation}", highlight=False)
     if aligner.matcher is not None:
         score = loss.score if isinstance(loss, Contrast) and not callable(loss.score) else "centroid"
         loss = loss + matching * Matching(aligner.matcher, score=score, anchor=anchor)
-    history = fit(aligner, loss, training, validation, recipe=recipe, output=output, resume=resume)
+    options: dict[str, Any] = {"recipe": recipe, "output": output, "resume": resume, "strict": strict, "report_to": report_to}
+    history = fit(aligner, loss, training, validation, **options)
     if not is_main_process():
         return
     aligner.save_pretrained(output / "aligner")
     write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
     best = f"validation MRR {100 * history.best:.1f} %, " if history.best is not None else ""
     console.print(f"{best}epoch {history.best_epoch} of {len(history.records)}; wrote {output / 'aligner'}", highlight=False)
+    tested = table.split is not None and "test" in table.split
+    split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
+    if not _worth_a_report(held_out):
+        logger.warning("no report: the %s split has no two items to tell apart.", split)
+        return
+    broken: list[Broken] = []
+    bundle = aligner.embed(held_out, workers=recipe.workers, strict=strict, broken=broken)
+    settings = {"data": data, "split": split, "model": str(output / "aligner"), "version": __version__}
+    report = replace(evaluate(bundle, settings=settings), broken=tuple(broken))
+    report.save(output)
+    parts = {"train": training, "validation": validation} | ({"test": held_out} if tested else {})
+    aligner.card = run_card(
+        aligner,
+        data=data,
+        counts={name: {"items": len(part)} | part.counts() for name, part in parts.items()},
+        loss=loss,
+        recipe=asdict(recipe),
+        figures=report.sheets()[:1],
+        split=split,
+        chosen=f"the validation split's mean reciprocal rank, epoch {history.best_epoch} of {len(history.records)}",
+        broken=history.broken,
+        version=__version__,
+    )
+    write_text(output / "aligner" / "README.md", aligner.card)
+    console.print(report.sheets()[0].rich())
+    if broken:
+        console.print(unreadable(broken).rich())
+    console.print(f"wrote {output / 'report.md'} and {output / 'aligner' / 'README.md'}", highlight=False)
 
 
 def evaluate_table(
@@ -132,6 +180,8 @@ def evaluate_table(
     output: Path | None = None,
     diagnose: bool = False,
     rerank: int = 50,
+    workers: int = 0,
+    strict: bool = False,
 ) -> None:
     """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
 
@@ -146,17 +196,20 @@ def evaluate_table(
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
             the spectrum of a tuple, and how hard each objective would still pull.
         rerank: how many of the best the model's matching head puts in order, where it was trained with one.
+        workers: processes that read raw media.
+        strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
     """
     console = _console()
     if output is not None:
         _check_folder(output)
-    table = load(data, columns=columns)
+    aligner = None if model is None else Aligner.from_pretrained(model)
+    table = load(data, columns=columns, raw=() if aligner is None else aligner.raw())
     if split is None:
         split = "all" if table.split is None else "test"
     if split != "all":
         table = table.part(split)
-    aligner = None if model is None else Aligner.from_pretrained(model)
-    kept, bundle = _embed(table, aligner, columns)
+    broken: list[Broken] = []
+    kept, bundle = _embed(table, aligner, columns, workers=workers, strict=strict, broken=broken)
     matcher = None if aligner is None else aligner.matcher
     if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
         logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
@@ -175,6 +228,7 @@ def evaluate_table(
         rerank=rerank,
         progress=True,
     )
+    report = replace(report, broken=tuple(broken))
     console.print(f"{data}, split {split}: {bundle}", highlight=False)
     for sheet in report.sheets(every_subset=False):
         console.print(sheet.rich())
@@ -182,25 +236,150 @@ def evaluate_table(
         console.print(f"wrote {path}", highlight=False)
 
 
-def embed(data: str, model: str, output: Path, split: str | None = None) -> None:
-    """Project a feature table into the shared space of a trained Aligner and write the vectors as a table.
+def embed(
+    data: str,
+    output: Path,
+    model: str | None = None,
+    towers: dict[str, Tower] | None = None,
+    split: str | None = None,
+    columns: list[str] | None = None,
+    batch_size: int | None = None,
+    shard_size: int = 4096,
+    workers: int = 0,
+    precision: Literal["no", "bf16", "fp16"] = "no",
+    streaming: bool = False,
+    strict: bool = False,
+) -> None:
+    """Embed a table: with a trained Aligner into its shared space, or with towers into the features that they give.
+
+    Into a folder it goes shard by shard, with a manifest; a killed run goes on where it stopped when it is started again, and
+    several processes (torchrun, accelerate launch) share the work. `gramian train --data FOLDER` reads such a folder.
 
     Args:
-        data: the table: "stamps", or a file.
+        data: the table: "stamps", a file, a folder or a hub id.
+        output: a folder for shards; or one file, .parquet or .safetensors. Vectors a modality, empty where missing.
         model: a saved Aligner: a folder or a hub id.
-        output: the table to write, .parquet or .safetensors: unit vectors a modality, empty where missing.
+        towers: column → the encoder that reads its raw cells, in a YAML file; in place of a model.
         split: the split to embed; all by default.
+        columns: the modalities to embed; all by default.
+        batch_size: items a forward pass; 4,096 of features, 32 with raw cells.
+        shard_size: items a file of the folder.
+        workers: processes that read raw media.
+        precision: of the forward pass.
+        streaming: read the table as it arrives, without a copy of it on the disk; into a folder.
+        strict: stop at a raw cell that cannot be read; otherwise it is left empty and listed.
     """
-    check_choice("output", output.suffix, ENDINGS)
-    if output.exists() and Path(data).exists() and output.samefile(data):
-        raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
-    table = load(data, split=split)
-    kept, bundle = _embed(table, Aligner.from_pretrained(model))
-    vectors = {name: bundle.column(name) for name in kept.modalities}
-    Table(vectors, {name: bundle.has(name) for name in vectors}, kept.ids, kept.split, items=kept.items).save(output)
-    left = len(table) - len(kept)
-    note = f" ({left} items with nothing to embed left out)" if left else ""
-    _console().print(f"wrote {output}: {bundle}{note}", highlight=False)
+    console = _console()
+    if (model is None) == (towers is None):
+        raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
+    aligner = None if model is None else Aligner.from_pretrained(model)
+    towers = {} if towers is None else _of_columns(towers, columns)
+    raw = list(towers) if aligner is None else list(aligner.raw())
+    embedder = TowerSet(towers) if aligner is None else aligner
+    names = list(columns or (towers if aligner is None else ())) or None
+    if output.suffix in ENDINGS:
+        if output.exists() and Path(data).exists() and output.samefile(data):
+            raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
+        if streaming:
+            raise InputError("`streaming` writes shards: `output` must be a folder.")
+        table = load(data, split=split, columns=names, raw=raw)
+        broken: list[Broken] = []
+        if aligner is None:
+            found = encode_table(
+                embedder, table, batch_size or 32, workers=workers, precision=precision, strict=strict, broken=broken
+            )
+            readable = torch.stack([there for _, there in found.values()]).any(0)
+            kept = table[readable]
+            vectors = {name: values[readable] for name, (values, _) in found.items()}
+            present = {name: there[readable] for name, (_, there) in found.items()}
+        else:
+            kept, bundle = _embed(table, aligner, columns, workers=workers, strict=strict, broken=broken, batch_size=batch_size)
+            vectors = {name: bundle.column(name) for name in kept.modalities}
+            present = {name: bundle.has(name) for name in vectors}
+        Table({**vectors}, present, kept.ids, kept.split, items=kept.items).save(output)
+        left = len(table) - len(kept)
+        note = f" ({left} items with nothing to embed left out)" if left else ""
+        counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in present.items())
+        console.print(f"wrote {output}: {len(kept)} items; {counts}{note}", highlight=False)
+        _tell(broken)
+        return
+    if output.suffix:
+        check_choice("output", output.suffix, [*ENDINGS, ""])
+    parts: Table | Iterator[Table]
+    if streaming:
+        if split is not None:
+            raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
+        parts = stream(data, shard_size, columns=names, raw=raw)
+    else:
+        parts = load(data, split=split, columns=names, raw=raw)
+        if aligner is not None:
+            parts = parts.select(*_known(parts, aligner))
+    size = batch_size or (32 if raw else 4096)
+    written = embed_shards(
+        embedder,
+        parts,
+        output,
+        source=data,
+        batch_size=size,
+        shard_size=shard_size,
+        workers=workers,
+        precision=precision,
+        strict=strict,
+    )
+    kept_note = f", {written.kept} of them there already" if written.kept else ""
+    console.print(f"wrote {output}: {written.rows} items in {written.shards} shards{kept_note}", highlight=False)
+    _tell(written.broken)
+
+
+def check(
+    data: str,
+    towers: dict[str, Tower] | None = None,
+    columns: list[str] | None = None,
+    workers: int = 0,
+    strict: bool = False,
+    output: Path | None = None,
+    loss: Loss | None = None,
+    head: HeadName = "linear",
+    dim: int = 512,
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    matching: float = 0.0,
+    validation_share: float = 0.1,
+    report_to: str | None = None,
+) -> None:
+    """Read every cell of a table once, as training would, and say what is there, missing, broken and cut off.
+
+    It takes the YAML file of `gramian train`, as in: gramian check table.yaml. Exit code 2 with --strict and something broken.
+
+    Args:
+        data: the table: "stamps", a file, a folder or a hub id.
+        towers: column → the encoder that reads its raw cells; in a YAML file.
+        columns: the modalities to read; by default those of the towers and every column of features.
+        workers: processes that read raw media.
+        strict: fail if a cell cannot be read.
+        output: of training; not read here.
+        loss: of training; not read here.
+        head: of training; not read here.
+        dim: of training; not read here.
+        recipe: of training; not read here.
+        matching: of training; not read here.
+        validation_share: of training; not read here.
+        report_to: of training; not read here.
+    """
+    del output, loss, head, dim, recipe, matching, validation_share, report_to
+    console = _console()
+    towers = _of_columns(towers, columns)
+    table = load(data, columns=columns, raw=list(towers))
+    for name in towers:
+        check_choice("towers", name, table.columns)
+    readers = {name: tower.reader for name, tower in towers.items()}
+    checked = check_table(table, readers, workers=workers)
+    for sheet in checked.sheets():
+        console.print(sheet.rich())
+    if strict and checked.broken:
+        row, modality, reason = checked.broken[0]
+        raise InputError(
+            f"{len(checked.broken)} cells cannot be read, the first in column `{modality}`, id {row!r}: {reason}. Mend them."
+        )
 
 
 def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recipe = Recipe(), resume: bool = False) -> None:  # noqa: B008
@@ -247,13 +426,14 @@ class _Command:
     help: str
 
 
-FLAGS = ("--resume", "--diagnose")
+FLAGS = ("--resume", "--diagnose", "--strict", "--streaming")
 LISTS = ("--columns", "--scores", "--ks", "--tasks", "--sizes", "--modalities", "--galleries")
 COMMANDS: dict[str, _Command] = {
     "demo": _Command(demo_command, "train and compare five objectives on the embedded data set"),
-    "train": _Command(train, "train an aligner on a table of features"),
+    "check": _Command(check, "read a table once: what is there, missing, broken"),
+    "train": _Command(train, "train an aligner on a table, with a report and a model card"),
     "evaluate": _Command(evaluate_table, "measure every direction of retrieval"),
-    "embed": _Command(embed, "write a table's vectors in the shared space"),
+    "embed": _Command(embed, "write a table's vectors: of an aligner, or of towers"),
     "bench": _Command(bench_command, "time the forms of losses and scores against the published formulas"),
 }
 
@@ -309,8 +489,12 @@ def _expand(words: list[str]) -> list[str]:
     """Write `--columns a,b` or `--columns a b` as the list, and a bare `--resume` as the yes, that the parser reads."""
     expanded: list[str] = []
     rest = list(words)
+    if rest[:1] == ["check"] and len(rest) > 1 and not rest[1].startswith("-"):
+        rest[1:2] = ["--config", rest[1]]
     while rest:
         name, equals, value = rest.pop(0).partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
         values = [value] if equals else []
         while name in (*LISTS, *FLAGS) and not equals and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
@@ -446,18 +630,53 @@ def _anchor(loss: Loss, modalities: Sequence[str]) -> str:
     return anchor if isinstance(anchor, str) and anchor in modalities else "each"
 
 
-def _embed(table: Table, aligner: Aligner | None, columns: Sequence[str] | None = None) -> tuple[Table, Bundle]:
-    """The items that can be embedded, and their vectors: by an Aligner, or as they stand; `columns` must be among them."""
-    if aligner is None:
-        kept = table.has_any()
-        return kept, kept.to_bundle()
-    for name in columns or ():
-        check_choice("columns", name, aligner.modalities)
+def _of_columns(towers: Mapping[str, Tower] | None, columns: Sequence[str] | None) -> dict[str, Tower]:
+    """The towers of the columns that are used."""
+    return {name: tower for name, tower in (towers or {}).items() if columns is None or name in columns}
+
+
+def _worth_a_report(table: Table) -> bool:
+    mask = table.mask().double()
+    return bool((mask.T @ mask).fill_diagonal_(0).amax() >= 2)
+
+
+def _tell(broken: Sequence[Broken]) -> None:
+    if broken and is_main_process():
+        first = "; ".join(f"{one.modality} of {one.id}: {one.reason}" for one in broken[:3])
+        logger.warning("%d cells could not be read and are empty (%s)", len(broken), first)
+
+
+def _known(table: Table, aligner: Aligner) -> list[str]:
+    """The columns that a model reads, at least one."""
     known = [name for name in table.modalities if name in aligner.modalities]
     if not known:
         raise InputError(
             f"`data` has none of the columns that the model reads ({', '.join(aligner.modalities)}); "
             f"it has {', '.join(table.modalities)}."
         )
+    return known
+
+
+def _embed(
+    table: Table,
+    aligner: Aligner | None,
+    columns: Sequence[str] | None = None,
+    *,
+    workers: int = 0,
+    strict: bool = False,
+    broken: list[Broken] | None = None,
+    batch_size: int | None = None,
+) -> tuple[Table, Bundle]:
+    """The items that can be embedded, and their vectors: by an Aligner, or as they stand; `columns` must be among them."""
+    if aligner is None:
+        kept = table.has_any()
+        return kept, kept.to_bundle()
+    for name in columns or ():
+        check_choice("columns", name, aligner.modalities)
+    known = _known(table, aligner)
     kept = table.select(*known).has_any()
-    return kept, aligner.embed(kept).select(*known)
+    bundle = aligner.embed(kept, batch_size=batch_size, workers=workers, strict=strict, broken=broken).select(*known)
+    readable = bundle.has()
+    if not bool(readable.all()):
+        kept, bundle = kept[readable], bundle[readable]
+    return kept, bundle

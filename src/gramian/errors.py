@@ -9,15 +9,19 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Iterable
+from typing import TypeVar
 
 __all__ = ["InputError", "TooSmallError", "check_choice", "need", "some", "wrong_choice"]
+
+
+Name = TypeVar("Name", bound=str)
 
 
 class InputError(ValueError):
     """What the caller passed cannot be used; the message says why and what to do about it."""
 
 
-def check_choice(argument: str, value: str, choices: Iterable[str]) -> str:
+def check_choice(argument: str, value: Name, choices: Iterable[str]) -> Name:
     """Return `value` if it is one of `choices`; otherwise raise an error that lists them and names the nearest.
 
     >>> check_choice("score", "volume", ["volume", "span"])
@@ -45,14 +49,29 @@ class TooSmallError(InputError):
     """A batch holds nothing to contrast."""
 
 
-EXTRAS = {"accelerate": "train", "datasets": "train", "matplotlib": "plots", "sklearn": "plots"}
+EXTRAS = {
+    "accelerate": "train",
+    "av": "media",
+    "datasets": "train",
+    "matplotlib": "plots",
+    "mteb": "mteb",
+    "peft": "hf",
+    "PIL": "media",
+    "ray": "ray",
+    "sentence_transformers": "hf",
+    "sklearn": "plots",
+    "soundfile": "media",
+    "soxr": "media",
+    "transformers": "hf",
+}
 
 
 def need(*packages: str) -> None:
     """Raise an error that says what to install if one of `packages` is not there."""
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"this needs the package {name}: pip install 'gramian[{EXTRAS[name]}]'.")
+            what = f"'gramian[{EXTRAS[name]}]'" if name in EXTRAS else name
+            raise InputError(f"this needs the package {name}: pip install {what}.")
 
 
 def some(values: Iterable[object], limit: int = 5) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
-__all__ = ["Sheet"]
+__all__ = ["Sheet", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class Sheet:
         for row in self.rows:
             table.add_row(*row)
         return table
+
+
+def unreadable(broken: Sequence[tuple[str, str, str]], limit: int = 20) -> Sheet:
+    """The first of the cells (id, column, reason) that could not be read.
+
+    >>> unreadable([("7", "image", "no such file")]).rows
+    (('image', '7', 'no such file'),)
+    """
+    rows = tuple((column, row, reason) for row, column, reason in broken[:limit])
+    note = f"{len(broken)} in all." if len(broken) > limit else ""
+    return Sheet("Unreadable, counted as missing", ("column", "id", "reason"), rows, note)
 
 
 def _line(cells: tuple[str, ...]) -> str:

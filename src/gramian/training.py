@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,12 +26,14 @@ from gramian.bundle import Bundle
 from gramian.caching import cached_backward
 from gramian.data.tables import Table
 from gramian.distributed import Gathered, Ring
-from gramian.errors import InputError, TooSmallError, need, some
+from gramian.errors import InputError, TooSmallError, check_choice, need, some
 from gramian.evaluation import single_directions
 from gramian.files import write_text
 from gramian.losses.base import Loss, LossOutput, Temperature
 from gramian.metrics import Ranks, mean_reciprocal_rank, recall_at_k
 from gramian.model.aligner import Aligner
+from gramian.model.batch import Batch, Broken, Rows, loader
+from gramian.model.towers import Tower
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,7 +55,7 @@ class Recipe:
         accumulate: batches a step of the optimiser: their gradients are averaged. Items of different batches are not
             contrasted.
         ring: whether processes pass their items round in place of gathering all (see `gramian.distributed.Ring`).
-        learning_rate: peak of AdamW's rate, reached by a linear warm-up and left by a cosine to 0.
+        learning_rate: peak of AdamW's rate, reached by a linear warm-up and left by a cosine to 0. A tower may have its own.
         weight_decay: on weight matrices alone; never on biases or temperatures.
         warmup: share of the steps spent warming up.
         max_gradient_norm: gradients are scaled down to this length.
@@ -62,6 +65,8 @@ class Recipe:
         evaluate_every: epochs between two looks at the validation split.
         patience: stop after this many looks without a better one; None never stops early.
         checkpoint_every: epochs between checkpoints, where there is a folder to write to.
+        workers: processes that decode raw media ahead of the model, in each process that trains; 0 decodes in between steps.
+            The result does not hang on it.
     """
 
     epochs: int = 40
@@ -78,6 +83,7 @@ class Recipe:
     evaluate_every: int = 2
     patience: int | None = None
     checkpoint_every: int = 10
+    workers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "evaluate_every", "checkpoint_every", "accumulate"):
@@ -96,6 +102,8 @@ class Recipe:
             raise InputError(f"`seed` must lie in [0, 2³²); got {self.seed}.")
         if not 0 <= self.warmup < 1:
             raise InputError(f"`warmup` must lie in [0, 1); got {self.warmup}.")
+        if self.workers < 0:
+            raise InputError(f"`workers` must not be negative; got {self.workers}.")
         if self.weight_decay < 0:
             raise InputError(f"`weight_decay` must not be negative; got {self.weight_decay}.")
         if self.patience is not None and self.patience < 1:
@@ -113,12 +121,19 @@ class History:
         best_epoch: the epoch whose weights the Aligner ends with: the best validation MRR, or the last without validation.
         best: that validation MRR; None without validation.
         looks_since_best: looks at the validation split since.
+        broken: modality → id → why the cell could not be read; it counted as missing.
     """
 
     records: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best: float | None = None
     looks_since_best: int = 0
+    broken: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def note(self, broken: Iterable[Broken]) -> None:
+        """Take down what could not be read."""
+        for row, modality, reason in broken:
+            self.broken.setdefault(modality, {})[row] = reason
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
@@ -141,6 +156,8 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     cpu: bool = False,
+    strict: bool = False,
+    report_to: str | None = None,
 ) -> History:
     """Train `aligner` (and the loss's own parameters) in place.
 
@@ -159,6 +176,8 @@ def fit(
         resume: go on from the newest checkpoint in `output`, if there is one.
         progress: show a progress bar.
         cpu: stay on the CPU where there is an accelerator.
+        strict: raise at a raw cell that cannot be read; otherwise it counts as missing and is listed in the History.
+        report_to: a tracker that accelerate knows, "tensorboard", "wandb", "trackio" and others, which gets the records.
 
     Returns:
         The History.
@@ -170,7 +189,7 @@ def fit(
     recipe = recipe or Recipe()
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
-    accelerator = _accelerator(recipe.precision, cpu)
+    accelerator = _accelerator(recipe.precision, cpu, report_to, output)
     if str(accelerator.distributed_type).endswith("FSDP"):
         raise InputError(
             "`fit` does not shard parameters yet; launch it without FSDP. Your own loop can: see `gramian.distributed`."
@@ -185,11 +204,12 @@ def fit(
     batch_size = min(recipe.batch_size, len(train))
     if batch_size < accelerator.num_processes:
         raise InputError(f"`batch_size` must give each of {accelerator.num_processes} processes an item; got {batch_size}.")
-    with torch.random.fork_rng(), contextlib.suppress(TooSmallError):
-        loss(aligner(train[:batch_size]))  # what the loss cannot work with is told before anything is written
+    # What the loss cannot work with is told before anything is written; a few items show it where media are read.
+    with torch.random.fork_rng(), contextlib.suppress(TooSmallError), torch.set_grad_enabled(not aligner.raw()):
+        loss(aligner(train[: min(batch_size, 8) if aligner.raw() else batch_size]))
     if loss.sign_blind:
         _warn_sign_blind(repr(loss))
-    optimizer = torch.optim.AdamW(_groups(objective, recipe.weight_decay), lr=recipe.learning_rate)
+    optimizer = torch.optim.AdamW(_groups(objective, recipe), lr=recipe.learning_rate)
     steps = math.ceil(len(train) // batch_size / recipe.accumulate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(recipe.warmup, recipe.epochs * steps))
     objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
@@ -198,12 +218,17 @@ def fit(
     tables = [train] if validation is None else [train, validation]
     run = asdict(recipe) | {
         "checkpoint_every": None,
+        "workers": None,
         "loss": repr(loss),
         "modalities": list(aligner.modalities),
         "data": [t.digest() for t in tables],
     }
     folder = None if output is None else _Folder(Path(output), accelerator, run)
     best: dict[str, Tensor] = {}
+    if report_to is not None:
+        accelerator.init_trackers(
+            "gramian", {name: value for name, value in run.items() if isinstance(value, int | float | str)}
+        )
 
     with torch.random.fork_rng(), _progress(progress and accelerator.is_main_process) as bar:
         if folder is not None and resume:
@@ -215,13 +240,17 @@ def fit(
             torch.manual_seed(_mix(recipe.seed, epoch) + (accelerator.process_index << 40))
             values: dict[str, list[Tensor]] = defaultdict(list)
             skipped = 0
-            for group in _chunks(list(_batches(len(train), batch_size, recipe.seed, epoch)), recipe.accumulate):
+            batches = _batches(len(train), batch_size, recipe.seed, epoch)
+            own = [torch.tensor_split(rows, accelerator.num_processes)[accelerator.process_index].tolist() for rows in batches]
+            rows = Rows(train, aligner.preparer(), seed=_mix(recipe.seed, epoch), strict=strict, size=recipe.micro_batch)
+            feed = iter(loader(rows, own, workers=recipe.workers))
+            for count in _chunks(len(own), recipe.accumulate):
                 optimizer.zero_grad()
                 done = 0
-                for rows in group:
-                    own = torch.tensor_split(rows, accelerator.num_processes)[accelerator.process_index]
+                for parts in itertools.islice(feed, count):
+                    history.note(found for part in parts for found in part.broken)
                     try:
-                        result = _step(objective, train, own, 1 / len(group), recipe, accelerator)
+                        result = _step(objective, parts, 1 / count, recipe, accelerator)
                     except TooSmallError:  # an unlucky draw, where few items have what the loss compares
                         skipped += 1
                         continue
@@ -244,22 +273,34 @@ def fit(
             if not math.isfinite(record["loss"]):
                 raise InputError(f"the loss is not finite in epoch {epoch} ({record['loss']}). Lower `learning_rate`.")
             if validation is not None and (epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs):
-                record |= _validate(aligner, validation)
+                unread: list[Broken] = []
+                record |= _validate(aligner, validation, recipe.workers, strict, unread)
+                history.note(unread)
                 if history.best is None or record["validation/mrr"] > history.best:
                     history.best, history.best_epoch, history.looks_since_best = record["validation/mrr"], epoch, 0
-                    best = {name: value.detach().clone() for name, value in aligner.state_dict().items()}
+                    best = {name: value.detach().clone() for name, value in aligner.trained().items()}
                 else:
                     history.looks_since_best += 1
             history.records.append(record)
+            if report_to is not None:
+                accelerator.log(record, step=epoch)
             if folder is not None:
                 folder.log(history)
                 if epoch % recipe.checkpoint_every == 0 or _finished(history, recipe):
                     folder.checkpoint(epoch, best)
             bar.update(task, advance=1, note=_note(record, history))
     if best:
-        aligner.load_state_dict(best)
+        aligner.load_state_dict(best, strict=False)  # what is not there was not trained
     else:
         history.best_epoch = len(history.records)
+    if report_to is not None:
+        accelerator.end_training()
+    if accelerator.num_processes > 1:  # each process has seen the cells of its own batches
+        from accelerate.utils import gather_object
+
+        for other in gather_object([history.broken]):
+            for modality, found in other.items():
+                history.broken.setdefault(modality, {}).update(found)
     aligner.eval()
     return history
 
@@ -275,7 +316,7 @@ def _warn_sign_blind(loss: str) -> None:
     )
 
 
-def _accelerator(precision: str, cpu: bool) -> Accelerator:
+def _accelerator(precision: str, cpu: bool, report_to: str | None, output: str | Path | None) -> Accelerator:
     from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 
     # Without an accelerator accelerate joins the processes of torchrun only where it is told to stay on the CPU.
@@ -285,7 +326,14 @@ def _accelerator(precision: str, cpu: bool) -> Accelerator:
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         # A batch is split over the processes, so that a step of theirs is one step of the schedule.
         split = DataLoaderConfiguration(split_batches=True)
-        accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused], dataloader_config=split)
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=cpu,
+            kwargs_handlers=[unused],
+            dataloader_config=split,
+            log_with=_tracker(report_to),
+            project_dir=None if output is None else str(output),
+        )
     except ValueError as error:  # accelerate keeps one precision a process
         raise InputError(
             f"`precision` {precision!r} cannot be used: {str(error).splitlines()[0]} Use the same `precision` as before in "
@@ -296,22 +344,31 @@ def _accelerator(precision: str, cpu: bool) -> Accelerator:
     return accelerator
 
 
-def _step(
-    objective: nn.Module, train: Table, rows: Tensor, weight: float, recipe: Recipe, accelerator: Accelerator
-) -> LossOutput:
-    """The loss of one batch, of which `rows` are this process's, and `weight` times its gradient added to the parameters."""
+def _tracker(report_to: str | None) -> str | None:
+    """The name of a tracker that can be used here."""
+    if report_to is None:
+        return None
+    from accelerate.utils import LoggerType
 
-    def contrast(given: Table | Bundle) -> LossOutput:
+    check_choice("report_to", report_to, [str(kind) for kind in LoggerType if str(kind) != "all"])
+    need({"comet_ml": "comet_ml", "clearml": "clearml"}.get(report_to, report_to))
+    return report_to
+
+
+def _step(objective: nn.Module, parts: list[Batch], weight: float, recipe: Recipe, accelerator: Accelerator) -> LossOutput:
+    """The loss of one batch, of which `parts` are this process's, and `weight` times its gradient added to the parameters."""
+
+    def contrast(given: Batch | Bundle) -> LossOutput:
         result: LossOutput = objective(given)
         return result._replace(total=result.total * weight)
 
     if recipe.micro_batch is None:
-        result = contrast(train[rows])
+        result = contrast(parts[0])
         accelerator.backward(result.total)
     else:
         result = cached_backward(
             partial(objective, encode=True),
-            [train[part] for part in torch.split(rows, recipe.micro_batch)],
+            parts,
             contrast,
             backward=accelerator.backward,
             no_sync=lambda: accelerator.no_sync(objective),
@@ -349,8 +406,8 @@ class _Objective(nn.Module):
             {**state_dict, **{twin: state_dict[name] for twin, name in self.shared.items()}}, *args, **kwargs
         )
 
-    def forward(self, given: Table | Bundle, *, encode: bool = False) -> Any:
-        """The loss of a table or of what the Aligner made of it; with `encode` what the Aligner makes of a table.
+    def forward(self, given: Batch | Bundle, *, encode: bool = False) -> Any:
+        """The loss of a batch or of what the Aligner made of it; with `encode` what the Aligner makes of a batch.
 
         Every stage comes through here: a wrapper that shares parameters or gradients among processes watches this call.
         """
@@ -442,6 +499,7 @@ def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
             f"`{argument}` lacks the columns {', '.join(missing)} that the Aligner reads; it has {', '.join(table.modalities)}."
         )
     table = table.select(*aligner.modalities).has_any()
+    aligner.check(table, argument)
     mask = table.mask().double()
     shared = int((mask.T @ mask).fill_diagonal_(0).max())
     if shared < 2:
@@ -461,17 +519,29 @@ def _batches(items: int, batch_size: int, seed: int, epoch: int) -> Iterator[Ten
         yield order[start : start + batch_size]
 
 
-def _chunks(batches: list[Tensor], size: int) -> Iterator[list[Tensor]]:
-    for start in range(0, len(batches), size):
-        yield batches[start : start + size]
+def _chunks(batches: int, size: int) -> Iterator[int]:
+    """How many batches each step takes."""
+    for start in range(0, batches, size):
+        yield min(size, batches - start)
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def _groups(objective: _Objective, recipe: Recipe) -> list[dict[str, Any]]:
+    """Weight matrices, which decay, and the rest, by learning rate."""
+    rates = {
+        id(parameter): tower.learning_rate or recipe.learning_rate
+        for tower in objective.aligner.towers
+        if isinstance(tower, Tower)
+        for parameter in tower.parameters()
+    }
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    groups = []
+    for rate in dict.fromkeys([recipe.learning_rate, *rates.values()]):
+        some = [p for p in parameters if rates.get(id(p), recipe.learning_rate) == rate]
+        groups += [
+            {"params": [p for p in some if p.ndim > 1], "weight_decay": recipe.weight_decay, "lr": rate},
+            {"params": [p for p in some if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
+        ]
+    return groups
 
 
 def _warmup_cosine(warmup: float, steps: int) -> Any:
@@ -485,9 +555,10 @@ def _warmup_cosine(warmup: float, steps: int) -> Any:
     return factor
 
 
-def _validate(aligner: Aligner, validation: Table) -> dict[str, float]:
+def _validate(aligner: Aligner, validation: Table, workers: int, strict: bool, broken: list[Broken]) -> dict[str, float]:
     """Means over all queries of all directions, so that a direction few items take part in weighs little."""
-    found = [direction.ranks for direction in single_directions(aligner.embed(validation))]
+    bundle = aligner.embed(validation, workers=workers, strict=strict, broken=broken)
+    found = [direction.ranks for direction in single_directions(bundle)]
     together = Ranks(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     return {"validation/mrr": mean_reciprocal_rank(together), "validation/recall@1": recall_at_k(together, 1)}
 

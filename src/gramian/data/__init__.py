@@ -1,5 +1,6 @@
-"""Tables of features: a column a modality, each of its own width, with what is missing; read from files or shipped."""
+"""Tables: a column a modality, of features or of raw cells, with what is missing; read from files or shipped. Media files."""
 
-from gramian.data.tables import EMBEDDED, ENDINGS, Table, load
+from gramian.data.cells import Cells
+from gramian.data.tables import EMBEDDED, ENDINGS, Table, load, stream
 
-__all__ = ["EMBEDDED", "ENDINGS", "Table", "load"]
+__all__ = ["EMBEDDED", "ENDINGS", "Cells", "Table", "load", "stream"]

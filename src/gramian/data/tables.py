@@ -1,14 +1,11 @@
-"""`Table`: what the towers read. n items, a column a modality, each of its own width, some cells empty."""
+"""`Table`: what the towers read. n items, a column a modality: features of one width, or raw cells; some cells empty."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gramian.bundle import Bundle, read_mask, row_index
-from gramian.errors import InputError, check_choice, need, some
+from gramian.data.cells import Cells, is_empty
+from gramian.data.sources import read_rows, stream_rows, write_vectors
+from gramian.errors import InputError, check_choice, some
 from gramian.files import whole
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["EMBEDDED", "ENDINGS", "Table", "load"]
+__all__ = ["EMBEDDED", "ENDINGS", "Table", "load", "stream"]
 
 logger = logging.getLogger("gramian")
 
@@ -41,10 +40,10 @@ _FORMAT = "gramian.table.v1"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
-    """n items with one feature column a modality.
+    """n items with one column a modality.
 
     Attributes:
-        columns: name → (n, width) floating point; finite where present, zero where not.
+        columns: name → features, (n, width) floating point, finite where present, zero where not; or raw `Cells`, n of them.
         present: name → (n,) bool.
         ids: n different strings.
         split: the n split names, or None.
@@ -57,7 +56,7 @@ class Table:
     Table(2 items; text 2 × 2, audio 1 × 1)
     """
 
-    columns: dict[str, Tensor]
+    columns: dict[str, Tensor | Cells]
     present: dict[str, Tensor]
     ids: tuple[str, ...]
     split: tuple[str, ...] | None = None
@@ -68,7 +67,7 @@ class Table:
         object.__setattr__(self, "ids", tuple(self.ids))
         n = len(self.ids)
         if not self.columns:
-            raise InputError("`columns` must hold at least one feature column; got none.")
+            raise InputError("`columns` must hold at least one column; got none.")
         if set(self.columns) != set(self.present):
             raise InputError(
                 f"`present` must have a mask for each of {', '.join(self.columns)}; got {some(self.present) or 'none'}."
@@ -80,7 +79,10 @@ class Table:
                 if len(names) != n:
                     raise InputError(f"`{argument}` must name {what} for each of the {n} items; got {len(names)}.")
         for name, column in self.columns.items():
-            if column.ndim != 2 or not column.is_floating_point() or len(column) != n:
+            if isinstance(column, Cells):
+                if len(column) != n:
+                    raise InputError(f"`columns[{name!r}]` must hold {n} cells; got {len(column)}.")
+            elif column.ndim != 2 or not column.is_floating_point() or len(column) != n:
                 raise InputError(
                     f"`columns[{name!r}]` must be floating point of shape ({n}, width); "
                     f"got {column.dtype} of shape {tuple(column.shape)}."
@@ -91,17 +93,17 @@ class Table:
     @classmethod
     def from_columns(
         cls,
-        columns: Mapping[str, Tensor | np.ndarray | Sequence[Any]],
+        columns: Mapping[str, Tensor | np.ndarray | Cells | Sequence[Any]],
         *,
         present: Mapping[str, Tensor | np.ndarray | Sequence[bool]] | None = None,
         ids: Sequence[str] | None = None,
         split: Sequence[str] | None = None,
         items: Sequence[str] | None = None,
     ) -> Table:
-        """Build and check a Table from arrays (n, width), or sequences of n vectors with `None` for an empty cell.
+        """Build and check a Table from arrays (n, width), or sequences of n vectors or raw cells, `None` where empty.
 
         Args:
-            columns: name → features.
+            columns: name → features; or raw cells: `Cells`, or a sequence of texts, paths, bytes, Pillow images or arrays.
             present: name → (n,) bool mask; what a masked row holds is never read.
             ids: n different names of the items; their row numbers by default.
             split: n split names.
@@ -123,14 +125,14 @@ class Table:
         for name, given in (present or {}).items():
             check_choice("present", name, read)
             values, there = read[name]
-            there = there & read_mask(name, given, n).to(values.device)
-            read[name] = (values.masked_fill(~there[:, None], 0), there)
+            there = there & read_mask(name, given, n).to(there.device)
+            read[name] = (values if isinstance(values, Cells) else values.masked_fill(~there[:, None], 0), there)
         return cls._checked(read, ids, split, items)
 
     @classmethod
     def _checked(
         cls,
-        read: Mapping[str, tuple[Tensor, Tensor]],
+        read: Mapping[str, tuple[Tensor | Cells, Tensor]],
         ids: Sequence[str] | None,
         split: Sequence[str] | None,
         items: Sequence[str] | None,
@@ -165,6 +167,8 @@ class Table:
             if torn:
                 raise InputError(f"`items` must each lie in one split; {len(torn)} lie in several ({some(torn)}).")
         for name, column in self.columns.items():
+            if isinstance(column, Cells):
+                continue
             wrong = self.present[name] & ~column.isfinite().all(1)
             if wrong.any():
                 rows = some(self.ids[i] for i in wrong.nonzero().flatten().tolist())
@@ -177,7 +181,7 @@ class Table:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        columns = ", ".join(f"{name} {n} × {self.widths[name]}" for name, n in self.counts().items())
+        columns = ", ".join(f"{name} {n} × {self.widths.get(name, 'raw')}" for name, n in self.counts().items())
         return f"Table({len(self)} items; {columns})"
 
     @property
@@ -187,8 +191,19 @@ class Table:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Width of each column."""
-        return {name: column.shape[1] for name, column in self.columns.items()}
+        """Width of each column of features."""
+        return {name: column.shape[1] for name, column in self.columns.items() if isinstance(column, Tensor)}
+
+    def features(self, name: str) -> Tensor:
+        """The features of one column, (n, width), zero where missing.
+
+        Raises:
+            InputError: no such column, or one of raw cells.
+        """
+        column = self.columns[check_choice("name", name, self.columns)]
+        if isinstance(column, Cells):
+            raise InputError(f"column `{name}` holds raw cells, no features. A tower reads it: see `gramian.model`.")
+        return column
 
     def counts(self) -> dict[str, int]:
         """How many items have each modality."""
@@ -203,7 +218,9 @@ class Table:
         kept = torch.arange(len(self))[rows if isinstance(rows, slice) else row_index(rows)].tolist()
         return replace(
             self,
-            columns={name: column[kept] for name, column in self.columns.items()},
+            columns={
+                name: column.take(kept) if isinstance(column, Cells) else column[kept] for name, column in self.columns.items()
+            },
             present={name: mask[kept] for name, mask in self.present.items()},
             ids=tuple(self.ids[i] for i in kept),
             split=None if self.split is None else tuple(self.split[i] for i in kept),
@@ -239,17 +256,20 @@ class Table:
         return self if bool(mask.all()) else self[mask]
 
     def digest(self) -> str:
-        """A hash of the ids, the items, the masks and the features: equal for equal tables."""
+        """A hash of the ids, the items, the masks, the features and the raw cells: equal for equal tables."""
         found = hashlib.sha256(json.dumps(self.ids if self.items is None else [self.ids, self.items]).encode())
         for name, column in self.columns.items():
             found.update(name.encode())
             found.update(self.present[name].cpu().numpy().tobytes())
-            found.update(column.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            if isinstance(column, Cells):
+                found.update(column.fingerprint())
+            else:
+                found.update(column.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:16]
 
     def to_bundle(self) -> Bundle:
         """The columns as they stand, for vectors that already share one space; rows are scaled to unit length."""
-        columns = {name: column.float() for name, column in self.columns.items()}
+        columns = {name: self.features(name).float() for name in self.columns}
         return Bundle.from_dict(columns, present=self.present, ids=self.items)
 
     def save(self, path: str | Path) -> None:
@@ -260,12 +280,15 @@ class Table:
         """
         path = Path(path)
         check_choice("path", path.suffix, ENDINGS)
+        columns = {name: self.features(name) for name in self.columns}
         with whole(path) as partial:
             if path.suffix == ".parquet":
-                with _quiet():
-                    _dataset(self).to_parquet(partial)
+                data: dict[str, list[Any]] = {"id": list(self.ids)}
+                data |= {} if self.split is None else {"split": list(self.split)}
+                data |= {} if self.items is None else {"item": list(self.items)}
+                write_vectors(data, columns, self.present, partial)
                 return
-            tensors = {f"values.{name}": column[self.present[name]].contiguous() for name, column in self.columns.items()}
+            tensors = {f"values.{name}": column[self.present[name]].contiguous() for name, column in columns.items()}
             tensors |= {f"present.{name}": mask.contiguous() for name, mask in self.present.items()}
             header = {"columns": self.modalities, "ids": self.ids, "split": self.split, "metadata": self.metadata}
             header |= {} if self.items is None else {"items": self.items}
@@ -288,12 +311,14 @@ class Table:
             return cls.from_columns(tensors)
         try:
             header = json.loads(metadata[_FORMAT])
-            columns, present = {}, {}
+            columns: dict[str, Tensor | Cells] = {}
+            present = {}
             for name in header["columns"]:
                 present[name] = tensors[f"present.{name}"]
                 values = tensors[f"values.{name}"]
-                columns[name] = values.new_zeros(len(header["ids"]), values.shape[1])
-                columns[name][present[name]] = values
+                filled = values.new_zeros(len(header["ids"]), values.shape[1])
+                filled[present[name]] = values
+                columns[name] = filled
             table = cls(columns, present, header["ids"], header["split"], header["metadata"], header.get("items"))
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise InputError(f"{str(path)!r} is a damaged table ({error}). Write it anew.") from None
@@ -301,18 +326,30 @@ class Table:
         return table
 
 
-def load(data: str | Path, *, split: str | None = None, columns: Sequence[str] | None = None, id_column: str = "id") -> Table:
-    """Load a feature table: one that ships with the package, by name, or a file.
+def load(
+    data: str | Path,
+    *,
+    split: str | None = None,
+    columns: Sequence[str] | None = None,
+    raw: Sequence[str] = (),
+    id_column: str = "id",
+    revision: str | None = None,
+) -> Table:
+    """Load a table: one that ships with the package, by name, a file, a folder, or a data set on the hub.
 
-    Files: `.parquet`, `.arrow`, `.csv`, `.jsonl`/`.json` through Hugging Face datasets (a column a modality; a cell is a
-    list of floats, in CSV written `[0.1, 0.2]`, or empty), and `.safetensors`.
+    Hugging Face datasets reads `.parquet`, `.arrow`, `.csv`, `.jsonl`/`.json`, `.tar` (webdataset), folders (of images, of
+    audio, of any of these files, of `save_to_disk`) and hub ids: a column a modality. A cell of features is a list of floats,
+    in CSV written `[0.1, 0.2]`; a raw cell is text, a path (relative to the table's folder), bytes or a list; either may be
+    empty. `.safetensors` holds features alone.
 
     Args:
-        data: "stamps", or a path.
-        split: keep the items whose `split` column says so; all by default.
-        columns: the feature columns to read; by default every column that holds lists of floats.
+        data: "stamps", a path, or a hub id.
+        split: keep the items whose `split` column says so; all by default. Data sets in several splits get such a column.
+        columns: the columns to read; by default every column that holds lists of floats, and those in `raw`.
+        raw: the columns that towers read as they are; names that the table lacks are passed over.
         id_column: holds the rows' names; row numbers where there is no such column. A column `item` says what a row is about,
             where several rows are one item.
+        revision: of a data set on the hub.
 
     Raises:
         InputError: no such file or column, an empty file, rows of different widths, NaN, an unknown split.
@@ -321,102 +358,103 @@ def load(data: str | Path, *, split: str | None = None, columns: Sequence[str] |
     {'image': 1280, 'text': 384}
     """
     path = EMBEDDED.get(str(data), Path(data))
-    if not path.exists():
-        raise InputError(f"`data` must be a file or one of {', '.join(EMBEDDED)}; there is no {str(data)!r}.")
-    if path.is_dir():
-        raise InputError(f"`data` must be a file; {str(data)!r} is a folder.")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and path.is_file():
         table = Table.load(path)
         if columns is not None:
             table = table.select(*columns)
     else:
-        table = _read_dataset(path, columns, id_column)
+        rows, folder = read_rows(str(data), raw, revision=revision)
+        table = _table_of(rows, folder, str(data), columns, raw, id_column)
     return table if split is None else table.part(split)
 
 
-def _read_dataset(path: Path, columns: Sequence[str] | None, id_column: str) -> Table:
-    data = _arrow(path)
+def stream(
+    data: str | Path,
+    rows: int,
+    *,
+    columns: Sequence[str] | None = None,
+    raw: Sequence[str] = (),
+    id_column: str = "id",
+    revision: str | None = None,
+) -> Iterator[Table]:
+    """A table part by part, as it arrives: for embedding what does not fit on the disk. Arguments as for `load`.
+
+    Args:
+        data: a file, a folder or a hub id.
+        rows: of a part, at most. Rows without ids are numbered through.
+        columns: see `load`.
+        raw: see `load`.
+        id_column: see `load`.
+        revision: see `load`.
+    """
+    seen = 0
+    for part, folder in stream_rows(str(data), rows, revision=revision):
+        table = _table_of(part, folder, str(data), columns, raw, id_column, first=seen)
+        seen += len(table)
+        yield table
+
+
+def _table_of(
+    data: pyarrow.Table,
+    folder: Path | None,
+    source: str,
+    columns: Sequence[str] | None,
+    raw: Sequence[str],
+    id_column: str,
+    first: int = 0,
+) -> Table:
     names = data.column_names
     if data.num_rows == 0:
-        raise InputError(f"{str(path)!r} is empty: no rows.")
+        raise InputError(f"{source!r} is empty: no rows.")
     if any(name.startswith("__index_level_") for name in names):
-        raise InputError(f"{str(path)!r} has rows with more fields than its header names. Give every field a name.")
+        raise InputError(f"{source!r} has rows with more fields than its header names. Give every field a name.")
     for name in (id_column, "split", "item"):
         empty = data.column(name).null_count if name in names else 0
         if empty:
             raise InputError(f"column `{name}` is empty in {empty} of {data.num_rows} rows. Fill it, or leave it out.")
     for name in columns or ():
         check_choice("columns", name, names)
-    reserved = {id_column, "split", "item"}
-    features: dict[str, tuple[Tensor, Tensor]] = {}
+    reserved = {id_column, "split", "item"} - set(raw)
+    found: dict[str, tuple[Tensor | Cells, Tensor]] = {}
     ignored = []
     for name in columns or [name for name in names if name not in reserved]:
+        if name in raw:
+            cells = Cells(data.column(name), folder)
+            found[name] = (cells, cells.present)
+            continue
         column = data.column(name).combine_chunks()
         if columns is None and column.null_count == len(column):
             ignored.append(f"{name} (empty)")
             continue
-        cells = _feature_cells(name, column)
-        if cells is not None:
-            features[name] = cells
+        features = _feature_cells(name, column)
+        if features is not None:
+            found[name] = features
         elif columns is not None:
-            raise InputError(f"column `{name}` must hold lists of floats; it holds {data.schema.field(name).type}.")
+            raise InputError(
+                f"column `{name}` must hold lists of floats; it holds {_kind(data, name)}. A tower could read it as it is."
+            )
         else:
-            ignored.append(f"{name} ({data.schema.field(name).type})")
-    if not features:
-        kinds = ", ".join(f"{name} ({data.schema.field(name).type})" for name in names)
-        raise InputError(f"{str(path)!r} has no column that holds lists of floats; its columns are {kinds}.")
-    if ignored:
-        logger.warning("%s: left out what is no lists of floats: %s", path, some(ignored))
+            ignored.append(f"{name} ({_kind(data, name)})")
+    if not found:
+        kinds = ", ".join(f"{name} ({_kind(data, name)})" for name in names)
+        raise InputError(f"{source!r} has no column that holds lists of floats; its columns are {kinds}.")
+    if ignored and not raw:
+        logger.warning("%s: left out what is no lists of floats: %s", source, some(ignored))
     ids, split, items = (
         [str(value) for value in data.column(name).to_pylist()] if name in names else None
         for name in (id_column, "split", "item")
     )
-    return Table._checked(features, ids, split, items)
+    if ids is None and first:
+        ids = [str(first + row) for row in range(data.num_rows)]
+    return Table._checked(found, ids, split, items)
 
 
-def _arrow(path: Path) -> pyarrow.Table:
-    """The rows of a file as one Arrow table, read by Hugging Face datasets without leaving a cache behind."""
-    datasets = _datasets()
-    readers = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-    kind = readers[check_choice("data", path.suffix, [*readers, ".safetensors"])]
-    if path.stat().st_size == 0:
-        raise InputError(f"{str(path)!r} is empty: 0 bytes.")
-    try:
-        with tempfile.TemporaryDirectory() as cache, _quiet():
-            rows = datasets.load_dataset(
-                kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache, keep_in_memory=True
-            )
-            return rows.with_format("arrow")[:]
-    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        if "corresponds to no data" in reason or "BatchSize must be greater" in reason:
-            raise InputError(f"{str(path)!r} is empty: no rows.") from None
-        raise InputError(f"{str(path)!r} cannot be read as {kind}: {reason}") from None
+def _kind(data: pyarrow.Table, name: str) -> str:
+    kind = str(data.schema.field(name).type)
+    return "media files" if kind.startswith("struct<bytes") else kind
 
 
-def _datasets() -> Any:
-    need("datasets")
-    import datasets
-
-    return datasets
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hugging Face datasets without its progress bars and messages."""
-    datasets = _datasets()
-    shown, level = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what fails is told by our own error
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if shown:
-            datasets.enable_progress_bars()
-
-
-def _feature_cells(name: str, cells: pyarrow.Array) -> tuple[Tensor, Tensor] | None:
+def _feature_cells(name: str, cells: pyarrow.Array) -> tuple[Tensor | Cells, Tensor] | None:
     """One Arrow column as (n, width) float32 and its mask; None if it does not hold lists of numbers."""
     import pyarrow as pa
 
@@ -441,7 +479,7 @@ def _feature_cells(name: str, cells: pyarrow.Array) -> tuple[Tensor, Tensor] | N
     return values, present
 
 
-def _parse_cells(name: str, cells: Sequence[str | None]) -> tuple[Tensor, Tensor] | None:
+def _parse_cells(name: str, cells: Sequence[str | None]) -> tuple[Tensor | Cells, Tensor] | None:
     """Text cells like "[0.1, 0.2]"; None if the first filled one does not look like a list."""
     filled = next((cell for cell in cells if cell), "")
     if not filled.lstrip().startswith("["):
@@ -455,17 +493,30 @@ def _parse_cells(name: str, cells: Sequence[str | None]) -> tuple[Tensor, Tensor
     return _cells(name, rows)
 
 
-def _cells(name: str, column: Tensor | np.ndarray | Sequence[Any]) -> tuple[Tensor, Tensor]:
+def _cells(name: str, column: Tensor | np.ndarray | Cells | Sequence[Any]) -> tuple[Tensor | Cells, Tensor]:
+    if isinstance(column, Cells):
+        return column, column.present
     if isinstance(column, Tensor | np.ndarray):
         values = torch.as_tensor(column)
         if values.ndim != 2:
             raise InputError(f"`columns[{name!r}]` must have shape (n, width); got {tuple(values.shape)}.")
         values = values if values.is_floating_point() else values.float()
         return values, torch.ones(len(values), dtype=torch.bool, device=values.device)
+    first = next((cell for cell in column if not is_empty(cell)), None)
+    if not _is_vector(first):
+        cells = Cells(list(column))
+        return cells, cells.present
     rows = [None if cell is None or len(cell) == 0 else torch.as_tensor(cell, dtype=torch.float32) for cell in column]
     width = _one_width(name, [len(row) for row in rows if row is not None])
     present = torch.tensor([row is not None for row in rows])
     return torch.stack([torch.zeros(width) if row is None else row for row in rows]), present
+
+
+def _is_vector(cell: Any) -> bool:
+    """Whether a cell is one vector of features: a flat list of numbers; None is taken for one."""
+    if isinstance(cell, Tensor | np.ndarray):
+        return cell.ndim == 1
+    return cell is None or (isinstance(cell, Sequence) and not isinstance(cell, str | bytes) and np.ndim(cell[0]) == 0)
 
 
 def _one_width(name: str, widths: Sequence[int]) -> int:
@@ -476,17 +527,3 @@ def _one_width(name: str, widths: Sequence[int]) -> int:
     if not kinds:
         raise InputError(f"column `{name}` is empty in every row. Leave it out.")
     return kinds[0]
-
-
-def _dataset(table: Table) -> Any:
-    datasets = _datasets()
-    data: dict[str, list[Any]] = {"id": list(table.ids)}
-    for name, values in (("split", table.split), ("item", table.items)):
-        if values is not None:
-            data[name] = list(values)
-    kinds: dict[str, Any] = {name: datasets.Value("string") for name in data}
-    for name, column in table.columns.items():
-        rows, mask = column.float().numpy(), table.present[name].tolist()
-        data[name] = [row if there else None for row, there in zip(rows, mask, strict=True)]
-        kinds[name] = datasets.Sequence(datasets.Value("float32"))
-    return datasets.Dataset.from_dict(data, features=datasets.Features(kinds))

@@ -13,7 +13,7 @@ from gramian.evaluation.diagnosis import DIAGNOSTICS_NOTE
 from gramian.evaluation.directions import Direction, Gain, Reranked, hits
 from gramian.files import write_text
 from gramian.metrics import mean_reciprocal_rank, median_rank, recall_at_k
-from gramian.sheets import Sheet
+from gramian.sheets import Sheet, unreadable
 from gramian.stats import Interval, bootstrap_mean
 
 __all__ = ["Report"]
@@ -32,6 +32,7 @@ class Report:
         settings: what was evaluated, for the reader: data, split, model.
         diagnostics: the shape of the space, by name; see `diagnostics`.
         reranked: directions between an anchor and all other modalities, before and after a matching head.
+        broken: cells that could not be read and counted as missing: (id, modality, reason).
     """
 
     items: int
@@ -42,6 +43,7 @@ class Report:
     settings: dict[str, str] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
     reranked: tuple[Reranked, ...] = ()
+    broken: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def joints(self) -> tuple[Direction, ...]:
@@ -67,6 +69,7 @@ class Report:
             "items": self.items,
             "present": self.present,
             "missing": {name: self.items - count for name, count in self.present.items()},
+            "unreadable": [{"id": row, "modality": name, "reason": reason} for row, name, reason in self.broken],
             "diagnostics": self.diagnostics,
             "mean_recall": {str(k): self.mean_recall(k)._asdict() for k in self.ks},
             "directions": [self._row(direction) for direction in self.singles]
@@ -137,6 +140,8 @@ class Report:
         if self.diagnostics:
             shape = tuple((name, f"{value:.3f}") for name, value in self.diagnostics.items())
             sheets.append(Sheet("The shape of the space", ("diagnostic", "value"), shape, DIAGNOSTICS_NOTE))
+        if self.broken:
+            sheets.append(unreadable(self.broken))
         return sheets
 
     def _reranked_sheet(self) -> Sheet:

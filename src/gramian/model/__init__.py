@@ -1,9 +1,27 @@
 """Towers read one modality's data, heads project into the shared space, the `Aligner` joins them: dict in, Bundle out."""
 
 from gramian.model.aligner import Aligner, Modality
+from gramian.model.batch import Batch, Broken
+from gramian.model.encoders import HuggingFace, SentenceTransformer
 from gramian.model.heads import HEADS, build_head
 from gramian.model.matcher import Matcher
 from gramian.model.pooling import POOLINGS, Pool
-from gramian.model.towers import Features
+from gramian.model.towers import Custom, Encoded, Features, Tower
 
-__all__ = ["HEADS", "POOLINGS", "Aligner", "Features", "Matcher", "Modality", "Pool", "build_head"]
+__all__ = [
+    "HEADS",
+    "POOLINGS",
+    "Aligner",
+    "Batch",
+    "Broken",
+    "Custom",
+    "Encoded",
+    "Features",
+    "HuggingFace",
+    "Matcher",
+    "Modality",
+    "Pool",
+    "SentenceTransformer",
+    "Tower",
+    "build_head",
+]

@@ -43,7 +43,7 @@ class Pool(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """(n, d), zero for a sequence without a token."""
         if self.how != "attention":
-            return pool(tokens, self.how)  # type: ignore[arg-type]
+            return pool(tokens, self.how)
         if tokens.values.shape[2] != len(self.query):
             raise InputError(f"`tokens` must have width {len(self.query)}; got {tokens.values.shape[2]}.")
         some = tokens.present.any(1, keepdim=True)

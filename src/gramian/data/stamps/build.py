@@ -78,7 +78,7 @@ def encode(stamps: Sequence[Stamp], encoders: Mapping[str, Encoder]) -> tuple[Fe
 def table_of(stamps: Sequence[Stamp], features: Features, split: Sequence[str]) -> Table:
     """Lay the features out as a float16 table, with zeros where a stamp lacks the column."""
     table = Table.from_columns(features, ids=[stamp.id for stamp in stamps], split=split)
-    table = replace(table, columns={name: column.half() for name, column in table.columns.items()})
+    table = replace(table, columns={name: table.features(name).half() for name in table.columns})
     table.check()  # again: float16 holds less
     return table
 

@@ -1,0 +1,113 @@
+"""Reading every cell of a table once, as its towers would: what is there, what is missing, broken, and cut off."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from gramian.data.cells import Cells
+from gramian.data.media import Unreadable
+from gramian.data.tables import Table
+from gramian.model.batch import Broken
+from gramian.model.towers import Reader
+from gramian.sheets import Sheet, unreadable
+
+__all__ = ["Checked", "check_table"]
+
+_LISTED = 20
+
+
+@dataclass
+class Checked:
+    """What a table holds.
+
+    Attributes:
+        rows: number of rows.
+        filled: modality → cells that are not empty.
+        broken: cells that cannot be read.
+        cut: modality → id → what the tower will not see of the cell.
+        empty: rows with nothing that can be read.
+        splits: split → rows.
+    """
+
+    rows: int
+    filled: dict[str, int]
+    broken: list[Broken] = field(default_factory=list)
+    cut: dict[str, dict[str, str]] = field(default_factory=dict)
+    empty: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
+
+    def sheets(self) -> list[Sheet]:
+        """One row a column; then what is wrong, cell by cell, the first of it."""
+        count = Counter(modality for _, modality, _ in self.broken)
+        rows = tuple(
+            (name, str(filled), str(self.rows - filled), str(count[name]), str(len(self.cut.get(name, {}))))
+            for name, filled in self.filled.items()
+        )
+        splits = "".join(f" {name} {n}," for name, n in self.splits.items()).rstrip(",")
+        note = f"{self.rows} rows{':' + splits if splits else ''}; {self.empty} with nothing that can be read."
+        sheets = [Sheet("Columns", ("column", "filled", "missing", "unreadable", "cut"), rows, note)]
+        if self.broken:
+            sheets.append(unreadable(self.broken))
+        cut = [(name, row, what) for name, found in self.cut.items() for row, what in found.items()]
+        if cut:
+            sheets.append(Sheet("Cut off", ("column", "id", "what"), tuple(cut[:_LISTED]), f"{len(cut)} in all."))
+        return sheets
+
+
+def check_table(table: Table, readers: Mapping[str, Reader], *, workers: int = 0, progress: bool = True) -> Checked:
+    """Read every raw cell once.
+
+    Args:
+        table: the rows.
+        readers: modality → reader of its tower, for the columns of raw cells.
+        workers: processes that read; 0 reads in this one.
+        progress: show a progress bar.
+    """
+    found = Checked(len(table), table.counts())
+    if table.split is not None:
+        found.splits = dict(Counter(table.split))
+    rows = torch.utils.data.DataLoader(
+        _CheckedRows(table, readers), batch_size=None, num_workers=workers, generator=torch.Generator()
+    )
+    for here in track(rows, description="reading", total=len(table), disable=not progress):
+        found.empty += not here["readable"]
+        found.broken.extend(here["broken"])
+        for modality, row, what in here["cut"]:
+            found.cut.setdefault(modality, {})[row] = what
+    return found
+
+
+class _CheckedRows(torch.utils.data.Dataset[Any]):
+    def __init__(self, table: Table, readers: Mapping[str, Reader]) -> None:
+        self.table, self.readers = table, readers
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        table, name = self.table, self.table.ids[row]
+        broken, cut = [], []
+        readable = 0
+        for modality, column in table.columns.items():
+            if not table.present[modality][row]:
+                continue
+            if not isinstance(column, Cells):
+                readable += 1
+                continue
+            reader, cell = self.readers[modality], column[row]
+            try:
+                decoded = reader.read(cell, folder=column.folder)
+                what = reader.cut(cell, decoded, folder=column.folder)
+            except Unreadable as error:
+                broken.append(Broken(name, modality, str(error)))
+                continue
+            readable += 1
+            if what:
+                cut.append((modality, name, what))
+        return {"readable": readable, "broken": broken, "cut": cut}

@@ -1,0 +1,119 @@
+"""`Cells`: a column of raw cells, which towers read: text, media files, bytes, lists of numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["Cells", "is_empty"]
+
+_SAMPLE = 4096  # bytes of a cell that its digest looks at, with its length
+
+
+class Cells:
+    """n cells that are fetched when they are asked for, and never changed.
+
+    Args:
+        values: n cells, `None` or empty where missing; an Arrow column stays on the disk it is mapped from.
+        folder: what relative paths in them are relative to.
+        rows: (k,) which of `values` count, in order; all by default.
+
+    >>> cells = Cells(["a cat", None, "a dog"])
+    >>> len(cells), cells[0], cells.present.tolist(), list(cells.take([2, 1]))
+    (3, 'a cat', [True, False, True], ['a dog', None])
+    """
+
+    def __init__(
+        self,
+        values: Sequence[Any] | pyarrow.ChunkedArray,
+        folder: Path | None = None,
+        rows: NDArray[np.int64] | None = None,
+        present: Tensor | None = None,
+    ) -> None:
+        self._values = values
+        self.folder = folder
+        self._rows = np.arange(len(values)) if rows is None else rows
+        self.present = _present(values) if present is None else present
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"Cells({len(self)}, {int(self.present.sum())} filled)"
+
+    def __getitem__(self, row: int) -> Any:
+        """One cell; `None` where it is empty."""
+        if not self.present[row]:
+            return None
+        value = self._values[int(self._rows[row])]
+        return value.as_py() if hasattr(value, "as_py") else value
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[row] for row in range(len(self)))
+
+    def take(self, rows: Sequence[int]) -> Cells:
+        """The cells at `rows`."""
+        return Cells(self._values, self.folder, self._rows[list(rows)], self.present[list(rows)])
+
+    def fingerprint(self) -> bytes:
+        """A hash of the cells: of text and paths in full, of longer ones by their length and both ends."""
+        found = hashlib.sha256()
+        for cell in self:
+            _feed(found, cell)
+        return found.digest()
+
+
+def is_empty(cell: Any) -> bool:
+    """Whether a cell says that there is nothing: None, "", [], or neither bytes nor a path. A file of 0 bytes is broken."""
+    if cell is None:
+        return True
+    if isinstance(cell, Mapping):
+        return cell.get("bytes") is None and not cell.get("path") if {"bytes", "path"} & set(cell) else not cell
+    return hasattr(cell, "__len__") and not isinstance(cell, bytes) and len(cell) == 0
+
+
+def _present(values: Any) -> Tensor:
+    """Which cells are filled; of an Arrow column without fetching them."""
+    if not hasattr(values, "chunks"):
+        return torch.tensor([not is_empty(cell) for cell in values], dtype=torch.bool)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = values.type
+    if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
+        content, path = (pc.struct_field(values, [name]) for name in ("bytes", "path"))
+        there = pc.is_valid(content)
+        if not pa.types.is_null(path.type):
+            there = pc.or_(there, pc.fill_null(pc.greater(pc.binary_length(path), 0), False))
+        there = pc.and_(pc.is_valid(values), there)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        there = pc.fill_null(pc.greater(pc.binary_length(values), 0), False)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        there = pc.fill_null(pc.greater(pc.list_value_length(values), 0), False)
+    else:
+        there = pc.is_valid(values)
+    return torch.from_numpy(there.combine_chunks().to_numpy(zero_copy_only=False).astype(bool))
+
+
+def _feed(found: Any, cell: Any) -> None:
+    if isinstance(cell, bytes):
+        found.update(b"b%d:" % len(cell) + cell[:_SAMPLE] + cell[-_SAMPLE:])
+    elif isinstance(cell, Mapping):
+        for name, value in cell.items():
+            found.update(f"{name}=".encode())
+            _feed(found, value)
+    elif isinstance(cell, np.ndarray | Tensor):
+        _feed(found, np.ascontiguousarray(np.asarray(cell)).tobytes())
+    else:
+        text = repr(cell).encode()
+        found.update(b"t%d:" % len(text) + text)

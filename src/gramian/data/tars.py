@@ -1,0 +1,89 @@
+"""Webdataset archives as tables: files of one name before the first dot are one row, each ending a column.
+
+The archives are indexed, not unpacked: a media cell says where its bytes lie. (The reader of Hugging Face datasets wants
+every modality in every row, and decodes audio with a package that is not to be had everywhere.)
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gramian.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["read_tars"]
+
+_TEXT = {"txt", "text", "cls", "cls2"}
+
+
+def read_tars(paths: Sequence[Path]) -> pyarrow.Table:
+    """The rows of all archives: `id`, then a column an ending.
+
+    `.txt` and `.cls` are text, the fields of a `.json` are columns of their own, `.npy` holds one vector; anything else is
+    {"path", "offset", "size"}, for `gramian.data.media.open_source`.
+
+    Raises:
+        InputError: no tar archive, a truncated one, two files of one row with one ending, or no file at all.
+    """
+    import pyarrow as pa
+
+    rows: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        try:
+            with tarfile.open(path, "r:") as archive:
+                size = path.stat().st_size
+                for member in archive:
+                    if member.isfile():
+                        if member.offset_data + member.size > size:
+                            raise tarfile.ReadError(f"{member.name} is cut off")
+                        _add(rows, path, archive, member)
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise InputError(f"{str(path)!r} cannot be read as webdataset: {error}.") from None
+    if not rows:
+        raise InputError(f"{str(paths[0])!r} is empty: no rows.")
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    columns = {"id": pa.array(list(rows), pa.string())}
+    for name in names:
+        values = [row.get(name) for row in rows.values()]
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            raise InputError(
+                f"column `{name}` of {str(paths[0])!r} holds values of several kinds. Give each its own."
+            ) from None
+    return pa.table(columns)
+
+
+def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    folder, _, name = member.name.rpartition("/")
+    stem, _, ending = name.partition(".")
+    if not stem or not ending:  # hidden files, and files without an ending
+        return
+    row = rows.setdefault(f"{folder}/{stem}" if folder else stem, {})
+    if ending in row:
+        raise ValueError(f"{member.name} is there twice")
+    if ending in _TEXT:
+        row[ending] = _content(archive, member).decode("utf-8-sig")
+    elif ending == "json":
+        found = json.loads(_content(archive, member))
+        if not isinstance(found, dict):
+            raise ValueError(f"{member.name} does not hold an object")
+        row.update({key: value for key, value in found.items() if key != "id"})
+    elif ending == "npy":
+        row[ending] = np.load(BytesIO(_content(archive, member)), allow_pickle=False).astype(np.float32).ravel().tolist()
+    else:
+        row[ending] = {"path": str(path.resolve()), "offset": member.offset_data, "size": member.size}
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()

@@ -1,0 +1,329 @@
+"""Bulk embedding: a table of any size to shards of vectors; batched, over several processes, resumable after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from gramian.data.sources import MANIFEST, write_vectors
+from gramian.data.tables import Table
+from gramian.errors import InputError, check_choice, need, some
+from gramian.files import whole, write_text
+from gramian.model.aligner import Aligner, evaluating
+from gramian.model.batch import Batch, Broken, Preparer, Rows, loader
+from gramian.model.encoders import Encoder, fingerprint
+from gramian.model.towers import Encoded, Tower
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Embedded", "TowerSet", "embed_batch", "embed_shards", "encode_table"]
+
+_FORMAT = "gramian.embedding.v1"
+
+Columns = dict[str, tuple[Tensor, Tensor]]
+"""Modality → (n, width) float32 and (n,) bool."""
+
+
+class Embedded(NamedTuple):
+    """What `embed_shards` has written.
+
+    Attributes:
+        rows: in all shards.
+        shards: number of files.
+        kept: shards that were there already.
+        broken: cells that could not be read, and are empty.
+    """
+
+    rows: int
+    shards: int
+    kept: int
+    broken: tuple[Broken, ...]
+
+
+class TowerSet(nn.Module):
+    """Towers by modality, without heads: for features that are computed once and trained on often.
+
+    Args:
+        towers: modality → tower.
+    """
+
+    def __init__(self, towers: Mapping[str, Tower]) -> None:
+        super().__init__()
+        if not towers:
+            raise InputError("`towers` must name at least one; got none.")
+        self.names = tuple(towers)
+        self.towers = nn.ModuleList(towers.values())
+
+    def preparer(self) -> Preparer:
+        """What makes `Batch`es for the towers."""
+        return Preparer({name: tower.reader for name, tower in self.items()})
+
+    def items(self) -> Iterator[tuple[str, Tower]]:
+        """Names and towers."""
+        for name, tower in zip(self.names, self.towers, strict=True):
+            assert isinstance(tower, Tower)
+            yield name, tower
+
+    def forward(self, batch: Batch) -> Columns:
+        """The pooled vectors of the rows that are there, as the towers give them."""
+        found: Columns = {}
+        for name, tower in self.items():
+            there = batch.present.get(name, torch.zeros(len(batch), dtype=torch.bool))
+            vectors = torch.zeros(len(batch), tower.width)
+            if name in batch.inputs:
+                encoded = tower(batch.inputs[name])
+                vectors[there] = (encoded.vectors if isinstance(encoded, Encoded) else encoded).float().cpu()
+            found[name] = (vectors, there)
+        return found
+
+
+@torch.no_grad()
+def embed_batch(model: Aligner | TowerSet, batch: Batch) -> Columns:
+    """Vectors and masks of one Batch, on the CPU; float16 and bfloat16 are autocast's, what comes out is float32."""
+    device = model.device if isinstance(model, Aligner) else _device(model)
+    if isinstance(model, TowerSet):
+        columns: Columns = model(batch.to(device))
+        return columns
+    bundle = model(batch.to(device))
+    return {name: (bundle.column(name).float().cpu(), bundle.has(name).cpu()) for name in batch.present}
+
+
+def embed_shards(
+    model: Aligner | TowerSet,
+    data: Table | Iterable[Table],
+    output: Path,
+    *,
+    source: str = "",
+    batch_size: int = 32,
+    shard_size: int = 4096,
+    workers: int = 0,
+    precision: Literal["no", "bf16", "fp16"] = "no",
+    strict: bool = False,
+    progress: bool = True,
+    cpu: bool = False,
+) -> Embedded:
+    """Embed a table, shard by shard: `output/part-00000.parquet` and so on, and `manifest.json`.
+
+    A shard is there whole or not at all. Called again with the same table and model it goes on where it stopped, without a row
+    lost or doubled; with others it refuses. Under torchrun or `accelerate launch` the shards are divided among the processes.
+
+    Args:
+        model: an Aligner, for vectors in its space; or towers, for features as they give them.
+        data: the items; or tables of at most `shard_size` items one after the other, as from `gramian.data.stream`.
+        output: folder.
+        source: name of the data, for the manifest; it tells streamed data apart, which cannot be hashed beforehand.
+        batch_size: items a forward pass.
+        shard_size: items a file.
+        workers: processes that read raw cells ahead, for each that embeds.
+        precision: of the forward pass.
+        strict: stop at a cell that cannot be read, which otherwise is empty and listed in the manifest.
+        progress: show a progress bar.
+        cpu: stay on the CPU where there is an accelerator.
+
+    Raises:
+        InputError: a folder that holds another embedding, or columns that do not fit.
+    """
+    need("accelerate", "datasets")
+    from accelerate import PartialState
+
+    check_choice("precision", precision, ("no", "bf16", "fp16"))
+    for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
+        if value < 1:
+            raise InputError(f"`{name}` must be at least 1; got {value}.")
+    state = PartialState(cpu=cpu or not torch.accelerator.is_available())
+    if precision == "fp16" and state.device.type == "cpu":
+        raise InputError("`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'.")
+    model.to(state.device)
+    folder = _Shards(output, _description(model, data, source, shard_size, precision))
+    if state.is_main_process:
+        folder.begin()
+    state.wait_for_everyone()
+    folder.check()
+    if folder.complete():
+        return folder.read()
+    total = len(data) if isinstance(data, Table) else None
+    kept = 0
+    with _progress(progress and state.is_main_process) as bar:
+        task = bar.add_task("embedding", total=total)
+        for number, part in enumerate(_parts(data, shard_size)):
+            mine = number % state.num_processes == state.process_index
+            if mine and not folder.has(number):
+                broken: list[Broken] = []
+                options = {"workers": workers, "precision": precision, "strict": strict, "broken": broken}
+                folder.write(number, part, encode_table(model, part, batch_size, **options), broken)  # type: ignore[arg-type]
+            elif mine:
+                kept += 1
+            bar.update(task, advance=len(part))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        folder.finish()
+    state.wait_for_everyone()
+    return folder.read()._replace(kept=kept)
+
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _parts(data: Table | Iterable[Table], shard_size: int) -> Iterator[Table]:
+    if not isinstance(data, Table):
+        yield from data
+        return
+    for start in range(0, len(data), shard_size):
+        yield data[start : start + shard_size]
+
+
+def encode_table(
+    model: Aligner | TowerSet,
+    table: Table,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    precision: Literal["no", "bf16", "fp16"] = "no",
+    strict: bool = False,
+    broken: list[Broken] | None = None,
+) -> Columns:
+    """Vectors and masks of a whole table, in memory; arguments as for `embed_shards`.
+
+    Args:
+        model: see there.
+        table: the items.
+        batch_size: items a forward pass.
+        workers: see there.
+        precision: see there.
+        strict: see there.
+        broken: a list that is given what could not be read.
+    """
+    if isinstance(model, Aligner):
+        model.check(table)
+    order = [list(range(start, min(start + batch_size, len(table)))) for start in range(0, len(table), batch_size)]
+    found: list[Columns] = []
+    device = next((value.device.type for value in model.parameters()), "cpu")
+    mixed = nullcontext() if precision == "no" else torch.autocast(device, _DTYPES[precision])
+    with evaluating(model), mixed:
+        for parts in loader(Rows(table, model.preparer(), seed=None, strict=strict), order, workers=workers):
+            for batch in parts:
+                found.append(embed_batch(model, batch))
+                if broken is not None:
+                    broken.extend(batch.broken)
+    return {
+        name: (torch.cat([some[name][0] for some in found]), torch.cat([some[name][1] for some in found])) for name in found[0]
+    }
+
+
+class _Shards:
+    """The folder: shards with a note each of what could not be read, and at last a manifest that takes the notes in."""
+
+    def __init__(self, path: Path, description: dict[str, Any]) -> None:
+        self.path = path
+        self.description = description
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / MANIFEST
+
+    def shard(self, number: int) -> Path:
+        return self.path / f"part-{number:05d}.parquet"
+
+    def begin(self) -> None:
+        if self.path.is_file():
+            raise InputError(f"`output` must be a folder; {str(self.path)!r} is a file.")
+        if not self.manifest.exists():
+            strangers = sorted(path.name for path in self.path.glob("*")) if self.path.exists() else []
+            if strangers:
+                raise InputError(f"`output` {str(self.path)!r} holds other files ({some(strangers)}). Name another folder.")
+            write_text(self.manifest, json.dumps(self.description | {"complete": False}, indent=2) + "\n")
+
+    def check(self) -> None:
+        there = self._load()
+        changed = [
+            f"{name} {there.get(name)} → {value}" for name, value in self.description.items() if there.get(name) != value
+        ]
+        if changed:
+            raise InputError(
+                f"`output` {str(self.path)!r} holds another embedding; changed are {some(changed)}. Name another folder."
+            )
+
+    def complete(self) -> bool:
+        return bool(self._load()["complete"])
+
+    def has(self, number: int) -> bool:
+        return self.shard(number).exists()
+
+    def write(self, number: int, part: Table, columns: Columns, broken: Sequence[Broken]) -> None:
+        # The note first: a shard that is there has its note.
+        write_text(self.shard(number).with_suffix(".json"), json.dumps({"rows": len(part), "broken": broken}))
+        names = {"id": part.ids, "split": part.split, "item": part.items}
+        strings = {name: list(values) for name, values in names.items() if values is not None}
+        with whole(self.shard(number)) as partial:
+            write_vectors(
+                strings,
+                {name: values for name, (values, _) in columns.items()},
+                {name: there for name, (_, there) in columns.items()},
+                partial,
+            )
+
+    def finish(self) -> None:
+        shards, broken = [], []
+        for path in sorted(self.path.glob("part-*.parquet")):
+            note = json.loads(path.with_suffix(".json").read_text())
+            shards.append({"file": path.name, "rows": note["rows"]})
+            broken += note["broken"]
+        rows = sum(shard["rows"] for shard in shards)
+        whole_manifest = self.description | {"complete": True, "rows": rows, "shards": shards, "broken": broken}
+        write_text(self.manifest, json.dumps(whole_manifest, indent=2, ensure_ascii=False) + "\n")
+        for path in [*self.path.glob("part-*.json"), *self.path.glob("part-*.partial")]:
+            path.unlink()
+
+    def read(self) -> Embedded:
+        made = self._load()
+        broken = tuple(Broken(*one) for one in made["broken"])
+        return Embedded(made["rows"], len(made["shards"]), len(made["shards"]), broken)
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
+            if found["format"] != _FORMAT:
+                raise ValueError("another format")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{str(self.manifest)!r} is damaged ({error}). Delete the folder, or name another.") from None
+        return found
+
+
+def _description(
+    model: Aligner | TowerSet, data: Table | Iterable[Table], source: str, shard_size: int, precision: str
+) -> dict[str, Any]:
+    towers = model.items() if isinstance(model, TowerSet) else zip(model.modalities, model.towers, strict=True)
+    described: dict[str, Any] = {}
+    for name, tower in towers:
+        described[name] = {"class": type(tower).__name__, "width": tower.width}
+        if isinstance(tower, Encoder):
+            described[name] |= {"source": tower.source, "hash": fingerprint(tower.model), "options": tower.options}
+    return {
+        "format": _FORMAT,
+        "source": source,
+        "data": data.digest() if isinstance(data, Table) else "streamed",
+        "model": "aligner" if isinstance(model, Aligner) else "towers",
+        "weights": fingerprint(model) if isinstance(model, Aligner) else None,
+        "towers": described,
+        "shard_size": shard_size,
+        "precision": precision,
+    }
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((value.device for value in islice(model.parameters(), 1)), torch.device("cpu"))
+
+
+def _progress(show: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=not show
+    )

@@ -1,0 +1,221 @@
+"""An Aligner as an encoder for mteb: retrieval tasks between text, images, audio and video, under any score of this library.
+
+results = mteb.evaluate(AlignerEncoder(aligner, "span"), mteb.get_tasks(["Flickr30kT2IRetrieval"]))
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gramian.bundle import Bundle
+from gramian.data.cells import Cells, is_empty
+from gramian.data.tables import Table
+from gramian.errors import InputError, check_choice, need, some
+from gramian.model.aligner import Aligner
+from gramian.model.batch import Broken
+from gramian.model.towers import KINDS, Media, Tower
+from gramian.scores import SCORES, ScoreName
+
+__all__ = ["AlignerEncoder"]
+
+logger = logging.getLogger("gramian")
+
+_ENTRIES = 2**26  # products of vectors held at a time
+
+
+class AlignerEncoder:
+    """What mteb calls an encoder: its EncoderProtocol, around an Aligner.
+
+    mteb keeps one vector an item. So an item's modality vectors stand behind each other in it, zero where missing, and behind
+    them a 0 or a 1 for each that says whether it is there; `similarity` takes them apart again. Embeddings must therefore
+    reach `similarity` as they are: no quantisation, no index that has a similarity of its own.
+
+    Texts, images, recordings and videos are read by the Aligner's towers, from the files where the task holds files, so that
+    neither torchcodec nor torchaudio is needed. Empty cells and what cannot be read are missing; an item with nothing left
+    comes last in every ranking. Prompts and instructions of tasks are not used, but for what mteb writes into the text.
+
+    Args:
+        aligner: the model; it is evaluated where its weights are.
+        score: how queries and items are compared, by name.
+        modalities: mteb's "text", "image", "audio", "video" → the Aligner's name of it; by default what is named alike.
+        name: for mteb's records, "organisation/model".
+        revision: for mteb's records.
+    """
+
+    def __init__(
+        self,
+        aligner: Aligner,
+        score: ScoreName = "span",
+        *,
+        modalities: Mapping[str, str] | None = None,
+        name: str = "gramian/aligner",
+        revision: str = "local",
+    ) -> None:
+        need("mteb")
+        check_choice("score", score, SCORES)
+        for kind, own in (modalities or {}).items():
+            check_choice("modalities", kind, KINDS)
+            check_choice("modalities", own, aligner.modalities)
+        self.aligner = aligner
+        self.score: ScoreName = score
+        self.modalities = dict(modalities or {kind: kind for kind in KINDS if kind in aligner.modalities})
+        if not self.modalities:
+            raise InputError(
+                f"`modalities` must say which of {', '.join(aligner.modalities)} reads text, image, audio or video, as in "
+                f"{{'text': {next(iter(aligner.modalities))!r}}}."
+            )
+        self.mteb_model_meta = self._meta(name, revision)
+
+    def encode(
+        self,
+        inputs: DataLoader[Any],
+        *,
+        task_metadata: Any = None,
+        hf_split: str = "",
+        hf_subset: str = "",
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The items of a loader of mteb.
+
+        Args:
+            inputs: batches: mteb's name of a modality → n cells.
+            task_metadata: not used, like those that follow.
+            hf_split: which part of the task.
+            hf_subset: which part of the task.
+            prompt_type: whether these are queries or documents.
+            kwargs: options of mteb for encoders.
+
+        Returns:
+            (n, m·d + m) on the CPU: m modality vectors of width d, and which of them are there.
+        """
+        del task_metadata, hf_split, hf_subset, prompt_type, kwargs
+        broken: list[Broken] = []
+        found = [self._encode(batch, broken) for batch in _undecoded(inputs)]
+        if broken:
+            reasons = some(f"{cell.modality}: {cell.reason}" for cell in broken)
+            logger.warning("%d cells cannot be read and count as missing (%s)", len(broken), reasons)
+        width = len(self.aligner.modalities) * (self.aligner.dim + 1)
+        flat = torch.cat(found) if found else torch.zeros(0, width)
+        nothing = int((flat[:, -len(self.aligner.modalities) :] == 0).all(1).sum())
+        if nothing:
+            logger.warning("%d of %d items have nothing that the Aligner reads, and come last", nothing, len(flat))
+        return flat
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """The score of queries (q, w) with items (n, w), as `encode` makes them → (q, n).
+
+        What has nothing present scores less than anything else, but not −∞, of which mteb takes means.
+        """
+        queries, items = self.bundle(embeddings1), self.bundle(embeddings2)
+        rows = max(1, _ENTRIES // max(1, items.present.numel() * len(items.modalities)))
+        starts = range(0, max(1, len(queries)), rows)
+        return torch.cat([self._score(queries[slice(start, start + rows)], items) for start in starts])
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """The score of each row with the row beside it, (n, w) and (n, w) → (n,)."""
+        first, second = self.bundle(embeddings1), self.bundle(embeddings2)
+        if len(first) != len(second):
+            raise InputError(f"`embeddings2` must have as many rows as `embeddings1`; got {len(second)} and {len(first)}.")
+        parts = [slice(start, start + 64) for start in range(0, max(1, len(first)), 64)]
+        return torch.cat([self._score(first[part], second[part]).diagonal() for part in parts])
+
+    def bundle(self, embeddings: Any) -> Bundle:
+        """The Bundle that embeddings (n, m·d + m), or one of them, were made of."""
+        flat = torch.as_tensor(embeddings, dtype=torch.float32)
+        flat = flat[None] if flat.ndim == 1 else flat
+        names = tuple(self.aligner.modalities)
+        m, d = len(names), self.aligner.dim
+        if flat.ndim != 2 or flat.shape[1] != m * (d + 1):
+            raise InputError(f"`embeddings` must have shape (n, {m * (d + 1)}), as `encode` makes; got {tuple(flat.shape)}.")
+        return Bundle(flat[:, : m * d].reshape(-1, m, d), flat[:, m * d :] > 0.5, names)
+
+    def _score(self, queries: Bundle, items: Bundle) -> Tensor:
+        score = SCORES[self.score]
+        return score(queries, items).clamp(min=max(score.low, -1e3) - 1)
+
+    def _encode(self, batch: Mapping[str, Any], broken: list[Broken]) -> Tensor:
+        columns = {own: list(batch[kind]) for kind, own in self.modalities.items() if kind in batch}
+        if not columns:
+            raise InputError(
+                f"`inputs` must hold one of {', '.join(self.modalities)}; the task has {some(batch)}. "
+                "`modalities` says what the Aligner reads."
+            )
+        n, m = len(next(iter(columns.values()))), len(self.aligner.modalities)
+        flat = torch.zeros(n, m * (self.aligner.dim + 1))
+        there = [row for row in range(n) if not all(is_empty(cells[row]) for cells in columns.values())]
+        if not there:
+            return flat
+        towers = dict(zip(self.aligner.modalities, self.aligner.towers, strict=True))
+        raw = self.aligner.raw()
+        read: dict[str, Any] = {}
+        for own, cells in columns.items():
+            kept = [cells[row] for row in there]
+            if all(map(is_empty, kept)):
+                continue
+            read[own] = Cells([_sound(cell, cast(Tower, towers[own])) for cell in kept]) if own in raw else kept
+        bundle = self.aligner.embed(Table.from_columns(read), broken=broken).to("cpu").select(*self.aligner.modalities)
+        flat[there] = torch.cat([bundle.vectors.flatten(1).float(), bundle.present.float()], 1)
+        return flat
+
+    def _meta(self, name: str, revision: str) -> Any:
+        from mteb.models import ModelMeta
+        from mteb.models.model_meta import ScoringFunction
+
+        return ModelMeta(
+            loader=None,
+            name=name,
+            revision=revision,
+            release_date=None,
+            languages=None,
+            n_parameters=sum(parameter.numel() for parameter in self.aligner.parameters()),
+            memory_usage_mb=None,
+            max_tokens=None,
+            embed_dim=self.aligner.dim,
+            license=None,
+            open_weights=None,
+            public_training_code=None,
+            public_training_data=None,
+            framework=["PyTorch"],
+            similarity_fn_name=ScoringFunction.CUSTOM,
+            use_instructions=False,
+            training_datasets=None,
+            modalities=cast(Any, list(self.modalities)),
+            experiment_kwargs={"score": self.score},
+        )
+
+
+def _undecoded(inputs: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """The batches of a loader, with the files of recordings and videos instead of the decoders of datasets."""
+    data = getattr(inputs, "dataset", None)
+    features = getattr(data, "features", None)
+    if not isinstance(inputs, DataLoader) or data is None or not features:
+        return inputs
+    from datasets import Audio, Video
+
+    for name, feature in features.items():
+        if isinstance(feature, Audio | Video) and feature.decode:
+            data = data.cast_column(name, type(feature)(decode=False))
+    return DataLoader(data, inputs.batch_size, collate_fn=inputs.collate_fn, num_workers=inputs.num_workers)
+
+
+def _sound(cell: Any, tower: Tower) -> Any:
+    """A recording that is decoded, as {"array", "sampling_rate"}, at the rate that its tower reads; other cells as they are."""
+    reader = tower.reader
+    if not (isinstance(reader, Media) and reader.kind == "audio" and isinstance(cell, Mapping) and "array" in cell):
+        return cell
+    samples = np.asarray(cell["array"], np.float32)
+    samples = samples.mean(0) if samples.ndim > 1 else samples  # channels first, as torchcodec gives them
+    if cell["sampling_rate"] != reader.rate:
+        need("soxr")
+        import soxr
+
+        samples = soxr.resample(samples, cell["sampling_rate"], reader.rate)
+    return samples if reader.seconds is None else samples[: max(1, round(reader.seconds * reader.rate))]

