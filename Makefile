@@ -29,7 +29,7 @@ demo: setup
 	$(BIN)/gramian demo --output runs/demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # Old releases warn of things that newer ones have mended, so warnings are no errors here.
 floors:
