@@ -461,7 +461,14 @@ def test_two_processes_train_on_media_as_one_does(config, tmp_path):
     found = []
     for processes in (1, 2):
         output = tmp_path / str(processes)
-        run = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", str(processes), "-m", "gramian"]
+        run = [
+            str(Path(sys.executable).parent / "torchrun"),
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+            "gramian",
+        ]
         words = ["train", "--config", str(config), "--output", str(output), "--recipe.micro-batch", "3"]
         done = subprocess.run([*run, *words], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
