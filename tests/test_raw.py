@@ -26,7 +26,7 @@ from gramian.cli import main
 from gramian.data import Cells, Table, load, stream
 from gramian.embedding import TowerSet, embed_shards
 from gramian.errors import InputError
-from gramian.model import Aligner, HuggingFace
+from gramian.model import Aligner, Custom, HuggingFace
 from gramian.model.towers import Media
 
 pytest.importorskip("transformers")
@@ -476,3 +476,72 @@ def test_two_processes_train_on_media_as_one_does(config, tmp_path):
         found.append([record["loss"] for record in records])
         assert "0 bytes" in (output / "aligner" / "README.md").read_text()
     assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+def test_texts_and_names_of_a_csv_are_as_they_stand(tmp_path):
+    (tmp_path / "t.csv").write_text('id,text,image\n01,NA,"[1, 2]"\n1,2024,"[3, 4]"\n2,,\n')
+    table = load(tmp_path / "t.csv", raw=["text"])
+    assert table.ids == ("01", "1", "2")
+    assert list(table.columns["text"]) == ["NA", "2024", None]
+    assert table.present["image"].tolist() == [True, True, False]
+
+
+def test_modalities_may_not_be_called_as_the_rows_are(tmp_path):
+    table = Table.from_columns({"split": torch.randn(2, 3)})
+    with pytest.raises(InputError, match="`columns` must not name a modality 'split'"):
+        table.save(tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("id,text\n1,a\n2,b\n")
+    with pytest.raises(InputError, match="`raw` must not name column `id`"):
+        load(tmp_path / "t.csv", raw=["id"])
+
+
+def test_archives_that_number_their_rows_alike(tmp_path):
+    for name, file in (("a.tar", "0.png"), ("b.tar", "0.txt")):
+        with tarfile.open(tmp_path / name, "w") as tar:
+            entry = tarfile.TarInfo(file)
+            entry.size = 3
+            tar.addfile(entry, io.BytesIO(b"abc"))
+    with pytest.raises(InputError, match=r"0 of .*b\.tar' are in an earlier archive as well"):
+        load(tmp_path, raw=["png"])
+
+
+def test_towers_of_ones_own_are_told_apart(tmp_path):
+    def custom(seed):
+        torch.manual_seed(seed)
+        return TowerSet({"x": Custom(torch.nn.Linear(2, 3), 3)})
+
+    table = Table.from_columns({"x": Cells([[1.0, 2.0], [3.0, 4.0]])})
+    embed_shards(custom(0), table, tmp_path / "out", progress=False)
+    with pytest.raises(InputError, match="holds another embedding; changed are towers"):
+        embed_shards(custom(1), table, tmp_path / "out", progress=False)
+    with pytest.raises(InputError, match="`columns` has a column `y` without a tower; there are x"):
+        embed_shards(custom(0), Table.from_columns({"y": Cells(["a"])}), tmp_path / "y", progress=False)
+    with pytest.raises(InputError, match="column `x` holds features, which its tower does not read"):
+        embed_shards(custom(0), Table.from_columns({"x": torch.randn(2, 2)}), tmp_path / "z", progress=False)
+
+
+def test_parts_of_a_stream_may_lack_columns(models, tmp_path):
+    rows = [{"text": f"a cat {i}", "image": [1.0, float(i)] if i >= 5 else None, "other": [1.0]} for i in range(9)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    aligner = Aligner({"text": HuggingFace(tiny.build("bert", models), "text"), "image": 2}, dim=4)
+    parts = stream(tmp_path / "t.jsonl", 4, raw=["text"])
+    assert embed_shards(aligner, parts, tmp_path / "out", progress=False).rows == 9
+    assert load(tmp_path / "out").counts() == {"text": 9, "image": 4}
+
+
+def test_digests_of_pictures_and_lists():
+    def digest(*cells):
+        return Table.from_columns({"x": Cells(list(cells))}).digest()
+
+    assert digest(Image.new("RGB", (2, 2), "red")) == digest(Image.new("RGB", (2, 2), "red"))
+    assert digest(Image.new("RGB", (2, 2), "red")) != digest(Image.new("RGB", (2, 2), "blue"))
+    first, second = np.zeros(2000), np.zeros(2000)
+    second[1000] = 1
+    assert digest([first]) != digest([second])
+
+
+def test_nothing_that_can_be_read(config, tmp_path, capsys):
+    (tmp_path / "t.jsonl").write_text('{"image": "nothing.png"}\n{"image": "nothing2.png"}\n')
+    words = ["embed", "--config", str(towers_of(config, tmp_path)), "--data", str(tmp_path / "t.jsonl"), "--columns", "image"]
+    assert main([*words, "--output", str(tmp_path / "out.parquet")]) == 2
+    assert "has no cell that can be read (image of 0: no such file" in capsys.readouterr().err

@@ -136,7 +136,8 @@ def test_notice_names_every_encoder_and_source(notice, provenance):
 def test_shipped_split_follows_the_captions_of_the_source(stamps):
     if not SOURCE_FOLDER.is_dir():
         pytest.skip(f"needs the Debian package {SOURCE_PACKAGE}")
-    items = discover(SOURCE_FOLDER)
+    known = set(stamps.ids)  # tuxpaint-data puts six more there
+    items = [stamp for stamp in discover(SOURCE_FOLDER) if stamp.id in known]
     assert [stamp.id for stamp in items] == list(stamps.ids)
     captions = [read_caption(stamp.files["text"]) for stamp in items]
     complete = torch.stack([stamps.present[name] for name in ("image", "text", "speech_fr")]).all(0).tolist()

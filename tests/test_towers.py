@@ -389,3 +389,146 @@ def test_sentence_transformers_with_real_weights(tmp_path):
     again = Aligner.from_pretrained(tmp_path)
     inputs = {"text": texts, "image": torch.randn(3, 4)}
     torch.testing.assert_close(again(inputs).vectors, aligner.eval()(inputs).vectors, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("whisper", "audio"), ("clip", "image"), ("wav2vec2", "audio")])
+@pytest.mark.parametrize("mode", ["freeze", "train", "lora"])
+def test_every_kind_of_encoder_is_saved_by_value(models, tmp_path, family, kind, mode):
+    tower = tower_of(models, family, kind, mode=mode)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    aligner = Aligner({"cell": tower, "text": 4}, dim=8).eval()
+    aligner.save_pretrained(tmp_path, towers="value")
+    again = Aligner.from_pretrained(tmp_path)
+    inputs = tower.reader.collate([tower.reader.read(cell) for cell in cells(kind)])
+    torch.testing.assert_close(again.towers[0](inputs).vectors, tower(inputs).vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pooler_that_is_not_in_the_files_is_not_used(models, tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    ViTForImageClassification(ViTConfig(**tiny._VISION)).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        (Path(tiny.build("clip", models)) / "preprocessor_config.json").read_text()
+        if (Path(tiny.build("clip", models)) / "preprocessor_config.json").exists()
+        else json.dumps(json.loads((Path(tiny.build("clip", models)) / "processor_config.json").read_text())["image_processor"])
+    )
+    tower = HuggingFace(str(tmp_path), "image")
+    encoded = tower(tower.reader.collate(cells("image")))
+    torch.testing.assert_close(encoded.vectors, encoded.tokens.values.mean(1))
+    assert torch.equal(HuggingFace(str(tmp_path), "image")(tower.reader.collate(cells("image"))).vectors, encoded.vectors)
+
+
+def test_weights_that_are_not_in_the_files_are_told(models, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny.build("bert", models), tmp_path / "bert")
+    weights = load_file(tmp_path / "bert" / "model.safetensors")
+    weights.pop("encoder.layer.1.output.dense.weight")
+    save_file(weights, tmp_path / "bert" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"does not hold all weights of BertModel: encoder\.layer\.1\.output\.dense\.weight"):
+        HuggingFace(str(tmp_path / "bert"), "text")
+
+
+def test_half_precision_weights_are_computed_in_full(models, tmp_path):
+    tower = tower_of(models, "bert", "text")
+    tower.model.to(torch.bfloat16).save_pretrained(tmp_path)
+    tower._processor.save_pretrained(tmp_path)
+    again = HuggingFace(str(tmp_path), "text", mode="train")
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+    assert Aligner({"text": again}, dim=4)({"text": ["a cat"]}).vectors.dtype == torch.float32
+
+
+def test_a_saved_aligner_cannot_point_outside_of_itself(models, tmp_path):
+    aligner_of(models, toy(), "train").save_pretrained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    config["towers"]["text"]["files"] = "../other"
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="points to files outside of itself"):
+        Aligner.from_pretrained(tmp_path / "saved")
+
+
+def test_learning_rates_outlive_saving(models, tmp_path):
+    tower = tower_of(models, "bert", "text", mode="lora", learning_rate=3e-3)
+    Aligner({"text": tower, "image": 4}, dim=8).save_pretrained(tmp_path)
+    assert Aligner.from_pretrained(tmp_path).towers[0].learning_rate == 3e-3
+
+
+def test_a_trained_encoder_is_not_replaced_in_silence(models, tmp_path):
+    aligner_of(models, toy(), "train").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="`towers` replaces the encoder of `text`, whose weights lie in"):
+        Aligner.from_pretrained(tmp_path, towers={"text": tower_of(models, "bert", "text")})
+
+
+def test_shared_towers_are_checkpointed_and_resumed(models, tmp_path):
+    table = Table.from_columns({"title": ["a cat", "a dog", "a bird", "the house"], "subtitle": ["red", "green", "blue", "of"]})
+    states = []
+    for folder, epochs in (("whole", [2]), ("cut", [1, 2])):
+        for last in epochs:
+            tower = tower_of(models, "bert", "text", mode="train")
+            torch.manual_seed(0)
+            aligner = Aligner({"title": tower, "subtitle": tower}, dim=8)
+            recipe = Recipe(epochs=2, batch_size=4, checkpoint_every=1)
+            with pytest.MonkeyPatch.context() as patch:
+                from gramian import training
+
+                patch.setattr(training, "_finished", lambda history, _, last=last: len(history.records) >= last)
+                fit(aligner, Pairwise(), table, recipe=recipe, output=tmp_path / folder, resume=True, progress=False)
+        states.append(aligner.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_batches_in_which_nothing_can_be_read(models, tmp_path):
+    table = Table.from_columns({"text": ["a cat"] * 6, "image": [str(tmp_path / "nothing.png")] * 6})
+    aligner = Aligner.for_table(
+        table, dim=8, towers={"image": tower_of(models, "clip", "image"), "text": tower_of(models, "bert", "text")}
+    )
+    with pytest.raises(InputError, match=r"`validation` must hold two items .* \(image of 0: no such file"):
+        fit(aligner, Pairwise(), toy(), table, recipe=Recipe(epochs=1, batch_size=8), progress=False)
+    only = Table.from_columns({"image": [str(tmp_path / "nothing.png")] * 2})
+    bundle = aligner.train()(aligner.preparer()(only))
+    assert not bundle.present.any()
+    bundle.vectors.sum().backward()  # as in a process whose share cannot be read
+    assert all(parameter.grad is not None for parameter in aligner.heads.parameters())
+    with pytest.raises(
+        InputError, match=r"^column `image`, id '0' cannot be read: no such file\. Mend it, or allow such cells\.$"
+    ):
+        aligner.embed(only, strict=True, workers=1)
+
+
+def test_tokens_are_there_for_batches_without_the_modality(models):
+    aligner = Aligner({"text": tower_of(models, "bert", "text"), "image": 5}, dim=8, tokens=["text"])
+    table = Table.from_columns({"text": ["a cat", None, None, "a dog"], "image": torch.randn(4, 5)})
+    for size in (1, 2, 4):
+        assert aligner.embed(table, batch_size=size).tokens["text"].present.any(1).tolist() == [True, False, False, True]
+
+
+def test_captions_and_waves_go_in_as_they_are(models):
+    aligner = Aligner({"text": tower_of(models, "bert", "text"), "audio": tower_of(models, "wav2vec2", "audio")}, dim=8)
+    waves = [np.ones(4000, np.float32), np.ones(5000, np.float32)]
+    bundle = aligner.eval()({"text": [["a cat", "a red cat"], None], "audio": waves})
+    assert bundle.counts() == {"text": 1, "audio": 2}
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [(np.ones(5, np.float32), "5 samples: shorter than 25 ms"), (np.full(8000, np.nan, np.float32), "not finite")],
+)
+def test_sounds_that_are_no_sounds(models, cell, reason):
+    aligner = Aligner({"audio": tower_of(models, "wav2vec2", "audio"), "text": 4}, dim=8)
+    broken = []
+    aligner.embed(Table.from_columns({"audio": Cells([cell, None]), "text": torch.randn(2, 4)}), broken=broken)
+    assert reason in broken[0].reason
+
+
+def test_cells_that_cannot_be_batched_are_named():
+    tower = Custom(nn.Linear(3, 2), 2)
+    aligner = Aligner({"sensor": tower, "text": 4}, dim=4)
+    with pytest.raises(InputError, match=r"column `sensor`, ids 0, 1: `collate` cannot make a batch"):
+        aligner({"sensor": [[1.0, 2.0], [1.0]], "text": torch.randn(2, 4)})
+    bundle = aligner({"sensor": [[1.0, 2.0, 3.0], [1.0, None, 3.0]], "text": torch.randn(2, 4)})
+    assert bundle.has("sensor").tolist() == [True, False]

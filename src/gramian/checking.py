@@ -13,6 +13,7 @@ from rich.progress import track
 from gramian.data.cells import Cells
 from gramian.data.media import Unreadable
 from gramian.data.tables import Table
+from gramian.errors import InputError
 from gramian.model.batch import Broken
 from gramian.model.towers import Reader
 from gramian.sheets import Sheet, unreadable
@@ -69,6 +70,11 @@ def check_table(table: Table, readers: Mapping[str, Reader], *, workers: int = 0
         workers: processes that read; 0 reads in this one.
         progress: show a progress bar.
     """
+    without = [name for name, column in table.columns.items() if isinstance(column, Cells) and name not in readers]
+    if without:
+        raise InputError(
+            f"column `{without[0]}` holds raw cells and needs a reader: `readers={{{without[0]!r}: tower.reader}}`."
+        )
     found = Checked(len(table), table.counts())
     if table.split is not None:
         found.splits = dict(Counter(table.split))

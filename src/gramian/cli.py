@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -28,6 +28,7 @@ from gramian.bench import bench
 from gramian.bundle import Bundle
 from gramian.checking import check_table
 from gramian.data import ENDINGS, Table, load, stream
+from gramian.data.sources import READERS
 from gramian.demo import demo
 from gramian.distributed import is_main_process
 from gramian.embedding import TowerSet, embed_shards, encode_table
@@ -47,6 +48,8 @@ from gramian.training import Recipe, fit
 __all__ = ["main"]
 
 logger = logging.getLogger("gramian")
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 PAGE = """\
 usage: gramian COMMAND [options]
@@ -182,6 +185,7 @@ def evaluate_table(
     rerank: int = 50,
     workers: int = 0,
     strict: bool = False,
+    towers: dict[str, Tower] | None = None,
 ) -> None:
     """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
 
@@ -198,11 +202,12 @@ def evaluate_table(
         rerank: how many of the best the model's matching head puts in order, where it was trained with one.
         workers: processes that read raw media.
         strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
+        towers: modality → the tower of a class of your own that the model was trained with.
     """
     console = _console()
     if output is not None:
         _check_folder(output)
-    aligner = None if model is None else Aligner.from_pretrained(model)
+    aligner = None if model is None else _on_device(Aligner.from_pretrained(model, towers=towers))
     table = load(data, columns=columns, raw=() if aligner is None else aligner.raw())
     if split is None:
         split = "all" if table.split is None else "test"
@@ -259,7 +264,8 @@ def embed(
         data: the table: "stamps", a file, a folder or a hub id.
         output: a folder for shards; or one file, .parquet or .safetensors. Vectors a modality, empty where missing.
         model: a saved Aligner: a folder or a hub id.
-        towers: column → the encoder that reads its raw cells, in a YAML file; in place of a model.
+        towers: column → the encoder that reads its raw cells, in a YAML file; in place of a model, or beside one that was
+            trained with towers of a class of your own.
         split: the split to embed; all by default.
         columns: the modalities to embed; all by default.
         batch_size: items a forward pass; 4,096 of features, 32 with raw cells.
@@ -270,10 +276,10 @@ def embed(
         strict: stop at a raw cell that cannot be read; otherwise it is left empty and listed.
     """
     console = _console()
-    if (model is None) == (towers is None):
+    if model is None and towers is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
-    aligner = None if model is None else Aligner.from_pretrained(model)
-    towers = {} if towers is None else _of_columns(towers, columns)
+    aligner = None if model is None else Aligner.from_pretrained(model, towers=towers)
+    towers = _of_columns(towers, columns)
     raw = list(towers) if aligner is None else list(aligner.raw())
     embedder = TowerSet(towers) if aligner is None else aligner
     names = list(columns or (towers if aligner is None else ())) or None
@@ -283,19 +289,20 @@ def embed(
         if streaming:
             raise InputError("`streaming` writes shards: `output` must be a folder.")
         table = load(data, split=split, columns=names, raw=raw)
+        if aligner is not None:
+            for name in columns or ():
+                check_choice("columns", name, aligner.modalities)
+            table = table.select(*_known(table, aligner))
         broken: list[Broken] = []
-        if aligner is None:
-            found = encode_table(
-                embedder, table, batch_size or 32, workers=workers, precision=precision, strict=strict, broken=broken
-            )
-            readable = torch.stack([there for _, there in found.values()]).any(0)
-            kept = table[readable]
-            vectors = {name: values[readable] for name, (values, _) in found.items()}
-            present = {name: there[readable] for name, (_, there) in found.items()}
-        else:
-            kept, bundle = _embed(table, aligner, columns, workers=workers, strict=strict, broken=broken, batch_size=batch_size)
-            vectors = {name: bundle.column(name) for name in kept.modalities}
-            present = {name: bundle.has(name) for name in vectors}
+        size = batch_size or (32 if raw else 4096)
+        options: dict[str, Any] = {"workers": workers, "precision": precision, "strict": strict, "broken": broken}
+        found = encode_table(_on_device(embedder), table, size, **options)
+        readable = torch.stack([there for _, there in found.values()]).any(0)
+        if not bool(readable.any()):
+            raise InputError(f"`data` {data!r} has no cell that can be read{_first(broken)}.")
+        kept = table[readable]
+        vectors = {name: values[readable] for name, (values, _) in found.items()}
+        present = {name: there[readable] for name, (_, there) in found.items()}
         Table({**vectors}, present, kept.ids, kept.split, items=kept.items).save(output)
         left = len(table) - len(kept)
         note = f" ({left} items with nothing to embed left out)" if left else ""
@@ -303,8 +310,8 @@ def embed(
         console.print(f"wrote {output}: {len(kept)} items; {counts}{note}", highlight=False)
         _tell(broken)
         return
-    if output.suffix:
-        check_choice("output", output.suffix, [*ENDINGS, ""])
+    if output.suffix in (*READERS, ".npy", ".npz", ".pt"):
+        check_choice("output", output.suffix, ENDINGS)
     parts: Table | Iterator[Table]
     if streaming:
         if split is not None:
@@ -344,6 +351,7 @@ def check(
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     matching: float = 0.0,
     validation_share: float = 0.1,
+    resume: bool = False,
     report_to: str | None = None,
 ) -> None:
     """Read every cell of a table once, as training would, and say what is there, missing, broken and cut off.
@@ -363,9 +371,10 @@ def check(
         recipe: of training; not read here.
         matching: of training; not read here.
         validation_share: of training; not read here.
+        resume: of training; not read here.
         report_to: of training; not read here.
     """
-    del output, loss, head, dim, recipe, matching, validation_share, report_to
+    del output, loss, head, dim, recipe, matching, validation_share, resume, report_to
     console = _console()
     towers = _of_columns(towers, columns)
     table = load(data, columns=columns, raw=list(towers))
@@ -450,7 +459,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_config(words)
         config = parser.parse_args(words)
-        options = parser.instantiate(config)[config.command].as_dict()
+        with torch.random.fork_rng():  # the first weights of towers that are made here
+            torch.manual_seed(config[config.command].get("recipe.seed", 0))
+            options = parser.instantiate(config)[config.command].as_dict()
         options.pop("config", None)
         COMMANDS[config.command].run(**options)
     except ArgumentError as error:
@@ -552,6 +563,13 @@ def _explain(message: str, command: str | None, subparsers: Mapping[str, Argumen
     if "import path" in message and keys[:1] == ["loss"]:
         given = re.search(r"import path string: (\S+)", message)
         return str(wrong_choice("loss", given[1] if given else "", LOSSES))
+    if keys[:1] == ["towers"] or "towers" in flat.split("Parser key")[-1][:20]:
+        given = re.search(r"class_path['\"]?: ?['\"]([^'\"]+)", flat)
+        what = f"; got {given[1]!r}" if given else ""
+        return (
+            "`towers` must name a class for each column, as in `text: {class_path: HuggingFace, init_args: {model: …, kind: "
+            f"text}}}}`{what}. A class of your own is named by its import path and must be on the Python path. {_last(flat)}"
+        )
     wrong = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^]]*)\])\.? (?:Got|Given) value: (\S+)", flat)
     if wrong and keys:
         expected = wrong[1] or f"one of {wrong[2]}"
@@ -563,6 +581,11 @@ def _explain(message: str, command: str | None, subparsers: Mapping[str, Argumen
         names = missing[1].replace(f"{command}.", "--")
         return f"{names} must be given. See gramian {command} --help."
     return flat
+
+
+def _last(message: str) -> str:
+    """The innermost of a parser's nested complaints."""
+    return message.rsplit(" - ", 1)[-1][:200]
 
 
 def _keys(parser: ArgumentParser, loss: str | None) -> list[str]:
@@ -642,8 +665,18 @@ def _worth_a_report(table: Table) -> bool:
 
 def _tell(broken: Sequence[Broken]) -> None:
     if broken and is_main_process():
-        first = "; ".join(f"{one.modality} of {one.id}: {one.reason}" for one in broken[:3])
-        logger.warning("%d cells could not be read and are empty (%s)", len(broken), first)
+        logger.warning("%d cells could not be read and are empty%s", len(broken), _first(broken))
+
+
+def _first(broken: Sequence[Broken]) -> str:
+    told = "; ".join(f"{one.modality} of {one.id}: {one.reason}" for one in broken[:3])
+    return f" ({told})" if told else ""
+
+
+def _on_device(model: Module) -> Module:
+    """On the accelerator, where there is one."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return model if device is None else model.to(device)
 
 
 def _known(table: Table, aligner: Aligner) -> list[str]:

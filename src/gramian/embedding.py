@@ -13,6 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from gramian.data.cells import Cells
 from gramian.data.sources import MANIFEST, write_vectors
 from gramian.data.tables import Table
 from gramian.errors import InputError, check_choice, need, some
@@ -20,7 +21,7 @@ from gramian.files import whole, write_text
 from gramian.model.aligner import Aligner, evaluating
 from gramian.model.batch import Batch, Broken, Preparer, Rows, loader
 from gramian.model.encoders import Encoder, fingerprint
-from gramian.model.towers import Encoded, Tower
+from gramian.model.towers import Encoded, Features, Tower
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +74,20 @@ class TowerSet(nn.Module):
             assert isinstance(tower, Tower)
             yield name, tower
 
+    def check(self, table: Table, argument: str = "columns") -> None:
+        """Compare the columns of a table with the towers, without reading a cell.
+
+        Raises:
+            InputError: a column without a tower, or features where a tower reads raw cells.
+        """
+        for name, column in table.columns.items():
+            tower = dict(self.items()).get(name)
+            if tower is None:
+                raise InputError(f"`{argument}` has a column `{name}` without a tower; there are {', '.join(self.names)}.")
+            if isinstance(column, Cells) == isinstance(tower, Features):
+                holds = "raw cells" if isinstance(column, Cells) else "features"
+                raise InputError(f"column `{name}` holds {holds}, which its tower does not read.")
+
     def forward(self, batch: Batch) -> Columns:
         """The pooled vectors of the rows that are there, as the towers give them."""
         found: Columns = {}
@@ -87,14 +102,20 @@ class TowerSet(nn.Module):
 
 
 @torch.no_grad()
-def embed_batch(model: Aligner | TowerSet, batch: Batch) -> Columns:
-    """Vectors and masks of one Batch, on the CPU; float16 and bfloat16 are autocast's, what comes out is float32."""
+def embed_batch(model: Aligner | TowerSet, batch: Batch, names: Sequence[str] | None = None) -> Columns:
+    """Vectors and masks of one Batch, on the CPU, in float32 whatever autocast computes in.
+
+    Args:
+        model: an Aligner or towers.
+        batch: the items.
+        names: the modalities to give, whether the Batch has them or not; by default those that it has, or the towers'.
+    """
     device = model.device if isinstance(model, Aligner) else _device(model)
     if isinstance(model, TowerSet):
         columns: Columns = model(batch.to(device))
         return columns
     bundle = model(batch.to(device))
-    return {name: (bundle.column(name).float().cpu(), bundle.has(name).cpu()) for name in batch.present}
+    return {name: (bundle.column(name).float().cpu(), bundle.has(name).cpu()) for name in names or batch.present}
 
 
 def embed_shards(
@@ -151,6 +172,7 @@ def embed_shards(
     if folder.complete():
         return folder.read()
     total = len(data) if isinstance(data, Table) else None
+    every = tuple(model.modalities) if isinstance(model, Aligner) and not isinstance(data, Table) else None
     kept = 0
     with _progress(progress and state.is_main_process) as bar:
         task = bar.add_task("embedding", total=total)
@@ -158,7 +180,9 @@ def embed_shards(
             mine = number % state.num_processes == state.process_index
             if mine and not folder.has(number):
                 broken: list[Broken] = []
-                options = {"workers": workers, "precision": precision, "strict": strict, "broken": broken}
+                if every is not None:  # of a stream each part may lack other columns
+                    part = _known(part, model)
+                options = {"names": every, "workers": workers, "precision": precision, "strict": strict, "broken": broken}
                 folder.write(number, part, encode_table(model, part, batch_size, **options), broken)  # type: ignore[arg-type]
             elif mine:
                 kept += 1
@@ -171,6 +195,18 @@ def embed_shards(
 
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _known(part: Table, model: Aligner | TowerSet) -> Table:
+    """The columns of a part that an Aligner reads, or one of them that is empty in every row."""
+    assert isinstance(model, Aligner)
+    known = [name for name in part.modalities if name in model.modalities]
+    if known:
+        return part.select(*known)
+    (name, given), *_ = model.modalities.items()
+    nothing = torch.zeros(len(part), dtype=torch.bool)
+    column = torch.zeros(len(part), given.width) if given.tower is None else Cells([None] * len(part))
+    return Table({name: column}, {name: nothing}, part.ids, part.split, items=part.items)
 
 
 def _parts(data: Table | Iterable[Table], shard_size: int) -> Iterator[Table]:
@@ -190,6 +226,7 @@ def encode_table(
     precision: Literal["no", "bf16", "fp16"] = "no",
     strict: bool = False,
     broken: list[Broken] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Columns:
     """Vectors and masks of a whole table, in memory; arguments as for `embed_shards`.
 
@@ -201,9 +238,9 @@ def encode_table(
         precision: see there.
         strict: see there.
         broken: a list that is given what could not be read.
+        names: see `embed_batch`.
     """
-    if isinstance(model, Aligner):
-        model.check(table)
+    model.check(table)
     order = [list(range(start, min(start + batch_size, len(table)))) for start in range(0, len(table), batch_size)]
     found: list[Columns] = []
     device = next((value.device.type for value in model.parameters()), "cpu")
@@ -211,7 +248,7 @@ def encode_table(
     with evaluating(model), mixed:
         for parts in loader(Rows(table, model.preparer(), seed=None, strict=strict), order, workers=workers):
             for batch in parts:
-                found.append(embed_batch(model, batch))
+                found.append(embed_batch(model, batch, names))
                 if broken is not None:
                     broken.extend(batch.broken)
     return {
@@ -304,9 +341,9 @@ def _description(
     towers = model.items() if isinstance(model, TowerSet) else zip(model.modalities, model.towers, strict=True)
     described: dict[str, Any] = {}
     for name, tower in towers:
-        described[name] = {"class": type(tower).__name__, "width": tower.width}
+        described[name] = {"class": type(tower).__name__, "width": tower.width, "hash": fingerprint(tower)}
         if isinstance(tower, Encoder):
-            described[name] |= {"source": tower.source, "hash": fingerprint(tower.model), "options": tower.options}
+            described[name] |= {"source": tower.source, "options": tower.options}
     return {
         "format": _FORMAT,
         "source": source,

@@ -390,10 +390,14 @@ class _Objective(nn.Module):
         self.aligner = aligner
         self.loss = loss
         self.contrast = (spread or loss).__call__  # its parameters are those of `loss`, which are registered once
-        # A matching head is part of both: its weights are stored once.
-        known = {id(tensor): f"aligner.{name}" for name, tensor in aligner.named_parameters()}
-        named = loss.named_parameters(remove_duplicate=False)
-        self.shared = {f"loss.{name}": known[id(tensor)] for name, tensor in named if id(tensor) in known}
+        # A matching head is part of both, and a tower may serve two modalities: their weights are stored once.
+        first: dict[int, str] = {}
+        self.shared: dict[str, str] = {}
+        for name, tensor in itertools.chain(
+            self.named_parameters(remove_duplicate=False), self.named_buffers(remove_duplicate=False)
+        ):
+            if first.setdefault(id(tensor), name) != name:
+                self.shared[name] = first[id(tensor)]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Every tensor once."""
@@ -403,7 +407,9 @@ class _Objective(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """What `state_dict` gave."""
         return super().load_state_dict(
-            {**state_dict, **{twin: state_dict[name] for twin, name in self.shared.items()}}, *args, **kwargs
+            {**state_dict, **{twin: state_dict[name] for twin, name in self.shared.items() if name in state_dict}},
+            *args,
+            **kwargs,
         )
 
     def forward(self, given: Batch | Bundle, *, encode: bool = False) -> Any:
@@ -559,6 +565,13 @@ def _validate(aligner: Aligner, validation: Table, workers: int, strict: bool, b
     """Means over all queries of all directions, so that a direction few items take part in weighs little."""
     bundle = aligner.embed(validation, workers=workers, strict=strict, broken=broken)
     found = [direction.ranks for direction in single_directions(bundle)]
+    if not found:
+        told = "; ".join(f"{one.modality} of {one.id}: {one.reason}" for one in broken[:3])
+        raise InputError(
+            "`validation` must hold two items that share two modalities once it is read; it does not"
+            + (f" ({told})." if told else ".")
+            + " Mend its cells, or split the items anew."
+        )
     together = Ranks(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     return {"validation/mrr": mean_reciprocal_rank(together), "validation/recall@1": recall_at_k(together, 1)}
 

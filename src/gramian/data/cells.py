@@ -78,7 +78,8 @@ def is_empty(cell: Any) -> bool:
     if cell is None:
         return True
     if isinstance(cell, Mapping):
-        return cell.get("bytes") is None and not cell.get("path") if {"bytes", "path"} & set(cell) else not cell
+        file = set(cell) <= {"bytes", "path", "offset", "size"}
+        return cell.get("bytes") is None and not cell.get("path") if file else not cell
     return hasattr(cell, "__len__") and not isinstance(cell, bytes) and len(cell) == 0
 
 
@@ -108,12 +109,20 @@ def _present(values: Any) -> Tensor:
 def _feed(found: Any, cell: Any) -> None:
     if isinstance(cell, bytes):
         found.update(b"b%d:" % len(cell) + cell[:_SAMPLE] + cell[-_SAMPLE:])
+    elif hasattr(cell, "tobytes") and hasattr(cell, "mode"):  # a Pillow image
+        found.update(f"{cell.mode}{cell.size}".encode())
+        _feed(found, cell.tobytes())
+    elif isinstance(cell, list | tuple):
+        found.update(b"l%d:" % len(cell))
+        for value in cell:
+            _feed(found, value)
     elif isinstance(cell, Mapping):
         for name, value in cell.items():
             found.update(f"{name}=".encode())
             _feed(found, value)
     elif isinstance(cell, np.ndarray | Tensor):
-        _feed(found, np.ascontiguousarray(np.asarray(cell)).tobytes())
+        array = np.ascontiguousarray(np.asarray(cell))
+        found.update(f"a{array.dtype}{array.shape}".encode() + array.tobytes())
     else:
         text = repr(cell).encode()
         found.update(b"t%d:" % len(text) + text)

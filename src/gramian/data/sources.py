@@ -50,7 +50,7 @@ def read_rows(source: str, raw: Sequence[str] = (), *, revision: str | None = No
         InputError: no such source, or one that cannot be read.
     """
     datasets = _datasets()
-    path, kind, options = _options(source, revision)
+    path, kind, options = _options(source, raw, revision)
     if options["path"] == "webdataset":
         return read_tars(options["tars"]), path
     with tempfile.TemporaryDirectory() as cache, _told(source, kind), _quiet():
@@ -62,19 +62,23 @@ def read_rows(source: str, raw: Sequence[str] = (), *, revision: str | None = No
         return _one_table(parts), path
 
 
-def _options(source: str, revision: str | None) -> tuple[Path | None, str, dict[str, Any]]:
+def _options(source: str, raw: Sequence[str], revision: str | None) -> tuple[Path | None, str, dict[str, Any]]:
     """The folder of relative paths, what the source is, and the options of `load_dataset`."""
     path = Path(source)
     if path.is_file():
-        kind = READERS[check_choice("data", path.suffix, [*READERS, ".safetensors"])]
+        kind = READERS[check_choice("data", path.suffix, READERS)]
         if path.stat().st_size == 0:
             raise InputError(f"{source!r} is empty: 0 bytes.")
         if kind == "webdataset":
             return path.parent, kind, {"path": kind, "tars": [path]}
-        return path.parent, kind, {"path": kind, "data_files": {"train": glob.escape(source)}}
+        options: dict[str, Any] = {"path": kind, "data_files": {"train": glob.escape(source)}}
+        if kind == "csv":  # names and texts as they stand: "01" is no number, and "NA" is a word
+            options |= {"converters": dict.fromkeys((*raw, "id", "split", "item"), str)}
+            options |= {"keep_default_na": False, "na_values": [""]}
+        return path.parent, kind, options
     if path.is_dir():
         return path, "a folder", _folder_options(path)
-    if source.count("/") == 1 and not path.suffix and not source.startswith((".", "/")):
+    if source.count("/") == 1 and path.suffix not in (*READERS, ".safetensors") and not source.startswith((".", "/")):
         return None, "a hub data set", {"path": source, "revision": revision}
     raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; there is no {source!r}.")
 
@@ -93,12 +97,14 @@ def _told(source: str, kind: str) -> Iterator[None]:
         raise InputError(f"{source!r} cannot be read as {kind}: {reason}") from error
 
 
-def stream_rows(source: str, rows: int, *, revision: str | None = None) -> Iterator[tuple[pyarrow.Table, Path | None]]:
+def stream_rows(
+    source: str, rows: int, raw: Sequence[str] = (), *, revision: str | None = None
+) -> Iterator[tuple[pyarrow.Table, Path | None]]:
     """Parts of at most `rows` rows of a source, one after the other, without a copy on the disk; see `read_rows`."""
     import pyarrow as pa
 
     datasets = _datasets()
-    path, kind, options = _options(source, revision)
+    path, kind, options = _options(source, raw, revision)
     if options["path"] == "saved":
         raise InputError(f"`data` {source!r} lies on this disk already and is read as it is: it cannot be streamed.")
     if options["path"] == "webdataset":
@@ -164,6 +170,9 @@ def write_vectors(
 ) -> None:
     """Write columns of strings, and of features as lists of float32, to a parquet file."""
     datasets = _datasets()
+    clash = [name for name in columns if name in ("id", "split", "item")]
+    if clash:
+        raise InputError(f"`columns` must not name a modality {clash[0]!r}: tables keep that name for the rows. Rename it.")
     data = dict(data)
     kinds: dict[str, Any] = {name: datasets.Value("string") for name in data}
     for name, column in columns.items():

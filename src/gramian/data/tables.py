@@ -388,8 +388,8 @@ def stream(
         revision: see `load`.
     """
     seen = 0
-    for part, folder in stream_rows(str(data), rows, revision=revision):
-        table = _table_of(part, folder, str(data), columns, raw, id_column, first=seen)
+    for part, folder in stream_rows(str(data), rows, raw, revision=revision):
+        table = _table_of(part, folder, str(data), columns, raw, id_column, first=seen, partial=True)
         seen += len(table)
         yield table
 
@@ -402,19 +402,24 @@ def _table_of(
     raw: Sequence[str],
     id_column: str,
     first: int = 0,
+    partial: bool = False,
 ) -> Table:
+    """The Table of rows, numbered from `first` if they have no ids. In a part columns may be empty that are not elsewhere."""
     names = data.column_names
     if data.num_rows == 0:
         raise InputError(f"{source!r} is empty: no rows.")
     if any(name.startswith("__index_level_") for name in names):
         raise InputError(f"{source!r} has rows with more fields than its header names. Give every field a name.")
+    clash = [name for name in raw if name in (id_column, "split", "item")]
+    if clash:
+        raise InputError(f"`raw` must not name column `{clash[0]}`, which tells the rows apart. Rename it for a modality.")
     for name in (id_column, "split", "item"):
-        empty = data.column(name).null_count if name in names else 0
+        empty = sum(not value for value in data.column(name).to_pylist() if value != 0) if name in names else 0
         if empty:
             raise InputError(f"column `{name}` is empty in {empty} of {data.num_rows} rows. Fill it, or leave it out.")
     for name in columns or ():
         check_choice("columns", name, names)
-    reserved = {id_column, "split", "item"} - set(raw)
+    reserved = {id_column, "split", "item"}
     found: dict[str, tuple[Tensor | Cells, Tensor]] = {}
     ignored = []
     for name in columns or [name for name in names if name not in reserved]:
@@ -422,11 +427,11 @@ def _table_of(
             cells = Cells(data.column(name), folder)
             found[name] = (cells, cells.present)
             continue
-        column = data.column(name).combine_chunks()
-        if columns is None and column.null_count == len(column):
+        column = data.column(name)
+        if (columns is None or partial) and column.null_count == len(column):
             ignored.append(f"{name} (empty)")
             continue
-        features = _feature_cells(name, column)
+        features = _feature_cells(name, column.combine_chunks()) if _may_hold_vectors(column) else None
         if features is not None:
             found[name] = features
         elif columns is not None:
@@ -435,10 +440,12 @@ def _table_of(
             )
         else:
             ignored.append(f"{name} ({_kind(data, name)})")
+    if not found and partial and raw:
+        found = {raw[0]: _cells(raw[0], Cells([None] * data.num_rows))}
     if not found:
         kinds = ", ".join(f"{name} ({_kind(data, name)})" for name in names)
         raise InputError(f"{source!r} has no column that holds lists of floats; its columns are {kinds}.")
-    if ignored and not raw:
+    if ignored and not raw and not partial:
         logger.warning("%s: left out what is no lists of floats: %s", source, some(ignored))
     ids, split, items = (
         [str(value) for value in data.column(name).to_pylist()] if name in names else None
@@ -447,6 +454,18 @@ def _table_of(
     if ids is None and first:
         ids = [str(first + row) for row in range(data.num_rows)]
     return Table._checked(found, ids, split, items)
+
+
+def _may_hold_vectors(column: pyarrow.ChunkedArray) -> bool:
+    """Whether it is worth bringing a column together: lists of numbers, or text that begins as one in its first filled cell."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        cells = (cell for chunk in column.chunks for cell in chunk)
+        first = next((text for text in (cell.as_py() for cell in cells) if text), "")
+        return bool(first.lstrip().startswith("["))
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _kind(data: pyarrow.Table, name: str) -> str:

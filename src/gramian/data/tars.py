@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gramian.errors import InputError
+from gramian.errors import InputError, some
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,6 +38,7 @@ def read_tars(paths: Sequence[Path]) -> pyarrow.Table:
 
     rows: dict[str, dict[str, Any]] = {}
     for path in paths:
+        here: dict[str, dict[str, Any]] = {}
         try:
             with tarfile.open(path, "r:") as archive:
                 size = path.stat().st_size
@@ -45,9 +46,13 @@ def read_tars(paths: Sequence[Path]) -> pyarrow.Table:
                     if member.isfile():
                         if member.offset_data + member.size > size:
                             raise tarfile.ReadError(f"{member.name} is cut off")
-                        _add(rows, path, archive, member)
+                        _add(here, path, archive, member)
         except (tarfile.TarError, OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read as webdataset: {error}.") from None
+        twice = [name for name in here if name in rows]
+        if twice:
+            raise InputError(f"`ids` must all be different: {some(twice)} of {str(path)!r} are in an earlier archive as well.")
+        rows |= here
     if not rows:
         raise InputError(f"{str(paths[0])!r} is empty: no rows.")
     names = dict.fromkeys(name for row in rows.values() for name in row)
@@ -77,6 +82,9 @@ def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, 
         found = json.loads(_content(archive, member))
         if not isinstance(found, dict):
             raise ValueError(f"{member.name} does not hold an object")
+        clash = [key for key in found if key in row]
+        if clash:
+            raise ValueError(f"{member.name} has a field {clash[0]!r}, which another file of the row gives")
         row.update({key: value for key, value in found.items() if key != "id"})
     elif ending == "npy":
         row[ending] = np.load(BytesIO(_content(archive, member)), allow_pickle=False).astype(np.float32).ravel().tolist()

@@ -73,18 +73,22 @@ class Embed:
         import pyarrow as pa
 
         there = [name for name in self.columns if name in batch.column_names]
-        if not there:
+        if not there and batch.num_rows:
             raise InputError(
                 f"the batch must have some of the columns {', '.join(self.columns)}; it has {', '.join(batch.column_names)}."
             )
         raw = self.columns if isinstance(self.model, TowerSet) else self.model.raw()
-        columns = {name: batch.column(name) if name in raw else batch.column(name).to_pylist() for name in there}
-        table = Table.from_columns({name: Cells(cells) if name in raw else cells for name, cells in columns.items()})
-        prepared = self.model.preparer()(table)
-        found = embed_batch(self.model, prepared)
-        notes: list[list[str]] = [[] for _ in range(len(table))]
-        for row, modality, reason in prepared.broken:
-            notes[int(row)].append(f"{modality}: {reason}")
+        filled = [name for name in there if batch.column(name).null_count < batch.num_rows]
+        nothing = torch.zeros(batch.num_rows, 1), torch.zeros(batch.num_rows, dtype=torch.bool)
+        found = dict.fromkeys(there, nothing)
+        notes: list[list[str]] = [[] for _ in range(batch.num_rows)]
+        if filled:
+            cells = {name: batch.column(name) for name in filled}
+            table = Table.from_columns({name: Cells(c) if name in raw else c.to_pylist() for name, c in cells.items()})
+            prepared = self.model.preparer()(table)
+            found |= embed_batch(self.model, prepared, filled)
+            for row, modality, reason in prepared.broken:
+                notes[int(row)].append(f"{modality}: {reason}")
         kept = batch if self.keep is None else batch.select([name for name in self.keep if name in batch.column_names])
         for name in there:
             values, present = found[name]

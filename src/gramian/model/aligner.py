@@ -198,7 +198,7 @@ class Aligner(
             InputError: an unknown modality, a wrong width, values that are not finite, an item with nothing present.
         """
         if isinstance(columns, Mapping):
-            columns = _as_table(columns, present)
+            columns = _as_table(columns, present, self.raw())
         elif present is not None:
             raise InputError("`present` goes with a dict of features; a Table or a Batch has masks of its own.")
         if isinstance(columns, Table):
@@ -216,6 +216,9 @@ class Aligner(
         for name, tower, head in zip(self.modalities, self.towers, self.heads, strict=True):
             if name not in batch.inputs:
                 rows[name] = None
+                if name in self.tokens:
+                    nothing = torch.zeros(len(batch), 1, self.dim, device=self.device)
+                    tokens[name] = Tokens(nothing, torch.zeros(len(batch), 1, dtype=torch.bool, device=self.device))
                 continue
             there = batch.present[name].to(self.device)
             found = tower(batch.inputs[name])
@@ -232,9 +235,11 @@ class Aligner(
                 spread = values.new_zeros(len(batch), *values.shape[1:]).index_put(index, values)
                 seen = there.new_zeros(len(batch), values.shape[1]).index_put(index, encoded.tokens.present)
                 tokens[name] = Tokens(spread, seen)
-        if not masks:  # not one cell could be read: vectors of nobody
-            rows[next(iter(rows))] = torch.zeros(len(batch), self.dim, device=self.device)
-            masks = {name: torch.zeros(len(batch), dtype=torch.bool) for name in rows if rows[name] is not None}
+        if not masks:  # not one cell could be read: vectors of nobody, in a graph as those of other processes are
+            first = next(iter(rows))
+            tie = sum((parameter.sum() for parameter in self.heads.parameters()), torch.zeros((), device=self.device)) * 0
+            rows[first] = torch.zeros(len(batch), self.dim, device=self.device) + tie
+            masks[first] = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
         # Rows of a Batch may be empty: what was in them could not be read.
         check = not torch.is_grad_enabled() and bool(torch.stack([mask.cpu() for mask in masks.values()]).any(0).all())
         bundle = Bundle.from_dict(rows, present=masks, ids=batch.items, check=check)
@@ -413,6 +418,12 @@ class Aligner(
             for name, described in config.get("towers", {}).items():
                 if name in given:
                     towers[name] = given.pop(name)
+                    kept = described.get("files") or described.get("adapter")
+                    if isinstance(towers[name], Encoder) and kept:
+                        raise InputError(
+                            f"`towers` replaces the encoder of `{name}`, whose weights lie in {str(folder / kept)!r}. Leave it "
+                            "out, or make the encoder from there and build the Aligner anew."
+                        )
                 elif "same_as" in described:
                     towers[name] = towers[described["same_as"]]
                 elif described["class"] in ENCODERS:
@@ -492,8 +503,12 @@ def _download(model_id: str, **options: Any) -> Path:
         ) from None
 
 
-def _as_table(columns: Mapping[str, Any], present: Mapping[str, Tensor] | None) -> Table:
+def _as_table(columns: Mapping[str, Any], present: Mapping[str, Tensor] | None, raw: Sequence[str]) -> Table:
     given = {name: column for name, column in columns.items() if column is not None and not all_none(column)}
+    # Arrays of features for a raw modality stay what they are, for `check` to tell.
+    given = {
+        name: Cells(column) if name in raw and isinstance(column, list | tuple) else column for name, column in given.items()
+    }
     if not given:
         raise InputError("`columns` must hold at least one vector; got only None.")
     return Table.from_columns(given, present=present)

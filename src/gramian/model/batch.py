@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from gramian.data.cells import Cells
 from gramian.data.media import Unreadable
 from gramian.data.tables import Table
-from gramian.errors import InputError
+from gramian.errors import InputError, some
 from gramian.model.towers import Reader
 
 __all__ = ["Batch", "Broken", "Preparer", "Rows", "loader"]
@@ -119,7 +119,14 @@ class Preparer:
                     broken.append(Broken(table.ids[row], name, str(error)))
             present[name] = there
             if read:
-                inputs[name] = reader.collate(read)
+                try:
+                    inputs[name] = reader.collate(read)
+                except (ValueError, TypeError, RuntimeError) as error:
+                    rows = some(table.ids[i] for i in there.nonzero().flatten().tolist())
+                    reason = " ".join(str(error).split())
+                    raise InputError(
+                        f"column `{name}`, ids {rows}: `collate` cannot make a batch of these cells ({reason:.200})."
+                    ) from error
         return Batch(inputs, present, table.ids, table.items, tuple(broken))
 
 
@@ -144,16 +151,19 @@ class Rows(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitems__(self, rows: Sequence[int]) -> list[Batch]:
-        """The Batches of some rows."""
+    def __getitems__(self, rows: Sequence[int]) -> list[Batch] | InputError:
+        """The Batches of some rows, or why there are none."""
         size = self.size or len(rows)
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return [self.prepare(self.table[part], seed=self.seed, strict=self.strict) for part in parts]
+        try:
+            return [self.prepare(self.table[part], seed=self.seed, strict=self.strict) for part in parts]
+        except InputError as error:  # a worker would raise it with its traceback for a message
+            return error
 
 
-def loader(rows: Rows, order: Sequence[Sequence[int]], *, workers: int) -> Iterable[list[Batch]]:
+def loader(rows: Rows, order: Sequence[Sequence[int]], *, workers: int) -> Iterator[list[Batch]]:
     """The Batches of each group of rows in `order`; in so many processes, two groups ahead each."""
-    return torch.utils.data.DataLoader(
+    found = torch.utils.data.DataLoader(
         rows,
         batch_sampler=order,  # type: ignore[arg-type]  # any iterable of lists will do
         collate_fn=_same,
@@ -163,9 +173,13 @@ def loader(rows: Rows, order: Sequence[Sequence[int]], *, workers: int) -> Itera
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),  # nothing is drawn: our seeds are per cell
     )
+    for parts in found:
+        if isinstance(parts, InputError):
+            raise parts
+        yield parts
 
 
-def _same(parts: list[Batch]) -> list[Batch]:
+def _same(parts: list[Batch] | InputError) -> list[Batch] | InputError:
     return parts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -24,6 +25,8 @@ pip install gramian
 ```
 
 ```python
+import torch
+
 from gramian.model import Aligner
 
 aligner = Aligner.from_pretrained("{where}")
@@ -97,12 +100,17 @@ def _head(aligner: Aligner, data: Sequence[str]) -> str:
         "tags": ["gramian", "multimodal", "retrieval", *aligner.modalities],
     }
     bases = [tower.source for tower in aligner.towers if isinstance(tower, Encoder)]
-    hub = [base for base in dict.fromkeys(bases) if base.count("/") == 1 and not base.startswith((".", "/"))]
+    hub = [base for base in dict.fromkeys(bases) if _on_hub(base)]
     if hub:
         meta["base_model"] = hub
-    if any(name.count("/") == 1 and not name.startswith((".", "/")) and "." not in name for name in data):
-        meta["datasets"] = list(data)
+    named = [name for name in data if _on_hub(name)]
+    if named:
+        meta["datasets"] = named
     return f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---"
+
+
+def _on_hub(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
 
 
 def _what(aligner: Aligner) -> str:
@@ -122,7 +130,7 @@ def _use(aligner: Aligner, where: str) -> str:
     example = []
     for (name, given), tower in zip(aligner.modalities.items(), aligner.towers, strict=True):
         kind = getattr(tower.reader, "kind", None)
-        example.append(f'"{name}": {cells.get(str(kind), f"features (n, {given.width})" if given.tower is None else "cells")}')
+        example.append(f'"{name}": {cells.get(str(kind), f"torch.randn(1, {given.width})" if given.tower is None else "[…]")}')
     return "## Use\n\n" + _USE.format(where=where, example=", ".join(example), dim=aligner.dim)
 
 

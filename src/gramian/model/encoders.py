@@ -13,13 +13,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gramian.errors import InputError, check_choice, need
+from gramian.errors import InputError, check_choice, need, some
 from gramian.model.towers import Encoded, Kind, Media, Tower
 from gramian.tokens import Tokens, pool
 
@@ -112,19 +113,20 @@ class Encoder(Tower):
         by_value = how == "value" or elsewhere or learned
         if how == "reference" and learned:
             raise InputError("`towers` 'reference' would lose what a trained tower has learned. Use 'auto' or 'value'.")
-        if self.mode == "lora":
-            if by_value:
-                self._write_files(copy.deepcopy(self.model).merge_and_unload(), folder / below)
-                described["mode"] = "freeze"  # the adapter has become part of the weights
-            else:
-                self.model.save_pretrained(folder / below)
-                described["adapter"] = below
-        elif by_value:
-            self._write_files(self.model, folder / below)
+        model = self.model
+        described["fingerprint"] = self._loaded
+        if self.mode == "lora" and by_value:
+            model, described["mode"] = (
+                copy.deepcopy(model).merge_and_unload(),
+                "freeze",
+            )  # the adapter is part of the weights now
+            options["learning_rate"] = None
+        elif self.mode == "lora":
+            model.save_pretrained(folder / below)
+            described["adapter"] = below
         if by_value:
-            described["files"] = below
-        else:
-            described["fingerprint"] = self._loaded
+            self._write_files(model, folder / below)
+            described |= {"files": below, "fingerprint": fingerprint(model)}
         return described | {"options": options}
 
     @classmethod
@@ -135,12 +137,14 @@ class Encoder(Tower):
             InputError: weights by reference that are not to be had, or are others than they were.
         """
         options = dict(described["options"])
-        where = str(folder / described["files"]) if "files" in described else described["source"]
+        where = str(_inside(folder, described["files"])) if "files" in described else described["source"]
         if "files" in described:
             options["revision"] = None
-        mode = described["mode"]
-        encoder = cls(where, **options, mode="freeze" if mode == "lora" else mode)
-        if "fingerprint" in described and encoder._loaded != described["fingerprint"]:
+        mode, rate = described["mode"], options.pop("learning_rate", None)
+        encoder = cls(
+            where, **options, mode="freeze" if mode == "lora" else mode, learning_rate=rate if mode == "train" else None
+        )
+        if encoder._loaded != described["fingerprint"]:
             raise InputError(
                 f"the weights of {where!r} are not those that the Aligner was made with. Give the `revision` it was made with."
             )
@@ -148,10 +152,11 @@ class Encoder(Tower):
             need("peft")
             import peft
 
-            adapter = str(folder / described["adapter"])
+            adapter = str(_inside(folder, described["adapter"]))
             with _without_peft_warnings():
                 encoder.model = peft.PeftModel.from_pretrained(encoder.model, adapter, is_trainable=True)
-            encoder.mode, encoder.learning_rate = "lora", RATES["lora"]
+            encoder.mode, encoder.learning_rate = "lora", rate or RATES["lora"]
+            encoder.options["learning_rate"] = rate
         if encoder.width != described["width"]:
             raise InputError(
                 f"{where!r} gives vectors of width {encoder.width}; the Aligner was made for {described['width']}."
@@ -279,10 +284,11 @@ class HuggingFace(Encoder):
         need("transformers")
         check_choice("kind", kind, ("text", "image", "audio", "video"))
         self.pooling = check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
-        self.source, self.kind = model, kind
+        self.source, self.kind = _place(model), kind
         self.options = {
             "kind": kind,
             "revision": revision,
+            "learning_rate": learning_rate,
             "pooling": pooling,
             "seconds": seconds,
             "frames": frames,
@@ -290,7 +296,11 @@ class HuggingFace(Encoder):
             "gradient_checkpointing": gradient_checkpointing,
         }
         hub = {"revision": revision, "local_files_only": local_files_only}
-        self.model = _load(model, kind, hub)
+        self.model, whole, guessed = _load(model, kind, hub)
+        self._whole = (
+            None if whole is self.model else (whole,)
+        )  # of an encoder–decoder; a tuple, for it is no part of the tower
+        self._own_pooling = not guessed
         config = self.model.config
         video_model = any(hasattr(config, name) for name in ("tubelet_size", "num_frames", "video_config"))
         self._per_frame = kind == "video" and not video_model and not _getter(self.model, "video")
@@ -343,7 +353,7 @@ class HuggingFace(Encoder):
         there = self._present(hidden, mask)
         tokens = Tokens(hidden, there)
         pooled = getattr(out, "pooler_output", None)
-        if self.pooling == "auto" and pooled is not None and self.kind != "text":
+        if self.pooling == "auto" and pooled is not None and self.kind != "text" and self._own_pooling:
             pooled = pooled.flatten(1)
             return Encoded(pooled, tokens if pooled.shape[1] == hidden.shape[2] else None)
         return Encoded(pool(tokens, "mean" if self.pooling == "auto" else self.pooling), tokens)
@@ -394,6 +404,10 @@ class HuggingFace(Encoder):
         return int(width)
 
     def _write_files(self, model: Any, folder: Path) -> None:
+        if self._whole is not None:
+            whole = copy.deepcopy(self._whole[0])
+            whole.encoder = model  # where `get_encoder` took it from
+            model = whole
         with _without_bars():
             model.save_pretrained(folder)
         self._processor.save_pretrained(folder)
@@ -411,20 +425,41 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
     return any(one.name == name or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
 
 
-def _load(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
+def _place(model: str) -> str:
+    """A hub id as it is; a folder in full, so that it is found from anywhere on this machine."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A folder below another; a saved Aligner may not point outside of itself."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise InputError(f"{str(folder)!r} points to files outside of itself ({name!r}): it is damaged or foreign.")
+    return path
+
+
+def _load(model: str, kind: Kind, hub: Mapping[str, Any]) -> tuple[Any, Any, bool]:
+    """The encoder, the whole model, and whether its pooler is not in the files and was made up."""
     from transformers import AutoModel
 
+    options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
     try:
-        with _without_bars():
-            found = AutoModel.from_pretrained(model, **hub)
+        with _without_bars(), torch.random.fork_rng():
+            torch.manual_seed(0)  # of what the files do not hold
+            found, info = AutoModel.from_pretrained(model, **hub, **options)
     except Exception as error:  # files that are foreign or damaged fail in many ways
         raise InputError(
             f"`model` must be a hub id or a folder of transformers; {model!r} cannot be loaded "
             f"({(str(error).splitlines() or [''])[0]:.200})."
         ) from None
+    missing = sorted(info["missing_keys"])
+    others = [name for name in missing if "pooler" not in name]
+    if others:
+        raise InputError(f"{model!r} does not hold all weights of {type(found).__name__}: {some(others)} are missing.")
+    encoder = found
     if getattr(found.config, "is_encoder_decoder", False) and not _getter(found, kind):
-        found = found.get_encoder()
-    return found
+        encoder = found.get_encoder()
+    return encoder, found, bool(missing)
 
 
 def _checkpoint_activations(model: Any) -> None:
@@ -466,7 +501,7 @@ def _processor(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
     reasons = []
     for name in names:
         try:
-            return getattr(transformers, name).from_pretrained(model, **hub)
+            return getattr(transformers, name).from_pretrained(model, **hub, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
             reasons.append((str(error).splitlines() or [""])[0][:160])
     if kind == "video":
@@ -532,12 +567,19 @@ def _projected(out: Any, inputs: Mapping[str, Tensor]) -> Encoded:
 
 
 class _SentenceReader(Media):
-    def __init__(self, kind: Kind, prepare: Callable[[list[Any]], Any], length: int | None, **media: Any) -> None:
+    def __init__(self, kind: Kind, prepare: _Preprocess, length: int | None, **media: Any) -> None:
         super().__init__(kind, **media)
         self.prepare, self.length = prepare, length
 
     def collate(self, cells: list[Any]) -> Any:
         return dict(self.prepare(cells))
+
+    def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
+        tokenizer = getattr(self.prepare.first, "tokenizer", None)
+        if self.kind != "text" or tokenizer is None or not self.length:
+            return super().cut(cell, decoded, folder=folder)
+        count = len(tokenizer(self.prepare.prompt + decoded, truncation=False, verbose=False)["input_ids"])
+        return f"{count} tokens cut to {self.length}" if count > self.length else None
 
 
 class _Preprocess:
@@ -545,6 +587,8 @@ class _Preprocess:
 
     def __init__(self, model: Any, prompt: str) -> None:
         self.first = copy.copy(model[0])
+        self.first._modules = {}
+        self.first.__dict__["model"] = SimpleNamespace(config=getattr(model[0], "config", None))  # all that is asked of it here
         self.prompt = prompt
 
     def __call__(self, cells: list[Any]) -> Any:
@@ -586,10 +630,11 @@ class SentenceTransformer(Encoder):
         import sentence_transformers
 
         check_choice("kind", kind, ("text", "image"))
-        self.source = model
+        self.source = _place(model)
         self.options = {
             "kind": kind,
             "revision": revision,
+            "learning_rate": learning_rate,
             "prompt": prompt,
             "max_length": max_length,
             "gradient_checkpointing": gradient_checkpointing,
@@ -597,7 +642,12 @@ class SentenceTransformer(Encoder):
         try:
             with _without_bars():
                 self.model = sentence_transformers.SentenceTransformer(
-                    model, device="cpu", revision=revision, local_files_only=local_files_only
+                    model,
+                    device="cpu",
+                    revision=revision,
+                    local_files_only=local_files_only,
+                    trust_remote_code=False,
+                    model_kwargs={"dtype": torch.float32},
                 )
         except Exception as error:
             raise InputError(

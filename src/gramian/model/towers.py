@@ -27,6 +27,8 @@ Kind: TypeAlias = Literal["text", "image", "audio", "video"]
 KINDS: tuple[Kind, ...] = ("text", "image", "audio", "video")
 """What `Media` decodes."""
 
+SHORTEST = 0.025  # seconds of audio: one frame of what spectra and convolutions are taken over
+
 
 class Encoded(NamedTuple):
     """What a tower makes of n items.
@@ -163,12 +165,19 @@ class Media(Reader):
         if self.kind == "image":
             return cell.convert("RGB") if hasattr(cell, "convert") else read_image(cell, folder)
         if isinstance(cell, np.ndarray):
-            return cell
+            if not np.isfinite(cell).all():
+                raise Unreadable("values that are not finite")
+            return self._long_enough(cell)
         if isinstance(cell, Mapping) and "array" in cell:
             raise Unreadable("decoded audio without a promise of its rate; give the file, or its bytes")
         if self.kind == "audio":
-            return read_audio(cell, self.rate, seconds=self.seconds, generator=generator, folder=folder)
+            return self._long_enough(read_audio(cell, self.rate, seconds=self.seconds, generator=generator, folder=folder))
         return read_video(cell, self.frames, generator=generator, folder=folder)
+
+    def _long_enough(self, decoded: Any) -> Any:
+        if self.kind == "audio" and len(decoded) < self.rate * SHORTEST:
+            raise Unreadable(f"{len(decoded)} samples: shorter than {1000 * SHORTEST:.0f} ms")
+        return decoded
 
     def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
         """What of a recording lies outside of the window."""
@@ -188,11 +197,11 @@ class _Given(Reader):
 
     def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
         del folder, generator
-        if self._read is None:
-            return torch.as_tensor(cell, dtype=torch.float32) if isinstance(cell, list | np.ndarray) else cell
         try:
-            return self._read(cell)
-        except ValueError as error:
+            if self._read is not None:
+                return self._read(cell)
+            return torch.as_tensor(cell, dtype=torch.float32) if isinstance(cell, list | np.ndarray) else cell
+        except (ValueError, TypeError) as error:
             raise Unreadable(str(error)) from None
 
     def collate(self, cells: list[Any]) -> Any:
@@ -205,8 +214,8 @@ class Custom(Tower):
     Args:
         module: inputs → (n, width), or `Encoded`. All its parameters are trained; freeze what should not be.
         width: of what it gives.
-        read: one cell → what `collate` takes; a ValueError marks the cell as unreadable. By default a list becomes a float32
-            tensor and anything else stays as it is.
+        read: one cell → what `collate` takes; a ValueError or TypeError marks the cell as unreadable. By default a list
+            becomes a float32 tensor and anything else stays as it is.
         collate: n of those → the module's input; torch's `default_collate` by default.
         learning_rate: of this tower; None for the recipe's.
 

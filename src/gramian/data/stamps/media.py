@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gramian.data.media import Unreadable
 from gramian.errors import InputError
 
 __all__ = [
@@ -50,10 +51,6 @@ SVG_WIDTH = 2 * IMAGE_SIDE  # drawn larger than needed, then reduced as the PNGs
 SVG_DPI = 96.0  # CSS pixels per inch; resvg-py's own default of 0 collapses drawings measured in pt, mm or cm
 SAMPLE_RATE = 16_000  # Hz: Whisper's
 LONGEST_CLIP = 30 * SAMPLE_RATE  # samples: Whisper's window
-
-
-class Unreadable(Exception):  # noqa: N818 (names the state of a file, not a fault of the program)
-    """A file that holds nothing to encode; the message says why."""
 
 
 @dataclass(frozen=True)
