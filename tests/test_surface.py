@@ -40,6 +40,7 @@ ROOMS = [
     "integrations",
     "bench",
     "demo",
+    "building",
     "cli",
 ]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -215,11 +218,31 @@ def test_trained_towers_cannot_be_saved_by_reference(models, tmp_path):
         aligner.save_pretrained(tmp_path / "saved", towers="reference")
 
 
-def test_what_is_shared_does_not_point_to_folders_of_this_machine(models, tmp_path):
+def test_what_is_shared_does_not_point_to_folders_of_this_machine(models, tmp_path, monkeypatch):
+    from huggingface_hub import hub_mixin
+
+    class Hub:
+        def __init__(self, **_):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return type("Repo", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            import shutil
+
+            shutil.copytree(folder_path, tmp_path / "hub")
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(hub_mixin, "HfApi", Hub)
     aligner = aligner_of(models, toy())
-    aligner._save_pretrained(tmp_path)  # what push_to_hub uploads
-    config = json.loads((tmp_path / "config.json").read_text())
+    assert aligner.push_to_hub("me/mine") == "https://hub/me/mine"
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
     assert {described["files"] for described in config["towers"].values()} == {"towers/0", "towers/1"}
+    assert (tmp_path / "hub" / "README.md").read_text().startswith("---")
+    torch.testing.assert_close(Aligner.from_pretrained(tmp_path / "hub").embed(toy()).vectors, aligner.embed(toy()).vectors)
+    aligner.save_pretrained(tmp_path / "here")
+    assert "files" not in (tmp_path / "here" / "config.json").read_text()
 
 
 def test_weights_that_changed_under_a_reference_are_noticed(models, tmp_path):
@@ -532,3 +555,25 @@ def test_cells_that_cannot_be_batched_are_named():
         aligner({"sensor": [[1.0, 2.0], [1.0]], "text": torch.randn(2, 4)})
     bundle = aligner({"sensor": [[1.0, 2.0, 3.0], [1.0, None, 3.0]], "text": torch.randn(2, 4)})
     assert bundle.has("sensor").tolist() == [True, False]
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_mixed_precision_on_media(models, micro_batch):
+    script = "import sys; sys.path.insert(0, 'tests'); import test_towers as t; t.mixed(sys.argv[1], sys.argv[2])"
+    done = subprocess.run(  # accelerate keeps one precision a process
+        [sys.executable, "-c", script, str(models), str(micro_batch or 0)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def mixed(folder, micro_batch):
+    table = toy()
+    aligner = aligner_of(Path(folder), table, "train", "lora")
+    recipe = Recipe(epochs=2, batch_size=12, precision="bf16", micro_batch=int(micro_batch) or None)
+    history = fit(aligner, Pairwise(), table, table, recipe=recipe, progress=False)
+    assert all(np.isfinite(record["loss"]) for record in history.records)
+    assert aligner.embed(table).vectors.dtype == torch.float32

@@ -19,12 +19,14 @@ from typing import Any, Literal, TypeVar
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
+from jsonargparse.typing import register_type
 from rich.console import Console
 from rich.logging import RichHandler
 from safetensors import SafetensorError
 
 from gramian import __version__
 from gramian.bench import bench
+from gramian.building import Words, build
 from gramian.bundle import Bundle
 from gramian.checking import check_table
 from gramian.data import ENDINGS, Table, load, stream
@@ -39,8 +41,9 @@ from gramian.losses import LOSSES, Contrast, Loss, Matching, recommended
 from gramian.model import Aligner
 from gramian.model.batch import Broken
 from gramian.model.card import run_card
+from gramian.model.encoders import ENCODERS
 from gramian.model.heads import HeadName
-from gramian.model.towers import Tower
+from gramian.model.towers import Custom, Tower
 from gramian.scores import ScoreName
 from gramian.sheets import unreadable
 from gramian.training import Recipe, fit
@@ -48,6 +51,8 @@ from gramian.training import Recipe, fit
 __all__ = ["main"]
 
 logger = logging.getLogger("gramian")
+
+register_type(Words, serializer=lambda words: dict(words.given), deserializer=Words.read)
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -86,7 +91,7 @@ def train(
     output: Path,
     loss: Loss | None = None,
     columns: list[str] | None = None,
-    towers: dict[str, Tower] | None = None,
+    towers: Words | None = None,
     head: HeadName = "linear",
     dim: int = 512,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
@@ -120,8 +125,8 @@ def train(
     """
     console = _console()
     _check_folder(output)
-    towers = _of_columns(towers, columns)
-    table = load(data, columns=columns, raw=list(towers))
+    made = _of_columns(towers, columns, recipe.seed)
+    table = load(data, columns=columns, raw=list(made))
     training, validation = _splits(table, validation_share, recipe.seed)
     if not resume and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
         raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
@@ -130,7 +135,7 @@ def train(
     loss = loss or recommended()
     anchor = _anchor(loss, training.modalities)
     matcher = {"anchor": anchor} if matching else None
-    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, towers=towers, matcher=matcher, seed=recipe.seed)
+    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, towers=made, matcher=matcher, seed=recipe.seed)
     console.print(f"training on {training}, choosing on {validation}", highlight=False)
     if aligner.matcher is not None:
         score = loss.score if isinstance(loss, Contrast) and not callable(loss.score) else "centroid"
@@ -185,7 +190,7 @@ def evaluate_table(
     rerank: int = 50,
     workers: int = 0,
     strict: bool = False,
-    towers: dict[str, Tower] | None = None,
+    towers: Words | None = None,
 ) -> None:
     """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
 
@@ -207,7 +212,7 @@ def evaluate_table(
     console = _console()
     if output is not None:
         _check_folder(output)
-    aligner = None if model is None else _on_device(Aligner.from_pretrained(model, towers=towers))
+    aligner = None if model is None else _on_device(Aligner.from_pretrained(model, towers=_of_columns(towers, None)))
     table = load(data, columns=columns, raw=() if aligner is None else aligner.raw())
     if split is None:
         split = "all" if table.split is None else "test"
@@ -245,7 +250,7 @@ def embed(
     data: str,
     output: Path,
     model: str | None = None,
-    towers: dict[str, Tower] | None = None,
+    towers: Words | None = None,
     split: str | None = None,
     columns: list[str] | None = None,
     batch_size: int | None = None,
@@ -278,11 +283,11 @@ def embed(
     console = _console()
     if model is None and towers is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
-    aligner = None if model is None else Aligner.from_pretrained(model, towers=towers)
-    towers = _of_columns(towers, columns)
-    raw = list(towers) if aligner is None else list(aligner.raw())
-    embedder = TowerSet(towers) if aligner is None else aligner
-    names = list(columns or (towers if aligner is None else ())) or None
+    made = _of_columns(towers, columns)
+    aligner = None if model is None else Aligner.from_pretrained(model, towers=made)
+    raw = list(made) if aligner is None else list(aligner.raw())
+    embedder = TowerSet(made) if aligner is None else aligner
+    names = list(columns or (made if aligner is None else ())) or None
     if output.suffix in ENDINGS:
         if output.exists() and Path(data).exists() and output.samefile(data):
             raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
@@ -340,7 +345,7 @@ def embed(
 
 def check(
     data: str,
-    towers: dict[str, Tower] | None = None,
+    towers: Words | None = None,
     columns: list[str] | None = None,
     workers: int = 0,
     strict: bool = False,
@@ -376,11 +381,11 @@ def check(
     """
     del output, loss, head, dim, recipe, matching, validation_share, resume, report_to
     console = _console()
-    towers = _of_columns(towers, columns)
-    table = load(data, columns=columns, raw=list(towers))
-    for name in towers:
+    made = _of_columns(towers, columns)
+    table = load(data, columns=columns, raw=list(made))
+    for name in made:
         check_choice("towers", name, table.columns)
-    readers = {name: tower.reader for name, tower in towers.items()}
+    readers = {name: tower.reader for name, tower in made.items()}
     checked = check_table(table, readers, workers=workers)
     for sheet in checked.sheets():
         console.print(sheet.rich())
@@ -459,9 +464,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_config(words)
         config = parser.parse_args(words)
-        with torch.random.fork_rng():  # the first weights of towers that are made here
-            torch.manual_seed(config[config.command].get("recipe.seed", 0))
-            options = parser.instantiate(config)[config.command].as_dict()
+        options = parser.instantiate(config)[config.command].as_dict()
         options.pop("config", None)
         COMMANDS[config.command].run(**options)
     except ArgumentError as error:
@@ -533,6 +536,11 @@ def _check_config(words: Sequence[str]) -> None:
             raise InputError(f"`config` must map options to values, as in `dim: 512`; {name!r} holds {_kind(config)}.")
         if "recipe" in config and not isinstance(config["recipe"], dict):
             raise InputError(f"`recipe` must map options to values, as in `epochs: 40`; got {_kind(config['recipe'])}.")
+        if not isinstance(config.get("towers", {}), dict):
+            raise InputError(
+                "`towers` must map columns to encoders, as in `text: {class_path: HuggingFace, init_args: {model: …, kind: "
+                f"text}}}}`; got {_kind(config['towers'])}."
+            )
         loss = config.get("loss", "")
         if not (isinstance(loss, str) or (isinstance(loss, dict) and "class_path" in loss)):
             raise InputError(f"`loss` must be a name, or have `class_path: NAME` and `init_args`; got {_kind(loss)}.")
@@ -563,13 +571,8 @@ def _explain(message: str, command: str | None, subparsers: Mapping[str, Argumen
     if "import path" in message and keys[:1] == ["loss"]:
         given = re.search(r"import path string: (\S+)", message)
         return str(wrong_choice("loss", given[1] if given else "", LOSSES))
-    if keys[:1] == ["towers"] or "towers" in flat.split("Parser key")[-1][:20]:
-        given = re.search(r"class_path['\"]?: ?['\"]([^'\"]+)", flat)
-        what = f"; got {given[1]!r}" if given else ""
-        return (
-            "`towers` must name a class for each column, as in `text: {class_path: HuggingFace, init_args: {model: …, kind: "
-            f"text}}}}`{what}. A class of your own is named by its import path and must be on the Python path. {_last(flat)}"
-        )
+    if keys[:1] == ["towers"]:
+        return "`towers` must be a mapping of columns to encoders, in a YAML file: --config FILE. See docs/media.md."
     wrong = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^]]*)\])\.? (?:Got|Given) value: (\S+)", flat)
     if wrong and keys:
         expected = wrong[1] or f"one of {wrong[2]}"
@@ -581,11 +584,6 @@ def _explain(message: str, command: str | None, subparsers: Mapping[str, Argumen
         names = missing[1].replace(f"{command}.", "--")
         return f"{names} must be given. See gramian {command} --help."
     return flat
-
-
-def _last(message: str) -> str:
-    """The innermost of a parser's nested complaints."""
-    return message.rsplit(" - ", 1)[-1][:200]
 
 
 def _keys(parser: ArgumentParser, loss: str | None) -> list[str]:
@@ -653,9 +651,22 @@ def _anchor(loss: Loss, modalities: Sequence[str]) -> str:
     return anchor if isinstance(anchor, str) and anchor in modalities else "each"
 
 
-def _of_columns(towers: Mapping[str, Tower] | None, columns: Sequence[str] | None) -> dict[str, Tower]:
-    """The towers of the columns that are used."""
-    return {name: tower for name, tower in (towers or {}).items() if columns is None or name in columns}
+def _of_columns(towers: Words | None, columns: Sequence[str] | None, seed: int = 0) -> dict[str, Tower]:
+    """The towers of the columns that are used; `{same_as: text}` is the tower of another column."""
+    made: dict[str, Tower] = {}
+    with torch.random.fork_rng():  # of the first weights of towers that are trained from scratch
+        torch.manual_seed(seed)
+        for name, given in ({} if towers is None else towers.given).items():
+            if columns is not None and name not in columns:
+                continue
+            if isinstance(given, dict) and list(given) == ["same_as"]:
+                made[name] = made[check_choice(f"towers.{name}.same_as", given["same_as"], made)]
+            else:
+                tower = build(given, f"towers.{name}", {**ENCODERS, "Custom": Custom})
+                if not isinstance(tower, Tower):
+                    raise InputError(f"`towers.{name}` must be a tower; {given!r:.80} makes a {type(tower).__name__}.")
+                made[name] = tower
+    return made
 
 
 def _worth_a_report(table: Table) -> bool:

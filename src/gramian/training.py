@@ -321,6 +321,7 @@ def _accelerator(precision: str, cpu: bool, report_to: str | None, output: str |
 
     # Without an accelerator accelerate joins the processes of torchrun only where it is told to stay on the CPU.
     cpu = cpu or not torch.accelerator.is_available()
+    tracker = _tracker(report_to)
     try:
         # A loss may leave a head alone, as one without matching does the matching head.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -331,7 +332,7 @@ def _accelerator(precision: str, cpu: bool, report_to: str | None, output: str |
             cpu=cpu,
             kwargs_handlers=[unused],
             dataloader_config=split,
-            log_with=_tracker(report_to),
+            log_with=tracker,
             project_dir=None if output is None else str(output),
         )
     except ValueError as error:  # accelerate keeps one precision a process

@@ -444,7 +444,11 @@ def _table_of(
         found = {raw[0]: _cells(raw[0], Cells([None] * data.num_rows))}
     if not found:
         kinds = ", ".join(f"{name} ({_kind(data, name)})" for name in names)
-        raise InputError(f"{source!r} has no column that holds lists of floats; its columns are {kinds}.")
+        if raw:
+            raise InputError(f"{source!r} has no column `{raw[0]}`; its columns are {kinds}.")
+        raise InputError(
+            f"{source!r} has no column that holds lists of floats; its columns are {kinds}. Towers read text and media."
+        )
     if ignored and not raw and not partial:
         logger.warning("%s: left out what is no lists of floats: %s", source, some(ignored))
     ids, split, items = (

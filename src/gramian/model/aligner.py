@@ -107,6 +107,7 @@ class Aligner(
         self.heads = nn.ModuleList([build_head(given.head, given.width, dim) for given in self.modalities.values()])
         self.matcher = None if matcher is None else Matcher(tuple(self.modalities), dim, **matcher)
         self.card: str | None = None
+        self._sharing = False
 
     @classmethod
     def for_table(
@@ -321,10 +322,24 @@ class Aligner(
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self._write(folder, check_choice("towers", towers, ("auto", "reference", "value")))
+        check_choice("towers", towers, ("auto", "reference", "value"))
+        self._write(folder, "share" if self._sharing and towers == "auto" else towers)
         if push_to_hub:
             return str(self.push_to_hub(repo_id or folder.name, **push_options))
         return None
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Share the Aligner on the hub; what it is made from goes along, so that it works on another machine.
+
+        Args:
+            repo_id: on the hub.
+            options: of `huggingface_hub.ModelHubMixin.push_to_hub`: commit_message, private, token, branch and others.
+        """
+        self._sharing = True
+        try:
+            return str(super().push_to_hub(repo_id, **options))
+        finally:
+            self._sharing = False
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self._write(save_directory, "share")

@@ -1,0 +1,104 @@
+"""Objects from words: `class_path` and `init_args`, as YAML files name them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gramian.errors import InputError, check_choice, some, wrong_choice
+
+__all__ = ["Words", "build"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A part of a YAML file as it stands, for `build` to make objects from: a mapping.
+
+    Attributes:
+        given: the mapping.
+    """
+
+    given: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, given: Any) -> Words:
+        """The words of a mapping; a ValueError for anything else."""
+        if not isinstance(given, Mapping):
+            raise ValueError("it must be a mapping")
+        return cls(dict(given))
+
+
+def build(given: Any, argument: str, known: Mapping[str, Callable[..., Any]]) -> Any:
+    """Make an object.
+
+    Args:
+        given: {"class_path": NAME, "init_args": {…}}, or the name alone; arguments of that form are made first.
+        argument: what to call it in errors.
+        known: classes that go by their short names. Others are named by import path, and may be functions.
+
+    Raises:
+        InputError: no such class; arguments that it does not take, or lacks.
+
+    >>> build({"class_path": "datetime.timedelta", "init_args": {"hours": 2}}, "wait", {})
+    datetime.timedelta(seconds=7200)
+    """
+    if isinstance(given, str):
+        given = {"class_path": given}
+    if not isinstance(given, Mapping) or not isinstance(given.get("class_path"), str):
+        raise InputError(f"`{argument}` must have a `class_path` and `init_args`; got {given!r:.80}.")
+    unknown = sorted(set(given) - {"class_path", "init_args"})
+    if unknown:
+        raise InputError(f"`{argument}` must have `class_path` and `init_args` alone; put {some(unknown)} into `init_args`.")
+    maker = _maker(given["class_path"], argument, known)
+    options = given.get("init_args") or {}
+    if not isinstance(options, Mapping):
+        raise InputError(f"`{argument}.init_args` must map options to values; got {options!r:.80}.")
+    parameters = inspect.signature(maker).parameters
+    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    for name in options:
+        if not open_ended:
+            check_choice(f"{argument}.init_args", name, parameters)
+    required = [
+        name
+        for name, one in parameters.items()
+        if one.default is inspect.Parameter.empty
+        and one.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        and name not in options
+    ]
+    if required:
+        raise InputError(f"`{argument}.init_args` must give {some(required)}, which {given['class_path']} needs.")
+    made = dict(options)
+    for name, value in options.items():
+        if isinstance(value, Mapping) and "class_path" in value:
+            made[name] = build(value, f"{argument}.init_args.{name}", {})
+    try:
+        return maker(**made)
+    except InputError as error:
+        raise InputError(f"`{argument}`: {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"`{argument}.init_args` cannot be used by {given['class_path']}: {error}.") from error
+
+
+def _maker(path: str, argument: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    if path in known:
+        return known[path]
+    module, dot, name = path.rpartition(".")
+    if not dot:
+        raise (
+            wrong_choice(f"{argument}.class_path", path, known)
+            if known
+            else InputError(f"`{argument}.class_path` must be an import path, as in torch.nn.Identity; got {path!r}.")
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"`{argument}.class_path` {path!r} cannot be imported ({error}). The folder it lies in must be on PYTHONPATH."
+        ) from None
+    if not callable(found):
+        raise InputError(f"`{argument}.class_path` {path!r} must be a class or a function; it is a {type(found).__name__}.")
+    made: Callable[..., Any] = found
+    return made
