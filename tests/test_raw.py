@@ -261,6 +261,19 @@ def test_check_on_the_command_line(config, capsys):
     assert "3 cells cannot be read, the first in column `image`, id 'item-2': 0 bytes" in capsys.readouterr().err
 
 
+def test_check_reads_the_file_of_a_training_run(config, tmp_path, capsys):
+    for words, message in (
+        (["nothing.yaml"], "`config` must be an existing YAML file; there is no file 'nothing.yaml'"),
+        ([str(config), "--colums", "text"], "`colums` is not an option of `gramian check`"),
+        (["--config", str(tmp_path / "odd.yaml")], "`config` must be one of data, towers, columns, workers, strict, output"),
+    ):
+        (tmp_path / "odd.yaml").write_text("data: x\nspleen: 3\n")
+        assert main(["check", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["check", "--config", str(config), "--columns", "text"]) == 0
+    assert "image" not in capsys.readouterr().out
+
+
 def test_one_yaml_gives_an_aligner_a_report_and_a_card(config, tmp_path, capsys):
     output = tmp_path / "run"
     assert main(["train", "--config", str(config), "--output", str(output)]) == 0

@@ -349,15 +349,6 @@ def check(
     columns: list[str] | None = None,
     workers: int = 0,
     strict: bool = False,
-    output: Path | None = None,
-    loss: Loss | None = None,
-    head: HeadName = "linear",
-    dim: int = 512,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    matching: float = 0.0,
-    validation_share: float = 0.1,
-    resume: bool = False,
-    report_to: str | None = None,
 ) -> None:
     """Read every cell of a table once, as training would, and say what is there, missing, broken and cut off.
 
@@ -369,17 +360,7 @@ def check(
         columns: the modalities to read; by default those of the towers and every column of features.
         workers: processes that read raw media.
         strict: fail if a cell cannot be read.
-        output: of training; not read here.
-        loss: of training; not read here.
-        head: of training; not read here.
-        dim: of training; not read here.
-        recipe: of training; not read here.
-        matching: of training; not read here.
-        validation_share: of training; not read here.
-        resume: of training; not read here.
-        report_to: of training; not read here.
     """
-    del output, loss, head, dim, recipe, matching, validation_share, resume, report_to
     console = _console()
     made = _of_columns(towers, columns)
     table = load(data, columns=columns, raw=list(made))
@@ -462,6 +443,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     parser, subparsers = _parser()
     try:
+        if words[0] == "check":
+            words = _of_training(words)
         _check_config(words)
         config = parser.parse_args(words)
         options = parser.instantiate(config)[config.command].as_dict()
@@ -503,8 +486,6 @@ def _expand(words: list[str]) -> list[str]:
     """Write `--columns a,b` or `--columns a b` as the list, and a bare `--resume` as the yes, that the parser reads."""
     expanded: list[str] = []
     rest = list(words)
-    if rest[:1] == ["check"] and len(rest) > 1 and not rest[1].startswith("-"):
-        rest[1:2] = ["--config", rest[1]]
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         if name.startswith("--"):
@@ -518,6 +499,24 @@ def _expand(words: list[str]) -> list[str]:
             values = [f"[{','.join(values)}]"]
         expanded += [f"{name}={values[0]}", *values[1:]] if values else [name]
     return expanded
+
+
+def _of_training(words: list[str]) -> list[str]:
+    """The words of `check`, with those options of a training run's YAML file that it has as well; the file may stand alone."""
+    if len(words) > 1 and not words[1].startswith("-"):
+        words = [words[0], "--config", *words[1:]]
+    if "--config" not in words[:-1]:
+        return words
+    place = words.index("--config")
+    _check_config(words)
+    config = yaml.safe_load(Path(words[place + 1]).read_text(encoding="utf-8"))
+    known = inspect.signature(check).parameters
+    given = []
+    for name, value in config.items():
+        check_choice("config", name, dict.fromkeys([*known, *inspect.signature(train).parameters]))
+        if name in known:
+            given.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
+    return [*words[:place], *given, *words[place + 2 :]]
 
 
 def _check_config(words: Sequence[str]) -> None:
