@@ -42,8 +42,8 @@ def build(given: Any, argument: str, known: Mapping[str, Callable[..., Any]]) ->
     Raises:
         InputError: no such class; arguments that it does not take, or lacks.
 
-    >>> build({"class_path": "datetime.timedelta", "init_args": {"hours": 2}}, "wait", {})
-    datetime.timedelta(seconds=7200)
+    >>> build({"class_path": "torch.nn.Flatten", "init_args": {"start_dim": 2}}, "module", {})
+    Flatten(start_dim=2, end_dim=-1)
     """
     if isinstance(given, str):
         given = {"class_path": given}
@@ -56,8 +56,11 @@ def build(given: Any, argument: str, known: Mapping[str, Callable[..., Any]]) ->
     options = given.get("init_args") or {}
     if not isinstance(options, Mapping):
         raise InputError(f"`{argument}.init_args` must map options to values; got {options!r:.80}.")
-    parameters = inspect.signature(maker).parameters
-    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    try:
+        parameters = dict(inspect.signature(maker).parameters)
+        open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    except ValueError:  # of a class that is not written in Python
+        parameters, open_ended = {}, True
     for name in options:
         if not open_ended:
             check_choice(f"{argument}.init_args", name, parameters)
