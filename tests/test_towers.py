@@ -367,6 +367,12 @@ def test_resumed_run_ends_as_one_that_was_not_killed(models, tmp_path):
                 fit(aligner, Pairwise(), table, table, recipe=recipe, output=folder, resume=True, progress=False)
         states.append(aligner.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    from safetensors.torch import load_file
+
+    (checkpoint,) = (tmp_path / "2" / "checkpoints").glob("*/model.safetensors")
+    kept = [name for name in load_file(checkpoint) if "towers.0." in name]
+    assert kept
+    assert all("lora_" in name for name in kept)  # what is frozen is not written again and again
 
 
 def test_workers_change_nothing(models):

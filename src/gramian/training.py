@@ -399,19 +399,20 @@ class _Objective(nn.Module):
         ):
             if first.setdefault(id(tensor), name) != name:
                 self.shared[name] = first[id(tensor)]
+        # What training cannot change needs no place in a checkpoint.
+        self.fixed = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trained().keys()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Every tensor once."""
+        """Every tensor once, but for the weights of frozen towers."""
         state = super().state_dict(*args, **kwargs)
-        return {name: value for name, value in state.items() if name not in self.shared}
+        return {name: value for name, value in state.items() if name not in self.shared and name not in self.fixed}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """What `state_dict` gave."""
-        return super().load_state_dict(
-            {**state_dict, **{twin: state_dict[name] for twin, name in self.shared.items() if name in state_dict}},
-            *args,
-            **kwargs,
-        )
+        own = super().state_dict()
+        whole = {name: own[name] for name in self.fixed} | dict(state_dict)
+        twins = {twin: whole[name] for twin, name in self.shared.items() if name in whole}
+        return super().load_state_dict({**whole, **twins}, *args, **kwargs)
 
     def forward(self, given: Batch | Bundle, *, encode: bool = False) -> Any:
         """The loss of a batch or of what the Aligner made of it; with `encode` what the Aligner makes of a batch.
