@@ -81,7 +81,7 @@ def play(clip: Clip, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def write_clip(path: Path, frames: NDArray[np.uint8], samples: NDArray[np.float32] | None) -> None:
-    """An MP4 file with MPEG-4 video, the same bytes each time (x264 does not promise that), and AAC audio where there are samples."""
+    """An MP4 file with MPEG-4 video, and AAC audio where there are samples; the same bytes each time, unlike x264's."""
     with av.open(path, "w") as container:
         video = container.add_stream("mpeg4", rate=FPS, options={"qscale": "2", "flags": "+qscale"})
         video.width, video.height, video.pix_fmt = SIDE, SIDE, "yuv420p"
