@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -18,8 +17,8 @@ from gramian.data.sources import MANIFEST, write_vectors
 from gramian.data.tables import Table
 from gramian.errors import InputError, check_choice, need, some
 from gramian.files import whole, write_text
-from gramian.model.aligner import Aligner, evaluating
-from gramian.model.batch import Batch, Broken, Preparer, Rows, loader
+from gramian.model.aligner import Aligner, device_of, evaluating
+from gramian.model.batch import Batch, Broken, Preparer, in_order
 from gramian.model.encoders import Encoder, fingerprint
 from gramian.model.towers import Encoded, Features, Tower
 
@@ -110,12 +109,11 @@ def embed_batch(model: Aligner | TowerSet, batch: Batch, names: Sequence[str] | 
         batch: the items.
         names: the modalities to give, whether the Batch has them or not; by default those that it has, or the towers'.
     """
-    device = model.device if isinstance(model, Aligner) else _device(model)
+    found = model(batch.to(device_of(model)))
     if isinstance(model, TowerSet):
-        columns: Columns = model(batch.to(device))
+        columns: Columns = found
         return columns
-    bundle = model(batch.to(device))
-    return {name: (bundle.column(name).float().cpu(), bundle.has(name).cpu()) for name in names or batch.present}
+    return {name: (found.column(name).float().cpu(), found.has(name).cpu()) for name in names or batch.present}
 
 
 def embed_shards(
@@ -241,16 +239,13 @@ def encode_table(
         names: see `embed_batch`.
     """
     model.check(table)
-    order = [list(range(start, min(start + batch_size, len(table)))) for start in range(0, len(table), batch_size)]
     found: list[Columns] = []
-    device = next((value.device.type for value in model.parameters()), "cpu")
-    mixed = nullcontext() if precision == "no" else torch.autocast(device, _DTYPES[precision])
+    mixed = nullcontext() if precision == "no" else torch.autocast(device_of(model).type, _DTYPES[precision])
     with evaluating(model), mixed:
-        for parts in loader(Rows(table, model.preparer(), seed=None, strict=strict), order, workers=workers):
-            for batch in parts:
-                found.append(embed_batch(model, batch, names))
-                if broken is not None:
-                    broken.extend(batch.broken)
+        for batch in in_order(table, model.preparer(), batch_size, workers=workers, strict=strict):
+            found.append(embed_batch(model, batch, names))
+            if broken is not None:
+                broken.extend(batch.broken)
     return {
         name: (torch.cat([some[name][0] for some in found]), torch.cat([some[name][1] for some in found])) for name in found[0]
     }
@@ -354,10 +349,6 @@ def _description(
         "shard_size": shard_size,
         "precision": precision,
     }
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((value.device for value in islice(model.parameters(), 1)), torch.device("cpu"))
 
 
 def _progress(show: bool) -> Progress:

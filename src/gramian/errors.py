@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterable
 from typing import TypeVar
 
-__all__ = ["InputError", "TooSmallError", "check_choice", "need", "some", "wrong_choice"]
+__all__ = ["InputError", "TooSmallError", "check_choice", "first_line", "need", "some", "wrong_choice"]
 
 
 Name = TypeVar("Name", bound=str)
@@ -64,6 +64,11 @@ EXTRAS = {
     "soxr": "media",
     "transformers": "hf",
 }
+
+
+def first_line(error: object) -> str:
+    """The first line of what an error says; empty if it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def need(*packages: str) -> None:

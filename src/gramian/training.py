@@ -26,7 +26,7 @@ from gramian.bundle import Bundle
 from gramian.caching import cached_backward
 from gramian.data.tables import Table
 from gramian.distributed import Gathered, Ring
-from gramian.errors import InputError, TooSmallError, check_choice, need, some
+from gramian.errors import InputError, TooSmallError, check_choice, first_line, need, some
 from gramian.evaluation import single_directions
 from gramian.files import write_text
 from gramian.losses.base import Loss, LossOutput, Temperature
@@ -38,7 +38,7 @@ from gramian.model.towers import Tower
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["History", "Recipe", "fit"]
+__all__ = ["History", "Recipe", "fit", "twins"]
 
 logger = logging.getLogger("gramian")
 
@@ -392,13 +392,7 @@ class _Objective(nn.Module):
         self.loss = loss
         self.contrast = (spread or loss).__call__  # its parameters are those of `loss`, which are registered once
         # A matching head is part of both, and a tower may serve two modalities: their weights are stored once.
-        first: dict[int, str] = {}
-        self.shared: dict[str, str] = {}
-        for name, tensor in itertools.chain(
-            self.named_parameters(remove_duplicate=False), self.named_buffers(remove_duplicate=False)
-        ):
-            if first.setdefault(id(tensor), name) != name:
-                self.shared[name] = first[id(tensor)]
+        self.shared = twins(self)
         # What training cannot change needs no place in a checkpoint.
         self.fixed = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trained().keys()}
 
@@ -427,6 +421,13 @@ class _Objective(nn.Module):
         # The loss's parameters have their gradients already; a wrapper that exchanges them has to see them in this graph.
         tie = sum(parameter.sum() for parameter in self.loss.parameters()) * 0
         return replace(bundle, vectors=bundle.vectors + tie)
+
+
+def twins(module: nn.Module) -> dict[str, str]:
+    """Weights that are there under an earlier name as well: name → that earlier one."""
+    first: dict[int, str] = {}
+    named = itertools.chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return {name: first[id(tensor)] for name, tensor in named if first.setdefault(id(tensor), name) != name}
 
 
 class _Folder:
@@ -496,7 +497,7 @@ class _Folder:
         except Exception as error:  # a damaged file fails in as many ways as there are files
             raise InputError(
                 f"checkpoint {str(newest)!r} cannot be resumed, for it is damaged or of another model "
-                f"({(str(error).splitlines() or [''])[0]:.120}). Delete it, or train into another folder."
+                f"({first_line(error):.120}). Delete it, or train into another folder."
             ) from error
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.errors import InputError, need
+from gramian.errors import InputError, first_line, need
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -440,4 +440,4 @@ def _content(opened: bytes | Path) -> Iterator[BinaryIO]:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+    return first_line(error)[:160] or type(error).__name__

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gramian.data.tars import read_tars
-from gramian.errors import InputError, check_choice, need
+from gramian.errors import InputError, check_choice, first_line, need
 
 if TYPE_CHECKING:
     import pyarrow
@@ -91,7 +91,7 @@ def _told(source: str, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # readers fail in as many ways as there are formats
-        reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error.__cause__ or error) or type(error).__name__
         if "corresponds to no data" in reason or "BatchSize must be greater" in reason:
             raise InputError(f"{source!r} is empty: no rows.") from None
         raise InputError(f"{source!r} cannot be read as {kind}: {reason}") from error

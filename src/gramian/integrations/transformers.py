@@ -24,6 +24,7 @@ from gramian.errors import InputError, TooSmallError, some
 from gramian.losses.base import Loss
 from gramian.model.aligner import Aligner
 from gramian.model.batch import Batch, Preparer
+from gramian.training import twins
 
 __all__ = ["ForTrainer", "collate"]
 
@@ -113,20 +114,13 @@ def _collate(
     return {"batch": prepare(table, seed=int(torch.randint(2**62, ())) if draw else None)}
 
 
-def _twins(module: nn.Module) -> set[str]:
-    """Names of weights that are there under an earlier name."""
-    every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    every |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
-    return every - {name for name, _ in module.named_parameters()} - {name for name, _ in module.named_buffers()}
-
-
 def _drop_twins(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     """safetensors, which Trainer writes, refuses one tensor under two names."""
     del metadata
-    for name in _twins(module):
+    for name in twins(module):
         state.pop(prefix + name, None)
 
 
 def _excuse_twins(module: nn.Module, keys: Any) -> None:
-    twins = tuple(_twins(module))
-    keys.missing_keys[:] = [name for name in keys.missing_keys if not name.endswith(twins)] if twins else keys.missing_keys
+    known = tuple(twins(module))
+    keys.missing_keys[:] = [name for name in keys.missing_keys if not name.endswith(known)]

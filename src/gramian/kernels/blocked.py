@@ -64,6 +64,14 @@ class Pairs:
         return same
 
 
+class Place(NamedTuple):
+    """Where a tile lies in the table, and the memory that it is worked out in."""
+
+    rows: slice
+    columns: slice
+    scratch: Scratch
+
+
 class LogSums(NamedTuple):
     """What a softmax over rows and over columns needs.
 
@@ -106,19 +114,11 @@ class Reduction(ABC):
         """The tensors before the first tile."""
 
     @abstractmethod
-    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice, scratch: Scratch) -> None:
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
         """Take one tile in; it is not overwritten."""
 
     @abstractmethod
-    def gradient(
-        self,
-        totals: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        scores: Tensor,
-        rows: slice,
-        columns: slice,
-        scratch: Scratch,
-    ) -> Tensor:
+    def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
         """The gradient of one tile, from the finished tensors and their gradients."""
 
 
@@ -133,7 +133,8 @@ class ToLogSums(Reduction):
         empty = [like.new_full((size,), -torch.inf) for size in (q, n)]
         return [*empty, like.new_zeros(q), like.new_zeros(q), like.new_zeros(n)]
 
-    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice, scratch: Scratch) -> None:
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        rows, columns, scratch = at
         row_sums, column_sums, matches, row_totals, column_totals = totals
         found, where = self.pairs.matches(scores, rows, columns)
         matches[where] = found
@@ -153,15 +154,8 @@ class ToLogSums(Reduction):
         for sums, part, more in ((row_sums, rows, found_sums[0]), (column_sums, columns, found_sums[1])):
             torch.logaddexp(sums[part], more, out=sums[part])
 
-    def gradient(
-        self,
-        totals: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        scores: Tensor,
-        rows: slice,
-        columns: slice,
-        scratch: Scratch,
-    ) -> Tensor:
+    def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
+        rows, columns, scratch = at
         out = self.pairs.left_out(rows, columns)
         if out is not None:
             scores = scores.masked_fill(out, -torch.inf)
@@ -214,22 +208,15 @@ class ToSoftplusSums(Reduction):
         del n
         return [like.new_zeros(q), like.new_zeros(q)]
 
-    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice, scratch: Scratch) -> None:
-        del scratch
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        rows, columns, _ = at
         found, where = self.pairs.matches(scores, rows, columns)
         totals[1][where] = found
         totals[0][rows] += self._without(F.softplus(scores), rows, columns).sum(1)
 
-    def gradient(
-        self,
-        totals: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        scores: Tensor,
-        rows: slice,
-        columns: slice,
-        scratch: Scratch,
-    ) -> Tensor:
-        del totals, scratch
+    def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
+        del totals
+        rows, columns, _ = at
         grad = self._without(scores.sigmoid() * grads[0][rows, None], rows, columns)
         found, where = self.pairs.matches(grad, rows, columns)
         found += grads[1][where]
@@ -251,21 +238,12 @@ class _Table(Reduction):
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
         return [like.new_empty(q, n)]
 
-    def add(self, totals: list[Tensor], scores: Tensor, rows: slice, columns: slice, scratch: Scratch) -> None:
-        del scratch
-        totals[0][rows, columns] = scores
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        totals[0][at.rows, at.columns] = scores
 
-    def gradient(
-        self,
-        totals: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        scores: Tensor,
-        rows: slice,
-        columns: slice,
-        scratch: Scratch,
-    ) -> Tensor:
-        del totals, scores, scratch
-        return grads[0][rows, columns]
+    def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
+        del totals, scores
+        return grads[0][at.rows, at.columns]
 
 
 def log_sums(form: Form, pairs: Pairs | None = None, *, totals: bool = False, block_size: int | None = None) -> LogSums:
@@ -317,11 +295,11 @@ def forward(
     """Take all tiles into `totals`; the inner products of each come back where they are kept."""
     kept = []
     with torch.no_grad():
-        for rows, columns, scratch in tiles(queries, items, tile):
-            some, others = cut(queries, rows), cut(items, columns)
-            products = rule.products(some, others, None if keep else scratch)
-            scores, _ = rule.scores(Tile(products, some, others, scratch=scratch), trace=False)
-            reduction.add(totals, scores, rows, columns, scratch)
+        for at in tiles(queries, items, tile):
+            some, others = cut(queries, at.rows), cut(items, at.columns)
+            products = rule.products(some, others, None if keep else at.scratch)
+            scores, _ = rule.scores(Tile(products, some, others, scratch=at.scratch), trace=False)
+            reduction.add(totals, scores, at)
             if keep:
                 kept.append(products)
     return kept
@@ -341,24 +319,24 @@ def backward(
 ) -> None:
     """Add the gradient of the parts to the tensors in `into`."""
     with torch.no_grad():
-        for number, (rows, columns, scratch) in enumerate(tiles(queries, items, tile)):
-            some, others = cut(queries, rows), cut(items, columns)
-            products = kept[number] if kept else rule.products(some, others, scratch)
-            here = Tile(products, some, others, fresh=not kept, scratch=scratch)
+        for number, at in enumerate(tiles(queries, items, tile)):
+            some, others = cut(queries, at.rows), cut(items, at.columns)
+            products = kept[number] if kept else rule.products(some, others, at.scratch)
+            here = Tile(products, some, others, fresh=not kept, scratch=at.scratch)
             scores, trace = rule.scores(here, trace=True)
-            grad = reduction.gradient(totals, grads, scores, rows, columns, scratch)
-            rule.pull(trace, here, grad, (cut(into[0], rows), cut(into[1], columns)))
+            grad = reduction.gradient(totals, grads, scores, at)
+            rule.pull(trace, here, grad, (cut(into[0], at.rows), cut(into[1], at.columns)))
 
 
-def tiles(queries: Parts, items: Parts, size: int) -> Iterator[tuple[slice, slice, Scratch]]:
-    """Rows and columns of each tile of the table, and memory for it."""
+def tiles(queries: Parts, items: Parts, size: int) -> Iterator[Place]:
+    """Where each tile of the table lies; all share their memory."""
     q, n = len(queries[0]), len(items[0])
     scratch = Scratch(min(size, q) * min(size, n), queries[0])
     for row in range(0, q, size):
         for column in range(0, n, size):
             rows, columns = slice(row, min(row + size, q)), slice(column, min(column + size, n))
             scratch.start(rows.stop - rows.start, columns.stop - columns.start)
-            yield rows, columns, scratch
+            yield Place(rows, columns, scratch)
 
 
 def cut(parts: Sequence[Part], rows: slice) -> tuple[Part, ...]:

@@ -23,7 +23,7 @@ from gramian.data.tables import Table
 from gramian.errors import InputError, check_choice, some
 from gramian.files import whole, write_text
 from gramian.geometry import unit
-from gramian.model.batch import Batch, Broken, Preparer, Rows, loader
+from gramian.model.batch import Batch, Broken, Preparer, in_order
 from gramian.model.card import bare_card
 from gramian.model.encoders import ENCODERS, Encoder, Writing
 from gramian.model.heads import HeadName, build_head
@@ -31,7 +31,7 @@ from gramian.model.matcher import Matcher
 from gramian.model.towers import Encoded, Features, Tower
 from gramian.tokens import Tokens
 
-__all__ = ["Aligner", "Modality", "evaluating"]
+__all__ = ["Aligner", "Modality", "device_of", "evaluating"]
 
 _CONFIG, _WEIGHTS, _CARD, _FORMAT = "config.json", "model.safetensors", "README.md", "gramian.aligner"
 
@@ -280,14 +280,12 @@ class Aligner(
         """The Batches of a table in order, for embedding; arguments as for `embed`."""
         raw = any(isinstance(column, Cells) for column in table.columns.values())
         size = batch_size or (32 if raw else 4096)
-        order = [list(range(start, min(start + size, len(table)))) for start in range(0, len(table), size)]
-        for parts in loader(Rows(table, self.preparer(), seed=None, strict=strict), order, workers=workers if raw else 0):
-            yield from parts
+        yield from in_order(table, self.preparer(), size, workers=workers if raw else 0, strict=strict)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next((value.device for value in itertools.chain(self.parameters(), self.buffers())), torch.device("cpu"))
+        return device_of(self)
 
     def trained(self) -> dict[str, Tensor]:
         """The part of the state that training may change: all but the frozen weights of towers that are not `Features`."""
@@ -495,6 +493,11 @@ def _modality(given: Modality | Tower | int) -> Modality:
 
 def _full(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the weights of a module are; the CPU for one without."""
+    return next((value.device for value in itertools.chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from gramian.data.tables import Table
 from gramian.errors import InputError, some
 from gramian.model.towers import Reader
 
-__all__ = ["Batch", "Broken", "Preparer", "Rows", "loader"]
+__all__ = ["Batch", "Broken", "Preparer", "Rows", "in_order", "loader"]
 
 
 class Broken(NamedTuple):
@@ -177,6 +177,13 @@ def loader(rows: Rows, order: Sequence[Sequence[int]], *, workers: int) -> Itera
         if isinstance(parts, InputError):
             raise parts
         yield parts
+
+
+def in_order(table: Table, prepare: Preparer, size: int, *, workers: int = 0, strict: bool = False) -> Iterator[Batch]:
+    """The Batches of a table, `size` rows each, as for embedding: nothing is drawn."""
+    order = [range(start, min(start + size, len(table))) for start in range(0, len(table), size)]
+    for parts in loader(Rows(table, prepare, seed=None, strict=strict), order, workers=workers):
+        yield from parts
 
 
 def _same(parts: list[Batch] | InputError) -> list[Batch] | InputError:

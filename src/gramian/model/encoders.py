@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gramian.errors import InputError, check_choice, need, some
-from gramian.model.towers import Encoded, Kind, Media, Tower
+from gramian.errors import InputError, check_choice, first_line, need, some
+from gramian.model.towers import KINDS, Encoded, Kind, Media, Tower
 from gramian.tokens import Tokens, pool
 
 __all__ = ["ENCODERS", "Encoder", "HuggingFace", "Mode", "SentenceTransformer", "fingerprint"]
@@ -282,7 +282,7 @@ class HuggingFace(Encoder):
     ) -> None:
         super().__init__()
         need("transformers")
-        check_choice("kind", kind, ("text", "image", "audio", "video"))
+        check_choice("kind", kind, KINDS)
         self.pooling = check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
         self.source, self.kind = _place(model), kind
         self.options = {
@@ -397,8 +397,7 @@ class HuggingFace(Encoder):
                 width = self.forward(self.reader.collate([cell])).vectors.shape[1]
         except Exception as error:
             raise InputError(
-                f"`kind` {self.kind!r} is not what {name!r} ({self.model.config.model_type}) reads: "
-                f"{(str(error).splitlines() or [''])[0]:.160}"
+                f"`kind` {self.kind!r} is not what {name!r} ({self.model.config.model_type}) reads: {first_line(error):.160}"
             ) from error
         self.model.train(training)
         return int(width)
@@ -449,8 +448,7 @@ def _load(model: str, kind: Kind, hub: Mapping[str, Any]) -> tuple[Any, Any, boo
             found, info = AutoModel.from_pretrained(model, **hub, **options)
     except Exception as error:  # files that are foreign or damaged fail in many ways
         raise InputError(
-            f"`model` must be a hub id or a folder of transformers; {model!r} cannot be loaded "
-            f"({(str(error).splitlines() or [''])[0]:.200})."
+            f"`model` must be a hub id or a folder of transformers; {model!r} cannot be loaded ({first_line(error):.200})."
         ) from None
     missing = sorted(info["missing_keys"])
     others = [name for name in missing if "pooler" not in name]
@@ -503,7 +501,7 @@ def _processor(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
         try:
             return getattr(transformers, name).from_pretrained(model, **hub, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-            reasons.append((str(error).splitlines() or [""])[0][:160])
+            reasons.append(first_line(error)[:160])
     if kind == "video":
         with contextlib.suppress(OSError, ValueError):
             return _FrameProcessor(model, hub)
@@ -527,11 +525,8 @@ class _FrameProcessor:
         path = cached_file(model, "video_preprocessor_config.json", **hub)
         self.config = json.loads(Path(path or "").read_text(encoding="utf-8"))
         defaults = {"do_center_crop": False, "do_convert_rgb": True}
-        names = (
-            inspect.signature(CLIPImageProcessorPil.preprocess).parameters.keys() | CLIPImageProcessorPil.__annotations__.keys()
-        )
-        known = {*names, "size", "crop_size", "do_resize", "do_center_crop", "do_rescale", "do_normalize", "image_mean"}
-        known |= {"image_std", "rescale_factor", "resample"}
+        known = {"size", "crop_size", "image_mean", "image_std", "rescale_factor", "resample"}
+        known |= {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
         self.images = CLIPImageProcessorPil(**(defaults | {k: v for k, v in self.config.items() if k in known}))
 
     def __call__(self, videos: list[list[Any]], return_tensors: str = "pt") -> dict[str, Tensor]:
@@ -652,7 +647,7 @@ class SentenceTransformer(Encoder):
         except Exception as error:
             raise InputError(
                 f"`model` must be a hub id or a folder of sentence-transformers; {model!r} cannot be loaded "
-                f"({(str(error).splitlines() or [''])[0]:.200})."
+                f"({first_line(error):.200})."
             ) from None
         if max_length is not None:
             self.model.max_seq_length = max_length
