@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gramian.bundle import Bundle
+from gramian.evaluation.metrics import hits_at_k, ranks
+from gramian.evaluation.stats import bootstrap_mean
 from gramian.files import write_text
-from gramian.metrics import hits_at_k, ranks
 from gramian.scores import SCORES
 from gramian.sheets import Sheet
-from gramian.stats import bootstrap_mean
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "arity.md"
 

@@ -24,13 +24,13 @@ from rich.progress import track
 from gramian.bundle import Bundle
 from gramian.data import Table, load
 from gramian.evaluation import Report, evaluate, hits
+from gramian.evaluation.metrics import hits_at_k
+from gramian.evaluation.stats import bootstrap_mean
 from gramian.files import write_text
 from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Loss, Pairwise, Symile, Triangle
-from gramian.metrics import hits_at_k
 from gramian.model import Aligner
 from gramian.scores import ScoreName
 from gramian.sheets import Sheet
-from gramian.stats import bootstrap_mean
 from gramian.training import Recipe, fit
 
 ROOT = Path(__file__).parent.parent

@@ -14,11 +14,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from gramian import PMRL, Bundle, Gram, Pairwise
-from gramian.caching import cached_backward
 from gramian.distributed import Gathered, Ring, average_gradients, gather
 from gramian.errors import InputError, TooSmallError
 from gramian.losses import Centroid, Contrast, HyperGram, Symile, Triangle
 from gramian.tokens import Tokens
+from gramian.training.caching import cached_backward
 
 torch.set_num_threads(1)
 NAMES = ("text", "image", "audio")

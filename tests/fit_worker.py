@@ -11,6 +11,7 @@ from gramian import Gram, Pairwise
 from gramian.losses import Matching
 from gramian.model import Aligner
 from gramian.training import Recipe, fit
+from gramian.training.checkpoints import RunFolder
 from synthetic import world
 
 torch.set_num_threads(1)
@@ -27,9 +28,7 @@ def main(output, options):
     if matching:
         loss = loss + 0.1 * Matching(aligner.matcher)
     if stop is not None:
-        import gramian.training as training
-
-        log = training._Folder.checkpoint
+        log = RunFolder.checkpoint
 
         def checkpoint(folder, epoch, best):
             log(folder, epoch, best)
@@ -37,7 +36,7 @@ def main(output, options):
                 folder.accelerator.wait_for_everyone()
                 os._exit(0)  # gloo's threads may abort a process that tears itself down while others still do
 
-        training._Folder.checkpoint = checkpoint
+        RunFolder.checkpoint = checkpoint
     recipe = Recipe(epochs=4, batch_size=21, checkpoint_every=1, **options)
     history = fit(
         aligner, loss, train, validation, recipe=recipe, output=Path(output) / "run", resume=resume, progress=False, cpu=True

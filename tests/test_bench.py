@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from gramian import PMRL, Bundle, Gram
-from gramian.bench import published, suite
+from gramian.benchmark import costs, published
 from gramian.cli import main
 from reference import gram as reference_gram
 from reference import pmrl as reference_pmrl
@@ -32,12 +32,12 @@ def test_published_formulas_are_those_of_the_references():
 
 def test_all_forms_of_a_case_give_one_value():
     device = torch.device("cpu")
-    for case in (suite._gram(12, 3, 8, "forward", device), suite._scoring(5, 9, 3, 8, device)):
+    for case in (costs._gram(12, 3, 8, "forward", device), costs._scoring(5, 9, 3, 8, device)):
         values = [torch.as_tensor(run()) for name, (run, _) in case.forms.items() if name != "products"]
         for value in values[1:]:
             torch.testing.assert_close(value.abs(), values[0].abs(), rtol=1e-4, atol=1e-5)
-    Z = suite._vectors(12, 3, 8, device)
-    bundle = Bundle(Z, torch.ones(12, 3, dtype=torch.bool), suite.NAMES[:3])
+    Z = costs._vectors(12, 3, 8, device)
+    bundle = Bundle(Z, torch.ones(12, 3, dtype=torch.bool), costs.NAMES[:3])
     torch.testing.assert_close(published.gram_loss(Z), Gram()(bundle).total.detach(), rtol=1e-5, atol=1e-6)
     assert PMRL()(bundle).total.isfinite()
 
@@ -55,8 +55,8 @@ def test_the_command_writes_a_row_a_form(tmp_path, capsys):
 
 
 def test_what_does_not_fit_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "_free_bytes", lambda _: 2000)
-    rows = suite.bench(tmp_path, tasks=["gram"], sizes=[16], modalities=[2], dim=4, rounds=1)
+    monkeypatch.setattr(costs, "_free_bytes", lambda _: 2000)
+    rows = costs.bench(tmp_path, tasks=["gram"], sizes=[16], modalities=[2], dim=4, rounds=1)
     assert {row.form for row in rows} == {"blocked"} and rows[0].published_to is None
 
 

@@ -7,11 +7,11 @@ import yaml
 from torch import nn
 
 import tiny
-from gramian.building import build
 from gramian.cli import main
 from gramian.errors import InputError
 from gramian.model import Aligner, Custom
 from gramian.model.encoders import ENCODERS
+from gramian.model.specs import build
 
 KNOWN = {**ENCODERS, "Custom": Custom}
 

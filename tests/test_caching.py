@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from gramian import PMRL, Bundle, Gram, Pairwise
-from gramian.caching import cached_backward
 from gramian.errors import InputError, TooSmallError
 from gramian.losses import Contrast
 from gramian.model import Aligner
 from gramian.tokens import Tokens
 from gramian.training import Recipe, fit
+from gramian.training.caching import cached_backward
 from synthetic import world
 
 

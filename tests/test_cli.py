@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
+from gramian.benchmark.demo import METHODS, demo
 from gramian.cli import COMMANDS, main
 from gramian.data import load
-from gramian.demo import METHODS, demo
 from gramian.errors import InputError
 from gramian.losses import LOSSES
 from gramian.model import Aligner
@@ -295,7 +295,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_be_started_anew(data,
 
 
 def test_a_failing_write_leaves_nothing_half_done(data, model, tmp_path, monkeypatch, capsys):
-    import gramian.data.tables as tables
+    import gramian.data.table as tables
 
     def broken(_tensors, path, _metadata=None):
         path.write_bytes(b"half")

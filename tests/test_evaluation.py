@@ -215,7 +215,7 @@ def test_report_carries_the_diagnostics_when_asked(tmp_path):
 
 def test_plots_show_the_values():
     pytest.importorskip("matplotlib")
-    from gramian.plots import recall_matrix, tsne
+    from gramian.evaluation.plots import recall_matrix, tsne
 
     report = evaluate(_bundle(), scores=["span"])
     ax = recall_matrix(report.matrix(1), list(report.present))

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from gramian.data import load
-from gramian.data.stamps.encoders import EFFICIENTNET, MINILM, WHISPER, locate
-from gramian.data.stamps.media import SOURCE_FOLDER, SOURCE_PACKAGE
+from gramian.data.sets.encoders import EFFICIENTNET, MINILM, WHISPER, locate
+from gramian.data.sets.media import SOURCE_FOLDER, SOURCE_PACKAGE
 from gramian.errors import InputError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -9,10 +9,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined
 triton = pytest.importorskip("triton")
 
-from gramian.kernels import fused  # noqa: E402
+from gramian.kernels.triton import programs  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SMALL = None if DEVICE == "cuda" else fused.Plan(16, 32, 16, 4, 1, 2)
+SMALL = None if DEVICE == "cuda" else programs.Plan(16, 32, 16, 4, 1, 2)
 Q, N, D = 37, 53, 24
 EPS = 2.0**-23
 KINDS = [("linear", 1), *((kind, k) for kind in ("residual", "projection") for k in (1, 2, 3))]
@@ -98,18 +98,18 @@ def weights_of(sums, totals):
     return weights if totals else [*weights[:2], None, None]
 
 
-def check(kind, operands, *, totals=False, plan=SMALL, sizes=(fused.PARTIALS, fused.SCRATCH), tolerance=2e-5):
+def check(kind, operands, *, totals=False, plan=SMALL, sizes=(programs.PARTIALS, programs.SCRATCH), tolerance=2e-5):
     """The fused sums and gradients against the formulas; errors relative to the largest entry of each."""
     expected, slopes = expected_of(kind, operands, totals)
     A, B, rest = operands["A"], operands["B"], {name: value for name, value in operands.items() if name not in "AB"}
-    found = fused.log_sums(kind, A, B, **rest, totals=totals, _plan=plan, _bytes=sizes[0])
+    found = programs.log_sums(kind, A, B, **rest, totals=totals, _plan=plan, _bytes=sizes[0])
     assert len(found) == (4 if totals else 2)
     for value, wanted in zip(found, expected, strict=False):
         assert value.dtype == torch.float32
         close(value, wanted, tolerance)
     grad_R, grad_C, grad_rows, grad_columns = weights_of(expected, totals)
     grads = {"grad_row_totals": grad_rows, "grad_column_totals": grad_columns}
-    slope = fused.gradients(kind, A, B, *found[:2], grad_R, grad_C, **rest, **grads, _plan=plan, _bytes=sizes[1])
+    slope = programs.gradients(kind, A, B, *found[:2], grad_R, grad_C, **rest, **grads, _plan=plan, _bytes=sizes[1])
     assert {name[1:] for name, value in slope._asdict().items() if value is not None} == set(slopes)
     for name, wanted in slopes.items():
         value = getattr(slope, f"d{name}")
@@ -141,7 +141,7 @@ def test_agrees_with_the_definition_with_all_options(kind, k, totals):
 
 def test_four_bases_and_the_other_ways_to_cut_a_tile():
     for pieces in (1, 4, 8):
-        plan = SMALL and fused.Plan(32, 16, 16, 4, 1, pieces)
+        plan = SMALL and programs.Plan(32, 16, 16, 4, 1, pieces)
         check("projection", world("projection", 4, **extras("projection", 4)), plan=plan)
         check("residual", world("residual", 4), plan=plan)
 
@@ -158,8 +158,8 @@ def test_strips_change_nothing(kind, k):
 @pytest.mark.parametrize("aspect", [1, 3])
 @pytest.mark.parametrize(("q", "n"), [(1, 1), (37, 53), (5000, 70), (70, 5000), (3000, 4000)])
 def test_strips_cover_the_table_once_and_are_bounded(q, n, aspect):
-    plan = fused.Plan(16, 32, 16, 4, 1)
-    strips = list(fused._strips(q, n, 40_000, plan, aspect))
+    plan = programs.Plan(16, 32, 16, 4, 1)
+    strips = list(programs._strips(q, n, 40_000, plan, aspect))
     assert len(strips) == 1 or q * n > 40_000
     seen = torch.zeros(q, n, dtype=torch.int32)
     for rows, columns in strips:
@@ -189,11 +189,11 @@ def test_sixteen_bits(kind, k, dtype):
     operands = world(kind, k, dtype=dtype, **extras(kind, k))
     A, B, rest = operands["A"], operands["B"], {name: value for name, value in operands.items() if name not in "AB"}
     expected, slopes = expected_of(kind, operands, totals=False)
-    found = fused.log_sums(kind, A, B, **rest, _plan=SMALL)
+    found = programs.log_sums(kind, A, B, **rest, _plan=SMALL)
     for value, wanted in zip(found, expected, strict=False):
         close(value, wanted, 2e-5)
     weights = weights_of(expected, totals=False)
-    slope = fused.gradients(kind, A, B, *found, *weights[:2], **rest, _plan=SMALL)
+    slope = programs.gradients(kind, A, B, *found, *weights[:2], **rest, _plan=SMALL)
     for name, wanted in slopes.items():
         close(getattr(slope, f"d{name}"), wanted, 1e-2 if name in "AB" and dtype == torch.bfloat16 else 2e-3)
 
@@ -202,10 +202,10 @@ def test_sixteen_bits(kind, k, dtype):
 def test_float16_holds_gradients_of_any_size(size):
     operands = world("residual", 2, dtype=torch.float16)
     A, B, rest = operands["A"], operands["B"], {name: value for name, value in operands.items() if name not in "AB"}
-    R, C = fused.log_sums("residual", A, B, **rest, _plan=SMALL)
+    R, C = programs.log_sums("residual", A, B, **rest, _plan=SMALL)
     ones = torch.ones_like(R), torch.ones_like(C)
-    plain = fused.gradients("residual", A, B, R, C, *ones, **rest, _plan=SMALL)
-    scaled = fused.gradients("residual", A, B, R, C, *(size * one for one in ones), **rest, _plan=SMALL)
+    plain = programs.gradients("residual", A, B, R, C, *ones, **rest, _plan=SMALL)
+    scaled = programs.gradients("residual", A, B, R, C, *(size * one for one in ones), **rest, _plan=SMALL)
     for value, other in zip(plain, scaled, strict=True):
         if value is not None:
             close(other / size, value.double(), 2e-3)
@@ -255,7 +255,7 @@ def test_rows_and_columns_with_nothing_left(kind, k):
 def test_matches_count_whatever_their_ids():
     ids = torch.zeros(Q, dtype=torch.int64)
     operands = world("linear", 1, n=Q, row_ids=ids, column_ids=ids, shift=0)
-    R, C = fused.log_sums("linear", **operands, _plan=SMALL, _bytes=500)
+    R, C = programs.log_sums("linear", **operands, _plan=SMALL, _bytes=500)
     matches = (operands["A"] * operands["B"][0]).sum(1)
     torch.testing.assert_close(R, matches)
     torch.testing.assert_close(C, matches)
@@ -264,8 +264,8 @@ def test_matches_count_whatever_their_ids():
 def test_one_kind_of_ids_alone_leaves_nothing_out():
     operands = world("linear", 1)
     ids = torch.zeros(Q, dtype=torch.int64, device=DEVICE)
-    plain = fused.log_sums("linear", **operands, _plan=SMALL)
-    for value, other in zip(plain, fused.log_sums("linear", **operands, row_ids=ids, _plan=SMALL), strict=True):
+    plain = programs.log_sums("linear", **operands, _plan=SMALL)
+    for value, other in zip(plain, programs.log_sums("linear", **operands, row_ids=ids, _plan=SMALL), strict=True):
         assert torch.equal(value, other)
 
 
@@ -295,8 +295,8 @@ def test_residuals_within_rounding_of_zero():
     operands["a2"] = operands["A"].square().sum(1)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         A, B, rest = operands["A"].to(dtype), operands["B"].to(dtype), {name: operands[name] for name in ("a2", "w")}
-        R, C = fused.log_sums("residual", A, B, **rest, _plan=SMALL)
-        slopes = fused.gradients("residual", A, B, R, C, torch.ones_like(R), torch.ones_like(C), **rest, _plan=SMALL)
+        R, C = programs.log_sums("residual", A, B, **rest, _plan=SMALL)
+        slopes = programs.gradients("residual", A, B, R, C, torch.ones_like(R), torch.ones_like(C), **rest, _plan=SMALL)
         assert all(value.isfinite().all() for value in (R, C, *slopes[:4]))
         assert slopes.dA.abs().max() > 0
 
@@ -305,10 +305,10 @@ def test_empty_tables():
     for q, n in ((0, 5), (5, 0), (0, 0)):
         operands = world("residual", 2, q=q, n=n)
         A, B, rest = operands["A"], operands["B"], {name: operands[name] for name in ("a2", "w")}
-        found = fused.log_sums("residual", A, B, **rest, totals=True)
+        found = programs.log_sums("residual", A, B, **rest, totals=True)
         assert [len(value) for value in found] == [q, n, q, n]
         assert all((value == -torch.inf).all() for value in found[:2]) and all((value == 0).all() for value in found[2:])
-        slopes = fused.gradients("residual", A, B, *found[:2], *found[2:], **rest)
+        slopes = programs.gradients("residual", A, B, *found[:2], *found[2:], **rest)
         assert slopes.dA.shape == A.shape and slopes.dB.shape == B.shape and not slopes.dA.any() and not slopes.dB.any()
 
 
@@ -317,17 +317,17 @@ def test_empty_tables():
 def test_a_missing_number_is_not_hidden(kind, k):
     operands = world(kind, k)
     operands["A"][3, 2] = torch.nan
-    R, C = fused.log_sums(kind, **operands, _plan=SMALL)
+    R, C = programs.log_sums(kind, **operands, _plan=SMALL)
     assert R.isnan().nonzero().tolist() == [[3]] and C.isnan().all()
 
 
 def test_expanded_gradients_and_no_graph():
     operands = world("projection", 1)
     A, B, w = operands["A"].requires_grad_(), operands["B"].requires_grad_(), operands["w"].requires_grad_()
-    R, C = fused.log_sums("projection", A, B, w=w, _plan=SMALL)
+    R, C = programs.log_sums("projection", A, B, w=w, _plan=SMALL)
     one = torch.ones((), device=DEVICE)
-    slopes = fused.gradients("projection", A, B, R, C, one.expand(Q), one.expand(N), w=w, _plan=SMALL)
-    again = fused.gradients("projection", A, B, R, C, torch.ones_like(R), torch.ones_like(C), w=w, _plan=SMALL)
+    slopes = programs.gradients("projection", A, B, R, C, one.expand(Q), one.expand(N), w=w, _plan=SMALL)
+    again = programs.gradients("projection", A, B, R, C, torch.ones_like(R), torch.ones_like(C), w=w, _plan=SMALL)
     assert torch.equal(slopes.dA, again.dA) and not R.requires_grad and not slopes.dA.requires_grad
 
 
@@ -337,7 +337,7 @@ def test_as_a_form_of_log_sums(name, shift, totals, repeated):
     """Behind the losses: the five outputs and their gradients are those of the blocked form."""
     from gramian import Bundle
     from gramian.kernels import Pairs, log_sums
-    from gramian.kernels.cuda import fused_sums, serves
+    from gramian.kernels.triton.forms import fused_sums, serves
     from gramian.scores import SCORES
     from gramian.scores.sides import sides
 

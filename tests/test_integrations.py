@@ -495,8 +495,9 @@ def test_mteb_embeddings_hold_vectors_and_masks():
 
 def test_mteb_recordings_that_are_decoded_are_resampled():
     pytest.importorskip("soxr")
+    from gramian.data.readers import Media
     from gramian.integrations.mteb import _sound
-    from gramian.model.towers import Media, Tower
+    from gramian.model.towers import Tower
 
     tower = Tower()
     tower.reader = Media("audio", rate=16_000, seconds=0.5)

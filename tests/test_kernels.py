@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gramian import PMRL, Bundle, Gram, Pairwise
-from gramian.kernels import Form, Given, Linear, Pairs, all_pairs, blocked, log_sums, softplus_sums
+from gramian.kernels import Form, Given, Linear, Pairs, all_pairs, log_sums, softplus_sums, tiles
 from gramian.losses import Centroid, Contrast, HyperGram, Triangle, info_nce, sigmoid_loss
 from gramian.scores import SCORES
 from gramian.scores.sides import sides
@@ -73,9 +73,9 @@ def close(got, expected, rtol=1e-9, atol=1e-10):
 
 
 def small_tiles(monkeypatch, tile, plain=0, keep=2**28):
-    monkeypatch.setattr(blocked, "TILE", tile)
-    monkeypatch.setattr(blocked, "PLAIN", plain)
-    monkeypatch.setattr(blocked, "KEEP", keep)
+    monkeypatch.setattr(tiles, "TILE", tile)
+    monkeypatch.setattr(tiles, "PLAIN", plain)
+    monkeypatch.setattr(tiles, "KEEP", keep)
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -4,7 +4,7 @@ import scipy.stats
 import torch
 
 from gramian.errors import InputError
-from gramian.metrics import (
+from gramian.evaluation.metrics import (
     Ranks,
     antipodal_share,
     effective_rank,
@@ -17,7 +17,7 @@ from gramian.metrics import (
     recall_at_k,
     uniformity,
 )
-from gramian.stats import bootstrap_mean, student_quantile
+from gramian.evaluation.stats import bootstrap_mean, student_quantile
 
 
 def test_ranks_agree_with_sorting(generator):

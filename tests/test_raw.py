@@ -21,13 +21,13 @@ import yaml
 from PIL import Image
 
 import tiny
-from gramian.checking import check_table
 from gramian.cli import main
 from gramian.data import Cells, Table, load, stream
+from gramian.data.checking import check_table
+from gramian.data.readers import Media
 from gramian.embedding import TowerSet, embed_shards
 from gramian.errors import InputError
 from gramian.model import Aligner, Custom, HuggingFace
-from gramian.model.towers import Media
 
 pytest.importorskip("transformers")
 datasets = pytest.importorskip("datasets")

@@ -14,9 +14,9 @@ import torch
 from safetensors import safe_open
 
 from gramian.data import EMBEDDED, Table, load
-from gramian.data.stamps import build
-from gramian.data.stamps.encoders import WEIGHTS, Weights, cached, frame_count, locate, pool_frames
-from gramian.data.stamps.media import (
+from gramian.data.sets import build
+from gramian.data.sets.encoders import WEIGHTS, Weights, cached, frame_count, locate, pool_frames
+from gramian.data.sets.media import (
     SOURCE_FOLDER,
     SOURCE_PACKAGE,
     SVG_WIDTH,

@@ -27,20 +27,13 @@ ROOMS = [
     "scores",
     "losses",
     "distributed",
-    "caching",
-    "metrics",
-    "stats",
     "data",
     "model",
-    "checking",
     "embedding",
     "evaluation",
-    "plots",
     "training",
+    "benchmark",
     "integrations",
-    "bench",
-    "demo",
-    "building",
     "cli",
 ]
 
@@ -68,7 +61,7 @@ def test_every_room_is_in_the_order():
 
 def test_scores_do_not_know_the_losses_and_metrics_do_not_know_the_scores():
     assert all("losses" not in _imported(path) for path in (SOURCE / "scores").glob("*.py"))
-    assert "scores" not in _imported(SOURCE / "metrics.py")
+    assert "scores" not in _imported(SOURCE / "evaluation" / "metrics.py")
 
 
 def test_core_imports_without_extras_and_without_effects():
@@ -81,7 +74,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import torch
 before = torch.random.get_rng_state(), list(logging.getLogger().handlers), torch.get_num_threads()
-import gramian, gramian.cli, gramian.training, gramian.data, gramian.plots
+import gramian, gramian.cli, gramian.training, gramian.data, gramian.evaluation.plots
 assert torch.equal(before[0], torch.random.get_rng_state())
 assert before[1:] == (list(logging.getLogger().handlers), torch.get_num_threads())
 assert not torch.cuda.is_initialized()
@@ -107,7 +100,8 @@ def test_public_names_exist_and_have_docstrings(name):
 
 
 def test_public_functions_of_tensors_give_shapes():
-    from gramian import geometry, losses, metrics, scores
+    from gramian import geometry, losses, scores
+    from gramian.evaluation import metrics
 
     for module in (geometry, scores, metrics):
         for public in module.__all__:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -21,6 +22,7 @@ from gramian.data import Cells, Table
 from gramian.errors import InputError
 from gramian.model import Aligner, Custom, HuggingFace, Modality, SentenceTransformer
 from gramian.training import Recipe, fit
+from gramian.training.objective import Objective, parameter_groups
 
 pytest.importorskip("transformers")
 pytest.importorskip("av")
@@ -183,10 +185,8 @@ def test_a_frozen_tower_stays_in_evaluation_mode(models):
 
 
 def test_learning_rates_by_tower(models):
-    from gramian import training
-
     aligner = Aligner({"text": tower_of(models, "bert", "text", mode="train", learning_rate=3e-4), "audio": 4}, dim=8)
-    groups = training._groups(training._Objective(aligner, Pairwise()), Recipe(learning_rate=1e-2))
+    groups = parameter_groups(Objective(aligner, Pairwise()), Recipe(learning_rate=1e-2))
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert {rates[id(parameter)] for parameter in aligner.towers[0].parameters()} == {3e-4}
     assert {rates[id(parameter)] for parameter in aligner.heads.parameters()} == {1e-2}
@@ -359,7 +359,7 @@ def test_resumed_run_ends_as_one_that_was_not_killed(models, tmp_path):
             folder = tmp_path / str(len(stops))
             if stop < 3:
                 with pytest.MonkeyPatch.context() as patch:
-                    from gramian import training
+                    training = importlib.import_module("gramian.training.fit")
 
                     patch.setattr(training, "_finished", lambda history, _: len(history.records) >= 1)
                     fit(aligner, Pairwise(), table, table, recipe=recipe, output=folder, resume=True, progress=False)
@@ -503,7 +503,7 @@ def test_shared_towers_are_checkpointed_and_resumed(models, tmp_path):
             aligner = Aligner({"title": tower, "subtitle": tower}, dim=8)
             recipe = Recipe(epochs=2, batch_size=4, checkpoint_every=1)
             with pytest.MonkeyPatch.context() as patch:
-                from gramian import training
+                training = importlib.import_module("gramian.training.fit")
 
                 patch.setattr(training, "_finished", lambda history, _, last=last: len(history.records) >= last)
                 fit(aligner, Pairwise(), table, recipe=recipe, output=tmp_path / folder, resume=True, progress=False)

@@ -1,3 +1,4 @@
+import importlib
 import json
 import logging
 import random
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-import gramian.training as training
 from gramian.errors import InputError
 from gramian.losses import PMRL, Contrast, Gram, Pairwise
 from gramian.model import Aligner
 from gramian.training import Recipe, fit
+from gramian.training.checkpoints import RunFolder
+from gramian.training.objective import Objective, parameter_groups
 from synthetic import world
+
+training = importlib.import_module("gramian.training.fit")  # the name itself is the function
 
 QUICK = Recipe(epochs=6, batch_size=32, learning_rate=0.02, evaluate_every=2, checkpoint_every=2)
 
@@ -87,7 +91,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, loss, ep
     """With dropout, momentum, schedule, learned temperature and the best weights so far, to the last bit."""
     whole, expected = _train(loss(), head="mlp")
 
-    log = training._Folder.log
+    log = RunFolder.log
 
     def killed(self, history):
         log(self, history)
@@ -95,7 +99,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, loss, ep
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Folder, "log", killed)
+        patch.setattr(RunFolder, "log", killed)
         with pytest.raises(Killed):
             _train(loss(), head="mlp", output=tmp_path)
     resumed, history = _train(loss(), head="mlp", output=tmp_path, resume=True)
@@ -176,7 +180,7 @@ def test_batches_with_nothing_to_contrast_are_skipped_and_counted():
 def test_the_stored_generator_states_are_not_needed(tmp_path, monkeypatch):
     """Every epoch seeds its own draws, so that a damaged file of states, which accelerate passes over, changes nothing."""
     whole, _ = _train(head="mlp")
-    log = training._Folder.log
+    log = RunFolder.log
 
     def killed(self, history):
         log(self, history)
@@ -184,7 +188,7 @@ def test_the_stored_generator_states_are_not_needed(tmp_path, monkeypatch):
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Folder, "log", killed)
+        patch.setattr(RunFolder, "log", killed)
         with pytest.raises(Killed):
             _train(head="mlp", output=tmp_path)
     for states in (tmp_path / "checkpoints" / "000004").glob("random_states*"):
@@ -285,7 +289,7 @@ def test_bad_recipes_are_refused(options, message):
 
 def test_temperatures_and_biases_are_not_decayed():
     aligner = Aligner.for_table(world(), dim=8)
-    decayed, free = training._groups(training._Objective(aligner, Pairwise()), Recipe(weight_decay=0.1))
+    decayed, free = parameter_groups(Objective(aligner, Pairwise()), Recipe(weight_decay=0.1))
     assert {parameter.ndim for parameter in decayed["params"]} == {2}
     assert free["weight_decay"] == 0
     assert sorted(parameter.ndim for parameter in free["params"]) == [0, 1, 1, 1]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gramian.data.readers import Media
 from gramian.model import SentenceTransformer
-from gramian.model.towers import Media, Tower
+from gramian.model.towers import Tower
 
 
 class Frames(Media):

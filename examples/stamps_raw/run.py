@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from towers import DrawingTower, SpeechTower, minilm
 
+from gramian.benchmark.demo import demo
 from gramian.data import load
-from gramian.data.stamps.media import (
+from gramian.data.sets.media import (
     SOURCE_FOLDER,
     Stamp,
     Unreadable,
@@ -28,7 +29,6 @@ from gramian.data.stamps.media import (
     read_caption,
     read_clip,
 )
-from gramian.demo import demo
 from gramian.embedding import TowerSet, embed_shards
 from gramian.errors import InputError
 from gramian.training import Recipe

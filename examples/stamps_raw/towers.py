@@ -1,6 +1,6 @@
 """The frozen encoders of the stamps as towers: their readers decode, and whole batches go through the weights.
 
-What is read, how it is laid out and which weights must be there is `gramian.data.stamps`'s.
+What is read, how it is laid out and which weights must be there is `gramian.data.sets`'s.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from gramian.data.media import Unreadable
-from gramian.data.stamps import media
-from gramian.data.stamps.encoders import EFFICIENTNET, MINILM, WHISPER, frame_count, locate, pool_frames
+from gramian.data.readers import Reader
+from gramian.data.sets import media
+from gramian.data.sets.encoders import EFFICIENTNET, MINILM, WHISPER, frame_count, locate, pool_frames
 from gramian.model import SentenceTransformer
-from gramian.model.towers import Reader, Tower
+from gramian.model.towers import Tower
 
 __all__ = ["DrawingTower", "SpeechTower", "minilm"]
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle, Vectors
 from gramian.errors import InputError
-from gramian.kernels import Exchange, Form, LogSums, Pairs, SoftplusSums, blocked
+from gramian.kernels import Exchange, Form, LogSums, Pairs, SoftplusSums, tiles
 from gramian.losses.base import Loss, LossOutput, SoftmaxLoss, Sum
 from gramian.losses.pmrl import PMRL
 from gramian.tokens import Tokens
@@ -201,19 +201,17 @@ class _RingExchange(Exchange):
         self.group = group
 
     def log_sums(self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None) -> LogSums:
-        return LogSums(*self._reduce(form, blocked.ToLogSums(totals=totals), ids, block_size))
+        return LogSums(*self._reduce(form, tiles.ToLogSums(totals=totals), ids, block_size))
 
     def softplus_sums(self, form: Form, ids: Tensor | None, *, block_size: int | None) -> SoftplusSums:
-        return SoftplusSums(*self._reduce(form, blocked.ToSoftplusSums(), ids, block_size))
+        return SoftplusSums(*self._reduce(form, tiles.ToSoftplusSums(), ids, block_size))
 
-    def _reduce(
-        self, form: Form, reduction: blocked.Reduction, ids: Tensor | None, block_size: int | None
-    ) -> tuple[Tensor, ...]:
+    def _reduce(self, form: Form, reduction: tiles.Reduction, ids: Tensor | None, block_size: int | None) -> tuple[Tensor, ...]:
         if not all(part.is_floating_point() or part.dtype == torch.bool for part in form.items):
             raise InputError("`loss` must score by a name of gramian.scores to pass round a ring; use Gathered.")
         ring = _Neighbours(self.group, form.shape[1], form.queries[0].device)
         theirs = None if ids is None else torch.split(_join(ids[:, None], ring.counts, self.group)[:, 0], ring.counts)
-        tile = blocked.tile_size(form, block_size)
+        tile = tiles.tile_size(form, block_size)
         found: tuple[Tensor, ...] = _RingReduce.apply(  # type: ignore[no-untyped-call]
             form.rule, reduction, ring, theirs, tile, len(form.queries), *form.queries, *form.items
         )
@@ -276,7 +274,7 @@ class _RingReduce(torch.autograd.Function):
     def forward(
         ctx: Any,
         rule: Any,
-        reduction: blocked.Reduction,
+        reduction: tiles.Reduction,
         ring: _Neighbours,
         ids: Sequence[Tensor] | None,
         tile: int,
@@ -287,7 +285,7 @@ class _RingReduce(torch.autograd.Function):
         totals = reduction.start(len(queries[0]), len(items[0]), queries[0])
         for step in range(ring.size):
             here = replace(reduction, pairs=_pairs(ring, step, ids))
-            blocked.forward(rule, here, totals, queries, items, tile=tile)
+            tiles.forward(rule, here, totals, queries, items, tile=tile)
             ours = [totals[place][:, None] for place in reduction.of_items]
             packed = _pack([*items, *ours], queries[0].dtype)
             back = _unpack(ring.pass_on(packed, step), [*items, *ours])
@@ -312,7 +310,7 @@ class _RingReduce(torch.autograd.Function):
         with torch.autocast(queries[0].device.type, enabled=False):
             for step in range(ring.size):
                 here = replace(reduction, pairs=_pairs(ring, step, ctx.ids))
-                blocked.backward(ctx.rule, here, totals, grads_here, queries, items, (into, travelling), tile=ctx.tile)
+                tiles.backward(ctx.rule, here, totals, grads_here, queries, items, (into, travelling), tile=ctx.tile)
                 columns = [some[place][:, None] for some in (totals, grads_here) for place in reduction.of_items]
                 some = [part for part in travelling if part is not None]
                 back = _unpack(

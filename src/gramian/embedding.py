@@ -12,13 +12,13 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from gramian.data.batches import Batch, Broken, Preparer, in_order
 from gramian.data.cells import Cells
 from gramian.data.sources import MANIFEST, write_vectors
-from gramian.data.tables import Table
+from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, need, some
 from gramian.files import whole, write_text
 from gramian.model.aligner import Aligner, device_of, evaluating
-from gramian.model.batch import Batch, Broken, Preparer, in_order
 from gramian.model.encoders import Encoder, fingerprint
 from gramian.model.towers import Encoded, Features, Tower
 

@@ -1,15 +1,5 @@
-"""Every direction of retrieval in a Bundle: one modality → another, and subsets of modalities ↔ one; → `Report`."""
+"""Measure how aligned a space is: ranks, intervals, directions of retrieval, the shape of the space, reports and plots."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
-
-from rich.progress import Progress, TaskID
-
-from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, some
-from gramian.evaluation.diagnosis import diagnostics
 from gramian.evaluation.directions import (
     DEFAULT,
     Direction,
@@ -20,9 +10,9 @@ from gramian.evaluation.directions import (
     single_directions,
     subset_directions,
 )
+from gramian.evaluation.evaluate import evaluate
 from gramian.evaluation.report import Report
-from gramian.model.matcher import Matcher
-from gramian.scores import SCORES, ScoreName
+from gramian.evaluation.shape import diagnostics
 
 __all__ = [
     "DEFAULT",
@@ -37,66 +27,3 @@ __all__ = [
     "single_directions",
     "subset_directions",
 ]
-
-T = TypeVar("T")
-
-
-def evaluate(
-    bundle: Bundle,
-    *,
-    scores: Sequence[ScoreName] = DEFAULT,
-    ks: Sequence[int] = (1, 5, 10),
-    subsets: bool = True,
-    diagnose: bool = False,
-    matcher: Matcher | None = None,
-    rerank: int = 50,
-    progress: bool = False,
-    settings: Mapping[str, str] | None = None,
-) -> Report:
-    """Rank every direction of a Bundle whose row i is one item in all modalities.
-
-    Args:
-        bundle: n items, m ≥ 2 modalities. Every candidate that has the target is in the gallery; queries need the query and
-            the target. Missing modalities of a joint side are left to the score.
-        scores: how a subset of modalities is compared with one, each by name.
-        ks: cut-offs of the recall.
-        subsets: False leaves the joint directions out.
-        diagnose: add the figures of `diagnostics` to the Report.
-        matcher: a trained matching head; the directions that it answers for are re-ranked by it, too, and shown beside the
-            figures of the embeddings alone, by the first of `scores`.
-        rerank: how many of the best it puts in order.
-        progress: show a progress bar.
-        settings: kept in the Report.
-
-    Raises:
-        InputError: one modality only, an unknown score, no two modalities that share two items.
-    """
-    if len(bundle.modalities) < 2:
-        raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")
-    for name in scores:
-        check_choice("scores", name, SCORES)
-    if rerank < 1:
-        raise InputError(f"`rerank` must be at least 1; got {rerank}.")
-    if not ks or min(ks) < 1:
-        raise InputError(f"`ks` must be positive cut-offs such as 1, 5, 10; got {some(ks) or 'none'}.")
-    m = len(bundle.modalities)
-    joint = m * (2 ** (m - 1) - m) * 2 * len(scores) if subsets else 0
-    with Progress(transient=True, disable=not progress) as bar:
-        task = bar.add_task("ranking", total=m * (m - 1) + joint)
-        singles = tuple(_counted(single_directions(bundle), bar, task))
-        if not singles:
-            raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
-        gains = tuple(_counted(subset_directions(bundle, scores), bar, task)) if subsets else ()
-        reranked: tuple[Reranked, ...] = ()
-        if matcher is not None:
-            task = bar.add_task("re-ranking", total=2 * len(matcher.anchors))
-            score = scores[0] if scores else DEFAULT[0]
-            reranked = tuple(_counted(reranked_directions(bundle, matcher, score, rerank), bar, task))
-    shape = diagnostics(bundle) if diagnose else {}
-    return Report(len(bundle), bundle.counts(), tuple(ks), singles, gains, dict(settings or {}), shape, reranked)
-
-
-def _counted(found: Iterator[T], bar: Progress, task: TaskID) -> Iterator[T]:
-    for one in found:
-        bar.advance(task)
-        yield one

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, some
-from gramian.metrics import Ranks, hits_at_k, ranks, recall_at_k
+from gramian.evaluation.metrics import Ranks, hits_at_k, ranks, recall_at_k
+from gramian.evaluation.stats import Interval, bootstrap_mean
 from gramian.model.matcher import Matcher
 from gramian.scores import SCORES, ScoreName
-from gramian.stats import Interval, bootstrap_mean
 
 __all__ = ["DEFAULT", "Direction", "Gain", "Reranked", "hits", "reranked_directions", "single_directions", "subset_directions"]
 

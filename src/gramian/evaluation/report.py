@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.evaluation.diagnosis import DIAGNOSTICS_NOTE
 from gramian.evaluation.directions import Direction, Gain, Reranked, hits
+from gramian.evaluation.metrics import mean_reciprocal_rank, median_rank, recall_at_k
+from gramian.evaluation.shape import DIAGNOSTICS_NOTE
+from gramian.evaluation.stats import Interval, bootstrap_mean
 from gramian.files import write_text
-from gramian.metrics import mean_reciprocal_rank, median_rank, recall_at_k
 from gramian.sheets import Sheet, unreadable
-from gramian.stats import Interval, bootstrap_mean
 
 __all__ = ["Report"]
 

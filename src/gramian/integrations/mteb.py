@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gramian.bundle import Bundle
+from gramian.data.batches import Broken
 from gramian.data.cells import Cells, is_empty
-from gramian.data.tables import Table
+from gramian.data.readers import KINDS, Media
+from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, need, some
 from gramian.model.aligner import Aligner
-from gramian.model.batch import Broken
-from gramian.model.towers import KINDS, Media, Tower
+from gramian.model.towers import Tower
 from gramian.scores import SCORES, ScoreName
 
 __all__ = ["AlignerEncoder"]

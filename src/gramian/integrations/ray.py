@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gramian.data.cells import Cells
-from gramian.data.tables import Table
+from gramian.data.table import Table
 from gramian.embedding import TowerSet, embed_batch
 from gramian.errors import InputError
 from gramian.model.aligner import Aligner

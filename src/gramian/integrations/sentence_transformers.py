@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gramian.bundle import Bundle
-from gramian.caching import random_state, set_random_state
 from gramian.distributed import Gathered
 from gramian.errors import InputError, TooSmallError
 from gramian.losses.base import Loss
+from gramian.training.caching import random_state, set_random_state
 
 __all__ = ["AlignmentLoss", "CachedAlignmentLoss"]
 

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
+from gramian.data.batches import Batch, Preparer
 from gramian.data.cells import Cells, is_empty
-from gramian.data.tables import Table
+from gramian.data.table import Table
 from gramian.distributed import Gathered
 from gramian.errors import InputError, TooSmallError, some
 from gramian.losses.base import Loss
 from gramian.model.aligner import Aligner
-from gramian.model.batch import Batch, Preparer
-from gramian.training import twins
+from gramian.training.objective import tied_parameters
 
 __all__ = ["ForTrainer", "collate"]
 
@@ -117,10 +117,10 @@ def _collate(
 def _drop_twins(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     """safetensors, which Trainer writes, refuses one tensor under two names."""
     del metadata
-    for name in twins(module):
+    for name in tied_parameters(module):
         state.pop(prefix + name, None)
 
 
 def _excuse_twins(module: nn.Module, keys: Any) -> None:
-    known = tuple(twins(module))
+    known = tuple(tied_parameters(module))
     keys.missing_keys[:] = [name for name in keys.missing_keys if not name.endswith(known)]

@@ -3,9 +3,9 @@
 Private: `gramian.scores` and `gramian.losses` are the public face of what is here.
 """
 
-from gramian.kernels.blocked import PLAIN, LogSums, Pairs, SoftplusSums, all_pairs, log_sums, softplus_sums
 from gramian.kernels.exchange import Exchange
 from gramian.kernels.rules import Form, Given, Linear, Projection, Residual, Rule, Traced, self_products
+from gramian.kernels.tiles import PLAIN, LogSums, Pairs, SoftplusSums, all_pairs, log_sums, softplus_sums
 
 __all__ = [
     "PLAIN",

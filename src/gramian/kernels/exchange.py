@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gramian.kernels.blocked import LogSums, Pairs, SoftplusSums, log_sums, softplus_sums
 from gramian.kernels.rules import Form
+from gramian.kernels.tiles import LogSums, Pairs, SoftplusSums, log_sums, softplus_sums
 
 __all__ = ["Exchange"]
 

@@ -1,7 +1,7 @@
 """Towers read one modality's data, heads project into the shared space, the `Aligner` joins them: dict in, Bundle out."""
 
+from gramian.data.batches import Batch, Broken
 from gramian.model.aligner import Aligner, Modality
-from gramian.model.batch import Batch, Broken
 from gramian.model.encoders import HuggingFace, SentenceTransformer
 from gramian.model.heads import HEADS, build_head
 from gramian.model.matcher import Matcher

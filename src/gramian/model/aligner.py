@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle, all_none
+from gramian.data.batches import Batch, Broken, Preparer, in_order
 from gramian.data.cells import Cells
-from gramian.data.tables import Table
+from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, some
 from gramian.files import whole, write_text
 from gramian.geometry import unit
-from gramian.model.batch import Batch, Broken, Preparer, in_order
 from gramian.model.card import bare_card
 from gramian.model.encoders import ENCODERS, Encoder, Writing
 from gramian.model.heads import HeadName, build_head

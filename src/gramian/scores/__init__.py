@@ -11,9 +11,9 @@ modalities; docs/scores.md is that table.
 from __future__ import annotations
 
 from gramian.scores.angles import centroid, cosine, leading, multilinear, weighted_centroid
+from gramian.scores.catalogue import SCORES, Score, ScoreName, score_table
 from gramian.scores.cones import cone
 from gramian.scores.late import maxsim
-from gramian.scores.names import SCORES, Score, ScoreName, score_table
 from gramian.scores.sides import Items
 from gramian.scores.spectra import spectral
 from gramian.scores.volumes import hyperbolic_volume, span, triangle, volume

@@ -53,7 +53,7 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Seconds against n on logarithmic axes: a panel a task and number of modalities, a curve a form.
 
     Args:
-        rows: measurements with the keys of `gramian.bench.Measurement`; of each form the costliest `work` is drawn.
+        rows: measurements with the keys of `gramian.benchmark.Measurement`; of each form the costliest `work` is drawn.
 
     Returns:
         The Figure.

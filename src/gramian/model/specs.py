@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gramian.errors import InputError, check_choice, some, wrong_choice
+import torch
 
-__all__ = ["Words", "build"]
+from gramian.errors import InputError, check_choice, some, wrong_choice
+from gramian.model.encoders import ENCODERS
+from gramian.model.towers import Custom, Tower
+
+__all__ = ["Words", "build", "build_towers"]
 
 
 @dataclass(frozen=True)
@@ -104,4 +108,22 @@ def _maker(path: str, argument: str, known: Mapping[str, Callable[..., Any]]) ->
     if not callable(found):
         raise InputError(f"`{argument}.class_path` {path!r} must be a class or a function; it is a {type(found).__name__}.")
     made: Callable[..., Any] = found
+    return made
+
+
+def build_towers(towers: Words | None, columns: Sequence[str] | None, seed: int = 0) -> dict[str, Tower]:
+    """The towers of the columns that are used; `{same_as: text}` is the tower of another column."""
+    made: dict[str, Tower] = {}
+    with torch.random.fork_rng():  # of the first weights of towers that are trained from scratch
+        torch.manual_seed(seed)
+        for name, given in ({} if towers is None else towers.given).items():
+            if columns is not None and name not in columns:
+                continue
+            if isinstance(given, dict) and list(given) == ["same_as"]:
+                made[name] = made[check_choice(f"towers.{name}.same_as", given["same_as"], made)]
+            else:
+                tower = build(given, f"towers.{name}", {**ENCODERS, "Custom": Custom})
+                if not isinstance(tower, Tower):
+                    raise InputError(f"`towers.{name}` must be a tower; {given!r:.80} makes a {type(tower).__name__}.")
+                made[name] = tower
     return made

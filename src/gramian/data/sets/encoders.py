@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gramian.data.stamps.media import SAMPLE_RATE, Vector, on_white, read_caption, read_clip, read_image, sha256_of
+from gramian.data.sets.media import SAMPLE_RATE, Vector, on_white, read_caption, read_clip, read_image, sha256_of
 from gramian.errors import InputError, some
 
 __all__ = ["WEIGHTS", "Encoder", "Weights", "cached", "frame_count", "locate", "open_encoders", "pool_frames"]

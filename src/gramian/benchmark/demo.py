@@ -19,13 +19,13 @@ from gramian.bundle import Bundle
 from gramian.data import Table, load
 from gramian.errors import InputError, need
 from gramian.evaluation import Report, evaluate, hits
+from gramian.evaluation.metrics import recall_at_k
+from gramian.evaluation.stats import Interval, bootstrap_mean
 from gramian.files import whole, write_text
 from gramian.losses import PMRL, Gram, Loss, Pairwise
-from gramian.metrics import recall_at_k
 from gramian.model import Aligner
 from gramian.scores import ScoreName
 from gramian.sheets import Sheet
-from gramian.stats import Interval, bootstrap_mean
 from gramian.training import Recipe, fit
 
 __all__ = ["METHODS", "Method", "compare", "demo"]
@@ -287,7 +287,7 @@ def _page(
 def _draw(runs: Sequence[Run], output: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
-    from gramian.plots import recall_matrix, tsne
+    from gramian.evaluation.plots import recall_matrix, tsne
 
     methods = _by_method(runs)
     matrices, clouds = (Figure(figsize=(3.2 * len(methods), 3.8), layout="constrained") for _ in range(2))

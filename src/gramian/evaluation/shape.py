@@ -7,10 +7,10 @@ from itertools import combinations, permutations
 import torch
 
 from gramian.bundle import Bundle
+from gramian.evaluation.metrics import antipodal_share, effective_rank, hubness, modality_gap, uniformity
 from gramian.geometry import effective_rank as tuple_rank
 from gramian.geometry import singular_values, volume
 from gramian.losses import PMRL, Gram, Loss, Pairwise, saturation
-from gramian.metrics import antipodal_share, effective_rank, hubness, modality_gap, uniformity
 from gramian.scores import cosine
 
 __all__ = ["DIAGNOSTICS_NOTE", "diagnostics"]

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gramian.kernels import cuda
 from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Scratch, Tile
+from gramian.kernels.triton.forms import fused_sums, serves
 
 __all__ = ["LogSums", "Pairs", "SoftplusSums", "all_pairs", "log_sums", "softplus_sums"]
 
@@ -256,8 +256,8 @@ def log_sums(form: Form, pairs: Pairs | None = None, *, totals: bool = False, bl
         block_size: rows and columns of a tile, of which nothing is kept; by default tiles are kept where they fit.
     """
     pairs = pairs or Pairs()
-    if block_size is None and cuda.serves(form):
-        return LogSums(*cuda.fused_sums(form, pairs.row_ids, pairs.column_ids, pairs.shift, totals=totals))
+    if block_size is None and serves(form):
+        return LogSums(*fused_sums(form, pairs.row_ids, pairs.column_ids, pairs.shift, totals=totals))
     return LogSums(*_reduce(form, ToLogSums(pairs, totals), block_size))
 
 

@@ -22,13 +22,13 @@ from rich.console import Console
 from torch import Tensor
 
 from gramian import __version__
-from gramian.bench.published import gram_loss, pmrl_loss, volumes
+from gramian.benchmark.published import gram_loss, pmrl_loss, volumes
 from gramian.bundle import Bundle
 from gramian.errors import InputError, need
+from gramian.evaluation.plots import cost_curves
 from gramian.files import whole
 from gramian.geometry import orthogonalize, safe_sqrt
 from gramian.losses import PMRL, Gram, info_nce
-from gramian.plots import cost_curves
 from gramian.scores import volume
 from gramian.sheets import Sheet
 

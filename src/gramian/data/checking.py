@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from gramian.data.batches import Broken
 from gramian.data.cells import Cells
 from gramian.data.media import Unreadable
-from gramian.data.tables import Table
+from gramian.data.readers import Reader
+from gramian.data.table import Table
 from gramian.errors import InputError
-from gramian.model.batch import Broken
-from gramian.model.towers import Reader
 from gramian.sheets import Sheet, unreadable
 
 __all__ = ["Checked", "check_table"]

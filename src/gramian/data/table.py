@@ -29,7 +29,7 @@ __all__ = ["EMBEDDED", "ENDINGS", "Table", "load", "stream"]
 
 logger = logging.getLogger("gramian")
 
-EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "stamps" / "stamps.safetensors"}
+EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "sets" / "stamps.safetensors"}
 """Data sets that come with the package, by name."""
 
 ENDINGS = (".safetensors", ".parquet")

@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_map
 
 from gramian.data.cells import Cells
 from gramian.data.media import Unreadable
-from gramian.data.tables import Table
+from gramian.data.readers import Reader
+from gramian.data.table import Table
 from gramian.errors import InputError, some
-from gramian.model.towers import Reader
 
 __all__ = ["Batch", "Broken", "Preparer", "Rows", "in_order", "loader"]
 

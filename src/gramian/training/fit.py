@@ -4,145 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import math
-import random
-import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.caching import cached_backward
-from gramian.data.tables import Table
+from gramian.data.batches import Batch, Broken, Rows, loader
+from gramian.data.table import Table
 from gramian.distributed import Gathered, Ring
-from gramian.errors import InputError, TooSmallError, check_choice, first_line, need, some
+from gramian.errors import InputError, TooSmallError, check_choice, need
 from gramian.evaluation import single_directions
-from gramian.files import write_text
+from gramian.evaluation.metrics import Ranks, mean_reciprocal_rank, recall_at_k
 from gramian.losses.base import Loss, LossOutput, Temperature
-from gramian.metrics import Ranks, mean_reciprocal_rank, recall_at_k
 from gramian.model.aligner import Aligner
-from gramian.model.batch import Batch, Broken, Rows, loader
-from gramian.model.towers import Tower
+from gramian.training.caching import cached_backward
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+from gramian.training.checkpoints import RunFolder
+from gramian.training.objective import Objective, parameter_groups, warmup_cosine
+from gramian.training.recipe import History, Recipe
 
-__all__ = ["History", "Recipe", "fit", "twins"]
+__all__ = ["fit"]
+
 
 logger = logging.getLogger("gramian")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the training items.
-        batch_size: items that are contrasted with each other, over all processes; the whole table where it is smaller. The
-            incomplete last batch of an epoch is left out.
-        micro_batch: items that a process encodes at a time, with the gradient cached (see `gramian.caching`); all by default.
-        accumulate: batches a step of the optimiser: their gradients are averaged. Items of different batches are not
-            contrasted.
-        ring: whether processes pass their items round in place of gathering all (see `gramian.distributed.Ring`).
-        learning_rate: peak of AdamW's rate, reached by a linear warm-up and left by a cosine to 0. A tower may have its own.
-        weight_decay: on weight matrices alone; never on biases or temperatures.
-        warmup: share of the steps spent warming up.
-        max_gradient_norm: gradients are scaled down to this length.
-        precision: "no" for float32, "bf16" or "fp16" for mixed precision.
-        seed: of the batches and of dropout; one seed gives one result on the CPU. The heads' first weights have a seed of
-            their own, in `Aligner.for_table`.
-        evaluate_every: epochs between two looks at the validation split.
-        patience: stop after this many looks without a better one; None never stops early.
-        checkpoint_every: epochs between checkpoints, where there is a folder to write to.
-        workers: processes that decode raw media ahead of the model, in each process that trains; 0 decodes in between steps.
-            The result does not hang on it.
-    """
-
-    epochs: int = 40
-    batch_size: int = 128
-    micro_batch: int | None = None
-    accumulate: int = 1
-    ring: bool = False
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    warmup: float = 0.1
-    max_gradient_norm: float = 1.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    seed: int = 0
-    evaluate_every: int = 2
-    patience: int | None = None
-    checkpoint_every: int = 10
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "evaluate_every", "checkpoint_every", "accumulate"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise InputError(f"`micro_batch` must be at least 1 or None; got {self.micro_batch}.")
-        if self.batch_size < 2:
-            raise InputError(
-                f"`batch_size` must be at least 2, for there is nothing to contrast one item with; got {self.batch_size}."
-            )
-        for name in ("learning_rate", "max_gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` must be positive; got {getattr(self, name)}.")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"`seed` must lie in [0, 2³²); got {self.seed}.")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"`warmup` must lie in [0, 1); got {self.warmup}.")
-        if self.workers < 0:
-            raise InputError(f"`workers` must not be negative; got {self.workers}.")
-        if self.weight_decay < 0:
-            raise InputError(f"`weight_decay` must not be negative; got {self.weight_decay}.")
-        if self.patience is not None and self.patience < 1:
-            raise InputError(f"`patience` must be at least 1 or None; got {self.patience}.")
-
-
-@dataclass
-class History:
-    """What happened in `fit`.
-
-    Attributes:
-        records: one dict an epoch: "epoch", "skipped" (batches that held nothing to contrast), "loss", a "loss/…" for each
-            part, "temperature" where there is one, and at each look at the validation split "validation/mrr" and
-            "validation/recall@1", means over all queries of the directions between two modalities.
-        best_epoch: the epoch whose weights the Aligner ends with: the best validation MRR, or the last without validation.
-        best: that validation MRR; None without validation.
-        looks_since_best: looks at the validation split since.
-        broken: modality → id → why the cell could not be read; it counted as missing.
-    """
-
-    records: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best: float | None = None
-    looks_since_best: int = 0
-    broken: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def note(self, broken: Iterable[Broken]) -> None:
-        """Take down what could not be read."""
-        for row, modality, reason in broken:
-            self.broken.setdefault(modality, {})[row] = reason
-
-    def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 def fit(
@@ -200,7 +96,7 @@ def fit(
     spread: Loss = loss
     if accelerator.num_processes > 1:
         spread = Ring(loss) if recipe.ring else Gathered(loss)
-    objective = _Objective(aligner, loss, spread)
+    objective = Objective(aligner, loss, spread)
     batch_size = min(recipe.batch_size, len(train))
     if batch_size < accelerator.num_processes:
         raise InputError(f"`batch_size` must give each of {accelerator.num_processes} processes an item; got {batch_size}.")
@@ -209,9 +105,9 @@ def fit(
         loss(aligner(train[: min(batch_size, 8) if aligner.raw() else batch_size]))
     if loss.sign_blind:
         _warn_sign_blind(repr(loss))
-    optimizer = torch.optim.AdamW(_groups(objective, recipe), lr=recipe.learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(objective, recipe), lr=recipe.learning_rate)
     steps = math.ceil(len(train) // batch_size / recipe.accumulate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(recipe.warmup, recipe.epochs * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.warmup, recipe.epochs * steps))
     objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
     accelerator.register_for_checkpointing(history)
@@ -223,7 +119,7 @@ def fit(
         "modalities": list(aligner.modalities),
         "data": [t.digest() for t in tables],
     }
-    folder = None if output is None else _Folder(Path(output), accelerator, run)
+    folder = None if output is None else RunFolder(Path(output), accelerator, run)
     best: dict[str, Tensor] = {}
     if report_to is not None:
         accelerator.init_trackers(
@@ -377,130 +273,6 @@ def _step(objective: nn.Module, parts: list[Batch], weight: float, recipe: Recip
     return result._replace(total=result.total / weight)
 
 
-class _Objective(nn.Module):
-    """The Aligner and the loss as one module, so that one backward pass, one clip and one checkpoint serve both.
-
-    Args:
-        aligner: the model.
-        loss: the objective.
-        spread: the objective over the items of all processes; by default `loss` itself.
-    """
-
-    def __init__(self, aligner: Aligner, loss: Loss, spread: Loss | None = None) -> None:
-        super().__init__()
-        self.aligner = aligner
-        self.loss = loss
-        self.contrast = (spread or loss).__call__  # its parameters are those of `loss`, which are registered once
-        # A matching head is part of both, and a tower may serve two modalities: their weights are stored once.
-        self.shared = twins(self)
-        # What training cannot change needs no place in a checkpoint.
-        self.fixed = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trained().keys()}
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Every tensor once, but for the weights of frozen towers."""
-        state = super().state_dict(*args, **kwargs)
-        return {name: value for name, value in state.items() if name not in self.shared and name not in self.fixed}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """What `state_dict` gave."""
-        own = super().state_dict()
-        whole = {name: own[name] for name in self.fixed} | dict(state_dict)
-        twins = {twin: whole[name] for twin, name in self.shared.items() if name in whole}
-        return super().load_state_dict({**whole, **twins}, *args, **kwargs)
-
-    def forward(self, given: Batch | Bundle, *, encode: bool = False) -> Any:
-        """The loss of a batch or of what the Aligner made of it; with `encode` what the Aligner makes of a batch.
-
-        Every stage comes through here: a wrapper that shares parameters or gradients among processes watches this call.
-        """
-        bundle = given if isinstance(given, Bundle) else self.aligner(given)
-        if not encode:
-            return self.contrast(bundle)
-        if not torch.is_grad_enabled():
-            return bundle
-        # The loss's parameters have their gradients already; a wrapper that exchanges them has to see them in this graph.
-        tie = sum(parameter.sum() for parameter in self.loss.parameters()) * 0
-        return replace(bundle, vectors=bundle.vectors + tie)
-
-
-def twins(module: nn.Module) -> dict[str, str]:
-    """Weights that are there under an earlier name as well: name → that earlier one."""
-    first: dict[int, str] = {}
-    named = itertools.chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
-    return {name: first[id(tensor)] for name, tensor in named if first.setdefault(id(tensor), name) != name}
-
-
-class _Folder:
-    """`metrics.jsonl` and `checkpoints/NNNNNN`, each written under another name first, so that none is ever half there."""
-
-    def __init__(self, path: Path, accelerator: Accelerator, run: dict[str, Any]) -> None:
-        self.path = path
-        self.accelerator = accelerator
-        self.run = run
-        if accelerator.is_main_process:
-            path.mkdir(parents=True, exist_ok=True)
-        accelerator.wait_for_everyone()
-
-    def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        return sorted(folder for folder in (self.path / "checkpoints").glob("*") if folder.name.isdigit())
-
-    def log(self, history: History) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        lines = "".join(json.dumps(record) + "\n" for record in history.records)
-        write_text(self.path / "metrics.jsonl", lines)
-
-    def checkpoint(self, epoch: int, best: dict[str, Tensor]) -> None:
-        older = self.checkpoints()
-        partial = self.path / "checkpoints" / f"{epoch:06d}.partial"
-        if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
-        if best:
-            save_file({name: value.cpu().contiguous() for name, value in best.items()}, partial / "best.safetensors")
-        (partial / "run.json").write_text(json.dumps(self.run, indent=2))
-        whole = partial.with_suffix("")
-        shutil.rmtree(whole, ignore_errors=True)
-        partial.replace(whole)
-        for folder in older:
-            if folder != whole:
-                shutil.rmtree(folder)
-
-    def restore(self, aligner: Aligner) -> dict[str, Tensor]:
-        """Load the newest checkpoint into what accelerate prepared; return the best weights so far."""
-        found = self.checkpoints()
-        if not found:
-            return {}
-        newest = found[-1]
-        try:
-            made = json.loads((newest / "run.json").read_text())
-        except (OSError, ValueError, UnicodeDecodeError):
-            raise InputError(f"checkpoint {str(newest)!r} is damaged: its run.json cannot be read. Delete it.") from None
-        changed = [f"{name} {made.get(name)} → {value}" for name, value in self.run.items() if made.get(name) != value]
-        if changed:
-            raise InputError(
-                f"`resume` must go on with the settings and data of {str(newest)!r}; changed are {some(changed)}. "
-                "Put them back, or train into another folder."
-            )
-        try:
-            states = random.getstate(), np.random.get_state()  # noqa: NPY002
-            self.accelerator.load_state(str(newest))
-            random.setstate(states[0])  # the checkpoint's are not ours to put in their place
-            np.random.set_state(states[1])  # noqa: NPY002
-            best = newest / "best.safetensors"
-            return load_file(best, device=str(aligner.device)) if best.exists() else {}
-        except Exception as error:  # a damaged file fails in as many ways as there are files
-            raise InputError(
-                f"checkpoint {str(newest)!r} cannot be resumed, for it is damaged or of another model "
-                f"({first_line(error):.120}). Delete it, or train into another folder."
-            ) from error
-
-
 def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
     missing = [name for name in aligner.modalities if name not in table.columns]
     if missing:
@@ -532,36 +304,6 @@ def _chunks(batches: int, size: int) -> Iterator[int]:
     """How many batches each step takes."""
     for start in range(0, batches, size):
         yield min(size, batches - start)
-
-
-def _groups(objective: _Objective, recipe: Recipe) -> list[dict[str, Any]]:
-    """Weight matrices, which decay, and the rest, by learning rate."""
-    rates = {
-        id(parameter): tower.learning_rate or recipe.learning_rate
-        for tower in objective.aligner.towers
-        if isinstance(tower, Tower)
-        for parameter in tower.parameters()
-    }
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    groups = []
-    for rate in dict.fromkeys([recipe.learning_rate, *rates.values()]):
-        some = [p for p in parameters if rates.get(id(p), recipe.learning_rate) == rate]
-        groups += [
-            {"params": [p for p in some if p.ndim > 1], "weight_decay": recipe.weight_decay, "lr": rate},
-            {"params": [p for p in some if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
-        ]
-    return groups
-
-
-def _warmup_cosine(warmup: float, steps: int) -> Any:
-    rising = max(1, round(warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
-
-    return factor
 
 
 def _validate(aligner: Aligner, validation: Table, workers: int, strict: bool, broken: list[Broken]) -> dict[str, float]:

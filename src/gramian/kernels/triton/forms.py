@@ -90,13 +90,13 @@ def _matches(form: Form, rows: Tensor, columns: Tensor) -> Tensor:
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kind: Any, pairs: Any, totals: bool, dtype: torch.dtype, plan: Any, *operands: Any) -> Any:
-        from gramian.kernels import fused
+        from gramian.kernels.triton import programs
 
         A, B, a2, w, t, offset = operands
         ctx.options = {"row_ids": pairs[0], "column_ids": pairs[1], "shift": pairs[2], "_plan": plan}
         parts: dict[str, Any] = {"a2": a2, "w": w, "t": t, "offset": offset}
         A16, B16 = A.to(dtype), B.to(dtype)
-        found = fused.log_sums(kind, A16, B16, **parts, **ctx.options, totals=totals)
+        found = programs.log_sums(kind, A16, B16, **parts, **ctx.options, totals=totals)
         if not totals:
             found = (*found, A.new_zeros(len(A)), A.new_zeros(B.shape[1]))
         ctx.kind, ctx.totals = kind, totals
@@ -106,10 +106,10 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        from gramian.kernels import fused
+        from gramian.kernels.triton import programs
 
         A, B, a2, w, t, offset, R, C = ctx.saved_tensors
         shared: dict[str, Any] = {"grad_row_totals": grads[2], "grad_column_totals": grads[3]} if ctx.totals else {}
         parts: dict[str, Any] = {"a2": a2, "w": w, "t": t, "offset": offset}
-        found = fused.gradients(ctx.kind, A, B, R, C, grads[0], grads[1], **parts, **ctx.options, **shared)
+        found = programs.gradients(ctx.kind, A, B, R, C, grads[0], grads[1], **parts, **ctx.options, **shared)
         return *[None] * 5, found.dA, found.dB, found.da2, found.dw, None, found.doffset

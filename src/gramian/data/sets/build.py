@@ -1,6 +1,6 @@
 """Remake the embedded data set "stamps": raw drawings, captions and recordings in, a table of frozen-encoder features out.
 
-    python -m gramian.data.stamps.build --output src/gramian/data/stamps --cache build/stamps
+    python -m gramian.data.sets.build --output src/gramian/data/sets --cache build/stamps
 
 The raw media are Tux Paint's stamps (Debian package `tuxpaint-stamps-default`); NOTICE lists the packages to install. With two
 threads it takes about half an hour, nearly all of it Whisper's; every feature is cached by the content of its file, so a run
@@ -37,8 +37,8 @@ from typing import Any, TypeAlias
 import torch
 from rich.progress import track
 
-from gramian.data.stamps.encoders import WEIGHTS, Encoder, open_encoders
-from gramian.data.stamps.media import (
+from gramian.data.sets.encoders import WEIGHTS, Encoder, open_encoders
+from gramian.data.sets.media import (
     SOURCE_FOLDER,
     SOURCE_PACKAGE,
     Stamp,
@@ -49,7 +49,7 @@ from gramian.data.stamps.media import (
     read_caption,
     sha256_of,
 )
-from gramian.data.tables import Table
+from gramian.data.table import Table
 from gramian.errors import InputError
 
 __all__ = ["build", "encode", "main", "provenance", "table_of"]
@@ -117,7 +117,7 @@ def provenance(stamps: Sequence[Stamp], table: Table, unreadable: Reasons) -> di
         },
         "splits": Counter(table.split),
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
-        "command": "python -m gramian.data.stamps.build",
+        "command": "python -m gramian.data.sets.build",
     }
 
 
@@ -161,7 +161,7 @@ def build(folder: Path, output: Path, cache: Path, *, threads: int = 1) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for an input that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m gramian.data.stamps.build", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m gramian.data.sets.build", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder that gets stamps.safetensors")
     parser.add_argument("--cache", type=Path, required=True, help="folder for features and the joined model; resumes a run")
     parser.add_argument("--stamps", type=Path, default=SOURCE_FOLDER, help="stamps folder (default: %(default)s)")

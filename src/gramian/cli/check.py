@@ -1,0 +1,45 @@
+"""`gramian check`."""
+
+from __future__ import annotations
+
+from gramian.cli.terminal import console_of
+from gramian.data import load
+from gramian.data.checking import check_table
+from gramian.errors import InputError, check_choice
+from gramian.model.specs import Words, build_towers
+
+__all__ = ["check"]
+
+
+def check(
+    data: str,
+    towers: Words | None = None,
+    columns: list[str] | None = None,
+    workers: int = 0,
+    strict: bool = False,
+) -> None:
+    """Read every cell of a table once, as training would, and say what is there, missing, broken and cut off.
+
+    It takes the YAML file of `gramian train`, as in: gramian check table.yaml. Exit code 2 with --strict and something broken.
+
+    Args:
+        data: the table: "stamps", a file, a folder or a hub id.
+        towers: column → the encoder that reads its raw cells; in a YAML file.
+        columns: the modalities to read; by default those of the towers and every column of features.
+        workers: processes that read raw media.
+        strict: fail if a cell cannot be read.
+    """
+    console = console_of()
+    made = build_towers(towers, columns)
+    table = load(data, columns=columns, raw=list(made))
+    for name in made:
+        check_choice("towers", name, table.columns)
+    readers = {name: tower.reader for name, tower in made.items()}
+    checked = check_table(table, readers, workers=workers)
+    for sheet in checked.sheets():
+        console.print(sheet.rich())
+    if strict and checked.broken:
+        row, modality, reason = checked.broken[0]
+        raise InputError(
+            f"{len(checked.broken)} cells cannot be read, the first in column `{modality}`, id {row!r}: {reason}. Mend them."
+        )

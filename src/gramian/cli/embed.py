@@ -1,0 +1,118 @@
+"""`gramian embed`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from gramian.cli.evaluate import known_columns, on_device
+from gramian.cli.terminal import console_of, first_unreadable, warn_unreadable
+from gramian.data import ENDINGS, Table, load, stream
+from gramian.data.batches import Broken
+from gramian.data.sources import READERS
+from gramian.embedding import TowerSet, embed_shards, encode_table
+from gramian.errors import InputError, check_choice
+from gramian.model import Aligner
+from gramian.model.specs import Words, build_towers
+
+__all__ = ["embed"]
+
+
+def embed(
+    data: str,
+    output: Path,
+    model: str | None = None,
+    towers: Words | None = None,
+    split: str | None = None,
+    columns: list[str] | None = None,
+    batch_size: int | None = None,
+    shard_size: int = 4096,
+    workers: int = 0,
+    precision: Literal["no", "bf16", "fp16"] = "no",
+    streaming: bool = False,
+    strict: bool = False,
+) -> None:
+    """Embed a table: with a trained Aligner into its shared space, or with towers into the features that they give.
+
+    Into a folder it goes shard by shard, with a manifest; a killed run goes on where it stopped when it is started again, and
+    several processes (torchrun, accelerate launch) share the work. `gramian train --data FOLDER` reads such a folder.
+
+    Args:
+        data: the table: "stamps", a file, a folder or a hub id.
+        output: a folder for shards; or one file, .parquet or .safetensors. Vectors a modality, empty where missing.
+        model: a saved Aligner: a folder or a hub id.
+        towers: column → the encoder that reads its raw cells, in a YAML file; in place of a model, or beside one that was
+            trained with towers of a class of your own.
+        split: the split to embed; all by default.
+        columns: the modalities to embed; all by default.
+        batch_size: items a forward pass; 4,096 of features, 32 with raw cells.
+        shard_size: items a file of the folder.
+        workers: processes that read raw media.
+        precision: of the forward pass.
+        streaming: read the table as it arrives, without a copy of it on the disk; into a folder.
+        strict: stop at a raw cell that cannot be read; otherwise it is left empty and listed.
+    """
+    console = console_of()
+    if model is None and towers is None:
+        raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
+    made = build_towers(towers, columns)
+    aligner = None if model is None else Aligner.from_pretrained(model, towers=made)
+    raw = list(made) if aligner is None else list(aligner.raw())
+    embedder = TowerSet(made) if aligner is None else aligner
+    names = list(columns or (made if aligner is None else ())) or None
+    if output.suffix in ENDINGS:
+        if output.exists() and Path(data).exists() and output.samefile(data):
+            raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
+        if streaming:
+            raise InputError("`streaming` writes shards: `output` must be a folder.")
+        table = load(data, split=split, columns=names, raw=raw)
+        if aligner is not None:
+            for name in columns or ():
+                check_choice("columns", name, aligner.modalities)
+            table = table.select(*known_columns(table, aligner))
+        broken: list[Broken] = []
+        size = batch_size or (32 if raw else 4096)
+        options: dict[str, Any] = {"workers": workers, "precision": precision, "strict": strict, "broken": broken}
+        found = encode_table(on_device(embedder), table, size, **options)
+        readable = torch.stack([there for _, there in found.values()]).any(0)
+        if not bool(readable.any()):
+            raise InputError(f"`data` {data!r} has no cell that can be read{first_unreadable(broken)}.")
+        kept = table[readable]
+        vectors = {name: values[readable] for name, (values, _) in found.items()}
+        present = {name: there[readable] for name, (_, there) in found.items()}
+        Table({**vectors}, present, kept.ids, kept.split, items=kept.items).save(output)
+        left = len(table) - len(kept)
+        note = f" ({left} items with nothing to embed left out)" if left else ""
+        counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in present.items())
+        console.print(f"wrote {output}: {len(kept)} items; {counts}{note}", highlight=False)
+        warn_unreadable(broken)
+        return
+    if output.suffix in (*READERS, ".npy", ".npz", ".pt"):
+        check_choice("output", output.suffix, ENDINGS)
+    parts: Table | Iterator[Table]
+    if streaming:
+        if split is not None:
+            raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
+        parts = stream(data, shard_size, columns=names, raw=raw)
+    else:
+        parts = load(data, split=split, columns=names, raw=raw)
+        if aligner is not None:
+            parts = parts.select(*known_columns(parts, aligner))
+    size = batch_size or (32 if raw else 4096)
+    written = embed_shards(
+        embedder,
+        parts,
+        output,
+        source=data,
+        batch_size=size,
+        shard_size=shard_size,
+        workers=workers,
+        precision=precision,
+        strict=strict,
+    )
+    kept_note = f", {written.kept} of them there already" if written.kept else ""
+    console.print(f"wrote {output}: {written.rows} items in {written.shards} shards{kept_note}", highlight=False)
+    warn_unreadable(written.broken)

@@ -1,0 +1,149 @@
+"""`gramian evaluate`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from gramian import __version__
+from gramian.bundle import Bundle
+from gramian.cli.terminal import check_folder, console_of
+from gramian.data import Table, load
+from gramian.data.batches import Broken
+from gramian.errors import InputError, check_choice
+from gramian.evaluation import DEFAULT, evaluate
+from gramian.model import Aligner
+from gramian.model.specs import Words, build_towers
+from gramian.scores import ScoreName
+
+__all__ = ["evaluate_table"]
+
+logger = logging.getLogger("gramian")
+
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def evaluate_table(
+    data: str,
+    model: str | None = None,
+    split: str | None = None,
+    columns: list[str] | None = None,
+    scores: list[ScoreName] | None = None,
+    ks: list[int] | None = None,
+    output: Path | None = None,
+    diagnose: bool = False,
+    rerank: int = 50,
+    workers: int = 0,
+    strict: bool = False,
+    towers: Words | None = None,
+) -> None:
+    """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
+
+    Args:
+        data: the table: "stamps", or a file; features for a model, or vectors that share one space already.
+        model: a saved Aligner, a folder or a hub id; without one the columns are compared as they are.
+        split: the split to evaluate, or "all"; "test" by default where the table has splits.
+        columns: the modalities to use; all by default.
+        scores: of the joint directions; span, cone, centroid, cosine and volume by default.
+        ks: cut-offs of the recall; 1, 5 and 10 by default.
+        output: folder for report.json and report.md; nothing is written without one.
+        diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
+            the spectrum of a tuple, and how hard each objective would still pull.
+        rerank: how many of the best the model's matching head puts in order, where it was trained with one.
+        workers: processes that read raw media.
+        strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
+        towers: modality → the tower of a class of your own that the model was trained with.
+    """
+    console = console_of()
+    if output is not None:
+        check_folder(output)
+    aligner = None if model is None else on_device(Aligner.from_pretrained(model, towers=build_towers(towers, None)))
+    table = load(data, columns=columns, raw=() if aligner is None else aligner.raw())
+    if split is None:
+        split = "all" if table.split is None else "test"
+    if split != "all":
+        table = table.part(split)
+    broken: list[Broken] = []
+    kept, bundle = _embed(table, aligner, columns, workers=workers, strict=strict, broken=broken)
+    matcher = None if aligner is None else aligner.matcher
+    if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
+        logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
+        matcher = None
+    seen = _trained_on(kept, model)
+    if seen:
+        logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(kept))
+    settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
+    report = evaluate(
+        bundle,
+        scores=scores or DEFAULT,
+        ks=ks or (1, 5, 10),
+        settings=settings,
+        diagnose=diagnose,
+        matcher=matcher,
+        rerank=rerank,
+        progress=True,
+    )
+    report = replace(report, broken=tuple(broken))
+    console.print(f"{data}, split {split}: {bundle}", highlight=False)
+    for sheet in report.sheets(every_subset=False):
+        console.print(sheet.rich())
+    for path in report.save(output) if output is not None else ():
+        console.print(f"wrote {path}", highlight=False)
+
+
+def _trained_on(table: Table, model: str | None) -> int:
+    """How many of the items the model was trained on, where it lies beside the record of its training."""
+    try:
+        ids = set(json.loads((Path(model or "") / ".." / "splits.json").read_text())["train"])
+    except (OSError, ValueError, KeyError):
+        return 0
+    return sum(name in ids for name in table.ids)
+
+
+def on_device(model: Module) -> Module:
+    """On the accelerator, where there is one."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return model if device is None else model.to(device)
+
+
+def known_columns(table: Table, aligner: Aligner) -> list[str]:
+    """The columns that a model reads, at least one."""
+    known = [name for name in table.modalities if name in aligner.modalities]
+    if not known:
+        raise InputError(
+            f"`data` has none of the columns that the model reads ({', '.join(aligner.modalities)}); "
+            f"it has {', '.join(table.modalities)}."
+        )
+    return known
+
+
+def _embed(
+    table: Table,
+    aligner: Aligner | None,
+    columns: Sequence[str] | None = None,
+    *,
+    workers: int = 0,
+    strict: bool = False,
+    broken: list[Broken] | None = None,
+    batch_size: int | None = None,
+) -> tuple[Table, Bundle]:
+    """The items that can be embedded, and their vectors: by an Aligner, or as they stand; `columns` must be among them."""
+    if aligner is None:
+        kept = table.has_any()
+        return kept, kept.to_bundle()
+    for name in columns or ():
+        check_choice("columns", name, aligner.modalities)
+    known = known_columns(table, aligner)
+    kept = table.select(*known).has_any()
+    bundle = aligner.embed(kept, batch_size=batch_size, workers=workers, strict=strict, broken=broken).select(*known)
+    readable = bundle.has()
+    if not bool(readable.all()):
+        kept, bundle = kept[readable], bundle[readable]
+    return kept, bundle

@@ -1,0 +1,108 @@
+"""The Aligner and the loss as one module; which of its parameters decay, at which rates, on which schedule."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gramian.bundle import Bundle
+from gramian.data.batches import Batch
+from gramian.losses.base import Loss
+from gramian.model.aligner import Aligner
+from gramian.model.towers import Tower
+
+if TYPE_CHECKING:
+    pass
+from gramian.training.recipe import Recipe
+
+__all__ = ["Objective", "parameter_groups", "tied_parameters", "warmup_cosine"]
+
+
+class Objective(nn.Module):
+    """The Aligner and the loss as one module, so that one backward pass, one clip and one checkpoint serve both.
+
+    Args:
+        aligner: the model.
+        loss: the objective.
+        spread: the objective over the items of all processes; by default `loss` itself.
+    """
+
+    def __init__(self, aligner: Aligner, loss: Loss, spread: Loss | None = None) -> None:
+        super().__init__()
+        self.aligner = aligner
+        self.loss = loss
+        self.contrast = (spread or loss).__call__  # its parameters are those of `loss`, which are registered once
+        # A matching head is part of both, and a tower may serve two modalities: their weights are stored once.
+        self.shared = tied_parameters(self)
+        # What training cannot change needs no place in a checkpoint.
+        self.fixed = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trained().keys()}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Every tensor once, but for the weights of frozen towers."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if name not in self.shared and name not in self.fixed}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """What `state_dict` gave."""
+        own = super().state_dict()
+        whole = {name: own[name] for name in self.fixed} | dict(state_dict)
+        tied_parameters = {twin: whole[name] for twin, name in self.shared.items() if name in whole}
+        return super().load_state_dict({**whole, **tied_parameters}, *args, **kwargs)
+
+    def forward(self, given: Batch | Bundle, *, encode: bool = False) -> Any:
+        """The loss of a batch or of what the Aligner made of it; with `encode` what the Aligner makes of a batch.
+
+        Every stage comes through here: a wrapper that shares parameters or gradients among processes watches this call.
+        """
+        bundle = given if isinstance(given, Bundle) else self.aligner(given)
+        if not encode:
+            return self.contrast(bundle)
+        if not torch.is_grad_enabled():
+            return bundle
+        # The loss's parameters have their gradients already; a wrapper that exchanges them has to see them in this graph.
+        tie = sum(parameter.sum() for parameter in self.loss.parameters()) * 0
+        return replace(bundle, vectors=bundle.vectors + tie)
+
+
+def tied_parameters(module: nn.Module) -> dict[str, str]:
+    """Weights that are there under an earlier name as well: name → that earlier one."""
+    first: dict[int, str] = {}
+    named = itertools.chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return {name: first[id(tensor)] for name, tensor in named if first.setdefault(id(tensor), name) != name}
+
+
+def parameter_groups(objective: Objective, recipe: Recipe) -> list[dict[str, Any]]:
+    """Weight matrices, which decay, and the rest, by learning rate."""
+    rates = {
+        id(parameter): tower.learning_rate or recipe.learning_rate
+        for tower in objective.aligner.towers
+        if isinstance(tower, Tower)
+        for parameter in tower.parameters()
+    }
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    groups = []
+    for rate in dict.fromkeys([recipe.learning_rate, *rates.values()]):
+        some = [p for p in parameters if rates.get(id(p), recipe.learning_rate) == rate]
+        groups += [
+            {"params": [p for p in some if p.ndim > 1], "weight_decay": recipe.weight_decay, "lr": rate},
+            {"params": [p for p in some if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
+        ]
+    return groups
+
+
+def warmup_cosine(warmup: float, steps: int) -> Any:
+    """The factor of the rate at each step: a linear rise over a share `warmup` of the steps, then a cosine to 0."""
+    rising = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+    return factor
