@@ -225,7 +225,7 @@ def parts(task: Task, seed: int) -> tuple[Table, Table, Table]:
 
 def found_at_1(runs: Sequence[Run]) -> NDArray[np.float64]:
     """(seeds, directions, items), whether each found its match first."""
-    return np.stack([hits(run.report.singles, run.report.items, 1) for run in runs])
+    return np.stack([hits(run.report.singles, run.report.n, 1) for run in runs])
 
 
 def training_table(
@@ -247,7 +247,7 @@ def training_table(
         difference = "–" if same else bootstrap_mean(found - reference).percent()
         rows.append((objective.name, objective.kind, mean_mrr(runs), bootstrap_mean(found).percent(), spread(runs), difference))
     first = study.run(task, by_name[REFERENCE], 0).report
-    gallery, missing = first.singles[0].gallery, sum(first.items - count for count in first.present.values())
+    gallery, missing = first.singles[0].gallery, sum(first.n - count for count in first.present.values())
     note = (
         f"Mean R@1 in % of the six directions between two modalities, {study.seeds} seeds, lowest and highest seed; test "
         f"gallery {gallery} items, {missing} missing cells; 95 % intervals over items and seeds, differences to "

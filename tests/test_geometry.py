@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from gramian import InputError
 from gramian.geometry import (
-    effective_rank,
     gram_matrix,
     leading_direction,
     lorentz_volume,
     singular_values,
     span_basis,
+    spectral_entropy_rank,
     triangle_area,
     volume,
 )
@@ -26,12 +26,12 @@ FUNCTIONS = {
     "span_basis": span_basis,
     "singular_values": singular_values,
     "leading_direction": leading_direction,
-    "effective_rank": effective_rank,
+    "spectral_entropy_rank": spectral_entropy_rank,
     "triangle_area": triangle_area,
     "lorentz_volume": lorentz_volume,
     "lorentz_volume, curved": partial(lorentz_volume, curvature=2.5),
 }
-NUMBERS = {"volume", "effective_rank", "triangle_area", "lorentz_volume", "lorentz_volume, curved"}
+NUMBERS = {"volume", "spectral_entropy_rank", "triangle_area", "lorentz_volume", "lorentz_volume, curved"}
 every_number = pytest.mark.parametrize("name", sorted(NUMBERS))
 every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 
@@ -158,10 +158,10 @@ def test_numbers_do_not_change_with_the_order_a_rotation_or_an_absent_modality(n
 @law
 def test_ranks_areas_and_lifted_volumes_keep_to_their_bounds(seed, m, spare):
     Z = units(seed, 3, m, m + spare)
-    rank = effective_rank(Z)
+    rank = spectral_entropy_rank(Z)
     assert (rank >= 1 - 1e-12).all() and (rank <= m + 1e-12).all()
     signs = torch.randint(0, 2, (3, m, 1), generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    close(effective_rank(Z * signs), rank, 1e-7)
+    close(spectral_entropy_rank(Z * signs), rank, 1e-7)
     area = triangle_area(Z[:, :3])
     assert (area >= 0).all() and (area <= 0.75 * 3**0.5 + 1e-12).all() and (m > 1 or not area.any())
     lifted, flat = lorentz_volume(Z), volume(Z)
@@ -182,7 +182,7 @@ def volume_of_edges(Z):
 @pytest.mark.parametrize("d", [4, 9, 64])
 def test_ranks_areas_and_lifted_volumes_match_their_definitions(m, d):
     Z = units(m * d, 6, m, d)
-    close(effective_rank(Z), torch.tensor([spectral.effective_rank(z) for z in Z], dtype=torch.float64))
+    close(spectral_entropy_rank(Z), torch.tensor([spectral.effective_rank(z) for z in Z], dtype=torch.float64))
     for curvature in (0.3, 1.0, 4.0):
         expected = torch.tensor([hyperbolic.volume(z, curvature) for z in Z], dtype=torch.float64)
         torch.testing.assert_close(lorentz_volume(Z, curvature=curvature), expected, rtol=1e-9, atol=0)
@@ -193,9 +193,9 @@ def test_ranks_areas_and_lifted_volumes_match_their_definitions(m, d):
 def test_known_ranks_areas_and_lifted_volumes():
     e, corner = torch.eye(4, dtype=torch.float64), torch.arange(3, dtype=torch.float64) * 2 * math.pi / 3
     one = torch.tensor(1.0, dtype=torch.float64)
-    close(effective_rank(e), 4 * one)
-    close(effective_rank(torch.stack([e[0], -e[0], e[0]])), one)
-    close(effective_rank(e[[0, 0, 1, 1]]), 2 * one)
+    close(spectral_entropy_rank(e), 4 * one)
+    close(spectral_entropy_rank(torch.stack([e[0], -e[0], e[0]])), one)
+    close(spectral_entropy_rank(e[[0, 0, 1, 1]]), 2 * one)
     close(triangle_area(torch.stack([corner.cos(), corner.sin()], -1)), one * 0.75 * 3**0.5)
     close(triangle_area(e[:3]), one * 3**0.5 / 2)
     close(triangle_area(e[:2]), one * 3**0.5 / 2)  # the third counts as orthogonal
@@ -420,4 +420,4 @@ def test_a_triangle_counts_the_vectors_that_are_there():
     Z, present = torch.eye(4), torch.tensor([True, False, True, True])
     close(triangle_area(Z, present), triangle_area(Z[present]))
     assert triangle_area(Z, torch.tensor([False, False, False, True])) == 0
-    assert lorentz_volume(Z, present & False) == 1 and effective_rank(Z, present & False) == 1
+    assert lorentz_volume(Z, present & False) == 1 and spectral_entropy_rank(Z, present & False) == 1

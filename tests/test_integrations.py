@@ -94,7 +94,7 @@ def test_rows_of_one_label_are_one_item(minilm):
     present = {"1": torch.tensor([bool(text) for text in ROWS["place"]])}
     labels = torch.tensor([0, 0, 1, 2, 3, 4, 5, 6])
     loss = AlignmentLoss(model, objective)
-    wanted = objective(Bundle.from_dict(vectors, present=present, ids=labels)).total
+    wanted = objective(Bundle.from_dict(vectors, present=present, item_ids=labels)).total
     assert torch.equal(loss(features(model, COLUMNS[:2]), labels), wanted)
     assert not torch.equal(loss(features(model, COLUMNS[:2]), labels.float()), wanted)
 
@@ -340,7 +340,7 @@ def test_collate_reads_features_raw_cells_and_items():
         {"a": [3.0, 4.0], "grid": [], "of": 7},
     ]
     batch = pickle.loads(pickle.dumps(collate(aligner, items="of", draw=True)))(rows)["batch"]
-    assert len(batch) == 2 and set(batch.inputs) == {"a", "grid"} and batch.items == ("7", "7")
+    assert len(batch) == 2 and set(batch.inputs) == {"a", "grid"} and batch.item_ids == ("7", "7")
     assert batch.present["grid"].tolist() == [True, False]
     with pytest.raises(InputError, match="remove_unused_columns"):
         collate(aligner)([{"other": 1}])

@@ -34,7 +34,7 @@ def scarce(items, modality=2, rows=1):
     """The same items, the first `rows` of which alone have one of the modalities."""
     present = items.present.clone()
     present[rows:, modality] = False
-    return Bundle(items.vectors, present, items.modalities, items.ids)
+    return Bundle(items.vectors, present, items.modalities, items.item_ids)
 
 
 # --- references of batches where several rows are one item
@@ -56,7 +56,7 @@ def compared(items, query, targets):
     names = items.modalities
     rows = [
         (vectors[names.index(query)], vectors[[names.index(name) for name in targets if there[names.index(name)]]], name)
-        for vectors, there, name in zip(items.vectors, items.present.tolist(), items.ids.tolist(), strict=True)
+        for vectors, there, name in zip(items.vectors, items.present.tolist(), items.item_ids.tolist(), strict=True)
         if there[names.index(query)] and any(there[names.index(name)] for name in targets)
     ]
     return zip(*rows, strict=True)
@@ -178,8 +178,8 @@ def test_rows_with_nothing_present_are_counted_and_left_out(make):
     present = items.present.clone()
     present[[1, 4, 8]] = False
     vectors = items.vectors.masked_fill(~present[..., None], math.nan).requires_grad_()
-    total, _, left_out = loss(Bundle(vectors, present, items.modalities, items.ids))
-    assert left_out == 3 and loss(items).left_out == 0
+    total, _, empty = loss(Bundle(vectors, present, items.modalities, items.item_ids))
+    assert empty == 3 and loss(items).empty_rows == 0
     close(total.detach(), loss(items[kept]).total.detach(), 1e-14)
     total.backward()
     assert vectors.grad.isfinite().all() and not vectors.grad[~present].any()
@@ -224,9 +224,9 @@ def test_a_list_of_losses_adds_up_and_numbers_do_not():
 def test_parts_of_a_sum_are_those_of_its_terms_without_their_factors():
     items = batch(13)
     terms = {"Gram 1": Gram(), "Gram 2": Gram(score="cone", anchor="each"), "PMRL": PMRL()}
-    total, parts, left_out = Sum(list(terms.values()), [0.3, 0.0, 2.0])({name: items.column(name) for name in NAMES[:3]})
+    total, parts, empty = Sum(list(terms.values()), [0.3, 0.0, 2.0])({name: items.column(name) for name in NAMES[:3]})
     expected = {f"{label}/{name}": part for label, loss in terms.items() for name, part in loss(items).parts.items()}
-    assert list(parts) == list(expected) and left_out == 0
+    assert list(parts) == list(expected) and empty == 0
     for name, value in expected.items():
         close(parts[name], value)
     close(total, 0.3 * expected["Gram 1/text"] + 2 * (expected["PMRL/alignment"] + expected["PMRL/instance"]))

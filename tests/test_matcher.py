@@ -42,7 +42,7 @@ def _bundle(n=12, *, missing=0.0, tokens=(), seed=0, ids=None):
         there = torch.rand(n, 4, generator=generator) < 0.7
         there[:, 0] = True
         columns[name] = Tokens(values, there)
-    return Bundle.from_dict(columns, present=present, ids=ids)
+    return Bundle.from_dict(columns, present=present, item_ids=ids)
 
 
 # --- the head
@@ -291,11 +291,11 @@ def test_captions_of_one_film_stay_together_and_count_together(tmp_path, capsys)
     columns = {name: column[twice] for name, column in table.columns.items()}
     columns["text"] = columns["text"] + 0.05 * torch.randn(160, 12, generator=torch.Generator().manual_seed(1))
     items = [f"film {i // 2}" for i in range(160)]
-    one = type(table).from_columns(columns, items=items)
+    one = type(table).from_columns(columns, item_ids=items)
     path = tmp_path / "films.parquet"
     one.save(path)
     read = load(path)
-    assert read.items == tuple(items) and read.digest() == one.digest() != type(table).from_columns(columns).digest()
+    assert read.item_ids == tuple(items) and read.digest() == one.digest() != type(table).from_columns(columns).digest()
     run = ["--output", str(tmp_path / "run"), "--recipe.epochs", "30", "--recipe.batch_size", "64", "--dim", "8"]
     assert main(["train", "--data", str(path), *run, "--validation_share", "0.25", "--recipe.learning_rate", "0.02"]) == 0
     splits = json.loads((tmp_path / "run" / "splits.json").read_text())
@@ -306,7 +306,7 @@ def test_captions_of_one_film_stay_together_and_count_together(tmp_path, capsys)
     assert together.mean_recall(1).value > apart.mean_recall(1).value + 0.2
     vectors = tmp_path / "vectors.safetensors"
     assert main(["embed", "--data", str(path), "--model", str(tmp_path / "run" / "aligner"), "--output", str(vectors)]) == 0
-    assert load(vectors).items == tuple(items)
+    assert load(vectors).item_ids == tuple(items)
     capsys.readouterr()
 
 

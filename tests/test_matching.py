@@ -58,7 +58,7 @@ def seeded(seed):
 @pytest.mark.parametrize("ids", [None, IDS], ids=["rows", "ids"])
 def test_the_head_is_asked_for_matches_for_wrong_items_and_for_wrong_anchors(missing, anchor, ids):
     items, head = numbered(missing=missing, ids=ids), Head().double()
-    total, parts, left_out = Matching(head, anchor=anchor, score="cone")(items)
+    total, parts, empty = Matching(head, anchor=anchor, score="cone")(items)
     ((queries, found),) = head.seen
     others = tuple(name for name in items.modalities if name != anchor)
     assert queries.modalities == (anchor,) and found.modalities == others
@@ -71,7 +71,7 @@ def test_the_head_is_asked_for_matches_for_wrong_items_and_for_wrong_anchors(mis
     assert all(item[i] != item[j] for i, j in zip(asked[n:], given[n:], strict=True))
     logits = head(queries, found).tolist()
     close(total, reference.loss(logits[:n], logits[n:]))
-    assert list(parts) == [anchor] and left_out == 0
+    assert list(parts) == [anchor] and empty == 0
     close(parts[anchor], total, 0)
 
 
@@ -90,14 +90,14 @@ def test_ids_tokens_and_masks_travel_to_the_head():
     values = torch.randn(5, 4, 8, generator=seeded(2))
     there = torch.rand(5, 4, generator=seeded(3)) < 0.6
     there[:, 0] = True
-    bundle = Bundle.from_dict({"text": Tokens(values, there), "image": torch.randn(5, 8)}, ids=["a", "b", "c", "d", "a"])
+    bundle = Bundle.from_dict({"text": Tokens(values, there), "image": torch.randn(5, 8)}, item_ids=["a", "b", "c", "d", "a"])
     head = Head()
     Matching(head)(bundle)
     ((queries, found),) = head.seen
     rows = rows_of(bundle, queries)
     assert torch.equal(queries.tokens["text"].values, bundle.tokens["text"].values[rows])
     assert torch.equal(queries.tokens["text"].present, there[rows]) and not found.tokens
-    assert torch.equal(queries.ids, bundle.ids[rows]) and found.ids is not None
+    assert torch.equal(queries.item_ids, bundle.item_ids[rows]) and found.item_ids is not None
 
 
 # --- what the negatives are drawn from
@@ -126,7 +126,7 @@ def test_negatives_are_drawn_by_the_softmax_of_the_score_over_other_items(score)
     scores = [[value(vectors[:1], item[1:]) for item in items.vectors] for vectors in items.vectors]
     turned = [list(column) for column in zip(*scores, strict=True)]
     for drawn, table in ((torch.tensor(found)[:, 5:10], scores), (torch.tensor(asked)[:, 10:], turned)):
-        expected = torch.tensor(reference.chances(table, tau, items.ids.tolist()), dtype=torch.float64)
+        expected = torch.tensor(reference.chances(table, tau, items.item_ids.tolist()), dtype=torch.float64)
         deviation = (expected * (1 - expected) / times).sqrt()
         assert ((shares(drawn, 5) - expected).abs() <= 4.5 * deviation).all()  # 50 shares: one in 3,000 runs would fail
         assert (expected.std(1) > 0.02).all()  # a uniform draw would not pass
@@ -204,7 +204,7 @@ def test_a_random_anchor_that_one_item_alone_has_is_not_drawn(rows):
     items = numbered()
     present = items.present.clone()
     present[rows:, 2] = False
-    items, loss = Bundle(items.vectors, present, items.modalities, items.ids), Matching(Head(), anchor="random")
+    items, loss = Bundle(items.vectors, present, items.modalities, items.item_ids), Matching(Head(), anchor="random")
     assert {name for seed in range(24) for name in loss(items, generator=seeded(seed)).parts} == {"text", "image"}
 
 
@@ -214,7 +214,7 @@ def test_the_gradient_reaches_the_head_and_every_vector_that_takes_part(missing,
     items, head = numbered(missing=missing), Head().double()
     vectors = items.vectors.clone().requires_grad_()
     loss = Matching(head, anchor=anchor).eval()
-    loss(Bundle(vectors, items.present, items.modalities, items.ids)).total.backward()
+    loss(Bundle(vectors, items.present, items.modalities, items.item_ids)).total.backward()
     takes_part = items.present & (items.present.sum(1) > 1)[:, None]
     assert torch.equal((vectors.grad != 0).any(-1), takes_part) and vectors.grad.isfinite().all()
     assert head.w.grad.isfinite() and head.w.grad != 0
@@ -250,7 +250,7 @@ def test_half_precision_and_autocast_give_a_finite_loss_in_float32(dtype):
     vectors = items.vectors.clone().requires_grad_()
     loss = Matching(Head(), temperature=100.0).eval()  # all but uniform: rounding of the scores turns no draw
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        total = loss(Bundle(vectors, items.present, items.modalities, items.ids)).total
+        total = loss(Bundle(vectors, items.present, items.modalities, items.item_ids)).total
     total.backward()
     assert vectors.grad.isfinite().all() and vectors.grad.any()
     expected = loss.double()(items.to(dtype=torch.float64)).total
@@ -275,9 +275,9 @@ def test_empty_rows_are_counted_and_left_out():
     present = items.present.clone()
     present[[1, 6]] = False
     kept = [0, 2, 3, 4, 5, 7]
-    empty = Bundle(items.vectors.masked_fill(~present[..., None], math.nan), present, items.modalities, items.ids)
-    total, _, left_out = Matching(head).eval()(empty)
-    assert left_out == 2
+    empty = Bundle(items.vectors.masked_fill(~present[..., None], math.nan), present, items.modalities, items.item_ids)
+    total, _, empty = Matching(head).eval()(empty)
+    assert empty == 2
     close(total, Matching(head).eval()(items[kept]).total, 0)
 
 

@@ -188,7 +188,7 @@ def test_pmrl_s_repulsion_leaves_out_the_same_item():
     expected = 0.0
     for i, u in enumerate(directions):
         logits = [float(u @ u) / 0.1]
-        logits += [float(u @ v) / 0.1 for j, v in enumerate(directions) if items.ids[j] != items.ids[i]]
+        logits += [float(u @ v) / 0.1 for j, v in enumerate(directions) if items.item_ids[j] != items.item_ids[i]]
         expected -= pairwise.log_softmax(logits)[0] / 6
     close(PMRL()(items).parts["instance"], expected)
 
@@ -202,8 +202,8 @@ def test_empty_rows_are_counted_and_left_out(make):
     present = items.present.clone()
     present[[1, 4]] = False
     vectors = items.vectors.masked_fill(~present[..., None], float("nan")).requires_grad_()
-    total, _, left_out = loss(Bundle(vectors, present, items.modalities))
-    assert left_out == 2
+    total, _, empty = loss(Bundle(vectors, present, items.modalities))
+    assert empty == 2
     close(total.detach(), loss(items[[0, 2, 3, 5]]).total.detach())
     total.backward()
     assert vectors.grad.isfinite().all() and not vectors.grad[[1, 4]].any()
@@ -382,14 +382,16 @@ class Recorder(torch.nn.Module):
 def test_matching_has_three_groups(missing):
     items, matcher = with_ids(batch(17, n=8, missing=missing), [0, 0, 1, 2, 3, 4, 5, 6]), Recorder()
     vectors = items.vectors.masked_fill(~items.present[..., None], 0).requires_grad_()
-    given = Bundle(vectors, items.present, items.modalities, items.ids)
+    given = Bundle(vectors, items.present, items.modalities, items.item_ids)
     total = Matching(matcher, score="cone")(given).total
     ((queries, found),) = matcher.seen
     n = int((items.has("text") & items.has("image", "audio")).sum())
     assert len(queries) == 3 * n
-    truth = queries.ids == found.ids
+    truth = queries.item_ids == found.item_ids
     assert truth[:n].all() and not truth[n:].any()
-    assert torch.equal(queries.ids[n : 2 * n], queries.ids[:n]) and torch.equal(found.ids[2 * n :], found.ids[:n])
+    assert torch.equal(queries.item_ids[n : 2 * n], queries.item_ids[:n]) and torch.equal(
+        found.item_ids[2 * n :], found.item_ids[:n]
+    )
     logits = (queries.vectors.sum(1) * found.vectors.sum(1)).sum(-1)
     close(total, torch.nn.functional.binary_cross_entropy_with_logits(logits, truth.double()))
     total.backward()

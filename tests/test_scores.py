@@ -16,12 +16,12 @@ from gramian.scores import (
     ScoreName,
     cone,
     cosine,
-    hyperbolic_volume,
     maxsim,
+    negative_hyperbolic_volume,
+    negative_triangle_area,
+    negative_volume,
     score_table,
     span,
-    triangle,
-    volume,
     weighted_centroid,
 )
 from gramian.tokens import Tokens
@@ -41,13 +41,13 @@ ALL = {
         SCORES["softmax_cosine"], function=partial(cosine, reduce="softmax", temperature=0.02), best="one vector coincides"
     ),
     "triangle, squared": replace(
-        SCORES["triangle"], function=partial(triangle, squared=True), low=-27 / 8, pair="−½(1 − c)(3 + c)"
+        SCORES["triangle"], function=partial(negative_triangle_area, squared=True), low=-27 / 8, pair="−½(1 − c)(3 + c)"
     ),
-    "hyperbolic_volume, lifted": replace(HYPERBOLIC, function=partial(hyperbolic_volume, alpha=0.0)),
+    "hyperbolic_volume, lifted": replace(HYPERBOLIC, function=partial(negative_hyperbolic_volume, alpha=0.0)),
     "hyperbolic_volume, flat": replace(
-        HYPERBOLIC, function=partial(hyperbolic_volume, alpha=1.0), low=-1, sign_aware=False, pair="−√(1 − c²)"
+        HYPERBOLIC, function=partial(negative_hyperbolic_volume, alpha=1.0), low=-1, sign_aware=False, pair="−√(1 − c²)"
     ),
-    "hyperbolic_volume, curved": replace(HYPERBOLIC, function=partial(hyperbolic_volume, alpha=0.3, curvature=0.5)),
+    "hyperbolic_volume, curved": replace(HYPERBOLIC, function=partial(negative_hyperbolic_volume, alpha=0.3, curvature=0.5)),
 }
 LIFTS = {
     "hyperbolic_volume": (0.5, 1.0),
@@ -405,9 +405,9 @@ def test_the_volume_is_the_volumes_of_the_two_sides_times_the_sines_between_them
     a, items = sample("volume", seed, k, m, spare, lean)
     Q = a.vectors if k else a[:, None]
     sine = (1 - span(a, items).square()).clamp(min=0).sqrt()
-    close(volume(a, items), -geometric_volume(Q)[:, None] * geometric_volume(items.vectors) * sine, 3e-8)
+    close(negative_volume(a, items), -geometric_volume(Q)[:, None] * geometric_volume(items.vectors) * sine, 3e-8)
     together = [Q[:, None].expand(4, 5, -1, -1), items.vectors.expand(4, 5, -1, -1)]
-    close(volume(a, items), -geometric_volume(torch.cat(together, 2)), 3e-8)
+    close(negative_volume(a, items), -geometric_volume(torch.cat(together, 2)), 3e-8)
 
 
 # --- extremes
@@ -874,12 +874,15 @@ ONE, TWO = torch.ones(1, 3), bundle(torch.ones(1, 2, 3))
         (lambda: cosine(ONE, ONE, reduce="softmax", temperature=0), "`temperature` must be finite and at least 1e-6; got 0"),
         (lambda: weighted_centroid(ONE, ONE, temperature=-0.1), "`temperature` must be finite and at least 1e-6; got -0.1"),
         (lambda: weighted_centroid(ONE, TWO, temperature=NAN), "`temperature` must be finite and at least 1e-6; got nan"),
-        (lambda: hyperbolic_volume(ONE, ONE, alpha=1.5), r"`alpha` must lie in \[0, 1\]; got 1.5"),
-        (lambda: hyperbolic_volume(ONE, ONE, alpha=NAN), r"`alpha` must lie in \[0, 1\]; got nan"),
-        (lambda: hyperbolic_volume(ONE, ONE, curvature=0), r"`curvature` must lie in \(0, 400\]; got 0"),
-        (lambda: hyperbolic_volume(ONE, ONE, curvature=NAN), r"`curvature` must lie in \(0, 400\]; got nan"),
-        (lambda: triangle(TWO, TWO), "`triangle` needs tuples of at most three vectors; got one of 4. Select modalities"),
-        (lambda: triangle(ONE, bundle(torch.ones(1, 3, 3))), "at most three vectors; got one of 4"),
+        (lambda: negative_hyperbolic_volume(ONE, ONE, alpha=1.5), r"`alpha` must lie in \[0, 1\]; got 1.5"),
+        (lambda: negative_hyperbolic_volume(ONE, ONE, alpha=NAN), r"`alpha` must lie in \[0, 1\]; got nan"),
+        (lambda: negative_hyperbolic_volume(ONE, ONE, curvature=0), r"`curvature` must lie in \(0, 400\]; got 0"),
+        (lambda: negative_hyperbolic_volume(ONE, ONE, curvature=NAN), r"`curvature` must lie in \(0, 400\]; got nan"),
+        (
+            lambda: negative_triangle_area(TWO, TWO),
+            "`triangle` needs tuples of at most three vectors; got one of 4. Select modalities",
+        ),
+        (lambda: negative_triangle_area(ONE, bundle(torch.ones(1, 3, 3))), "at most three vectors; got one of 4"),
         (lambda: maxsim(Tokens(torch.ones(1, 2, 3), torch.ones(1, 2) > 0), torch.ones(1, 4)), "width d; got 3 and 4"),
     ],
 )
@@ -891,8 +894,8 @@ def test_bad_options_are_named(act, message):
 def test_the_weight_of_the_hyperbolic_volume_can_be_learned():
     a, items = units(40, 3, 5), bundle(units(41, 4, 2, 5))
     weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    close(hyperbolic_volume(a, items, alpha=weight), hyperbolic_volume(a, items, alpha=0.3))
-    assert torch.autograd.gradcheck(lambda alpha: hyperbolic_volume(a, items, alpha=alpha), weight)
+    close(negative_hyperbolic_volume(a, items, alpha=weight), negative_hyperbolic_volume(a, items, alpha=0.3))
+    assert torch.autograd.gradcheck(lambda alpha: negative_hyperbolic_volume(a, items, alpha=alpha), weight)
 
 
 @pytest.mark.parametrize("name", SCORES)

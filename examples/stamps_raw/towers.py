@@ -18,7 +18,7 @@ from gramian.data.media import Unreadable
 from gramian.data.readers import Reader
 from gramian.data.sets import media
 from gramian.data.sets.encoders import EFFICIENTNET, MINILM, WHISPER, frame_count, locate, pool_frames
-from gramian.model import SentenceTransformer
+from gramian.model import SentenceTransformers
 from gramian.model.towers import Tower
 
 __all__ = ["DrawingTower", "SpeechTower", "minilm"]
@@ -106,7 +106,7 @@ class SpeechTower(Tower):
         return torch.from_numpy(np.stack(pooled))
 
 
-def minilm() -> SentenceTransformer:
+def minilm() -> SentenceTransformers:
     """all-MiniLM-L6-v2, its weights checked."""
     (weights,) = locate(MINILM)
-    return SentenceTransformer(str(weights.parent), local_files_only=True)
+    return SentenceTransformers(str(weights.parent), local_files_only=True)

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
-from gramian.errors import InputError, some
-from gramian.files import whole
+from gramian.errors import InputError, listing
+from gramian.files import atomic
 from gramian.geometry import unit
 from gramian.tokens import PoolName, Tokens, pool
 
@@ -41,7 +41,7 @@ class Bundle:
         vectors: (n, m, d) floating point; unit rows where present, zero rows where not.
         present: (n, m) bool.
         modalities: the m names, all different.
-        ids: (n,) int64, or None where every row is an item of its own. Rows with one id are one item (two captions of a
+        item_ids: (n,) int64, or None where every row is an item of its own. Rows with one id are one item (two captions of a
             film): losses do not take them for each other's negatives, and evaluation counts either as found.
         tokens: modality → its tokens in the same space, unit length, where they are known; the vectors are pooled from them.
 
@@ -56,7 +56,7 @@ class Bundle:
     vectors: Tensor
     present: Tensor
     modalities: tuple[str, ...]
-    ids: Tensor | None = None
+    item_ids: Tensor | None = None
     tokens: Mapping[str, Tokens] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,9 +74,10 @@ class Bundle:
                 f"`present` must be a bool tensor of shape ({n}, {m}); "
                 f"got {self.present.dtype} of shape {tuple(self.present.shape)}."
             )
-        if self.ids is not None and (self.ids.dtype != torch.int64 or self.ids.shape != (n,)):
+        if self.item_ids is not None and (self.item_ids.dtype != torch.int64 or self.item_ids.shape != (n,)):
             raise InputError(
-                f"`ids` must be an int64 tensor of shape ({n},); got {self.ids.dtype} of shape {tuple(self.ids.shape)}. "
+                f"`item_ids` must be an int64 tensor of shape ({n},); "
+                f"got {self.item_ids.dtype} of shape {tuple(self.item_ids.shape)}. "
                 "`Bundle.from_dict` takes names as well."
             )
         for name, tokens in self.tokens.items():
@@ -90,7 +91,7 @@ class Bundle:
         columns: Mapping[str, Vectors],
         *,
         present: Mapping[str, Tensor | np.ndarray | Sequence[bool]] | None = None,
-        ids: Tensor | Sequence[int] | Sequence[str] | None = None,
+        item_ids: Tensor | Sequence[int] | Sequence[str] | None = None,
         pooling: PoolName = "mean",
         check: bool = True,
     ) -> Bundle:
@@ -101,7 +102,7 @@ class Bundle:
                 that modality; or `Tokens`, which are pooled to one vector an item and kept.
             present: name → (n,) mask of the rows that count; what a masked row holds is never read. A modality without an
                 entry is present wherever `columns` has a vector.
-            ids: n whole numbers or names; rows with the same one are the same item. Names become 64-bit hashes.
+            item_ids: n whole numbers or names; rows with the same one are the same item. Names become 64-bit hashes.
             pooling: from tokens to vectors: "mean", "max" or "first".
             check: False skips the checks of the values (not of the shapes), which wait for the device.
 
@@ -119,7 +120,7 @@ class Bundle:
             raise InputError("`columns` must hold at least one modality; got none.")
         unknown = sorted(set(present or {}) - set(names))
         if unknown:
-            raise InputError(f"`present` has unknown modalities {some(unknown)}; the columns are {', '.join(names)}.")
+            raise InputError(f"`present` has unknown modalities {listing(unknown)}; the columns are {', '.join(names)}.")
         tokens = {name: column for name, column in columns.items() if isinstance(column, Tokens)}
         read = {
             name: (pool(column, pooling), column.has_any()) if isinstance(column, Tokens) else _column(name, column)
@@ -160,14 +161,14 @@ class Bundle:
             for name, column in tokens.items():
                 wrong = column.present & ~(column.values.isfinite().all(-1) & column.values.any(-1))
                 if wrong.any():
-                    where = some(wrong.any(1).nonzero().flatten().tolist())
+                    where = listing(wrong.any(1).nonzero().flatten().tolist())
                     raise InputError(
                         f"`columns[{name!r}]` has {int(wrong.sum())} tokens that are zero or not finite (rows {where}). "
                         "Mask them in `Tokens.present`."
                     )
         there = {name: column.present & mask[:, names.index(name), None] for name, column in tokens.items()}
         scaled = {name: Tokens(unit(column.values.to(dtype)), there[name]) for name, column in tokens.items()}
-        return cls(unit(raw), mask, names, None if ids is None else read_ids(ids, n).to(device), scaled)
+        return cls(unit(raw), mask, names, None if item_ids is None else read_ids(item_ids, n).to(device), scaled)
 
     def __len__(self) -> int:
         return self.vectors.shape[0]
@@ -216,24 +217,24 @@ class Bundle:
             vectors, present = self.vectors[:, first:beyond], self.present[:, first:beyond]
         else:
             vectors, present = self.vectors[:, index], self.present[:, index]
-        return Bundle(vectors, present, modalities, self.ids, kept)
+        return Bundle(vectors, present, modalities, self.item_ids, kept)
 
     def same(self, other: Bundle | None = None) -> Tensor:
-        """Which rows are one item, (n, n) bool: equal `ids`; against the rows of `other`, (n, n of it).
+        """Which rows are one item, (n, n) bool: equal `item_ids`; against the rows of `other`, (n, n of it).
 
         Raises:
             InputError: rows of two Bundles are compared and one of them has no ids.
         """
-        if other is None and self.ids is None:
+        if other is None and self.item_ids is None:
             return torch.eye(len(self), dtype=torch.bool, device=self.vectors.device)
-        first, second = self.ids, (self if other is None else other).ids
+        first, second = self.item_ids, (self if other is None else other).item_ids
         if first is None or second is None:
-            raise InputError("`ids` must be there to tell which rows of two Bundles are one item; got a Bundle without.")
+            raise InputError("`item_ids` must be there to tell which rows of two Bundles are one item; got a Bundle without.")
         return first[:, None] == second
 
     def distinct(self) -> int:
         """The number of different items: rows, but for those that share an id."""
-        return len(self) if self.ids is None else int(torch.unique(self.ids).numel())
+        return len(self) if self.item_ids is None else int(torch.unique(self.item_ids).numel())
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Bundle:
         """The items at `rows`: a slice, an index, indices or a boolean mask; always a Bundle, of one item for an index."""
@@ -244,7 +245,7 @@ class Bundle:
             self.vectors[index],
             self.present[index],
             self.modalities,
-            None if self.ids is None else self.ids[index],
+            None if self.item_ids is None else self.item_ids[index],
             {name: tokens[index] for name, tokens in self.tokens.items()},
         )
 
@@ -269,7 +270,7 @@ class Bundle:
             {f"number {i}": part.dim for i, part in enumerate(parts)},
             "Embed them with one model.",
         )
-        ids = [part.ids for part in parts if part.ids is not None]
+        ids = [part.item_ids for part in parts if part.item_ids is not None]
         if ids and len(ids) < len(parts):
             raise InputError(f"`bundles` must all have ids, or none; got {len(ids)} of {len(parts)} with ids.")
         parts = [part.select(*names) for part in parts]
@@ -288,25 +289,25 @@ class Bundle:
             self.vectors.to(device=device, dtype=dtype),
             self.present.to(device=device),
             self.modalities,
-            None if self.ids is None else self.ids.to(device=device),
+            None if self.item_ids is None else self.item_ids.to(device=device),
             {name: tokens.to(device, dtype=dtype) for name, tokens in self.tokens.items()},
         )
 
     def detach(self) -> Bundle:
         """The same Bundle without its graph."""
         tokens = {name: Tokens(tokens.values.detach(), tokens.present) for name, tokens in self.tokens.items()}
-        return Bundle(self.vectors.detach(), self.present, self.modalities, self.ids, tokens)
+        return Bundle(self.vectors.detach(), self.present, self.modalities, self.item_ids, tokens)
 
     def save(self, path: str | Path) -> None:
         """Write the Bundle to one safetensors file, lossless, whole or not at all."""
         header = {_FORMAT: json.dumps({"modalities": self.modalities}, ensure_ascii=False)}
         tensors = {"vectors": self.vectors, "present": self.present}
-        if self.ids is not None:
-            tensors["ids"] = self.ids
+        if self.item_ids is not None:
+            tensors["ids"] = self.item_ids
         for i, name in enumerate(self.modalities):
             if name in self.tokens:
                 tensors |= {f"tokens.{i}": self.tokens[name].values, f"tokens.{i}.present": self.tokens[name].present}
-        with whole(path) as partial:
+        with atomic(path) as partial:
             # Tensors that share memory, as one Tokens under two names does, are written each on its own.
             save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, header)
 
@@ -345,7 +346,7 @@ class Bundle:
 
 def _flatten(bundle: Bundle) -> tuple[list[Any], tuple[tuple[str, ...], tuple[str, ...]]]:
     parts = [part for tokens in bundle.tokens.values() for part in (tokens.values, tokens.present)]
-    return [bundle.vectors, bundle.present, bundle.ids, *parts], (bundle.modalities, tuple(bundle.tokens))
+    return [bundle.vectors, bundle.present, bundle.item_ids, *parts], (bundle.modalities, tuple(bundle.tokens))
 
 
 def _unflatten(leaves: Iterable[Any], context: tuple[tuple[str, ...], tuple[str, ...]]) -> Bundle:
@@ -355,7 +356,7 @@ def _unflatten(leaves: Iterable[Any], context: tuple[tuple[str, ...], tuple[str,
     for name, values, there in zip(context[1], parts[::2], parts[1::2], strict=True):
         tokens[name] = object.__new__(Tokens)
         tokens[name].__dict__.update(values=values, present=there)
-    bundle.__dict__.update(vectors=vectors, present=present, modalities=context[0], ids=ids, tokens=tokens)
+    bundle.__dict__.update(vectors=vectors, present=present, modalities=context[0], item_ids=ids, tokens=tokens)
     return bundle
 
 
@@ -370,17 +371,17 @@ def row_index(rows: int | Sequence[int] | Tensor | np.ndarray, device: torch.dev
 
 
 def read_ids(ids: Tensor | Sequence[int] | Sequence[str], n: int) -> Tensor:
-    """`ids` as an (n,) int64 tensor; names become the first 64 bits of a hash that is the same everywhere."""
+    """`item_ids` as an (n,) int64 tensor; names become the first 64 bits of a hash that is the same everywhere."""
     if not isinstance(ids, Tensor):
         if not isinstance(ids, Iterable):
-            raise InputError(f"`ids` must be {n} whole numbers or {n} names; got {ids!r}.")
+            raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {ids!r}.")
         listed = [_hash(value) if isinstance(value, str) else value for value in ids]
         whole_numbers = (isinstance(value, int | np.integer) and not isinstance(value, bool) for value in listed)
         if not all(whole_numbers) or not all(-(2**63) <= value < 2**63 for value in listed):
-            raise InputError(f"`ids` must be {n} whole numbers or {n} names; got {some(map(repr, ids))}.")
+            raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {listing(map(repr, ids))}.")
         ids = torch.tensor(listed, dtype=torch.int64)
     if ids.shape != (n,) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise InputError(f"`ids` must be {n} whole numbers or {n} names; got {ids.dtype} of shape {tuple(ids.shape)}.")
+        raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {ids.dtype} of shape {tuple(ids.shape)}.")
     return ids.long()
 
 
@@ -426,7 +427,7 @@ def _column(
     there = [row for row in rows if row is not None]
     widths = {tuple(row.shape) for row in there}
     if len(widths) != 1 or len(next(iter(widths))) != 1:
-        raise InputError(f"`columns[{name!r}]` must hold vectors of one width; got shapes {some(sorted(widths)) or 'none'}.")
+        raise InputError(f"`columns[{name!r}]` must hold vectors of one width; got shapes {listing(sorted(widths)) or 'none'}.")
     zero = torch.zeros_like(there[0])
     value = torch.stack([zero if row is None else row for row in rows])
     return value, torch.tensor([row is not None for row in rows], device=value.device)
@@ -446,14 +447,14 @@ def _check_rows(vectors: Tensor, present: Tensor, names: tuple[str, ...]) -> Non
     for wrong, what in ((infinite, "not finite"), (flat, "zero and so have no direction")):
         if wrong.any():
             counts = ", ".join(f"{name} {int(k)}" for name, k in zip(names, wrong.sum(0), strict=True) if k)
-            rows = some(wrong.any(1).nonzero().flatten().tolist())
+            rows = listing(wrong.any(1).nonzero().flatten().tolist())
             raise InputError(
                 f"`columns` has present vectors that are {what}: {counts} (rows {rows}). "
                 "Mend them, or mark them missing with `None` or `present`."
             )
     empty = ~present.any(1)
     if empty.any():
-        rows = some(empty.nonzero().flatten().tolist())
+        rows = listing(empty.nonzero().flatten().tolist())
         raise InputError(
             f"`columns` has {int(empty.sum())} of {len(present)} items with no modality present (rows {rows}). Leave them out."
         )

@@ -70,14 +70,14 @@ def _gather(bundle: Bundle, group: Group, seed: int) -> tuple[Bundle, int]:
         return bundle, seed
     device = bundle.vectors.device
     named = sorted(bundle.tokens)
-    kind = (bundle.modalities, bundle.dim, str(bundle.vectors.dtype), bundle.ids is not None, named)
+    kind = (bundle.modalities, bundle.dim, str(bundle.vectors.dtype), bundle.item_ids is not None, named)
     lengths = [bundle.tokens[name].values.shape[1] for name in named]
     head = torch.tensor([len(bundle), _digest(repr(kind)), seed, len(named)], device=device)
     heads = torch.stack(_all_gather(head, group))
     if (heads[:, 1] != heads[0, 1]).any():
         raise InputError(
             "`bundle` must have the same modalities, width, type, ids and tokens in every process; got otherwise. "
-            f"Here: {bundle!r}, {'with' if bundle.ids is not None else 'without'} ids, tokens of {', '.join(named) or 'none'}."
+            f"Here: {bundle!r}, {'without' if bundle.item_ids is None else 'with'} ids, tokens of {', '.join(named) or 'none'}."
         )
     counts = heads[:, 0].tolist()
     if named:
@@ -88,7 +88,7 @@ def _gather(bundle: Bundle, group: Group, seed: int) -> tuple[Bundle, int]:
     # One collective for all that has a gradient, one for the rest: their order cannot differ between processes.
     values = [bundle.vectors, *(part.values.to(bundle.vectors.dtype) for part in tokens.values())]
     masks = [bundle.present, *(part.present for part in tokens.values())]
-    ids = [] if bundle.ids is None else [bundle.ids[:, None]]
+    ids = [] if bundle.item_ids is None else [bundle.item_ids[:, None]]
     found = _unpack(_Gather.apply(_pack(values), counts, group), values)  # type: ignore[no-untyped-call]
     flags = _unpack(_join(_pack([*(mask.long() for mask in masks), *ids]), counts, group), [*masks, *ids])
     there = [flag.bool() for flag in flags[: len(masks)]]

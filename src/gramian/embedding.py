@@ -12,12 +12,12 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from gramian.data.batches import Batch, Broken, Preparer, in_order
-from gramian.data.cells import Cells
+from gramian.data.batches import Batch, Collator, sequential_batches
+from gramian.data.cells import Broken, Cells
 from gramian.data.sources import MANIFEST, write_vectors
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, need, some
-from gramian.files import whole, write_text
+from gramian.errors import InputError, check_choice, listing, require
+from gramian.files import atomic, write_text
 from gramian.model.aligner import Aligner, device_of, evaluating
 from gramian.model.encoders import Encoder, fingerprint
 from gramian.model.towers import Encoded, Features, Tower
@@ -63,9 +63,9 @@ class TowerSet(nn.Module):
         self.names = tuple(towers)
         self.towers = nn.ModuleList(towers.values())
 
-    def preparer(self) -> Preparer:
+    def collator(self) -> Collator:
         """What makes `Batch`es for the towers."""
-        return Preparer({name: tower.reader for name, tower in self.items()})
+        return Collator({name: tower.reader for name, tower in self.items()})
 
     def items(self) -> Iterator[tuple[str, Tower]]:
         """Names and towers."""
@@ -151,7 +151,7 @@ def embed_shards(
     Raises:
         InputError: a folder that holds another embedding, or columns that do not fit.
     """
-    need("accelerate", "datasets")
+    require("accelerate", "datasets")
     from accelerate import PartialState
 
     check_choice("precision", precision, ("no", "bf16", "fp16"))
@@ -204,7 +204,7 @@ def _known(part: Table, model: Aligner | TowerSet) -> Table:
     (name, given), *_ = model.modalities.items()
     nothing = torch.zeros(len(part), dtype=torch.bool)
     column = torch.zeros(len(part), given.width) if given.tower is None else Cells([None] * len(part))
-    return Table({name: column}, {name: nothing}, part.ids, part.split, items=part.items)
+    return Table({name: column}, {name: nothing}, part.ids, part.split, item_ids=part.item_ids)
 
 
 def _parts(data: Table | Iterable[Table], shard_size: int) -> Iterator[Table]:
@@ -242,7 +242,7 @@ def encode_table(
     found: list[Columns] = []
     mixed = nullcontext() if precision == "no" else torch.autocast(device_of(model).type, _DTYPES[precision])
     with evaluating(model), mixed:
-        for batch in in_order(table, model.preparer(), batch_size, workers=workers, strict=strict):
+        for batch in sequential_batches(table, model.collator(), batch_size, workers=workers, strict=strict):
             found.append(embed_batch(model, batch, names))
             if broken is not None:
                 broken.extend(batch.broken)
@@ -271,7 +271,7 @@ class _Shards:
         if not self.manifest.exists():
             strangers = sorted(path.name for path in self.path.glob("*")) if self.path.exists() else []
             if strangers:
-                raise InputError(f"`output` {str(self.path)!r} holds other files ({some(strangers)}). Name another folder.")
+                raise InputError(f"`output` {str(self.path)!r} holds other files ({listing(strangers)}). Name another folder.")
             write_text(self.manifest, json.dumps(self.description | {"complete": False}, indent=2) + "\n")
 
     def check(self) -> None:
@@ -281,7 +281,7 @@ class _Shards:
         ]
         if changed:
             raise InputError(
-                f"`output` {str(self.path)!r} holds another embedding; changed are {some(changed)}. Name another folder."
+                f"`output` {str(self.path)!r} holds another embedding; changed are {listing(changed)}. Name another folder."
             )
 
     def complete(self) -> bool:
@@ -293,9 +293,9 @@ class _Shards:
     def write(self, number: int, part: Table, columns: Columns, broken: Sequence[Broken]) -> None:
         # The note first: a shard that is there has its note.
         write_text(self.shard(number).with_suffix(".json"), json.dumps({"rows": len(part), "broken": broken}))
-        names = {"id": part.ids, "split": part.split, "item": part.items}
+        names = {"id": part.ids, "split": part.split, "item": part.item_ids}
         strings = {name: list(values) for name, values in names.items() if values is not None}
-        with whole(self.shard(number)) as partial:
+        with atomic(self.shard(number)) as partial:
             write_vectors(
                 strings,
                 {name: values for name, (values, _) in columns.items()},

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterable
 from typing import TypeVar
 
-__all__ = ["InputError", "TooSmallError", "check_choice", "first_line", "need", "some", "wrong_choice"]
+__all__ = ["InputError", "TooSmallError", "check_choice", "first_line", "listing", "require", "wrong_choice"]
 
 
 Name = TypeVar("Name", bound=str)
@@ -71,7 +71,7 @@ def first_line(error: object) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def need(*packages: str) -> None:
+def require(*packages: str) -> None:
     """Raise an error that says what to install if one of `packages` is not there."""
     for name in packages:
         if importlib.util.find_spec(name) is None:
@@ -79,10 +79,10 @@ def need(*packages: str) -> None:
             raise InputError(f"this needs the package {name}: pip install {what}.")
 
 
-def some(values: Iterable[object], limit: int = 5) -> str:
+def listing(values: Iterable[object], limit: int = 5) -> str:
     """Write the first few of `values`, and how many more there are.
 
-    >>> some(range(3)), some(range(9))
+    >>> listing(range(3)), listing(range(9))
     ('0, 1, 2', '0, 1, 2, 3, 4 and 4 more')
     """
     listed = list(values)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["whole", "write_text"]
+__all__ = ["atomic", "write_text"]
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path) -> Iterator[Path]:
     """Give another name to write under, and move what was written to `path` in one step; on an error leave nothing behind.
 
     Folders are made. The file gets the mode that a plain write would give it.
@@ -30,6 +30,6 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to `path` as UTF-8, whole or not at all; return the path."""
-    with whole(path) as partial:
+    with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)

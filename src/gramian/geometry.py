@@ -18,12 +18,12 @@ from torch import Tensor
 from gramian.errors import InputError
 
 __all__ = [
-    "effective_rank",
     "gram_matrix",
     "leading_direction",
     "lorentz_volume",
     "singular_values",
     "span_basis",
+    "spectral_entropy_rank",
     "triangle_area",
     "volume",
 ]
@@ -162,7 +162,7 @@ def spectrum(vectors: Tensor, present: Tensor | None = None) -> tuple[Tensor, Te
 
 
 @full_precision
-def effective_rank(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+def spectral_entropy_rank(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     """How many directions the tuple spreads over: exp of the entropy of its energies' shares σᵢ²/Σσ².
 
     For k unit vectors in [1, k]: 1 when they coincide up to sign, k when they are orthogonal.
@@ -177,7 +177,7 @@ def effective_rank(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     Source: the entropy of the spectrum is that of Roy and Vetterli, "The effective rank", EUSIPCO 2007, which takes the
     shares of σ; energies weigh small singular values less.
 
-    >>> effective_rank(torch.eye(3))
+    >>> spectral_entropy_rank(torch.eye(3))
     tensor(3.)
     """
     energy = singular_values(vectors, present).square()

@@ -24,12 +24,12 @@ from torch import Tensor
 from gramian import __version__
 from gramian.benchmark.published import gram_loss, pmrl_loss, volumes
 from gramian.bundle import Bundle
-from gramian.errors import InputError, need
+from gramian.errors import InputError, require
 from gramian.evaluation.plots import cost_curves
-from gramian.files import whole
+from gramian.files import atomic
 from gramian.geometry import orthogonalize, safe_sqrt
 from gramian.losses import PMRL, Gram, info_nce
-from gramian.scores import volume
+from gramian.scores import negative_volume
 from gramian.sheets import Sheet
 
 __all__ = ["Measurement", "bench"]
@@ -130,7 +130,7 @@ def bench(
         device: "cpu", "cuda"; CUDA where there is one by default.
         console: where the table goes; nowhere by default.
     """
-    need("matplotlib")
+    require("matplotlib")
     for name, values, least in (("sizes", sizes, 2), ("modalities", modalities, 2), ("galleries", galleries, 1)):
         if not values or min(values) < least:
             raise InputError(
@@ -250,7 +250,7 @@ def _scoring(q: int, n: int, m: int, d: int, device: torch.device) -> _Case:
 
     forms = {
         "published": (published, 4 * (q * n + 2**26)),
-        "library": (lambda: volume(queries, gallery), 4 * q * n),
+        "library": (lambda: negative_volume(queries, gallery), 4 * q * n),
         "products": (lambda: queries @ flat.T, 4 * q * n * (m - 1)),
     }
     return _Case("scoring", "forward", q, n, m, d, {form: (torch.no_grad()(run), size) for form, (run, size) in forms.items()})
@@ -381,7 +381,7 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: Sequence[Measurement]) -> None:
-    with whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with atomic(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Measurement)], lineterminator="\n")
         writer.writeheader()
         for row in rows:

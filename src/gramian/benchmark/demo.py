@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.data import Table, load
-from gramian.errors import InputError, need
+from gramian.errors import InputError, require
 from gramian.evaluation import Report, evaluate, hits
 from gramian.evaluation.metrics import recall_at_k
 from gramian.evaluation.stats import Interval, bootstrap_mean
-from gramian.files import whole, write_text
+from gramian.files import atomic, write_text
 from gramian.losses import PMRL, Gram, Loss, Pairwise
 from gramian.model import Aligner
 from gramian.scores import ScoreName
@@ -103,7 +103,7 @@ def demo(
             f"`anchor` must be one of the columns {', '.join(columns)}, of which there must be two; got {anchor!r}."
         )
     console = console or Console()
-    need("accelerate", "matplotlib", "sklearn")
+    require("accelerate", "matplotlib", "sklearn")
     output, recipe = Path(output), recipe or Recipe()
     table = load(data, columns=list(columns))
     train, validation, test = (table.part(split).has_any() for split in ("train", "validation", "test"))
@@ -166,7 +166,7 @@ def compare(runs: Sequence[Run], anchor: str) -> Sheet:
             row += [*(f"{100 * by_score[score]:.1f}" for score in JOINT), f"{100 * single:.1f}"]
         rows.append(tuple(row))
     gallery = max(direction.gallery for direction in first.singles)
-    missing = ", ".join(f"{name} {first.items - count}" for name, count in first.present.items())
+    missing = ", ".join(f"{name} {first.n - count}" for name, count in first.present.items())
     note = (
         f"Mean R@1 in % of {len(first.singles)} directions between two modalities, {_seeds(runs)}; "
         f"test gallery {gallery} items (missing: {missing}); 95 % intervals over items and seeds, differences paired. "
@@ -206,7 +206,7 @@ def _by_method(runs: Sequence[Run]) -> dict[Method, list[Run]]:
 
 def _found(runs: Sequence[Run], k: int = 1) -> NDArray[np.float64]:
     """Who was found among the best k, (seeds, directions, items)."""
-    return np.stack([hits(run.report.singles, run.report.items, k) for run in runs])
+    return np.stack([hits(run.report.singles, run.report.n, k) for run in runs])
 
 
 def _train(loss: Loss, train: Table, validation: Table, test: Table, *, dim: int, recipe: Recipe, seed: int) -> Bundle:
@@ -240,7 +240,7 @@ def _joint(runs: Sequence[Run], anchor: str, others: tuple[str, ...]) -> tuple[d
     }
     first = gains[JOINT[0]]
     single = float(np.mean([recall_at_k(gain.single.ranks, 1) for _, gain in first]))
-    paired = [hits([gain.joint], report.items, 1) - hits([gain.single], report.items, 1) for report, gain in first]
+    paired = [hits([gain.joint], report.n, 1) - hits([gain.single], report.n, 1) for report, gain in first]
     return by_score, single, bootstrap_mean(np.stack(paired))
 
 
@@ -301,7 +301,7 @@ def _draw(runs: Sequence[Run], output: Path) -> list[Path]:
     clouds.suptitle("Test items in the shared space, seed 0")
     written = []
     for name, figure in (("recall.png", matrices), ("tsne.png", clouds)):
-        with whole(output / name) as partial:
+        with atomic(output / name) as partial:
             figure.savefig(partial, dpi=110, format="png")
         written.append(output / name)
     return written

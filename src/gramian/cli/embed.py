@@ -11,7 +11,7 @@ import torch
 from gramian.cli.evaluate import known_columns, on_device
 from gramian.cli.terminal import console_of, first_unreadable, warn_unreadable
 from gramian.data import ENDINGS, Table, load, stream
-from gramian.data.batches import Broken
+from gramian.data.cells import Broken
 from gramian.data.sources import READERS
 from gramian.embedding import TowerSet, embed_shards, encode_table
 from gramian.errors import InputError, check_choice
@@ -60,7 +60,7 @@ def embed(
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
     made = build_towers(towers, columns)
     aligner = None if model is None else Aligner.from_pretrained(model, towers=made)
-    raw = list(made) if aligner is None else list(aligner.raw())
+    raw = list(made) if aligner is None else list(aligner.raw_modalities())
     embedder = TowerSet(made) if aligner is None else aligner
     names = list(columns or (made if aligner is None else ())) or None
     if output.suffix in ENDINGS:
@@ -83,7 +83,7 @@ def embed(
         kept = table[readable]
         vectors = {name: values[readable] for name, (values, _) in found.items()}
         present = {name: there[readable] for name, (_, there) in found.items()}
-        Table({**vectors}, present, kept.ids, kept.split, items=kept.items).save(output)
+        Table({**vectors}, present, kept.ids, kept.split, item_ids=kept.item_ids).save(output)
         left = len(table) - len(kept)
         note = f" ({left} items with nothing to embed left out)" if left else ""
         counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in present.items())

@@ -15,7 +15,7 @@ from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.cli.terminal import check_folder, console_of
 from gramian.data import Table, load
-from gramian.data.batches import Broken
+from gramian.data.cells import Broken
 from gramian.errors import InputError, check_choice
 from gramian.evaluation import DEFAULT, evaluate
 from gramian.model import Aligner
@@ -65,7 +65,7 @@ def evaluate_table(
     if output is not None:
         check_folder(output)
     aligner = None if model is None else on_device(Aligner.from_pretrained(model, towers=build_towers(towers, None)))
-    table = load(data, columns=columns, raw=() if aligner is None else aligner.raw())
+    table = load(data, columns=columns, raw=() if aligner is None else aligner.raw_modalities())
     if split is None:
         split = "all" if table.split is None else "test"
     if split != "all":

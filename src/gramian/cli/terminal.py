@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gramian.data.batches import Broken
+from gramian.data.cells import Broken
 from gramian.distributed import is_main_process
 from gramian.errors import InputError
 

@@ -14,9 +14,9 @@ import torch
 from gramian import __version__
 from gramian.cli.terminal import check_folder, console_of
 from gramian.data import Table, load
-from gramian.data.batches import Broken
+from gramian.data.cells import Broken
 from gramian.distributed import is_main_process
-from gramian.errors import InputError, some
+from gramian.errors import InputError, listing
 from gramian.evaluation import evaluate
 from gramian.files import write_text
 from gramian.losses import Contrast, Loss, Matching, recommended
@@ -130,13 +130,13 @@ def split_table(table: Table, share: float, seed: int) -> tuple[Table, Table]:
         absent = {"train", "validation"} - set(table.split)
         if absent:
             raise InputError(
-                f"column `split` must name train and validation items; it has {some(sorted(set(table.split)))}. "
+                f"column `split` must name train and validation items; it has {listing(sorted(set(table.split)))}. "
                 "Rename them, or leave the column out to hold out a share at random."
             )
         return table.part("train"), table.part("validation")
     if not 0 < share < 1:
         raise InputError(f"`validation_share` must lie in (0, 1); got {share}.")
-    names = table.items or table.ids  # rows of one item go to one side
+    names = table.item_ids or table.ids  # rows of one item go to one side
     distinct = list(dict.fromkeys(names))
     held_out = max(2, round(share * len(distinct)))
     if len(distinct) - held_out < 2:

@@ -6,34 +6,20 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from gramian.data.cells import Cells
+from gramian.data.cells import Broken, Cells
 from gramian.data.media import Unreadable
 from gramian.data.readers import Reader
 from gramian.data.table import Table
-from gramian.errors import InputError, some
+from gramian.errors import InputError, listing
 
-__all__ = ["Batch", "Broken", "Preparer", "Rows", "in_order", "loader"]
-
-
-class Broken(NamedTuple):
-    """A cell that could not be read, and counts as missing.
-
-    Attributes:
-        id: of the row.
-        modality: the column.
-        reason: why.
-    """
-
-    id: str
-    modality: str
-    reason: str
+__all__ = ["Batch", "Collator", "Rows", "loader", "sequential_batches"]
 
 
 @dataclass(frozen=True)
@@ -44,14 +30,14 @@ class Batch:
         inputs: modality → what its tower reads of the rows that are present; no entry where none is.
         present: modality → (n,) bool, on the CPU.
         ids: the rows' names.
-        items: what they are about, or None.
+        item_ids: what they are about, or None.
         broken: cells that could not be read; they are not present.
     """
 
     inputs: Mapping[str, Any]
     present: Mapping[str, Tensor]
     ids: tuple[str, ...]
-    items: tuple[str, ...] | None = None
+    item_ids: tuple[str, ...] | None = None
     broken: tuple[Broken, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -74,7 +60,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Preparer:
+class Collator:
     """Makes Batches; it holds no weights, so that it can work in other processes.
 
     Attributes:
@@ -122,12 +108,12 @@ class Preparer:
                 try:
                     inputs[name] = reader.collate(read)
                 except (ValueError, TypeError, RuntimeError) as error:
-                    rows = some(table.ids[i] for i in there.nonzero().flatten().tolist())
+                    rows = listing(table.ids[i] for i in there.nonzero().flatten().tolist())
                     reason = " ".join(str(error).split())
                     raise InputError(
                         f"column `{name}`, ids {rows}: `collate` cannot make a batch of these cells ({reason:.200})."
                     ) from error
-        return Batch(inputs, present, table.ids, table.items, tuple(broken))
+        return Batch(inputs, present, table.ids, table.item_ids, tuple(broken))
 
 
 def _generator(seed: int, row: str, modality: str) -> np.random.Generator:
@@ -140,12 +126,12 @@ class Rows(torch.utils.data.Dataset[Any]):
     Args:
         table: the items.
         prepare: makes the Batches.
-        seed: see `Preparer`.
-        strict: see `Preparer`.
+        seed: see `Collator`.
+        strict: see `Collator`.
         size: rows of one Batch at most: a batch of the sampler comes as a list of Batches.
     """
 
-    def __init__(self, table: Table, prepare: Preparer, *, seed: int | None, strict: bool, size: int | None = None) -> None:
+    def __init__(self, table: Table, prepare: Collator, *, seed: int | None, strict: bool, size: int | None = None) -> None:
         self.table, self.prepare, self.seed, self.strict, self.size = table, prepare, seed, strict, size
 
     def __len__(self) -> int:
@@ -179,7 +165,9 @@ def loader(rows: Rows, order: Sequence[Sequence[int]], *, workers: int) -> Itera
         yield parts
 
 
-def in_order(table: Table, prepare: Preparer, size: int, *, workers: int = 0, strict: bool = False) -> Iterator[Batch]:
+def sequential_batches(
+    table: Table, prepare: Collator, size: int, *, workers: int = 0, strict: bool = False
+) -> Iterator[Batch]:
     """The Batches of a table, `size` rows each, as for embedding: nothing is drawn."""
     order = [range(start, min(start + size, len(table))) for start in range(0, len(table), size)]
     for parts in loader(Rows(table, prepare, seed=None, strict=strict), order, workers=workers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,23 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Cells", "is_empty"]
+__all__ = ["Broken", "Cells", "is_empty"]
 
 _SAMPLE = 4096  # bytes of a cell that its digest looks at, with its length
+
+
+class Broken(NamedTuple):
+    """A cell that could not be read, and counts as missing.
+
+    Attributes:
+        id: of the row.
+        modality: the column.
+        reason: why.
+    """
+
+    id: str
+    modality: str
+    reason: str
 
 
 class Cells:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from gramian.data.batches import Broken
-from gramian.data.cells import Cells
+from gramian.data.cells import Broken, Cells
 from gramian.data.media import Unreadable
 from gramian.data.readers import Reader
 from gramian.data.table import Table

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.errors import InputError, first_line, need
+from gramian.errors import InputError, first_line, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,7 +128,7 @@ def read_image(source: Source, folder: Path | None = None) -> Image:
     Raises:
         Unreadable: no image, a truncated one, or one of more than `MAX_PIXELS` pixels.
     """
-    need("PIL")
+    require("PIL")
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     opened = open_source(source, folder)
@@ -200,7 +200,7 @@ def read_audio(
     Raises:
         Unreadable: no audio, no samples, samples that are not finite, or, without a window, more than `MAX_SECONDS`.
     """
-    need("soundfile", "soxr", "av")
+    require("soundfile", "soxr", "av")
     import soxr
 
     if rate < 1 or (seconds is not None and not seconds > 0):
@@ -224,7 +224,7 @@ def audio_seconds(source: Source, folder: Path | None = None) -> float:
     Raises:
         Unreadable: no audio.
     """
-    need("soundfile", "av")
+    require("soundfile", "av")
     import soundfile
 
     opened = open_source(source, folder)
@@ -361,7 +361,7 @@ def read_video(
         Unreadable: no video track (a still image or a cover is none), no frame, frames that change size, or ones of more
             than `MAX_PIXELS` pixels.
     """
-    need("av")
+    require("av")
     import av
 
     if frames < 1:

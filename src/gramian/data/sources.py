@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gramian.data.tars import read_tars
-from gramian.errors import InputError, check_choice, first_line, need
+from gramian.errors import InputError, check_choice, first_line, require
 
 if TYPE_CHECKING:
     import pyarrow
@@ -184,7 +184,7 @@ def write_vectors(
 
 
 def _datasets() -> Any:
-    need("datasets")
+    require("datasets")
     import datasets
 
     return datasets

@@ -19,8 +19,8 @@ from torch import Tensor
 from gramian.bundle import Bundle, read_mask, row_index
 from gramian.data.cells import Cells, is_empty
 from gramian.data.sources import read_rows, stream_rows, write_vectors
-from gramian.errors import InputError, check_choice, some
-from gramian.files import whole
+from gramian.errors import InputError, check_choice, listing
+from gramian.files import atomic
 
 if TYPE_CHECKING:
     import pyarrow
@@ -48,7 +48,7 @@ class Table:
         ids: n different strings.
         split: the n split names, or None.
         metadata: string → string, kept in the safetensors header.
-        items: the n names of what the rows are about, or None where every row is an item of its own. Rows with one name are
+        item_ids: the n names of what the rows are about, or None where every row is an item of its own. Rows with one name are
             one item, as two captions of a film are: no negatives of each other, and either counts as found.
 
     >>> table = Table.from_columns({"text": [[1.0, 2.0], [0.5, 1.0]], "audio": [None, [3.0]]})
@@ -61,7 +61,7 @@ class Table:
     ids: tuple[str, ...]
     split: tuple[str, ...] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-    items: tuple[str, ...] | None = None
+    item_ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
@@ -70,9 +70,9 @@ class Table:
             raise InputError("`columns` must hold at least one column; got none.")
         if set(self.columns) != set(self.present):
             raise InputError(
-                f"`present` must have a mask for each of {', '.join(self.columns)}; got {some(self.present) or 'none'}."
+                f"`present` must have a mask for each of {', '.join(self.columns)}; got {listing(self.present) or 'none'}."
             )
-        for argument, what in (("split", "a split"), ("items", "what it is about")):
+        for argument, what in (("split", "a split"), ("item_ids", "what it is about")):
             names = getattr(self, argument)
             if names is not None:
                 object.__setattr__(self, argument, tuple(names))
@@ -98,7 +98,7 @@ class Table:
         present: Mapping[str, Tensor | np.ndarray | Sequence[bool]] | None = None,
         ids: Sequence[str] | None = None,
         split: Sequence[str] | None = None,
-        items: Sequence[str] | None = None,
+        item_ids: Sequence[str] | None = None,
     ) -> Table:
         """Build and check a Table from arrays (n, width), or sequences of n vectors or raw cells, `None` where empty.
 
@@ -107,7 +107,7 @@ class Table:
             present: name → (n,) bool mask; what a masked row holds is never read.
             ids: n different names of the items; their row numbers by default.
             split: n split names.
-            items: n names of what the rows are about, where several rows may be one item.
+            item_ids: n names of what the rows are about, where several rows may be one item.
 
         Raises:
             InputError: no items, unequal lengths, rows of different widths, values that are not finite, repeated ids.
@@ -127,7 +127,7 @@ class Table:
             values, there = read[name]
             there = there & read_mask(name, given, n).to(there.device)
             read[name] = (values if isinstance(values, Cells) else values.masked_fill(~there[:, None], 0), there)
-        return cls._checked(read, ids, split, items)
+        return cls._checked(read, ids, split, item_ids)
 
     @classmethod
     def _checked(
@@ -135,7 +135,7 @@ class Table:
         read: Mapping[str, tuple[Tensor | Cells, Tensor]],
         ids: Sequence[str] | None,
         split: Sequence[str] | None,
-        items: Sequence[str] | None,
+        item_ids: Sequence[str] | None,
     ) -> Table:
         """The table of columns that were read, name → values and mask, at least one; numbered where there are no ids."""
         n = len(next(iter(read.values()))[1])
@@ -144,7 +144,7 @@ class Table:
             {name: mask for name, (_, mask) in read.items()},
             tuple(map(str, range(n))) if ids is None else tuple(ids),
             None if split is None else tuple(split),
-            items=None if items is None else tuple(items),
+            item_ids=None if item_ids is None else tuple(item_ids),
         )
         table.check()
         return table
@@ -158,20 +158,20 @@ class Table:
         if len(set(self.ids)) < len(self.ids):
             seen: set[str] = set()
             repeated = [name for name in self.ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-            raise InputError(f"`ids` must all be different; {len(repeated)} repeat an earlier one ({some(repeated)}).")
-        if self.items is not None and self.split is not None:
+            raise InputError(f"`ids` must all be different; {len(repeated)} repeat an earlier one ({listing(repeated)}).")
+        if self.item_ids is not None and self.split is not None:
             homes: dict[str, set[str]] = {}
-            for name, home in zip(self.items, self.split, strict=True):
+            for name, home in zip(self.item_ids, self.split, strict=True):
                 homes.setdefault(name, set()).add(home)
             torn = [name for name, found in homes.items() if len(found) > 1]
             if torn:
-                raise InputError(f"`items` must each lie in one split; {len(torn)} lie in several ({some(torn)}).")
+                raise InputError(f"`item_ids` must each lie in one split; {len(torn)} lie in several ({listing(torn)}).")
         for name, column in self.columns.items():
             if isinstance(column, Cells):
                 continue
             wrong = self.present[name] & ~column.isfinite().all(1)
             if wrong.any():
-                rows = some(self.ids[i] for i in wrong.nonzero().flatten().tolist())
+                rows = listing(self.ids[i] for i in wrong.nonzero().flatten().tolist())
                 raise InputError(
                     f"column `{name}` holds NaN or infinite values in {int(wrong.sum())} of {len(self)} rows (ids {rows}). "
                     "Mend them, or leave those cells empty."
@@ -224,7 +224,7 @@ class Table:
             present={name: mask[kept] for name, mask in self.present.items()},
             ids=tuple(self.ids[i] for i in kept),
             split=None if self.split is None else tuple(self.split[i] for i in kept),
-            items=None if self.items is None else tuple(self.items[i] for i in kept),
+            item_ids=None if self.item_ids is None else tuple(self.item_ids[i] for i in kept),
         )
 
     def select(self, *modalities: str) -> Table:
@@ -257,7 +257,7 @@ class Table:
 
     def digest(self) -> str:
         """A hash of the ids, the items, the masks, the features and the raw cells: equal for equal tables."""
-        found = hashlib.sha256(json.dumps(self.ids if self.items is None else [self.ids, self.items]).encode())
+        found = hashlib.sha256(json.dumps(self.ids if self.item_ids is None else [self.ids, self.item_ids]).encode())
         for name, column in self.columns.items():
             found.update(name.encode())
             found.update(self.present[name].cpu().numpy().tobytes())
@@ -270,7 +270,7 @@ class Table:
     def to_bundle(self) -> Bundle:
         """The columns as they stand, for vectors that already share one space; rows are scaled to unit length."""
         columns = {name: self.features(name).float() for name in self.columns}
-        return Bundle.from_dict(columns, present=self.present, ids=self.items)
+        return Bundle.from_dict(columns, present=self.present, item_ids=self.item_ids)
 
     def save(self, path: str | Path) -> None:
         """Write the table, whole or not at all; the ending of `path` picks the format.
@@ -281,17 +281,17 @@ class Table:
         path = Path(path)
         check_choice("path", path.suffix, ENDINGS)
         columns = {name: self.features(name) for name in self.columns}
-        with whole(path) as partial:
+        with atomic(path) as partial:
             if path.suffix == ".parquet":
                 data: dict[str, list[Any]] = {"id": list(self.ids)}
                 data |= {} if self.split is None else {"split": list(self.split)}
-                data |= {} if self.items is None else {"item": list(self.items)}
+                data |= {} if self.item_ids is None else {"item": list(self.item_ids)}
                 write_vectors(data, columns, self.present, partial)
                 return
             tensors = {f"values.{name}": column[self.present[name]].contiguous() for name, column in columns.items()}
             tensors |= {f"present.{name}": mask.contiguous() for name, mask in self.present.items()}
             header = {"columns": self.modalities, "ids": self.ids, "split": self.split, "metadata": self.metadata}
-            header |= {} if self.items is None else {"items": self.items}
+            header |= {} if self.item_ids is None else {"items": self.item_ids}
             save_file(tensors, partial, {_FORMAT: json.dumps(header, ensure_ascii=False)})  # one entry: the order is ours
 
     @classmethod
@@ -450,7 +450,7 @@ def _table_of(
             f"{source!r} has no column that holds lists of floats; its columns are {kinds}. Towers read text and media."
         )
     if ignored and not raw and not partial:
-        logger.warning("%s: left out what is no lists of floats: %s", source, some(ignored))
+        logger.warning("%s: left out what is no lists of floats: %s", source, listing(ignored))
     ids, split, items = (
         [str(value) for value in data.column(name).to_pylist()] if name in names else None
         for name in (id_column, "split", "item")
@@ -545,7 +545,7 @@ def _is_vector(cell: Any) -> bool:
 def _one_width(name: str, widths: Sequence[int]) -> int:
     kinds = sorted(set(widths))
     if len(kinds) > 1:
-        counts = some(f"{width} ({widths.count(width)} rows)" for width in kinds)
+        counts = listing(f"{width} ({widths.count(width)} rows)" for width in kinds)
         raise InputError(f"column `{name}` must hold lists of one width; got {counts}.")
     if not kinds:
         raise InputError(f"column `{name}` is empty in every row. Leave it out.")

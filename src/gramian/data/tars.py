@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gramian.errors import InputError, some
+from gramian.errors import InputError, listing
 
 if TYPE_CHECKING:
     import pyarrow
@@ -51,7 +51,9 @@ def read_tars(paths: Sequence[Path]) -> pyarrow.Table:
             raise InputError(f"{str(path)!r} cannot be read as webdataset: {error}.") from None
         twice = [name for name in here if name in rows]
         if twice:
-            raise InputError(f"`ids` must all be different: {some(twice)} of {str(path)!r} are in an earlier archive as well.")
+            raise InputError(
+                f"`ids` must all be different: {listing(twice)} of {str(path)!r} are in an earlier archive as well."
+            )
         rows |= here
     if not rows:
         raise InputError(f"{str(paths[0])!r} is empty: no rows.")

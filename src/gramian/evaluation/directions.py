@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, some
+from gramian.errors import InputError, listing
 from gramian.evaluation.metrics import Ranks, hits_at_k, ranks, recall_at_k
 from gramian.evaluation.stats import Interval, bootstrap_mean
 from gramian.model.matcher import Matcher
@@ -37,21 +37,21 @@ class Direction:
         query: modalities of the queries, known together.
         target: modalities of the candidates, known together.
         score: name of the score.
-        items: (q,) row numbers of the queries in the evaluated Bundle.
+        rows: (q,) row numbers of the queries in the evaluated Bundle.
         ranks: of the q matches.
         gallery: number of candidates.
         incomplete: candidates or queries of the joint side with some of its modalities missing.
-        left_out: items of the Bundle that cannot be asked: query or target missing.
+        unasked: items of the Bundle that cannot be asked: query or target missing.
     """
 
     query: Names
     target: Names
     score: str
-    items: NDArray[np.int64]
+    rows: NDArray[np.int64]
     ranks: Ranks
     gallery: int
     incomplete: int
-    left_out: int
+    unasked: int
 
     @property
     def name(self) -> str:
@@ -135,7 +135,7 @@ def reranked_directions(bundle: Bundle, matcher: Matcher, score: ScoreName = "sp
     """
     absent = [name for name in matcher.modalities if name not in bundle.modalities]
     if absent:
-        raise InputError(f"`bundle` lacks the modalities {some(absent)} that the matching head was trained on.")
+        raise InputError(f"`bundle` lacks the modalities {listing(absent)} that the matching head was trained on.")
     for anchor in matcher.anchors:
         others = tuple(name for name in matcher.modalities if name != anchor)
         asked = bundle.has(anchor) & bundle.has(*others)
@@ -198,7 +198,7 @@ def _direction(
     blocks = []
     for rows in torch.split(asked.nonzero().flatten(), BLOCK):
         queries = bundle[rows].select(*query)
-        relevant = match[rows] if bundle.ids is None else queries.same(candidates)
+        relevant = match[rows] if bundle.item_ids is None else queries.same(candidates)
         table = SCORES[score](queries, candidates)
         blocks.append(ranks(table if refine is None else refine(queries, candidates, table), relevant))
     joint = query if len(query) > 1 else target
@@ -207,11 +207,11 @@ def _direction(
         query=query,
         target=target,
         score=score,
-        items=asked.nonzero().flatten().cpu().numpy(),
+        rows=asked.nonzero().flatten().cpu().numpy(),
         ranks=Ranks(*(np.concatenate(parts) for parts in zip(*blocks, strict=True))),
         gallery=int(gallery.sum()),
         incomplete=int(incomplete.sum()),
-        left_out=int((~asked).sum()),
+        unasked=int((~asked).sum()),
     )
 
 
@@ -219,5 +219,5 @@ def hits(directions: Sequence[Direction], items: int, k: int) -> NDArray[np.floa
     """Whether each item was found among the best k, (directions, items): see `hits_at_k`; NaN where it was not asked."""
     found = np.full((len(directions), items), np.nan)
     for row, direction in zip(found, directions, strict=True):
-        row[direction.items] = hits_at_k(direction.ranks, k)
+        row[direction.rows] = hits_at_k(direction.ranks, k)
     return found

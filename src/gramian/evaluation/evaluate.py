@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.progress import Progress, TaskID
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, some
+from gramian.errors import InputError, check_choice, listing
 from gramian.evaluation.directions import DEFAULT, Reranked, reranked_directions, single_directions, subset_directions
 from gramian.evaluation.report import Report
 from gramian.evaluation.shape import diagnostics
@@ -57,7 +57,7 @@ def evaluate(
     if rerank < 1:
         raise InputError(f"`rerank` must be at least 1; got {rerank}.")
     if not ks or min(ks) < 1:
-        raise InputError(f"`ks` must be positive cut-offs such as 1, 5, 10; got {some(ks) or 'none'}.")
+        raise InputError(f"`ks` must be positive cut-offs such as 1, 5, 10; got {listing(ks) or 'none'}.")
     m = len(bundle.modalities)
     joint = m * (2 ** (m - 1) - m) * 2 * len(scores) if subsets else 0
     with Progress(transient=True, disable=not progress) as bar:

@@ -24,7 +24,7 @@ class Report:
     """The figures of one evaluation.
 
     Attributes:
-        items: number of items in the Bundle.
+        n: number of items in the Bundle.
         present: name → items that have the modality.
         ks: cut-offs of the recall.
         singles: directions between two modalities, by cosine.
@@ -35,7 +35,7 @@ class Report:
         broken: cells that could not be read and counted as missing: (id, modality, reason).
     """
 
-    items: int
+    n: int
     present: dict[str, int]
     ks: tuple[int, ...]
     singles: tuple[Direction, ...]
@@ -52,7 +52,7 @@ class Report:
 
     def mean_recall(self, k: int) -> Interval:
         """Mean R@k over the single-modality directions, each weighing the same, with a 95 % interval over items."""
-        return bootstrap_mean(hits(self.singles, self.items, k))
+        return bootstrap_mean(hits(self.singles, self.n, k))
 
     def matrix(self, k: int) -> NDArray[np.float64]:
         """R@k of every direction between two modalities, (m, m): queries in rows; NaN where there is none."""
@@ -66,9 +66,9 @@ class Report:
         """Everything as plain numbers, lists and dicts; shares in [0, 1]."""
         return {
             "settings": self.settings,
-            "items": self.items,
+            "items": self.n,
             "present": self.present,
-            "missing": {name: self.items - count for name, count in self.present.items()},
+            "missing": {name: self.n - count for name, count in self.present.items()},
             "unreadable": [{"id": row, "modality": name, "reason": reason} for row, name, reason in self.broken],
             "diagnostics": self.diagnostics,
             "mean_recall": {str(k): self.mean_recall(k)._asdict() for k in self.ks},
@@ -104,13 +104,13 @@ class Report:
         means = [self.mean_recall(k) for k in self.ks]
         mean = ("mean", "", gallery, means[0].percent(), *(f"{100 * value.value:.1f}" for value in means[1:]), "")
         header = ("queries", "gallery", f"R@{self.ks[0]} [95 %]", *(f"R@{k}" for k in self.ks[1:]), "MdR")
-        missing = ", ".join(f"{name} {self.items - count}" for name, count in self.present.items())
+        missing = ", ".join(f"{name} {self.n - count}" for name, count in self.present.items())
         sheets = [
             Sheet(
                 "One modality → another, by cosine",
                 ("direction", *header),
                 (*((direction.name, *self._cells(direction)) for direction in self.singles), mean),
-                f"{self.items} items; missing: {missing}. Recall in %, intervals over the queries; MdR is the median rank.",
+                f"{self.n} items; missing: {missing}. Recall in %, intervals over the queries; MdR is the median rank.",
             )
         ]
         size = len(self.present) if not every_subset else None
@@ -149,7 +149,7 @@ class Report:
             (
                 each.first.name,
                 each.first.score,
-                str(len(each.first.items)),
+                str(len(each.first.rows)),
                 str(each.first.gallery),
                 each.first.recall(1).percent(),
                 each.final.recall(1).percent(),
@@ -166,7 +166,7 @@ class Report:
     def _cells(self, direction: Direction) -> tuple[str, ...]:
         """Queries, gallery, R@k with the first one's interval, median rank."""
         return (
-            str(len(direction.items)),
+            str(len(direction.rows)),
             str(direction.gallery),
             direction.recall(self.ks[0]).percent(),
             *(f"{100 * recall_at_k(direction.ranks, k):.1f}" for k in self.ks[1:]),
@@ -191,10 +191,10 @@ class Report:
             "query": list(direction.query),
             "target": list(direction.target),
             "score": direction.score,
-            "queries": len(direction.items),
+            "queries": len(direction.rows),
             "gallery": direction.gallery,
             "incomplete": direction.incomplete,
-            "left_out": direction.left_out,
+            "unasked": direction.unasked,
             "recall": {str(k): direction.recall(k)._asdict() for k in self.ks},
             "median_rank": median_rank(direction.ranks),
             "mean_reciprocal_rank": mean_reciprocal_rank(direction.ranks),

@@ -8,8 +8,7 @@ import torch
 
 from gramian.bundle import Bundle
 from gramian.evaluation.metrics import antipodal_share, effective_rank, hubness, modality_gap, uniformity
-from gramian.geometry import effective_rank as tuple_rank
-from gramian.geometry import singular_values, volume
+from gramian.geometry import singular_values, spectral_entropy_rank, volume
 from gramian.losses import PMRL, Gram, Loss, Pairwise, saturation
 from gramian.scores import cosine
 
@@ -64,7 +63,7 @@ def diagnostics(bundle: Bundle) -> dict[str, float]:
         found["1 − volume, mismatched"] = float(1 - volume(mixed).mean())
         shares = singular_values(whole).square().mean(0) / whole.shape[1]
         found |= {f"energy share, σ{i}": float(share) for i, share in enumerate(shares, 1)}
-        found["effective rank of a tuple"] = float(tuple_rank(whole).mean())
+        found["effective rank of a tuple"] = float(spectral_entropy_rank(whole).mean())
         for label, loss in _objectives(bundle.modalities).items():
             for part, length in saturation(loss, complete[:BATCH]).items():
                 found[f"gradient, {label}: {part}"] = length

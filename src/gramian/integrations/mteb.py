@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gramian.bundle import Bundle
-from gramian.data.batches import Broken
-from gramian.data.cells import Cells, is_empty
+from gramian.data.cells import Broken, Cells, is_empty
 from gramian.data.readers import KINDS, Media
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, need, some
+from gramian.errors import InputError, check_choice, listing, require
 from gramian.model.aligner import Aligner
 from gramian.model.towers import Tower
 from gramian.scores import SCORES, ScoreName
@@ -59,7 +58,7 @@ class AlignerEncoder:
         name: str = "gramian/aligner",
         revision: str = "local",
     ) -> None:
-        need("mteb")
+        require("mteb")
         check_choice("score", score, SCORES)
         for kind, own in (modalities or {}).items():
             check_choice("modalities", kind, KINDS)
@@ -101,7 +100,7 @@ class AlignerEncoder:
         broken: list[Broken] = []
         found = [self._encode(batch, broken) for batch in _undecoded(inputs)]
         if broken:
-            reasons = some(f"{cell.modality}: {cell.reason}" for cell in broken)
+            reasons = listing(f"{cell.modality}: {cell.reason}" for cell in broken)
             logger.warning("%d cells cannot be read and count as missing (%s)", len(broken), reasons)
         width = len(self.aligner.modalities) * (self.aligner.dim + 1)
         flat = torch.cat(found) if found else torch.zeros(0, width)
@@ -146,7 +145,7 @@ class AlignerEncoder:
         columns = {own: list(batch[kind]) for kind, own in self.modalities.items() if kind in batch}
         if not columns:
             raise InputError(
-                f"`inputs` must hold one of {', '.join(self.modalities)}; the task has {some(batch)}. "
+                f"`inputs` must hold one of {', '.join(self.modalities)}; the task has {listing(batch)}. "
                 "`modalities` says what the Aligner reads."
             )
         n, m = len(next(iter(columns.values()))), len(self.aligner.modalities)
@@ -155,7 +154,7 @@ class AlignerEncoder:
         if not there:
             return flat
         towers = dict(zip(self.aligner.modalities, self.aligner.towers, strict=True))
-        raw = self.aligner.raw()
+        raw = self.aligner.raw_modalities()
         read: dict[str, Any] = {}
         for own, cells in columns.items():
             kept = [cells[row] for row in there]
@@ -215,7 +214,7 @@ def _sound(cell: Any, tower: Tower) -> Any:
     samples = np.asarray(cell["array"], np.float32)
     samples = samples.mean(0) if samples.ndim > 1 else samples  # channels first, as torchcodec gives them
     if cell["sampling_rate"] != reader.rate:
-        need("soxr")
+        require("soxr")
         import soxr
 
         samples = soxr.resample(samples, cell["sampling_rate"], reader.rate)

@@ -77,7 +77,7 @@ class Embed:
             raise InputError(
                 f"the batch must have some of the columns {', '.join(self.columns)}; it has {', '.join(batch.column_names)}."
             )
-        raw = self.columns if isinstance(self.model, TowerSet) else self.model.raw()
+        raw = self.columns if isinstance(self.model, TowerSet) else self.model.raw_modalities()
         filled = [name for name in there if batch.column(name).null_count < batch.num_rows]
         nothing = torch.zeros(batch.num_rows, 1), torch.zeros(batch.num_rows, dtype=torch.bool)
         found = dict.fromkeys(there, nothing)
@@ -85,7 +85,7 @@ class Embed:
         if filled:
             cells = {name: batch.column(name) for name in filled}
             table = Table.from_columns({name: Cells(c) if name in raw else c.to_pylist() for name, c in cells.items()})
-            prepared = self.model.preparer()(table)
+            prepared = self.model.collator()(table)
             found |= embed_batch(self.model, prepared, filled)
             for row, modality, reason in prepared.broken:
                 notes[int(row)].append(f"{modality}: {reason}")

@@ -102,7 +102,7 @@ class AlignmentLoss(nn.Module):
         masks = {name: mask for name, mask in zip(names, present or (), strict=present is not None) if mask is not None}
         self.loss.train(self.model.training)
         try:
-            bundle = Bundle.from_dict(columns, present=masks, ids=_ids(labels), check=False)
+            bundle = Bundle.from_dict(columns, present=masks, item_ids=_ids(labels), check=False)
             total: Tensor = self.loss(bundle).total
         except TooSmallError as error:
             logger.warning("a batch was left out: %s", error)

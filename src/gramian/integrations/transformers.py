@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.data.batches import Batch, Preparer
+from gramian.data.batches import Batch, Collator
 from gramian.data.cells import Cells, is_empty
 from gramian.data.table import Table
 from gramian.distributed import Gathered
-from gramian.errors import InputError, TooSmallError, some
+from gramian.errors import InputError, TooSmallError, listing
 from gramian.losses.base import Loss
 from gramian.model.aligner import Aligner
 from gramian.training.objective import tied_parameters
@@ -93,23 +93,23 @@ def collate(
         items: a column that says what a row is about; rows with one value are no negatives of each other.
         draw: draw windows of recordings and frames of videos, as in training; otherwise each cell is always read the same.
     """
-    return partial(_collate, aligner.preparer(), frozenset(aligner.raw()), items, draw)
+    return partial(_collate, aligner.collator(), frozenset(aligner.raw_modalities()), items, draw)
 
 
 def _collate(
-    prepare: Preparer, raw: frozenset[str], items: str | None, draw: bool, rows: Sequence[Mapping[str, Any]]
+    prepare: Collator, raw: frozenset[str], items: str | None, draw: bool, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Batch]:
     filled = [row for row in rows if not all(is_empty(row.get(name)) for name in prepare.readers)]
     columns = {name: [row.get(name) for row in filled] for name in prepare.readers}
     columns = {name: cells for name, cells in columns.items() if not all(map(is_empty, cells))}
     if not columns:
         raise InputError(
-            f"`rows` must hold a filled cell of {', '.join(prepare.readers)}; they have {some(rows[0]) or 'no columns'}. "
+            f"`rows` must hold a filled cell of {', '.join(prepare.readers)}; they have {listing(rows[0]) or 'no columns'}. "
             "Trainer drops columns unless `remove_unused_columns=False`."
         )
     table = Table.from_columns(
         {name: Cells(cells) if name in raw else cells for name, cells in columns.items()},
-        items=None if items is None else [str(row[items]) for row in filled],
+        item_ids=None if items is None else [str(row[items]) for row in filled],
     )
     return {"batch": prepare(table, seed=int(torch.randint(2**62, ())) if draw else None)}
 

@@ -55,7 +55,7 @@ class Pairs:
         first = rows.start + max(0, -offset)
         return found, slice(first, first + len(found))
 
-    def left_out(self, rows: slice, columns: slice) -> Tensor | None:
+    def excluded(self, rows: slice, columns: slice) -> Tensor | None:
         """(b, c) bool; None where every pair counts."""
         if self.row_ids is None or self.column_ids is None:
             return None
@@ -138,7 +138,7 @@ class ToLogSums(Reduction):
         row_sums, column_sums, matches, row_totals, column_totals = totals
         found, where = self.pairs.matches(scores, rows, columns)
         matches[where] = found
-        out = self.pairs.left_out(rows, columns)
+        out = self.pairs.excluded(rows, columns)
         if self.totals:
             counted = scores if out is None else scores.masked_fill(out, 0)
             row_totals[rows] += counted.sum(1)
@@ -156,7 +156,7 @@ class ToLogSums(Reduction):
 
     def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
         rows, columns, scratch = at
-        out = self.pairs.left_out(rows, columns)
+        out = self.pairs.excluded(rows, columns)
         if out is not None:
             scores = scores.masked_fill(out, -torch.inf)
         sums = totals[0][rows], totals[1][columns]
@@ -224,7 +224,7 @@ class ToSoftplusSums(Reduction):
 
     def _without(self, tile: Tensor, rows: slice, columns: slice) -> Tensor:
         """Zeros at the matches and at the pairs that do not count."""
-        out = self.pairs.left_out(rows, columns)
+        out = self.pairs.excluded(rows, columns)
         if out is not None:
             tile.masked_fill_(out, 0)
         self.pairs.matches(tile, rows, columns)[0].zero_()

@@ -24,7 +24,7 @@ class LossOutput(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
-    left_out: int = 0
+    empty_rows: int = 0
 
 
 class Loss(nn.Module, ABC):
@@ -53,7 +53,7 @@ class Loss(nn.Module, ABC):
     def forward(self, items: Bundle | Mapping[str, Vectors], *, generator: torch.Generator | None = None) -> LossOutput:
         """The loss of one batch: a Bundle, or what `Bundle.from_dict` takes.
 
-        Rows with nothing present are left out and counted. Rows with equal `Bundle.ids` are one item and no negatives of
+        Rows with nothing present are left out and counted. Rows with equal `Bundle.item_ids` are one item and no negatives of
         each other.
 
         Args:
@@ -65,10 +65,10 @@ class Loss(nn.Module, ABC):
         """
         bundle = items if isinstance(items, Bundle) else Bundle.from_dict(items)
         there = bundle.has()
-        left_out = len(bundle) - int(there.sum())
+        empty_rows = len(bundle) - int(there.sum())
         # Scores divided by a small temperature, and 1 − cos² above all, do not survive the 16-bit products of autocast.
         with torch.autocast(bundle.vectors.device.type, enabled=False):
-            return self.compute(bundle[there] if left_out else bundle, generator)._replace(left_out=left_out)
+            return self.compute(bundle[there] if empty_rows else bundle, generator)._replace(empty_rows=empty_rows)
 
     def __add__(self, other: Loss) -> Sum:
         if not isinstance(other, Loss):
@@ -238,12 +238,12 @@ class SoftmaxLoss(Loss):
         if self.negatives is None:
             return info_nce_of(
                 logits,
-                usable.ids,
+                usable.item_ids,
                 label_smoothing=self.label_smoothing,
                 block_size=self.block_size,
                 exchange=self.exchange,
             )
-        same = None if usable.ids is None else usable.same()
+        same = None if usable.item_ids is None else usable.same()
         return info_nce(all_pairs(logits), same=same, label_smoothing=self.label_smoothing, negatives=self.negatives)
 
     def contrast(
@@ -286,7 +286,7 @@ def comparable(
     for name, (query, targets) in comparisons.items():
         both = bundle.has(query) & bundle.has(*targets)
         usable = bundle if both.all() else bundle[both]
-        distinct = exchange.distinct(usable.ids, len(usable), usable.vectors.device)
+        distinct = exchange.distinct(usable.item_ids, len(usable), usable.vectors.device)
         most = max(most, distinct)
         if distinct > 1:
             yield name, usable

@@ -33,7 +33,7 @@ def saturation(loss: Loss, bundle: Bundle) -> dict[str, float]:
     loss.eval()
     try:
         vectors = bundle.vectors.detach().masked_fill(~bundle.present[..., None], 0).requires_grad_()
-        parts = loss(Bundle(vectors, bundle.present, bundle.modalities, bundle.ids, bundle.tokens)).parts
+        parts = loss(Bundle(vectors, bundle.present, bundle.modalities, bundle.item_ids, bundle.tokens)).parts
         found = {}
         for name, part in parts.items():
             (gradient,) = torch.autograd.grad(part, vectors, retain_graph=True, allow_unused=True, materialize_grads=True)

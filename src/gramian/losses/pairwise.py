@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, some
+from gramian.errors import InputError, check_choice, listing
 from gramian.kernels import Form
 from gramian.losses.base import LossOutput, SoftmaxLoss
 from gramian.losses.functional import sigmoid_loss_of
@@ -74,7 +74,7 @@ class Pairwise(SoftmaxLoss):
         if anchor is not None and pairs is not None:
             raise InputError("`pairs` and `anchor` both choose the pairs; got both. Leave one out.")
         if pairs is not None and not (pairs and all(len(pair) == 2 and pair[0] != pair[1] for pair in pairs)):
-            raise InputError(f"`pairs` must hold pairs of two modalities; got {some(pairs) or 'none'}.")
+            raise InputError(f"`pairs` must hold pairs of two modalities; got {listing(pairs) or 'none'}.")
         if objective == "sigmoid" and (label_smoothing or negatives is not None):
             raise InputError("`label_smoothing` and `negatives` belong to `objective` 'softmax'; got 'sigmoid'.")
         if weights is not None and not all(0 <= weight < float("inf") for weight in weights.values()):
@@ -101,7 +101,7 @@ class Pairwise(SoftmaxLoss):
         if self.weights is not None:
             unknown = sorted(set(self.weights) - set(comparisons))
             if unknown:
-                raise InputError(f"`weights` must name pairs such as {some(comparisons)}; got {some(unknown)}.")
+                raise InputError(f"`weights` must name pairs such as {listing(comparisons)}; got {listing(unknown)}.")
             weights = {name: self.weights.get(name, 1.0) for name in comparisons}
             comparisons = {name: comparison for name, comparison in comparisons.items() if weights[name] > 0}
             if not comparisons:
@@ -117,7 +117,7 @@ class Pairwise(SoftmaxLoss):
         if self.bias is None:
             return super().penalty(logits, usable)
         shifted = replace(logits, items=(*logits.items, self.bias.expand(len(usable))))
-        return sigmoid_loss_of(shifted, usable.ids, block_size=self.block_size, exchange=self.exchange)
+        return sigmoid_loss_of(shifted, usable.item_ids, block_size=self.block_size, exchange=self.exchange)
 
     def extra_repr(self) -> str:
         """The options."""
@@ -134,7 +134,7 @@ class Pairwise(SoftmaxLoss):
         if self.pairs is not None:
             unknown = sorted({name for pair in self.pairs for name in pair} - set(names))
             if unknown:
-                raise InputError(f"`pairs` must be of the modalities {', '.join(names)}; got {some(unknown)}.")
+                raise InputError(f"`pairs` must be of the modalities {', '.join(names)}; got {listing(unknown)}.")
             return list(self.pairs)
         if self.anchor is None:
             return list(combinations(names, 2))

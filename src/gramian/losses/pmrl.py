@@ -70,8 +70,10 @@ class PMRL(Loss):
         del generator
         several = bundle.present.sum(1) > 1
         device = several.device
-        found = self.exchange.distinct(None if bundle.ids is None else bundle.ids[several], int(several.sum()), device)
-        if not found or self.exchange.distinct(bundle.ids, len(bundle), device) < 2:
+        found = self.exchange.distinct(
+            None if bundle.item_ids is None else bundle.item_ids[several], int(several.sum()), device
+        )
+        if not found or self.exchange.distinct(bundle.item_ids, len(bundle), device) < 2:
             raise too_small(found, "two or more modalities")
         sigma, u = spectrum(bundle.vectors, bundle.present)
         if self.signed:
@@ -95,11 +97,11 @@ class PMRL(Loss):
         """The table is symmetric: its rows and its columns have one cross-entropy."""
         if self.exchange is LOCAL and self.block_size is None and len(u) ** 2 <= PLAIN:
             logits = self_products(u, 1 / self.instance_temperature)
-            if bundle.ids is not None:
+            if bundle.item_ids is not None:
                 logits = logits.masked_fill(bundle.same() & ~torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
             return F.cross_entropy(logits, torch.arange(len(u), device=u.device))
         blocks = Form(Linear(), (u / self.instance_temperature,), (u,))
-        return info_nce_of(blocks, bundle.ids, block_size=self.block_size, exchange=self.exchange)
+        return info_nce_of(blocks, bundle.item_ids, block_size=self.block_size, exchange=self.exchange)
 
     def extra_repr(self) -> str:
         """The options."""

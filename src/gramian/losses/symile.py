@@ -97,8 +97,8 @@ class Symile(Loss):
         for factor, has, where in zip(factors, there, index, strict=True):
             tuples = tuples * factor[where]
             filled = filled | has[where]
-            if usable.ids is not None:
-                own &= (usable.ids[:, None] == usable.ids[where]) | ~has[where]
+            if usable.item_ids is not None:
+                own &= (usable.item_ids[:, None] == usable.item_ids[where]) | ~has[where]
         products = a @ tuples.T
         if self.negatives == "n":
             matches = a
@@ -111,7 +111,7 @@ class Symile(Loss):
             target = rows * sum(n**power for power in range(len(others)))
             match = F.one_hot(target, index.shape[1]).bool()
         candidates = filled.expand_as(products)
-        if usable.ids is not None:
+        if usable.item_ids is not None:
             candidates = candidates & ~own
         return products, candidates | match, target
 

@@ -1,8 +1,9 @@
 """Towers read one modality's data, heads project into the shared space, the `Aligner` joins them: dict in, Bundle out."""
 
-from gramian.data.batches import Batch, Broken
+from gramian.data.batches import Batch
+from gramian.data.cells import Broken
 from gramian.model.aligner import Aligner, Modality
-from gramian.model.encoders import HuggingFace, SentenceTransformer
+from gramian.model.encoders import HuggingFace, SentenceTransformers
 from gramian.model.heads import HEADS, build_head
 from gramian.model.matcher import Matcher
 from gramian.model.pooling import POOLINGS, Pool
@@ -21,7 +22,7 @@ __all__ = [
     "Matcher",
     "Modality",
     "Pool",
-    "SentenceTransformer",
+    "SentenceTransformers",
     "Tower",
     "build_head",
 ]

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle, all_none
-from gramian.data.batches import Batch, Broken, Preparer, in_order
-from gramian.data.cells import Cells
+from gramian.data.batches import Batch, Collator, sequential_batches
+from gramian.data.cells import Broken, Cells
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, some
-from gramian.files import whole, write_text
+from gramian.errors import InputError, check_choice, listing
+from gramian.files import atomic, write_text
 from gramian.geometry import unit
 from gramian.model.card import bare_card
 from gramian.model.encoders import ENCODERS, Encoder, Writing
@@ -101,7 +101,7 @@ class Aligner(
         self.tokens = tuple(tokens)
         wrong = [name for name, given in self.modalities.items() if given.head == "identity" and given.width != dim]
         if wrong:
-            raise InputError(f"`head` 'identity' needs width {dim} (= `dim`); {some(wrong)} has another. Use 'linear'.")
+            raise InputError(f"`head` 'identity' needs width {dim} (= `dim`); {listing(wrong)} has another. Use 'linear'.")
         # A module name may not contain a dot; a modality's may.
         self.towers = nn.ModuleList([given.tower or Features(given.width) for given in self.modalities.values()])
         self.heads = nn.ModuleList([build_head(given.head, given.width, dim) for given in self.modalities.values()])
@@ -152,11 +152,11 @@ class Aligner(
                 tower.adapt(table.features(name)[table.present[name]])
         return aligner
 
-    def preparer(self) -> Preparer:
+    def collator(self) -> Collator:
         """What makes `Batch`es for this Aligner from rows of a table, in any process."""
-        return Preparer({name: cast(Tower, tower).reader for name, tower in zip(self.modalities, self.towers, strict=True)})
+        return Collator({name: cast(Tower, tower).reader for name, tower in zip(self.modalities, self.towers, strict=True)})
 
-    def raw(self) -> tuple[str, ...]:
+    def raw_modalities(self) -> tuple[str, ...]:
         """The modalities whose cells are raw."""
         return tuple(name for name, given in self.modalities.items() if given.tower is not None)
 
@@ -169,7 +169,7 @@ class Aligner(
         unknown = [name for name in table.modalities if name not in self.modalities]
         if unknown:
             raise InputError(
-                f"`{argument}` has unknown modalities {some(unknown)}; this Aligner knows {', '.join(self.modalities)}."
+                f"`{argument}` has unknown modalities {listing(unknown)}; this Aligner knows {', '.join(self.modalities)}."
             )
         for name, column in table.columns.items():
             given = self.modalities[name]
@@ -199,7 +199,7 @@ class Aligner(
             InputError: an unknown modality, a wrong width, values that are not finite, an item with nothing present.
         """
         if isinstance(columns, Mapping):
-            columns = _as_table(columns, present, self.raw())
+            columns = _as_table(columns, present, self.raw_modalities())
         elif present is not None:
             raise InputError("`present` goes with a dict of features; a Table or a Batch has masks of its own.")
         if isinstance(columns, Table):
@@ -207,7 +207,7 @@ class Aligner(
             empty = int((~columns.mask().any(1)).sum())
             if empty:
                 raise InputError(f"`columns` has {empty} of {len(columns)} items with no modality present. Leave them out.")
-            columns = self.preparer()(columns)
+            columns = self.collator()(columns)
         return self._encode(columns.to(self.device))
 
     def _encode(self, batch: Batch) -> Bundle:
@@ -243,7 +243,7 @@ class Aligner(
             masks[first] = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
         # Rows of a Batch may be empty: what was in them could not be read.
         check = not torch.is_grad_enabled() and bool(torch.stack([mask.cpu() for mask in masks.values()]).any(0).all())
-        bundle = Bundle.from_dict(rows, present=masks, ids=batch.items, check=check)
+        bundle = Bundle.from_dict(rows, present=masks, item_ids=batch.item_ids, check=check)
         return replace(bundle, tokens=tokens) if tokens else bundle
 
     @torch.no_grad()
@@ -280,14 +280,14 @@ class Aligner(
         """The Batches of a table in order, for embedding; arguments as for `embed`."""
         raw = any(isinstance(column, Cells) for column in table.columns.values())
         size = batch_size or (32 if raw else 4096)
-        yield from in_order(table, self.preparer(), size, workers=workers if raw else 0, strict=strict)
+        yield from sequential_batches(table, self.collator(), size, workers=workers if raw else 0, strict=strict)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return device_of(self)
 
-    def trained(self) -> dict[str, Tensor]:
+    def trainable_state(self) -> dict[str, Tensor]:
         """The part of the state that training may change: all but the frozen weights of towers that are not `Features`."""
         fixed = {
             f"towers.{i}.{name}"
@@ -376,7 +376,7 @@ class Aligner(
         weights = {
             name: value.detach().cpu().clone().contiguous() for name, value in self.state_dict().items() if name not in outside
         }
-        with whole(folder / _WEIGHTS) as partial:
+        with atomic(folder / _WEIGHTS) as partial:
             save_file(weights, partial, {"format": "pt"})
         write_text(folder / _CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         write_text(folder / _CARD, self.card or bare_card(self))
@@ -447,12 +447,12 @@ class Aligner(
                         f"`from_pretrained(…, towers={{{name!r}: …}})`."
                     )
             if given:
-                raise InputError(f"`towers` names {some(given)}, which the saved Aligner has no tower for.")
+                raise InputError(f"`towers` names {listing(given)}, which the saved Aligner has no tower for.")
             modalities = {
                 name: Modality(one["width"], one["head"], towers.get(name)) for name, one in config["modalities"].items()
             }
             aligner = cls(modalities, config["dim"], matcher=config.get("matcher"), tokens=config.get("tokens", ()))
-            aligner._take(load_file(folder / _WEIGHTS))
+            aligner._load_own(load_file(folder / _WEIGHTS))
             card = folder / _CARD
             aligner.card = card.read_text(encoding="utf-8") if card.is_file() else None
         except FileNotFoundError as error:
@@ -474,7 +474,7 @@ class Aligner(
             ) from None
         return aligner
 
-    def _take(self, weights: Mapping[str, Tensor]) -> None:
+    def _load_own(self, weights: Mapping[str, Tensor]) -> None:
         """Load what `_write` puts into our own file: everything but the weights of encoders."""
         found = self.load_state_dict(weights, strict=False)
         encoders = {i for i, tower in enumerate(self.towers) if isinstance(tower, Encoder)}
@@ -482,7 +482,9 @@ class Aligner(
         known = tuple(f"towers.{i}." for i in encoders | twins)
         missing = [name for name in found.missing_keys if not name.startswith(known)] if known else found.missing_keys
         if missing or found.unexpected_keys:
-            raise RuntimeError(f"weights missing: {some(missing) or 'none'}; unknown: {some(found.unexpected_keys) or 'none'}")
+            raise RuntimeError(
+                f"weights missing: {listing(missing) or 'none'}; unknown: {listing(found.unexpected_keys) or 'none'}"
+            )
 
 
 def _modality(given: Modality | Tower | int) -> Modality:

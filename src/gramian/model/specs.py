@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gramian.errors import InputError, check_choice, some, wrong_choice
+from gramian.errors import InputError, check_choice, listing, wrong_choice
 from gramian.model.encoders import ENCODERS
 from gramian.model.towers import Custom, Tower
 
@@ -55,7 +55,7 @@ def build(given: Any, argument: str, known: Mapping[str, Callable[..., Any]]) ->
         raise InputError(f"`{argument}` must have a `class_path` and `init_args`; got {given!r:.80}.")
     unknown = sorted(set(given) - {"class_path", "init_args"})
     if unknown:
-        raise InputError(f"`{argument}` must have `class_path` and `init_args` alone; put {some(unknown)} into `init_args`.")
+        raise InputError(f"`{argument}` must have `class_path` and `init_args` alone; put {listing(unknown)} into `init_args`.")
     maker = _maker(given["class_path"], argument, known)
     options = given.get("init_args") or {}
     if not isinstance(options, Mapping):
@@ -76,7 +76,7 @@ def build(given: Any, argument: str, known: Mapping[str, Callable[..., Any]]) ->
         and name not in options
     ]
     if required:
-        raise InputError(f"`{argument}.init_args` must give {some(required)}, which {given['class_path']} needs.")
+        raise InputError(f"`{argument}.init_args` must give {listing(required)}, which {given['class_path']} needs.")
     made = dict(options)
     for name, value in options.items():
         if isinstance(value, Mapping) and "class_path" in value:

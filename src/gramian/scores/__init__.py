@@ -16,7 +16,7 @@ from gramian.scores.cones import cone
 from gramian.scores.late import maxsim
 from gramian.scores.sides import Items
 from gramian.scores.spectra import spectral
-from gramian.scores.volumes import hyperbolic_volume, span, triangle, volume
+from gramian.scores.volumes import negative_hyperbolic_volume, negative_triangle_area, negative_volume, span
 
 __all__ = [
     "SCORES",
@@ -26,14 +26,14 @@ __all__ = [
     "centroid",
     "cone",
     "cosine",
-    "hyperbolic_volume",
     "leading",
     "maxsim",
     "multilinear",
+    "negative_hyperbolic_volume",
+    "negative_triangle_area",
+    "negative_volume",
     "score_table",
     "span",
     "spectral",
-    "triangle",
-    "volume",
     "weighted_centroid",
 ]

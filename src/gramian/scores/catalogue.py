@@ -29,12 +29,12 @@ from gramian.scores.sides import Items, Side
 from gramian.scores.spectra import spectral, spectral_form
 from gramian.scores.volumes import (
     hyperbolic_form,
-    hyperbolic_volume,
+    negative_hyperbolic_volume,
+    negative_triangle_area,
+    negative_volume,
     span,
     span_form,
-    triangle,
     triangle_form,
-    volume,
     volume_form,
 )
 from gramian.sheets import Sheet
@@ -245,7 +245,7 @@ SCORES: dict[ScoreName, Score] = {
         source="–",
     ),
     "volume": Score(
-        function=volume,
+        function=negative_volume,
         form=volume_form,
         formula="−√det G(Q ∪ M)",
         low=-1,
@@ -259,7 +259,7 @@ SCORES: dict[ScoreName, Score] = {
         source="GRAM, arXiv 2412.11959",
     ),
     "triangle": Score(
-        function=triangle,
+        function=negative_triangle_area,
         form=triangle_form,
         formula="−½√(‖u‖²‖v‖² − (u·v)²)",
         low=-0.75 * sqrt(3),
@@ -287,7 +287,7 @@ SCORES: dict[ScoreName, Score] = {
         source="Symile, arXiv 2411.01053",
     ),
     "hyperbolic_volume": Score(
-        function=hyperbolic_volume,
+        function=negative_hyperbolic_volume,
         form=hyperbolic_form,
         formula="−½V − ½√|det G_L|",
         low=-inf,

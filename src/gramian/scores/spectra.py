@@ -33,8 +33,8 @@ def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Tenso
     Source: PMRL (arXiv 2507.17343) maximises σ₁ of each item's tuple.
 
     >>> vector = torch.tensor([[1.0, 0.0]])
-    >>> spectral(vector, -vector), spectral(vector, torch.tensor([[0.28, 0.96]]))
-    (tensor([[1.]]), tensor([[0.8000]]))
+    >>> spectral(vector, torch.tensor([[-1.0, 0.0], [0.28, 0.96]])).round(decimals=4)
+    tensor([[1.0000, 0.8000]])
     """
     Q, M = sides(queries, items)
     return scored(spectral_form(Q, M, normalized=normalized), Q, M)

@@ -16,11 +16,11 @@ from gramian.geometry import check_triangle, edges_of, full_precision, lorentz, 
 from gramian.kernels import Form, Projection, Residual, Traced
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 
-__all__ = ["hyperbolic_volume", "span", "triangle", "volume"]
+__all__ = ["negative_hyperbolic_volume", "negative_triangle_area", "negative_volume", "span"]
 
 
 @full_precision
-def volume(queries: Items, items: Items) -> Tensor:
+def negative_volume(queries: Items, items: Items) -> Tensor:
     """GRAM: minus the volume of the parallelotope of the vectors of query and item.
 
     V(a, M) = V(M) · √(1 − ‖P_M a‖²) by the Schur complement, with P_M the projector on the span of the item's vectors. The
@@ -35,7 +35,7 @@ def volume(queries: Items, items: Items) -> Tensor:
 
     Source: GRAM (arXiv 2412.11959).
 
-    >>> volume(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.6, 0.8, 0.0]]))
+    >>> negative_volume(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.6, 0.8, 0.0]]))
     tensor([[-0.8000]])
     """
     Q, M = sides(queries, items)
@@ -43,7 +43,7 @@ def volume(queries: Items, items: Items) -> Tensor:
 
 
 def volume_form(Q: Side, M: Side) -> Form:
-    """The form of `volume`."""
+    """The form of `negative_volume`."""
     if Q.width > 1:
         return traced(lambda Q, M: -safe_sqrt(_own(Q, M)), Q, M)
     own = orthogonalize(M.vectors, M.present)
@@ -94,7 +94,7 @@ def span_form(Q: Side, M: Side, *, signed: bool = True) -> Form:
 
 
 @full_precision
-def triangle(queries: Items, items: Items, *, squared: bool = False) -> Tensor:
+def negative_triangle_area(queries: Items, items: Items, *, squared: bool = False) -> Tensor:
     """TRIANGLE: minus the area of the triangle whose corners are the end points of three vectors of query and item.
 
     ½ √(‖u‖²‖v‖² − (u·v)²) with u, v two sides. It is 0 as soon as two of the three vectors coincide, whatever the third does.
@@ -116,7 +116,7 @@ def triangle(queries: Items, items: Items, *, squared: bool = False) -> Tensor:
 
     >>> from gramian import Bundle
     >>> item = Bundle.from_dict({"a": [[0.0, 1.0]], "b": [[-1.0, 0.0]]})
-    >>> triangle(torch.tensor([[1.0, 0.0]]), item)
+    >>> negative_triangle_area(torch.tensor([[1.0, 0.0]]), item).round(decimals=4)
     tensor([[-1.]])
     """
     Q, M = sides(queries, items)
@@ -124,7 +124,7 @@ def triangle(queries: Items, items: Items, *, squared: bool = False) -> Tensor:
 
 
 def triangle_form(Q: Side, M: Side, *, squared: bool = False) -> Form:
-    """The form of `triangle`."""
+    """The form of `negative_triangle_area`."""
     if len(Q.present) and len(M.present):
         check_triangle(Q.number.max() + M.number.max())
 
@@ -137,7 +137,7 @@ def triangle_form(Q: Side, M: Side, *, squared: bool = False) -> Form:
 
 
 @full_precision
-def hyperbolic_volume(queries: Items, items: Items, *, alpha: float | Tensor = 0.5, curvature: float = 1.0) -> Tensor:
+def negative_hyperbolic_volume(queries: Items, items: Items, *, alpha: float | Tensor = 0.5, curvature: float = 1.0) -> Tensor:
     """HyperGRAM: minus α times the Euclidean volume and 1 − α times that of the tuple lifted to hyperbolic space.
 
     The second is `gramian.geometry.lorentz_volume`. It knows a vector from its negative, and so does the mixture unless α is
@@ -156,7 +156,7 @@ def hyperbolic_volume(queries: Items, items: Items, *, alpha: float | Tensor = 0
     Source: HyperGRAM (CVPR 2026).
 
     >>> vector = torch.tensor([[1.0, 0.0]])
-    >>> hyperbolic_volume(vector, vector), hyperbolic_volume(vector, -vector) < -1
+    >>> negative_hyperbolic_volume(vector, vector), negative_hyperbolic_volume(vector, -vector) < -1
     (tensor([[-0.]]), tensor([[True]]))
     """
     if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:

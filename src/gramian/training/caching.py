@@ -74,7 +74,7 @@ def cached_backward(
     leaves = [value.detach().requires_grad_() for value in values]
     tokens = {name: Tokens(leaf, old.present) for (name, old), leaf in zip(bundle.tokens.items(), leaves[1:], strict=True)}
     with no_sync():
-        output = loss(Bundle(leaves[0], bundle.present, bundle.modalities, bundle.ids, tokens))
+        output = loss(Bundle(leaves[0], bundle.present, bundle.modalities, bundle.item_ids, tokens))
         backward(output.total)
     grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
     start = 0
@@ -91,7 +91,7 @@ def cached_backward(
                     carried = carried + (part_tokens * grad[rows, : part_tokens.shape[1]]).sum()
                 carried.backward()  # type: ignore[no-untyped-call]
             start = rows.stop
-    return LossOutput(output.total.detach(), {name: value.detach() for name, value in output.parts.items()}, output.left_out)
+    return LossOutput(output.total.detach(), {name: value.detach() for name, value in output.parts.items()}, output.empty_rows)
 
 
 def random_state() -> tuple[Tensor, Tensor | None]:

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gramian.errors import InputError, first_line, some
+from gramian.errors import InputError, first_line, listing
 from gramian.files import write_text
 from gramian.model.aligner import Aligner
 
@@ -79,7 +79,7 @@ class RunFolder:
         changed = [f"{name} {made.get(name)} → {value}" for name, value in self.run.items() if made.get(name) != value]
         if changed:
             raise InputError(
-                f"`resume` must go on with the settings and data of {str(newest)!r}; changed are {some(changed)}. "
+                f"`resume` must go on with the settings and data of {str(newest)!r}; changed are {listing(changed)}. "
                 "Put them back, or train into another folder."
             )
         try:

@@ -19,10 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.data.batches import Batch, Broken, Rows, loader
+from gramian.data.batches import Batch, Rows, loader
+from gramian.data.cells import Broken
 from gramian.data.table import Table
 from gramian.distributed import Gathered, Ring
-from gramian.errors import InputError, TooSmallError, check_choice, need
+from gramian.errors import InputError, TooSmallError, check_choice, require
 from gramian.evaluation import single_directions
 from gramian.evaluation.metrics import Ranks, mean_reciprocal_rank, recall_at_k
 from gramian.losses.base import Loss, LossOutput, Temperature
@@ -81,7 +82,7 @@ def fit(
     Raises:
         InputError: tables that do not fit the Aligner, a loss that is not finite, a checkpoint that cannot be read.
     """
-    need("accelerate")
+    require("accelerate")
     recipe = recipe or Recipe()
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
@@ -101,8 +102,8 @@ def fit(
     if batch_size < accelerator.num_processes:
         raise InputError(f"`batch_size` must give each of {accelerator.num_processes} processes an item; got {batch_size}.")
     # What the loss cannot work with is told before anything is written; a few items show it where media are read.
-    with torch.random.fork_rng(), contextlib.suppress(TooSmallError), torch.set_grad_enabled(not aligner.raw()):
-        loss(aligner(train[: min(batch_size, 8) if aligner.raw() else batch_size]))
+    with torch.random.fork_rng(), contextlib.suppress(TooSmallError), torch.set_grad_enabled(not aligner.raw_modalities()):
+        loss(aligner(train[: min(batch_size, 8) if aligner.raw_modalities() else batch_size]))
     if loss.sign_blind:
         _warn_sign_blind(repr(loss))
     optimizer = torch.optim.AdamW(parameter_groups(objective, recipe), lr=recipe.learning_rate)
@@ -138,7 +139,7 @@ def fit(
             skipped = 0
             batches = _batches(len(train), batch_size, recipe.seed, epoch)
             own = [torch.tensor_split(rows, accelerator.num_processes)[accelerator.process_index].tolist() for rows in batches]
-            rows = Rows(train, aligner.preparer(), seed=_mix(recipe.seed, epoch), strict=strict, size=recipe.micro_batch)
+            rows = Rows(train, aligner.collator(), seed=_mix(recipe.seed, epoch), strict=strict, size=recipe.micro_batch)
             feed = iter(loader(rows, own, workers=recipe.workers))
             for count in _chunks(len(own), recipe.accumulate):
                 optimizer.zero_grad()
@@ -174,7 +175,7 @@ def fit(
                 history.note(unread)
                 if history.best is None or record["validation/mrr"] > history.best:
                     history.best, history.best_epoch, history.looks_since_best = record["validation/mrr"], epoch, 0
-                    best = {name: value.detach().clone() for name, value in aligner.trained().items()}
+                    best = {name: value.detach().clone() for name, value in aligner.trainable_state().items()}
                 else:
                     history.looks_since_best += 1
             history.records.append(record)
@@ -248,7 +249,7 @@ def _tracker(report_to: str | None) -> str | None:
     from accelerate.utils import LoggerType
 
     check_choice("report_to", report_to, [str(kind) for kind in LoggerType if str(kind) != "all"])
-    need({"comet_ml": "comet_ml", "clearml": "clearml"}.get(report_to, report_to))
+    require({"comet_ml": "comet_ml", "clearml": "clearml"}.get(report_to, report_to))
     return report_to
 
 

@@ -41,7 +41,7 @@ class Objective(nn.Module):
         # A matching head is part of both, and a tower may serve two modalities: their weights are stored once.
         self.shared = tied_parameters(self)
         # What training cannot change needs no place in a checkpoint.
-        self.fixed = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trained().keys()}
+        self.fixed = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trainable_state().keys()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Every tensor once, but for the weights of frozen towers."""

