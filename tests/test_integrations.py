@@ -491,15 +491,3 @@ def test_mteb_embeddings_hold_vectors_and_masks():
         AlignerEncoder(Aligner({"caption": 3}, 5))
     with pytest.raises(InputError, match="`score`"):
         AlignerEncoder(aligner, "cones")
-
-
-def test_mteb_recordings_that_are_decoded_are_resampled():
-    pytest.importorskip("soxr")
-    from gramian.data.readers import Media
-    from gramian.integrations.mteb import _sound
-    from gramian.model.towers import Tower
-
-    tower = Tower()
-    tower.reader = Media("audio", rate=16_000, seconds=0.5)
-    cell = {"array": np.zeros((2, 8000), np.float32), "sampling_rate": 8000}
-    assert _sound(cell, tower).shape == (8000,) and _sound({"bytes": b"x"}, tower) == {"bytes": b"x"}

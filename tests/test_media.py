@@ -6,18 +6,31 @@ import zlib
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
 Image = pytest.importorskip("PIL.Image")
 
-from gramian.data import media  # noqa: E402
-from gramian.data.media import Unreadable, audio_seconds, open_source, read_audio, read_image, read_text, read_video  # noqa: E402
+from gramian.data.media import (  # noqa: E402
+    KINDS,
+    MEDIA,
+    Kind,
+    Sampling,
+    Unreadable,
+    audio_seconds,
+    open_source,
+    read_audio,
+    read_image,
+    read_text,
+    read_video,
+)
+from gramian.data.readers import Media  # noqa: E402
 from gramian.errors import InputError  # noqa: E402
 
 RATE = 16_000
@@ -222,7 +235,7 @@ def test_files_that_may_not_be_opened(tmp_path, monkeypatch):
     def refuse(_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(media, "FileIO", refuse)
+    monkeypatch.setattr("gramian.data.content.FileIO", refuse)
     for read in (read_image, read_audio, audio_seconds, read_video):
         with pytest.raises(Unreadable, match="Permission denied"):
             read(tmp_path / "a")
@@ -383,7 +396,7 @@ def test_shorter_recordings_are_taken_whole():
 
 @pytest.mark.parametrize("content", [WAV, TALKING, _clip(0, "adts", samples=_tone()[None])], ids=["wav", "mp4", "adts"])
 def test_long_recordings_need_a_window(content, monkeypatch):
-    monkeypatch.setattr(media, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr("gramian.data.audio.MAX_SECONDS", 0.5)
     with pytest.raises(Unreadable, match="take a window"):
         read_audio(content)
     for seconds in (0.25, 0.75):
@@ -601,7 +614,7 @@ def test_tracks_that_appear_late():
 
 
 def test_large_frames_are_refused(monkeypatch):
-    monkeypatch.setattr(media, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr("gramian.data.video.MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(Unreadable, match="64 × 48 pixels"):
         read_video(CLIP)
 
@@ -665,3 +678,48 @@ def test_parts_of_an_archive(tmp_path):
         read_image(cell | {"size": size + 1})
     with pytest.raises(Unreadable, match="its archive cannot be read: No such file"):
         read_image(cell | {"path": str(tmp_path / "nothing")})
+
+
+def test_the_table_of_media_can_be_relied_on():
+    assert set(MEDIA) == set(KINDS) == set(get_args(Kind))
+    for kind, medium in MEDIA.items():
+        reader = Media(kind, rate=8000, frames=3)
+        blank = medium.blank(Sampling(8000, frames=3))
+        assert type(reader.blank()) is type(blank)
+        assert type(reader.read(blank)) is type(blank), "what is decoded passes"
+        assert medium.example.startswith('["') and medium.processors and medium.endings
+    assert MEDIA["video"].blank(Sampling(frames=3)).shape == (3, 64, 64, 3)
+
+
+def test_images_that_are_decoded_give_what_their_files_would():
+    layer = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    layer.putpixel((1, 0), (0, 0, 255, 255))
+    turned = Image.new("RGB", (2, 1), "red")
+    turned.getexif()[274] = 6
+    deep = Image.fromarray(np.full((2, 2), 30_000, np.uint16))
+    for image in (layer, turned, deep):
+        content = BytesIO()
+        image.save(content, "png", exif=image.getexif())
+        assert _pixels_of(read_image(image)) == _pixels_of(read_image(content.getvalue()))
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    for array in (pixels, torch.from_numpy(pixels)):
+        assert np.array_equal(np.asarray(Media("image").read(array)), pixels)
+    assert _pixels_of(read_image(pixels[..., :1])) == _pixels_of(read_image(pixels[..., 0]))
+    with pytest.raises(Unreadable):
+        read_image(np.zeros((2, 2, 7), np.uint8))
+
+
+def _pixels_of(image):
+    return np.asarray(image).tolist()
+
+
+def test_recordings_that_are_decoded_are_resampled_and_cut():
+    pytest.importorskip("soxr")
+    cell = {"array": np.stack([np.ones(8000, np.float32), np.zeros(8000, np.float32)]), "sampling_rate": np.int64(8000)}
+    reader = Media("audio", rate=16_000, seconds=0.5)
+    samples = reader.read(cell)
+    assert samples.shape == (8000,)
+    assert abs(samples[4000] - 0.5) < 1e-3
+    assert reader.cut(cell, samples) == "1.0 s cut to 0.5"
+    with pytest.raises(Unreadable, match="nor samples with their `sampling_rate`"):
+        reader.read({"array": cell["array"]})

@@ -94,7 +94,7 @@ def test_clap_draws_nothing(models):
     first, second = (tower(tower.reader.collate(sounds)).vectors for _ in range(2))
     assert torch.equal(first, second)
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
-    assert tower.reader.seconds == 1.0  # of its own window: what is longer would be cut at random
+    assert tower.reader.sampling.seconds == 1.0  # of its own window: what is longer would be cut at random
 
 
 def test_readers_can_be_pickled_without_the_weights(models):

@@ -269,7 +269,8 @@ class _Shards:
         if self.path.is_file():
             raise InputError(f"`output` must be a folder; {str(self.path)!r} is a file.")
         if not self.manifest.exists():
-            strangers = sorted(path.name for path in self.path.glob("*")) if self.path.exists() else []
+            names = sorted(path.name for path in self.path.glob("*")) if self.path.exists() else []
+            strangers = [name for name in names if not name.endswith(".partial")]  # of a run that was killed at its start
             if strangers:
                 raise InputError(f"`output` {str(self.path)!r} holds other files ({listing(strangers)}). Name another folder.")
             write_text(self.manifest, json.dumps(self.description | {"complete": False}, indent=2) + "\n")
@@ -312,7 +313,7 @@ class _Shards:
         rows = sum(shard["rows"] for shard in shards)
         whole_manifest = self.description | {"complete": True, "rows": rows, "shards": shards, "broken": broken}
         write_text(self.manifest, json.dumps(whole_manifest, indent=2, ensure_ascii=False) + "\n")
-        for path in [*self.path.glob("part-*.json"), *self.path.glob("part-*.partial")]:
+        for path in [*self.path.glob("part-*.json"), *self.path.glob(".part-*.partial")]:
             path.unlink()
 
     def read(self) -> Embedded:

@@ -1,31 +1,63 @@
-"""Files that are whole or not there."""
+"""Atomic writes: a file or a folder is whole or not there, and two writers of one path do not collide."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic", "write_text"]
+__all__ = ["atomic", "atomic_folder", "write_text"]
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Give another name to write under, and move what was written to `path` in one step; on an error leave nothing behind.
 
-    Folders are made. The file gets the mode that a plain write would give it.
+    Folders are made. The file gets the mode that a plain write would give it, and is on the disk before it has its name. Of
+    several writers of one path the last one wins, whole.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.touch()
-    mode = partial.stat().st_mode
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=".partial")
+    os.close(handle)
+    partial = Path(name)
     try:
         yield partial
-        partial.chmod(mode)  # safetensors writes files that nobody else may read
+        partial.chmod(0o666 & ~_umask())  # temporary files, and those of safetensors, are for nobody else to read
+        _sync(partial)
         partial.replace(path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give another folder to write into, and move it to `path` once everything is in it; on an error leave nothing behind.
+
+    A folder that is at `path` already is replaced as a whole; in the moment between the two moves there is none.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=".partial"))
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        for inner in [*partial.rglob("*"), partial]:
+            _sync(inner)
+        if path.exists():
+            older = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=".older"))
+            path.replace(older)
+            partial.replace(path)
+            shutil.rmtree(older)
+        else:
+            partial.replace(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -33,3 +65,27 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def _prefix(path: Path) -> str:
+    """Hidden, and short enough for a file system that allows the name itself."""
+    return f".{path.name[:40]}."
+
+
+def _umask() -> int:
+    """The process's own, which only Linux tells without setting it."""
+    with suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    with suppress(PermissionError):  # a folder that may be written but not read, and all folders on Windows
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from gramian.cli.evaluate import known_columns, on_device
-from gramian.cli.terminal import console_of, first_unreadable, warn_unreadable
+from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import ENDINGS, Table, load, stream
-from gramian.data.cells import Broken
+from gramian.data.cells import Broken, summary
 from gramian.data.sources import READERS
 from gramian.embedding import TowerSet, embed_shards, encode_table
 from gramian.errors import InputError, check_choice
@@ -79,7 +79,7 @@ def embed(
         found = encode_table(on_device(embedder), table, size, **options)
         readable = torch.stack([there for _, there in found.values()]).any(0)
         if not bool(readable.any()):
-            raise InputError(f"`data` {data!r} has no cell that can be read{first_unreadable(broken)}.")
+            raise InputError(f"`data` {data!r} has no cell that can be read" + (f" ({summary(broken)})." if broken else "."))
         kept = table[readable]
         vectors = {name: values[readable] for name, (values, _) in found.items()}
         present = {name: there[readable] for name, (_, there) in found.items()}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gramian.data.cells import Broken
+from gramian.data.cells import Broken, summary
 from gramian.distributed import is_main_process
 from gramian.errors import InputError
 
-__all__ = ["check_folder", "console_of", "fail", "first_unreadable", "warn_unreadable"]
+__all__ = ["check_folder", "console_of", "fail", "warn_unreadable"]
 
 logger = logging.getLogger("gramian")
 
@@ -43,10 +43,4 @@ def fail(message: str, code: int = 2) -> int:
 def warn_unreadable(broken: Sequence[Broken]) -> None:
     """Warn once of the cells that could not be read."""
     if broken and is_main_process():
-        logger.warning("%d cells could not be read and are empty%s", len(broken), first_unreadable(broken))
-
-
-def first_unreadable(broken: Sequence[Broken]) -> str:
-    """The first of them in brackets; empty if there are none."""
-    told = "; ".join(f"{one.modality} of {one.id}: {one.reason}" for one in broken[:3])
-    return f" ({told})" if told else ""
+        logger.warning("%d cells could not be read and are empty (%s)", len(broken), summary(broken))

@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Broken", "Cells", "is_empty"]
+__all__ = ["Broken", "Cells", "is_empty", "summary"]
 
 _SAMPLE = 4096  # bytes of a cell that its digest looks at, with its length
 
@@ -32,6 +32,16 @@ class Broken(NamedTuple):
     id: str
     modality: str
     reason: str
+
+
+def summary(broken: Sequence[Broken], limit: int = 3) -> str:
+    """The first cells that could not be read, and how many more there are; empty if there are none.
+
+    >>> summary([Broken("7", "image", "no such file"), Broken("8", "audio", "0 bytes")], limit=1)
+    'image of 7: no such file; and 1 more'
+    """
+    parts = [f"{cell.modality} of {cell.id}: {cell.reason}" for cell in broken[:limit]]
+    return "; ".join(parts if len(broken) <= limit else [*parts, f"and {len(broken) - limit} more"])
 
 
 class Cells:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from gramian.data.media import Unreadable, audio_seconds, read_audio, read_image, read_text, read_video
-from gramian.errors import check_choice
+from gramian.data.media import KINDS, MEDIA, Kind, Sampling, Unreadable
+from gramian.errors import check_choice, first_line
 
-__all__ = ["KINDS", "CustomReader", "FeatureReader", "Kind", "Media", "Reader"]
-
-
-Kind: TypeAlias = Literal["text", "image", "audio", "video"]
-
-
-KINDS: tuple[Kind, ...] = ("text", "image", "audio", "video")
-"""What `Media` decodes."""
-
-
-SHORTEST = 0.025  # seconds of audio: one frame of what spectra and convolutions are taken over
+__all__ = ["CustomReader", "FeatureReader", "Media", "Reader"]
 
 
 class Reader:
@@ -63,7 +53,7 @@ class FeatureReader(Reader):
 
 
 class Media(Reader):
-    """Decodes a kind of media; classes derived from it collate what they want of it.
+    """Decodes a kind of media (`gramian.data.media.MEDIA`); classes derived from it collate what they want of it.
 
     Args:
         kind: "text", "image", "audio" or "video".
@@ -74,48 +64,27 @@ class Media(Reader):
 
     def __init__(self, kind: Kind, *, rate: int = 16_000, seconds: float | None = None, frames: int = 8) -> None:
         self.kind = check_choice("kind", kind, KINDS)
-        self.rate, self.seconds, self.frames = rate, seconds, frames
+        self.sampling = Sampling(rate, seconds, frames)
 
     def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
         """A str, a Pillow image in RGB, (samples,) float32 or (frames, height, width, 3) uint8.
 
         Of a list of texts, as several captions are, a generator draws one; without it the first counts. Pillow images and
-        arrays that are decoded already pass through.
+        recordings with their rate, decoded already, give what their files would; arrays of samples and of frames pass.
         """
-        if self.kind == "text":
-            if isinstance(cell, list | tuple):
-                texts = [text for text in cell if text]
-                cell = texts[0 if generator is None else int(generator.integers(len(texts)))] if texts else ""
-            return read_text(cell)
-        if self.kind == "image":
-            return cell.convert("RGB") if hasattr(cell, "convert") else read_image(cell, folder)
-        if isinstance(cell, np.ndarray):
-            if not np.isfinite(cell).all():
-                raise Unreadable("values that are not finite")
-            return self._long_enough(cell)
-        if isinstance(cell, Mapping) and "array" in cell:
-            raise Unreadable("decoded audio without a promise of its rate; give the file, or its bytes")
-        if self.kind == "audio":
-            return self._long_enough(read_audio(cell, self.rate, seconds=self.seconds, generator=generator, folder=folder))
-        return read_video(cell, self.frames, generator=generator, folder=folder)
+        return MEDIA[self.kind].read(cell, self.sampling, folder, generator)
 
-    def _long_enough(self, decoded: Any) -> Any:
-        if self.kind == "audio" and len(decoded) < self.rate * SHORTEST:
-            raise Unreadable(f"{len(decoded)} samples: shorter than {1000 * SHORTEST:.0f} ms")
-        return decoded
+    def blank(self) -> Any:
+        """A decoded cell with nothing to see or hear, to try an encoder on."""
+        return MEDIA[self.kind].blank(self.sampling)
 
     def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
         """What of a recording lies outside of the window."""
-        if self.kind != "audio" or self.seconds is None or isinstance(cell, np.ndarray):
-            return None
-        if len(decoded) < round(self.seconds * self.rate):
-            return None
-        length = audio_seconds(cell, folder)
-        return f"{length:.1f} s cut to {self.seconds:g}" if length > self.seconds else None
+        return MEDIA[self.kind].cut(cell, decoded, self.sampling, folder)
 
 
 class CustomReader(Reader):
-    """Functions of the user's own; they are told apart from reading errors by `Unreadable` and ValueError."""
+    """Functions of the user's own. A ValueError says that a cell cannot be read; any other error is a fault of the function."""
 
     def __init__(self, read: Callable[[Any], Any] | None, collate: Callable[[list[Any]], Any] | None) -> None:
         self._read, self._collate = read, collate
@@ -123,13 +92,20 @@ class CustomReader(Reader):
     def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
         """What the user's function makes of a cell; without one a list becomes a float32 tensor."""
         del folder, generator
+        if self._read is None:
+            return _as_tensor(cell) if isinstance(cell, list | np.ndarray) else cell
         try:
-            if self._read is not None:
-                return self._read(cell)
-            return torch.as_tensor(cell, dtype=torch.float32) if isinstance(cell, list | np.ndarray) else cell
-        except (ValueError, TypeError) as error:
+            return self._read(cell)
+        except ValueError as error:
             raise Unreadable(str(error)) from None
 
     def collate(self, cells: list[Any]) -> Any:
         """What the user's function makes of them; torch's own without one."""
         return default_collate(cells) if self._collate is None else self._collate(cells)
+
+
+def _as_tensor(cell: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(cell, dtype=torch.float32)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, words among the numbers, numbers that are too large
+        raise Unreadable(f"not numbers of one shape: {first_line(error)}") from None

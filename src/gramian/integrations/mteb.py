@@ -9,18 +9,16 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gramian.bundle import Bundle
 from gramian.data.cells import Broken, Cells, is_empty
-from gramian.data.readers import KINDS, Media
+from gramian.data.media import KINDS, MEDIA
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, listing, require
 from gramian.model.aligner import Aligner
-from gramian.model.towers import Tower
 from gramian.scores import SCORES, ScoreName
 
 __all__ = ["AlignerEncoder"]
@@ -153,14 +151,13 @@ class AlignerEncoder:
         there = [row for row in range(n) if not all(is_empty(cells[row]) for cells in columns.values())]
         if not there:
             return flat
-        towers = dict(zip(self.aligner.modalities, self.aligner.towers, strict=True))
         raw = self.aligner.raw_modalities()
         read: dict[str, Any] = {}
         for own, cells in columns.items():
             kept = [cells[row] for row in there]
             if all(map(is_empty, kept)):
                 continue
-            read[own] = Cells([_sound(cell, cast(Tower, towers[own])) for cell in kept]) if own in raw else kept
+            read[own] = Cells(kept) if own in raw else kept
         bundle = self.aligner.embed(Table.from_columns(read), broken=broken).to("cpu").select(*self.aligner.modalities)
         flat[there] = torch.cat([bundle.vectors.flatten(1).float(), bundle.present.float()], 1)
         return flat
@@ -198,24 +195,8 @@ def _undecoded(inputs: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any
     features = getattr(data, "features", None)
     if not isinstance(inputs, DataLoader) or data is None or not features:
         return inputs
-    from datasets import Audio, Video
-
+    decoders = {medium.feature for kind, medium in MEDIA.items() if kind != "image"}  # Pillow decodes alike everywhere
     for name, feature in features.items():
-        if isinstance(feature, Audio | Video) and feature.decode:
+        if type(feature).__name__ in decoders and feature.decode:
             data = data.cast_column(name, type(feature)(decode=False))
     return DataLoader(data, inputs.batch_size, collate_fn=inputs.collate_fn, num_workers=inputs.num_workers)
-
-
-def _sound(cell: Any, tower: Tower) -> Any:
-    """A recording that is decoded, as {"array", "sampling_rate"}, at the rate that its tower reads; other cells as they are."""
-    reader = tower.reader
-    if not (isinstance(reader, Media) and reader.kind == "audio" and isinstance(cell, Mapping) and "array" in cell):
-        return cell
-    samples = np.asarray(cell["array"], np.float32)
-    samples = samples.mean(0) if samples.ndim > 1 else samples  # channels first, as torchcodec gives them
-    if cell["sampling_rate"] != reader.rate:
-        require("soxr")
-        import soxr
-
-        samples = soxr.resample(samples, cell["sampling_rate"], reader.rate)
-    return samples if reader.seconds is None else samples[: max(1, round(reader.seconds * reader.rate))]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from gramian.data.media import MEDIA
+from gramian.data.readers import Media
 from gramian.model.encoders import Encoder
 from gramian.sheets import Sheet
 
@@ -126,11 +128,13 @@ def _what(aligner: Aligner) -> str:
 
 
 def _use(aligner: Aligner, where: str) -> str:
-    cells = {"text": '["a caption"]', "image": '["picture.jpg"]', "audio": '["sound.wav"]', "video": '["clip.mp4"]'}
     example = []
     for (name, given), tower in zip(aligner.modalities.items(), aligner.towers, strict=True):
-        kind = getattr(tower.reader, "kind", None)
-        example.append(f'"{name}": {cells.get(str(kind), f"torch.randn(1, {given.width})" if given.tower is None else "[…]")}')
+        if isinstance(tower.reader, Media):
+            cells = MEDIA[tower.reader.kind].example
+        else:
+            cells = f"torch.randn(1, {given.width})" if given.tower is None else "[…]"
+        example.append(f'"{name}": {cells}')
     return "## Use\n\n" + _USE.format(where=where, example=", ".join(example), dim=aligner.dim)
 
 

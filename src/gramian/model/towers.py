@@ -100,8 +100,8 @@ class Custom(Tower):
     Args:
         module: inputs → (n, width), or `Encoded`. All its parameters are trained; freeze what should not be.
         width: of what it gives.
-        read: one cell → what `collate` takes; a ValueError or TypeError marks the cell as unreadable. By default a list
-            becomes a float32 tensor and anything else stays as it is.
+        read: one cell → what `collate` takes; a ValueError marks the cell as unreadable, any other error ends the run. By
+            default a list becomes a float32 tensor and anything else stays as it is.
         collate: n of those → the module's input; torch's `default_collate` by default.
         learning_rate: of this tower; None for the recipe's.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.data.batches import Batch, Rows, loader
-from gramian.data.cells import Broken
+from gramian.data.cells import Broken, summary
 from gramian.data.table import Table
 from gramian.distributed import Gathered, Ring
 from gramian.errors import InputError, TooSmallError, check_choice, require
@@ -312,10 +312,9 @@ def _validate(aligner: Aligner, validation: Table, workers: int, strict: bool, b
     bundle = aligner.embed(validation, workers=workers, strict=strict, broken=broken)
     found = [direction.ranks for direction in single_directions(bundle)]
     if not found:
-        told = "; ".join(f"{one.modality} of {one.id}: {one.reason}" for one in broken[:3])
         raise InputError(
             "`validation` must hold two items that share two modalities once it is read; it does not"
-            + (f" ({told})." if told else ".")
+            + (f" ({summary(broken)})." if broken else ".")
             + " Mend its cells, or split the items anew."
         )
     together = Ranks(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gramian.data.readers import Kind, Media
+from gramian.data.media import Kind
+from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, require
 from gramian.model.encoders.base import (
     Encoder,

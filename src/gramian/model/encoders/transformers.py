@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gramian.data.readers import KINDS, Kind, Media
+from gramian.data.media import KINDS, MEDIA, Kind
+from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, listing, require
 from gramian.model.encoders.base import (
     Encoder,
@@ -74,7 +75,7 @@ class _HuggingFaceReader(Media):
         return dict(self.processor([list(cell) for cell in cells], return_tensors="pt"))
 
     def _audio(self, cells: list[Any]) -> dict[str, Tensor]:
-        options: dict[str, Any] = {"sampling_rate": self.rate, "return_tensors": "pt"}
+        options: dict[str, Any] = {"sampling_rate": self.sampling.rate, "return_tensors": "pt"}
         names = getattr(self.processor, "model_input_names", [])
         mel = hasattr(self.processor, "nb_max_frames")  # pads to a fixed window of frames, as Whisper's does
         if (mel or "attention_mask" in names) and _takes(self.processor.__call__, "return_attention_mask"):
@@ -238,23 +239,12 @@ class HuggingFace(Encoder):
 
     def _probe_width(self, name: str) -> int:
         """The width of the vectors, found by encoding one blank cell; whatever does not fit fails here."""
-        blank: dict[str, Callable[[], Any]] = {
-            "text": lambda: "a",
-            "image": lambda: np.full((64, 64, 3), 255, np.uint8),
-            "audio": lambda: np.random.default_rng(0).normal(size=self.reader.rate).astype(np.float32),
-            "video": lambda: np.full((self.reader.frames, 64, 64, 3), 255, np.uint8),
-        }
-        cell: Any = blank[self.kind]()
-        if self.kind == "image":
-            from PIL import Image
-
-            cell = Image.fromarray(cell)
         training = self.training
         try:
             with torch.no_grad(), torch.random.fork_rng():
                 self.model.eval()
                 self.mode = "freeze"
-                width = self.forward(self.reader.collate([cell])).vectors.shape[1]
+                width = self.forward(self.reader.collate([self.reader.blank()])).vectors.shape[1]
         except Exception as error:
             raise InputError(
                 f"`kind` {self.kind!r} is not what {name!r} ({self.model.config.model_type}) reads: {first_line(error):.160}"
@@ -310,12 +300,8 @@ def _load(model: str, kind: Kind, hub: Mapping[str, Any]) -> tuple[Any, Any, boo
 def _processor(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
     import transformers
 
-    names = {
-        "text": ["AutoTokenizer"],
-        "image": ["AutoImageProcessor"],
-        "audio": ["AutoFeatureExtractor"],
-        "video": ["AutoVideoProcessor", "AutoImageProcessor"] if find_spec("torchvision") else ["AutoImageProcessor"],
-    }[kind]
+    # The video processors of transformers need torchvision.
+    names = [name for name in MEDIA[kind].processors if name != "AutoVideoProcessor" or find_spec("torchvision")]
     reasons = []
     for name in names:
         try:

@@ -1,0 +1,202 @@
+"""Recordings: files or bytes in; mono samples at one rate out."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gramian.data.content import Source, Unreadable, known_stream, open_container, open_content, open_source, until_end
+from gramian.errors import InputError, require
+
+__all__ = ["MAX_SECONDS", "audio_seconds", "read_audio"]
+
+MAX_SECONDS = 3600.0
+"""Audio is decoded up to here where no window is asked for; what is longer is refused."""
+
+
+def read_audio(
+    source: Source,
+    rate: int = 16_000,
+    *,
+    seconds: float | None = None,
+    generator: np.random.Generator | None = None,
+    folder: Path | None = None,
+) -> NDArray[np.float32]:
+    """A recording as (samples,) float32, mono, at `rate` hertz; the audio track of a video as well.
+
+    soundfile reads what it knows (WAV, FLAC, Ogg, MP3), PyAV the rest.
+
+    Args:
+        source: a path, bytes or a cell of datasets; or samples that are decoded, {"array": (samples,) or (channels, samples),
+            "sampling_rate": in hertz}.
+        rate: in hertz.
+        seconds: length of the window that is taken where the recording is longer: from its start, or with a generator from
+            anywhere. Everything by default.
+        generator: draws the window's place.
+        folder: what relative paths are relative to.
+
+    Returns:
+        (samples,) float32, at least one.
+
+    Raises:
+        Unreadable: no audio, no samples, samples that are not finite, or, without a window, more than `MAX_SECONDS`.
+    """
+    require("soundfile", "soxr", "av")
+    import soxr
+
+    if rate < 1 or (seconds is not None and not seconds > 0):
+        raise InputError(f"`rate` and `seconds` must be positive; got {rate} and {seconds}.")
+    if isinstance(source, Mapping) and "array" in source:
+        samples, own_rate = _decoded_samples(source, seconds, generator)
+    else:
+        opened = open_source(source, folder)
+        samples, own_rate = _soundfile_samples(opened, seconds, generator) or _av_samples(opened, seconds, generator)
+    if not np.isfinite(samples).all():
+        raise Unreadable("samples that are not finite")
+    if own_rate != rate and len(samples):
+        samples = soxr.resample(samples, own_rate, rate)
+    if not len(samples):
+        raise Unreadable("no samples")
+    if seconds is not None:
+        samples = samples[: max(1, round(seconds * rate))]
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def audio_seconds(source: Source, folder: Path | None = None) -> float:
+    """How long a recording is by its header; infinite where that does not say.
+
+    Args:
+        source: see `read_audio`.
+        folder: what relative paths are relative to.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        Unreadable: no audio.
+    """
+    require("soundfile", "av")
+    import soundfile
+
+    if isinstance(source, Mapping) and "array" in source:
+        samples, rate = _decoded_samples(source, None, None)
+        return len(samples) / rate
+    opened = open_source(source, folder)
+    with open_content(opened) as content, suppress(soundfile.SoundFileError):
+        info = soundfile.info(content)
+        if info.frames < _UNKNOWN:
+            return float(info.duration)
+    with open_container(opened, "audio") as container:
+        return _length(container, _audio_track(container))
+
+
+_UNKNOWN = 2**62
+"""libsndfile gives at least so many frames to a FLAC stream whose header does not say how many it has."""
+
+
+def _decoded_samples(
+    cell: Mapping[str, Any], seconds: float | None, generator: np.random.Generator | None
+) -> tuple[NDArray[np.float32], int]:
+    """What datasets and torchcodec give: samples, channels first where there are several, and their rate."""
+    rate = int(cell.get("sampling_rate") or 0)
+    if rate < 1:
+        raise Unreadable("neither bytes nor a path, nor samples with their `sampling_rate`")
+    samples = np.asarray(cell["array"], np.float32)
+    samples = _mean(samples, 0) if samples.ndim > 1 else samples
+    start, count = _window(len(samples) / rate, seconds, generator, rate)
+    return samples[start:] if count < 0 else samples[start : start + count], rate
+
+
+def _soundfile_samples(
+    opened: bytes | Path, seconds: float | None, generator: np.random.Generator | None
+) -> tuple[NDArray[np.float32], int] | None:
+    """Mono samples and their rate; None where libsndfile does not know the format, or its header is wrong."""
+    import soundfile
+
+    with open_content(opened) as content, suppress(soundfile.SoundFileError), soundfile.SoundFile(content) as file:
+        if file.frames >= _UNKNOWN:
+            return None
+        start, count = _window(file.frames / file.samplerate, seconds, generator, file.samplerate)
+        if start:
+            file.seek(start)
+        samples = file.read(file.frames if count < 0 else count, dtype="float32", always_2d=True)
+        return None if start and len(samples) < count else (_mean(samples, 1), file.samplerate)
+    return None
+
+
+def _av_samples(
+    opened: bytes | Path, seconds: float | None, generator: np.random.Generator | None
+) -> tuple[NDArray[np.float32], int]:
+    import av
+
+    with open_container(opened, "audio") as container:
+        stream = _audio_track(container)
+        rate = int(stream.rate or 0)
+        if rate < 1:
+            raise Unreadable("an audio track without a sample rate")
+        start, count = _window(_length(container, stream), seconds, generator, rate)
+        # Decoded from the start, so that a window does not depend on how well a container seeks. Of what lies before the
+        # window as much is kept as fills it, should the recording be shorter than its header says.
+        parts: deque[NDArray[np.float32]] = deque()
+        first = have = 0
+        resampler, kind = None, None
+        for frame in until_end(container.decode(stream)):
+            if resampler is None or kind != _kind(frame):
+                resampler, kind = av.AudioResampler(format="fltp", rate=rate), _kind(frame)
+            for part in resampler.resample(frame):
+                parts.append(_mean(part.to_ndarray(), 0))
+                have += len(parts[-1])
+            while count >= 0 and parts and first + len(parts[0]) <= min(start, have - count):
+                first += len(parts.popleft())
+            if count >= 0 and have >= start + count:
+                break
+            if count < 0 and have > MAX_SECONDS * rate:
+                raise Unreadable(f"more than {MAX_SECONDS:.0f} s; take a window with `seconds`")
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if count < 0:
+        return samples, rate
+    start = max(0, min(start, have - count)) - first
+    return samples[start : start + count], rate
+
+
+def _kind(frame: Any) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _mean(samples: NDArray[Any], channels: int) -> NDArray[np.float32]:
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
+        mean: NDArray[np.float32] = samples.mean(channels)
+    return mean
+
+
+def _audio_track(container: Any) -> Any:
+    if not container.streams.audio:
+        raise Unreadable("no audio track")
+    return known_stream(container.streams.audio[0])
+
+
+def _length(container: Any, stream: Any) -> float:
+    """Seconds by the header; infinite where it does not say."""
+    import av
+
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else math.inf
+
+
+def _window(length: float, seconds: float | None, generator: np.random.Generator | None, rate: int) -> tuple[int, int]:
+    """First sample and number of samples of the window; −1 for all."""
+    if seconds is None:
+        if length > MAX_SECONDS and math.isfinite(length):
+            raise Unreadable(f"{length:.0f} s, more than {MAX_SECONDS:.0f}; take a window with `seconds`")
+        return 0, -1
+    spare = length - seconds
+    start = generator.uniform(0, spare) if generator is not None and 0 < spare < math.inf else 0.0
+    return int(start * rate), math.ceil(seconds * rate)

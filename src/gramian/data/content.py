@@ -1,0 +1,134 @@
+"""Where the content of a media cell lies, opened without its name; why a cell cannot be read.
+
+Decoding is by content, never by a file's name, and deterministic: the same source gives the same array, unless a generator
+is given, which then draws the same window for the same seed. Nothing is put in the place of a source that cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import BufferedReader, BytesIO, FileIO
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from gramian.errors import first_line
+
+__all__ = [
+    "MAX_PIXELS",
+    "Source",
+    "Unreadable",
+    "decoder_reason",
+    "known_stream",
+    "open_container",
+    "open_content",
+    "open_source",
+    "until_end",
+]
+
+Source: TypeAlias = "str | Path | bytes | Mapping[str, Any]"
+"""A path, the bytes of a file, or a cell of Hugging Face datasets: {"bytes": … or None, "path": … or None}.
+
+With "offset" and "size" it is that part of the file at "path", as of an archive."""
+
+MAX_PIXELS = 2**27
+"""Images and video frames with more pixels are refused before they are decoded: half a gigabyte of RGBA each."""
+
+
+class Unreadable(Exception):  # noqa: N818 (names the state of a file, not a fault of the program)
+    """A source that holds nothing to encode; the message says why."""
+
+
+def open_source(source: Source, folder: Path | None = None) -> bytes | Path:
+    """The bytes, or the existing file, that a cell names.
+
+    Args:
+        source: the cell.
+        folder: what relative paths are relative to; the working directory by default.
+
+    Returns:
+        The content itself, or the path of a file that is not empty.
+
+    Raises:
+        Unreadable: no such file, 0 bytes, a URL.
+    """
+    if isinstance(source, Mapping):
+        content, path = source.get("bytes"), source.get("path")
+        if content is None and path and source.get("offset") is not None:
+            try:
+                with Path(path).open("rb") as archive:
+                    archive.seek(source["offset"])
+                    content = archive.read(source["size"])
+            except OSError as error:
+                raise Unreadable(f"its archive cannot be read: {error.strerror}") from None
+            if len(content) < source["size"]:
+                raise Unreadable("its archive is cut off")
+        if content is not None:
+            source = content
+        elif path:
+            source = path
+        else:
+            raise Unreadable("neither bytes nor a path")
+    if isinstance(source, bytes | bytearray | memoryview):
+        if not len(source):
+            raise Unreadable("0 bytes")
+        return bytes(source)
+    if not isinstance(source, str | Path):
+        raise Unreadable(f"neither a path nor bytes: {type(source).__name__}")
+    if "://" in str(source):
+        raise Unreadable("a URL; download the file and give its path")
+    path = Path(source) if folder is None else folder / source
+    try:
+        if not path.is_file():
+            raise Unreadable("a folder" if path.is_dir() else "no such file")
+        if path.stat().st_size == 0:
+            raise Unreadable("0 bytes")
+    except (OSError, ValueError) as error:  # a name too long, or with a zero in it
+        raise Unreadable(str(error)) from None
+    return path
+
+
+@contextmanager
+def open_content(opened: bytes | Path) -> Iterator[BinaryIO]:
+    """A file without a name, so that no library can judge it by its ending or take a colon in it for a protocol."""
+    if isinstance(opened, bytes):
+        yield BytesIO(opened)
+        return
+    try:
+        raw = FileIO(opened)
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from None
+    raw.name = ""
+    with BufferedReader(raw) as file:
+        yield file
+
+
+@contextmanager
+def open_container(opened: bytes | Path, what: str) -> Iterator[Any]:
+    """PyAV's container of a source; Unreadable, as one of no `what`, where FFmpeg fails."""
+    import av
+
+    alone = {"protocol_whitelist": "none"}  # a playlist opens no other files
+    try:
+        with open_content(opened) as content, av.open(content, options=alone, metadata_errors="replace") as container:
+            yield container
+    except av.FFmpegError as error:
+        raise Unreadable(f"no {what} that FFmpeg can read ({error.strerror or error})") from None
+
+
+def known_stream(stream: Any) -> Any:
+    """The stream, if FFmpeg knows its codec; Unreadable otherwise."""
+    if stream.codec_context is None:
+        raise Unreadable(f"a codec of {stream.type} that FFmpeg does not know")
+    return stream
+
+
+def until_end(items: Iterator[Any]) -> Iterator[Any]:
+    """The packets or frames of PyAV, which at their end may stumble over tracks that FFmpeg finds only while it reads."""
+    with suppress(IndexError):
+        yield from items
+
+
+def decoder_reason(error: Exception) -> str:
+    """What a decoder says of a source that it cannot read, in a line."""
+    return first_line(error)[:160] or type(error).__name__

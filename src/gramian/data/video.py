@@ -1,0 +1,89 @@
+"""Videos: files or bytes in; a few upright RGB frames out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gramian.data.content import MAX_PIXELS, Source, Unreadable, known_stream, open_container, open_source, until_end
+from gramian.errors import InputError, require
+
+__all__ = ["read_video"]
+
+
+def read_video(
+    source: Source,
+    frames: int = 8,
+    *,
+    generator: np.random.Generator | None = None,
+    folder: Path | None = None,
+) -> NDArray[np.uint8]:
+    """(frames, height, width, 3) RGB frames: the middles of as many equal parts of the video, turned upright.
+
+    With a generator one frame is drawn from each part. A video with fewer frames repeats some.
+
+    Args:
+        source: a path, bytes or a cell of datasets.
+        frames: how many.
+        generator: draws the frames.
+        folder: what relative paths are relative to.
+
+    Returns:
+        (frames, height, width, 3) uint8.
+
+    Raises:
+        Unreadable: no video track (a still image or a cover is none), no frame, frames that change size, or ones of more
+            than `MAX_PIXELS` pixels.
+    """
+    require("av")
+    import av
+
+    if frames < 1:
+        raise InputError(f"`frames` must be at least 1; got {frames}.")
+    places = (np.arange(frames) + (0.5 if generator is None else generator.uniform(size=frames))) / frames
+    opened = open_source(source, folder)
+    with open_container(opened, "video") as container:
+        kind, brand = container.format.name, container.metadata.get("major_brand")
+        if kind.endswith("_pipe") or kind in ("image2", "ico") or brand in ("avif", "heic", "heix", "mif1"):
+            raise Unreadable("a still image, no video")
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            raise Unreadable("no video track")
+        stream = known_stream(streams[0])
+        index = stream.index  # read while the container is open
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_PIXELS:
+            raise Unreadable(f"frames of {width} × {height} pixels, more than {MAX_PIXELS:,}")
+        stream.thread_type = "AUTO"
+        total = sum(packet.size > 0 for packet in until_end(container.demux(stream)))  # headers cannot be relied on
+        if not total:
+            raise Unreadable("no frames")
+    wanted = np.minimum((places * total).astype(int), total - 1)
+    found: dict[int, NDArray[np.uint8]] = {}
+    last = None
+    with open_container(opened, "video") as container:
+        stream = container.streams[index]
+        stream.thread_type = "AUTO"
+        chosen, end = set(wanted.tolist()), int(wanted.max())
+        for number, frame in enumerate(until_end(container.decode(stream))):
+            if last is not None and (frame.width, frame.height) != (last[1].width, last[1].height):
+                raise Unreadable("frames that change size")
+            last = (number, frame)
+            if number in chosen:
+                found[number] = _upright(frame)
+            if number >= end:
+                break
+        if last is None:
+            raise Unreadable("no frame can be decoded")
+        if not found.keys() >= chosen:  # fewer frames than packets: the last one stands for those behind it
+            found[last[0]] = _upright(last[1])
+    there = np.array(sorted(found))
+    return np.stack([found[int(there[there <= place][-1] if (there <= place).any() else there[0])] for place in wanted])
+
+
+def _upright(frame: Any) -> NDArray[np.uint8]:
+    image = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(image, round(getattr(frame, "rotation", 0) / 90)))
