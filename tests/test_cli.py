@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from gramian.benchmark.demo import METHODS, demo
+from gramian.benchmark.demo import demo, methods
 from gramian.cli import COMMANDS, main
 from gramian.data import load
 from gramian.errors import InputError
@@ -325,7 +325,7 @@ def test_demo_compares_every_method_and_resumes(data, tmp_path):
     assert [path.name for path in written] == ["report.md", "report.json", "recall.png", "tsne.png"]
     assert all(path.stat().st_size > 500 for path in written)
     figures = json.loads(written[1].read_text())
-    assert [method["name"] for method in figures["methods"]] == [method.name for method in METHODS]
+    assert [method["name"] for method in figures["methods"]] == [method.name for method in methods()]
     for method in figures["methods"]:
         means = [run["mean_recall"]["1"]["value"] for run in method["runs"]]
         assert len(means) == 2
@@ -341,11 +341,11 @@ def test_demo_compares_every_method_and_resumes(data, tmp_path):
             50 * sum(r["span"]["best_single_recall_at_1"] for r in joint), abs=0.06
         )
     page = written[0].read_text()
-    for method in METHODS:
+    for method in methods():
         assert f"| {method.name} |" in page
 
-    kept = tmp_path / "demo" / "runs" / "gram-0" / "test.safetensors"
-    lost = tmp_path / "demo" / "runs" / "pmrl-1" / "test.safetensors"
+    kept = tmp_path / "demo" / "runs" / "demo" / "gram-published-0.safetensors"
+    lost = tmp_path / "demo" / "runs" / "demo" / "pmrl-published-1.safetensors"
     stamp, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.write_bytes(content[:50])
     demo(tmp_path / "demo", **options, resume=True)

@@ -215,17 +215,20 @@ def test_report_carries_the_diagnostics_when_asked(tmp_path):
 
 def test_plots_show_the_values():
     pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
     from gramian.evaluation.plots import recall_matrix, tsne
 
     report = evaluate(_bundle(), scores=["span"])
-    ax = recall_matrix(report.matrix(1), list(report.present))
+    ax = recall_matrix(report.matrix(1), list(report.present), Figure().add_subplot())
     shown = {text.get_text() for text in ax.texts}
     assert shown == {f"{100 * value:.1f}" for value in report.matrix(1)[~np.eye(3, dtype=bool)]}
     assert [label.get_text() for label in ax.get_yticklabels()] == ["text", "image", "audio"]
     bundle = _bundle()
-    cloud = tsne(bundle)
+    cloud = tsne(bundle, Figure().add_subplot())
+    assert cloud.get_legend_handles_labels()[1] == list(bundle.modalities)
     assert [len(points.get_offsets()) for points in cloud.collections] == list(bundle.counts().values())
     with pytest.raises(InputError, match="at least four vectors"):
-        tsne(bundle[[0]])
+        tsne(bundle[[0]], ax)
     with pytest.raises(InputError, match=r"`values` must have shape \(2, 2\)"):
-        recall_matrix(np.zeros((3, 3)), ["a", "b"])
+        recall_matrix(np.zeros((3, 3)), ["a", "b"], ax)

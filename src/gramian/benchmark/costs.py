@@ -6,22 +6,18 @@ import csv
 import ctypes
 import ctypes.util
 import gc
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from gramian import __version__
+from gramian.benchmark.environment import environment
 from gramian.benchmark.published import gram_loss, pmrl_loss, volumes
 from gramian.bundle import Bundle
 from gramian.errors import InputError, require
@@ -284,7 +280,7 @@ def _measure(case: _Case, rounds: int, device: torch.device) -> list[Measurement
         if time.perf_counter() - started > LONGEST and turn:
             break
     medians = {name: median(values) for name, values in times.items()}
-    common = _circumstances(device)
+    common = environment(device)
     return [
         Measurement(
             case.task,
@@ -353,31 +349,6 @@ def _free_bytes(device: torch.device) -> int:
         return _bytes("/proc/meminfo", "MemAvailable")
     except OSError:
         return 2**33
-
-
-def _circumstances(device: torch.device) -> dict[str, Any]:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        try:
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        except (OSError, StopIteration):
-            name = platform.processor() or platform.machine()
-    here = Path(__file__).parent
-    try:
-        command = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "gramian": __version__,
-        "commit": commit,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _write(path: Path, rows: Sequence[Measurement]) -> None:

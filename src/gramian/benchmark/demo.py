@@ -3,69 +3,45 @@
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gramian import __version__
-from gramian.bundle import Bundle
+from gramian.benchmark.environment import versions
+from gramian.benchmark.study import Method, Run, Task, difference, recall, study
 from gramian.data import Table, load
 from gramian.errors import InputError, require
-from gramian.evaluation import Report, evaluate, hits
+from gramian.evaluation import Report, hits
 from gramian.evaluation.metrics import recall_at_k
 from gramian.evaluation.stats import Interval, bootstrap_mean
 from gramian.files import atomic, write_text
-from gramian.losses import PMRL, Gram, Loss, Pairwise
-from gramian.model import Aligner
+from gramian.losses import PMRL, Gram, Pairwise
 from gramian.scores import ScoreName
 from gramian.sheets import Sheet
-from gramian.training import Recipe, fit
+from gramian.training import Recipe
 
-__all__ = ["METHODS", "Method", "compare", "demo"]
+__all__ = ["compare", "demo", "methods"]
 
 
-@dataclass(frozen=True)
-class Method:
-    """An objective of the comparison.
+def methods(anchor: str = "text") -> tuple[Method, ...]:
+    """What `gramian demo` compares. The temperatures of the forms that no paper fixes were chosen on validation: docs/log.md.
 
-    Attributes:
-        name: for the table.
-        slug: for file names.
-        loss: builds the objective, given the anchor of those that have a fixed one.
+    Args:
+        anchor: of GRAM as published.
     """
+    return (
+        Method("Pairwise InfoNCE", lambda: Pairwise(temperature=0.2)),
+        Method("GRAM, published", lambda: Gram(anchor=anchor)),
+        Method("GRAM, cone, each", lambda: Gram(score="cone", anchor="each", temperature=0.2)),
+        Method("PMRL, published", PMRL),
+        Method("PMRL, signed", lambda: PMRL(signed=True, alignment_temperature=0.5)),
+    )
 
-    name: str
-    slug: str
-    loss: Callable[[str], Loss]
-
-
-METHODS: tuple[Method, ...] = (
-    Method("Pairwise InfoNCE", "pairwise", lambda _: Pairwise(temperature=0.2)),
-    Method("GRAM, published", "gram", lambda anchor: Gram(anchor=anchor)),
-    Method("GRAM, cone, each", "gram-cone-each", lambda _: Gram(score="cone", anchor="each", temperature=0.2)),
-    Method("PMRL, published", "pmrl", lambda _: PMRL()),
-    Method("PMRL, signed", "pmrl-signed", lambda _: PMRL(signed=True, alignment_temperature=0.5)),
-)
-"""What `gramian demo` compares. The temperatures of the forms that no paper fixes were chosen on validation: docs/log.md."""
 
 JOINT: tuple[ScoreName, ...] = ("span", "volume")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One method with one seed, evaluated on the test split."""
-
-    method: Method
-    seed: int
-    report: Report
-    test: Bundle
 
 
 def demo(
@@ -80,7 +56,7 @@ def demo(
     resume: bool = False,
     console: Console | None = None,
 ) -> list[Path]:
-    """Train every method of `METHODS` on a table with splits, and print and write one comparison.
+    """Train `methods` on a table with splits, and print and write one comparison.
 
     Args:
         output: folder for the report, the pictures and the embedded test items of each run.
@@ -96,8 +72,6 @@ def demo(
     Returns:
         The paths of what was written for the reader.
     """
-    if seeds < 1:
-        raise InputError(f"`seeds` must be at least 1; got {seeds}.")
     if anchor not in columns or len(columns) < 2:
         raise InputError(
             f"`anchor` must be one of the columns {', '.join(columns)}, of which there must be two; got {anchor!r}."
@@ -106,41 +80,14 @@ def demo(
     require("accelerate", "matplotlib", "sklearn")
     output, recipe = Path(output), recipe or Recipe()
     table = load(data, columns=list(columns))
-    train, validation, test = (table.part(split).has_any() for split in ("train", "validation", "test"))
-    settings = {
-        "gramian": __version__,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "data": data,
-        "columns": list(columns),
-        "dim": dim,
-        "recipe": asdict(recipe),
-    }
-    digest = table.digest()
-    runs: list[Run] = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    ) as bar:
-        task = bar.add_task("training", total=len(METHODS) * seeds)
-        for method in METHODS:
-            for seed in range(seeds):
-                bar.update(task, description=f"{method.name}, seed {seed}")
-                folder = output / "runs" / f"{method.slug}-{seed}"
-                loss = method.loss(anchor)
-                made_with = settings | {"loss": repr(loss), "digest": digest}
-                embedded = _finished(folder, made_with) if resume else None
-                if embedded is None:
-                    embedded = _train(loss, train, validation, test, dim=dim, recipe=recipe, seed=seed)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    embedded.save(folder / "test.safetensors")
-                    write_text(folder / "settings.json", json.dumps(made_with))
-                runs.append(Run(method, seed, evaluate(embedded, scores=JOINT), embedded))
-                bar.advance(task)
-        bar.update(task, description="trained")
+    task = Task("demo", lambda _: table, dim, recipe)
+    compared = methods(anchor)
+    (runs,) = study([task], compared, output / "runs", seeds=seeds, scores=JOINT, resume=resume, console=console).values()
+    settings = versions() | {"data": data, "columns": list(columns), "dim": dim, "recipe": asdict(recipe)}
     sheet = compare(runs, anchor)
     console.print(sheet.rich())
     written = [
-        write_text(output / "report.md", _page(sheet, settings, train, validation, test, runs, anchor)),
+        write_text(output / "report.md", _page(sheet, settings, table, runs, anchor)),
         write_text(output / "report.json", json.dumps(_plain(runs, settings, anchor), indent=2, ensure_ascii=False) + "\n"),
         *_draw(runs, output),
     ]
@@ -149,26 +96,29 @@ def demo(
     return written
 
 
-def compare(runs: Sequence[Run], anchor: str) -> Sheet:
-    """One row a method: mean recall over the single-modality directions, the difference to the first method, joint scores."""
-    first, methods = runs[0].report, _by_method(runs)
-    reference = _found(next(iter(methods.values())))
-    others = tuple(name for name in first.present if name != anchor)
+def compare(runs: Mapping[str, Sequence[Run]], anchor: str) -> Sheet:
+    """One row per method: mean recall over the single-modality directions, the difference to the first method, joint scores.
+
+    Args:
+        runs: name of the method → its runs.
+        anchor: the modality that the joint scores ask with.
+    """
+    reference = next(iter(runs.values()))
+    first = reference[0].report
+    others = _others(first, anchor)
     joint = len(others) > 1
-    header = ["objective", "R@1 [95 %]", f"Δ {next(iter(methods)).slug} [95 %]", *((*JOINT, "single") if joint else ())]
+    header = ["objective", "R@1 [95 %]", "Δ pairwise [95 %]", *((*JOINT, "single") if joint else ())]
     rows = []
-    for method, mine in methods.items():
-        found = _found(mine)
-        difference = "–" if method is runs[0].method else bootstrap_mean(found - reference).percent()
-        row = [method.name, bootstrap_mean(found).percent(), difference]
+    for name, own in runs.items():
+        row = [name, recall(own).percent(), "–" if own is reference else difference(own, reference).percent()]
         if joint:
-            by_score, single, _ = _joint(mine, anchor, others)
+            by_score, single, _ = _joint(own, anchor, others)
             row += [*(f"{100 * by_score[score]:.1f}" for score in JOINT), f"{100 * single:.1f}"]
         rows.append(tuple(row))
     gallery = max(direction.gallery for direction in first.singles)
     missing = ", ".join(f"{name} {first.n - count}" for name, count in first.present.items())
     note = (
-        f"Mean R@1 in % of {len(first.singles)} directions between two modalities, {_seeds(runs)}; "
+        f"Mean R@1 in % of {len(first.singles)} directions between two modalities, {_seeds(reference)}; "
         f"test gallery {gallery} items (missing: {missing}); 95 % intervals over items and seeds, differences paired. "
     )
     if joint:
@@ -179,49 +129,25 @@ def compare(runs: Sequence[Run], anchor: str) -> Sheet:
     return Sheet("Alignment from new heads", tuple(header), tuple(rows), note + "The test split chose nothing else.")
 
 
-def aggregation(runs: Sequence[Run], anchor: str) -> Sheet:
+def aggregation(runs: Mapping[str, Sequence[Run]], anchor: str) -> Sheet:
     """What asking for all other modalities together gains over the best single one, by method."""
-    others = tuple(name for name in runs[0].report.present if name != anchor)
+    others = _others(next(iter(runs.values()))[0].report, anchor)
     rows = []
-    for method, mine in _by_method(runs).items():
-        by_score, single, gain = _joint(mine, anchor, others)
-        rows.append((method.name, f"{100 * by_score[JOINT[0]]:.1f}", f"{100 * single:.1f}", gain.percent()))
+    for name, own in runs.items():
+        by_score, single, gain = _joint(own, anchor, others)
+        rows.append((name, f"{100 * by_score[JOINT[0]]:.1f}", f"{100 * single:.1f}", gain.percent()))
     title = f"{anchor} → {'+'.join(others)}: R@1 by {JOINT[0]} and by the best single modality"
     return Sheet(
         title, ("objective", JOINT[0], "single", "gain [95 %]"), tuple(rows), "Intervals over items and seeds, paired."
     )
 
 
+def _others(report: Report, anchor: str) -> tuple[str, ...]:
+    return tuple(name for name in report.present if name != anchor)
+
+
 def _seeds(runs: Sequence[Run]) -> str:
-    count = len({run.seed for run in runs})
-    return f"{count} seeds" if count > 1 else "1 seed"
-
-
-def _by_method(runs: Sequence[Run]) -> dict[Method, list[Run]]:
-    found: dict[Method, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.method, []).append(run)
-    return found
-
-
-def _found(runs: Sequence[Run], k: int = 1) -> NDArray[np.float64]:
-    """Who was found among the best k, (seeds, directions, items)."""
-    return np.stack([hits(run.report.singles, run.report.n, k) for run in runs])
-
-
-def _train(loss: Loss, train: Table, validation: Table, test: Table, *, dim: int, recipe: Recipe, seed: int) -> Bundle:
-    aligner = Aligner.for_table(train, dim=dim, seed=seed)
-    fit(aligner, loss, train, validation, recipe=replace(recipe, seed=seed), progress=False)
-    return aligner.embed(test).to("cpu")
-
-
-def _finished(folder: Path, settings: dict[str, object]) -> Bundle | None:
-    try:
-        if json.loads((folder / "settings.json").read_text()) == json.loads(json.dumps(settings)):
-            return Bundle.load(folder / "test.safetensors")
-    except (OSError, ValueError):  # not there, or damaged: train it again
-        pass
-    return None
+    return f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
 
 
 def _joint(runs: Sequence[Run], anchor: str, others: tuple[str, ...]) -> tuple[dict[ScoreName, float], float, Interval]:
@@ -244,64 +170,56 @@ def _joint(runs: Sequence[Run], anchor: str, others: tuple[str, ...]) -> tuple[d
     return by_score, single, bootstrap_mean(np.stack(paired))
 
 
-def _plain(runs: Sequence[Run], settings: dict[str, object], anchor: str) -> dict[str, object]:
-    methods = []
-    for method, mine in _by_method(runs).items():
-        methods.append(
-            {
-                "name": method.name,
-                "loss": repr(method.loss(anchor)),
-                "mean_recall": {str(k): bootstrap_mean(_found(mine, k))._asdict() for k in (1, 5, 10)},
-                "runs": [{"seed": run.seed, **run.report.to_dict()} for run in mine],
-            }
-        )
-    return {"settings": settings, "anchor": anchor, "methods": methods}
+def _plain(runs: Mapping[str, Sequence[Run]], settings: dict[str, object], anchor: str) -> dict[str, object]:
+    listed = [
+        {
+            "name": name,
+            "loss": repr(own[0].method.loss()),
+            "mean_recall": {str(k): recall(own, k)._asdict() for k in (1, 5, 10)},
+            "runs": [{"seed": run.seed, **run.report.to_dict()} for run in own],
+        }
+        for name, own in runs.items()
+    ]
+    return {"settings": settings, "anchor": anchor, "methods": listed}
 
 
-def _page(
-    sheet: Sheet,
-    settings: dict[str, object],
-    train: Table,
-    validation: Table,
-    test: Table,
-    runs: Sequence[Run],
-    anchor: str,
-) -> str:
-    rows = "".join(f"- {name}: {value}\n" for name, value in settings.items())
-    splits = f"{len(train)} items to train, {len(validation)} to choose the epoch, {len(test)} to test"
+def _page(sheet: Sheet, settings: dict[str, object], table: Table, runs: Mapping[str, Sequence[Run]], anchor: str) -> str:
+    train, validation, test = (len(table.part(split).has_any()) for split in ("train", "validation", "test"))
     parts = [
         "# Comparison of objectives\n",
-        f"Written by `gramian demo`; {splits}.\n",
-        rows,
+        f"Written by `gramian demo`; {train} items to train, {validation} to choose the epoch, {test} to test.\n",
+        "".join(f"- {name}: {value}\n" for name, value in settings.items()),
         sheet.markdown(),
-        *([aggregation(runs, anchor).markdown()] if len(runs[0].report.present) > 2 else []),
+        *([aggregation(runs, anchor).markdown()] if len(table.modalities) > 2 else []),
         "![Recall matrices](recall.png)\n\n![t-SNE of the test items](tsne.png)\n",
     ]
-    for run in runs:
-        if run.seed == 0:
-            parts.append(f"## {run.method.name}, seed 0\n")
-            parts += [sheet.markdown() for sheet in run.report.sheets()]
+    for name, own in runs.items():
+        parts.append(f"## {name}, seed 0\n")
+        parts += [sheet.markdown() for sheet in own[0].report.sheets()]
     return "\n".join(parts)
 
 
-def _draw(runs: Sequence[Run], output: Path) -> list[Path]:
+def _draw(runs: Mapping[str, Sequence[Run]], output: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     from gramian.evaluation.plots import recall_matrix, tsne
 
-    methods = _by_method(runs)
-    matrices, clouds = (Figure(figsize=(3.2 * len(methods), 3.8), layout="constrained") for _ in range(2))
-    top = max(float(np.nanmax(run.report.matrix(1))) for run in runs)
-    for i, (method, mine) in enumerate(methods.items(), 1):
-        mean = np.mean([run.report.matrix(1) for run in mine], axis=0)
-        ax = matrices.add_subplot(1, len(methods), i, title=method.name)
-        recall_matrix(mean, list(mine[0].report.present), ax, top=top)
-        tsne(mine[0].test, clouds.add_subplot(1, len(methods), i, title=method.name))
-    matrices.suptitle(f"R@1 in %, mean of {_seeds(runs)}")
+    matrices, clouds = (Figure(figsize=(3.2 * len(runs), 3.8), layout="compressed") for _ in range(2))
+    top = max(float(np.nanmax(run.report.matrix(1))) for own in runs.values() for run in own)
+    for place, (name, own) in enumerate(runs.items(), 1):
+        mean = np.mean([run.report.matrix(1) for run in own], axis=0)
+        recall_matrix(mean, list(own[0].report.present), matrices.add_subplot(1, len(runs), place, title=name), top=top)
+        tsne(own[0].embedded, clouds.add_subplot(1, len(runs), place, title=name))
+    for ax in matrices.axes:
+        ax.label_outer()  # all panels have the labels of the first
+    clouds.legend(
+        *clouds.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(clouds.axes), markerscale=2
+    )
+    matrices.suptitle(f"R@1 in %, mean of {_seeds(own)}")
     clouds.suptitle("Test items in the shared space, seed 0")
     written = []
     for name, figure in (("recall.png", matrices), ("tsne.png", clouds)):
         with atomic(output / name) as partial:
-            figure.savefig(partial, dpi=110, format="png")
+            figure.savefig(partial, dpi=110, format="png", bbox_inches="tight")
         written.append(output / name)
     return written

@@ -1,4 +1,4 @@
-"""Pictures: (values, ax=None) → Axes. Needs the extra `plots` (matplotlib, scikit-learn)."""
+"""Pictures, drawn into the caller's Axes. Needs the extra `plots` (matplotlib, scikit-learn)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["cost_curves", "recall_matrix", "tsne"]
 
 
-def recall_matrix(
-    values: NDArray[np.float64], names: Sequence[str], ax: Axes | None = None, *, top: float | None = None
-) -> Axes:
+def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes, *, top: float | None = None) -> Axes:
     """Recall of every direction as a matrix: queries in rows, targets in columns.
 
     Args:
         values: (m, m) shares in [0, 1]; NaN where a direction was not measured, as on the diagonal.
         names: the m modalities.
-        ax: where to draw; a new figure by default.
+        ax: where to draw.
         top: the share at the bright end of the colours; the largest of `values` by default.
 
     Returns:
@@ -35,7 +33,6 @@ def recall_matrix(
     """
     if values.shape != (len(names), len(names)):
         raise InputError(f"`values` must have shape ({len(names)}, {len(names)}); got {values.shape}.")
-    ax = _axes(ax)
     top = float(np.nanmax(values, initial=0.0)) if top is None else top
     top = max(top, 1e-9)  # all zero is drawn dark, too
     ax.imshow(np.ma.masked_invalid(values), vmin=0, vmax=top, cmap="viridis")
@@ -85,14 +82,15 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def tsne(bundle: Bundle, ax: Axes | None = None, *, seed: int = 0) -> Axes:
+def tsne(bundle: Bundle, ax: Axes, *, seed: int = 0) -> Axes:
     """All present vectors of a Bundle in two dimensions (t-SNE of cosine distances), a colour a modality.
 
-    Where modalities are aligned the colours mix; where there is a modality gap they form islands.
+    Where modalities are aligned the colours mix; where there is a modality gap they form islands. The points are labelled for
+    a legend, which is left to the caller: several panels need one alone.
 
     Args:
         bundle: at least four vectors in all.
-        ax: where to draw; a new figure by default.
+        ax: where to draw.
         seed: of the embedding.
 
     Returns:
@@ -105,7 +103,6 @@ def tsne(bundle: Bundle, ax: Axes | None = None, *, seed: int = 0) -> Axes:
     vectors = torch.cat(parts).numpy()
     if len(vectors) < 4:
         raise InputError(f"`bundle` must hold at least four vectors to draw; got {len(vectors)}.")
-    ax = _axes(ax)
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     points = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(vectors)
     start = 0
@@ -115,13 +112,4 @@ def tsne(bundle: Bundle, ax: Axes | None = None, *, seed: int = 0) -> Axes:
         start += len(part)
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.legend(fontsize=7, loc="best")
     return ax
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot
-
-    return pyplot.figure(figsize=(4, 4), layout="constrained").add_subplot()

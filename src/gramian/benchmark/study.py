@@ -1,0 +1,305 @@
+"""The engine of every comparison: methods × seeds × tasks, each run trained once, stored, and compared in pairs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gramian.benchmark.environment import versions
+from gramian.bundle import Bundle
+from gramian.data import Table
+from gramian.errors import InputError, check_choice, require
+from gramian.evaluation import Report, evaluate, hits
+from gramian.evaluation.stats import Interval, bootstrap_mean
+from gramian.files import write_text
+from gramian.losses import Loss
+from gramian.model import Aligner
+from gramian.scores import ScoreName
+from gramian.training import History, Recipe, fit
+
+__all__ = ["Method", "Results", "Run", "Task", "chosen", "difference", "read_page", "recall", "study", "write_tables"]
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        name: for tables and, in plain letters, for files.
+        loss: builds the objective.
+        kind: whose options it has, for tables.
+        dim: width of the shared space; the task's by default.
+        recipe: the task's by default. A run's seed replaces that of the recipe.
+    """
+
+    name: str
+    loss: Callable[[], Loss]
+    kind: str = ""
+    dim: int | None = None
+    recipe: Recipe | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the methods are trained on.
+
+    Attributes:
+        name: for tables and files.
+        table: seed → table with the splits "train", "validation" and "test".
+        dim: width of the shared space.
+        recipe: how to train.
+        start: what has trained the space that every method goes on from, by a recipe of its own; None for new heads.
+    """
+
+    name: str
+    table: Callable[[int], Table]
+    dim: int = 512
+    recipe: Recipe = field(default_factory=Recipe)
+    start: Method | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One method, trained on one task with one seed.
+
+    Attributes:
+        method: what was trained.
+        seed: of heads, batches and, where the task draws it, the table.
+        embedded: the items of the evaluated split in the shared space.
+        report: their figures.
+        best: best validation MRR, whose epoch the embeddings come from.
+        best_epoch: that epoch.
+    """
+
+    method: Method
+    seed: int
+    embedded: Bundle
+    report: Report
+    best: float
+    best_epoch: int
+
+
+Results: TypeAlias = dict[str, dict[str, tuple[Run, ...]]]
+"""Name of the task → name of the method → runs by seed."""
+
+
+def study(
+    tasks: Sequence[Task],
+    methods: Sequence[Method],
+    folder: Path,
+    *,
+    seeds: int,
+    split: str = "test",
+    scores: Sequence[ScoreName] = (),
+    resume: bool = False,
+    cpu: bool = False,
+    console: Console | None = None,
+) -> Results:
+    """Train every method on every task with every seed, and evaluate each run.
+
+    A finished run is stored as two files, `TASK/METHOD-SEED.json` with its settings and `….safetensors` with what it
+    embedded. A run is what its settings say, so a resumed study gives the figures of an unbroken one.
+
+    Args:
+        tasks: with different names.
+        methods: with different names.
+        folder: of the stored runs.
+        seeds: runs of a method on a task, with seeds 0, 1, ….
+        split: what is evaluated: "validation" to choose by, "test" to report.
+        scores: joint scores that the reports have; by default they have the directions between two modalities alone.
+        resume: take the stored runs with the same settings; those that differ, or are damaged, are trained again. Without it
+            all are.
+        cpu: stay on the CPU where there is an accelerator.
+        console: of the progress bar.
+
+    Returns:
+        The runs, by task and method.
+
+    Raises:
+        InputError: no seeds, methods or tasks, or two with one name.
+    """
+    if seeds < 1:
+        raise InputError(f"`seeds` must be at least 1; got {seeds}.")
+    check_choice("split", split, SPLITS)
+    for argument, names in (("tasks", [_slug(task.name) for task in tasks]), ("methods", [_slug(one.name) for one in methods])):
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"`{argument}` must be one or more with different names; got {', '.join(names) or 'none'}.")
+    require("accelerate")
+    results: Results = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        row = bar.add_task("training", total=len(tasks) * len(methods) * seeds)
+        for task in tasks:
+            trials = [_Trial(task, seed, split, cpu) for seed in range(seeds)]
+            results[task.name] = {}
+            for method in methods:
+                runs = []
+                for trial in trials:
+                    bar.update(row, description=f"{task.name}: {method.name}, seed {trial.seed}")
+                    path = folder / _slug(task.name) / f"{_slug(method.name)}-{trial.seed}.json"
+                    embedded, outcome = (trial.stored(method, path) if resume else None) or trial.train(method, path)
+                    report = evaluate(embedded, scores=scores, subsets=bool(scores))
+                    runs.append(Run(method, trial.seed, embedded, report, outcome["best"], outcome["best_epoch"]))
+                    bar.advance(row)
+                results[task.name][method.name] = tuple(runs)
+        bar.update(row, description="trained")
+    return results
+
+
+class _Trial:
+    """One task with one seed."""
+
+    def __init__(self, task: Task, seed: int, split: str, cpu: bool) -> None:
+        self.task, self.seed, self.split, self.cpu = task, seed, split, cpu
+        table = task.table(seed)
+        self.digest = table.digest()
+        self.parts = {name: table.part(name).has_any() for name in SPLITS}
+
+    @cached_property
+    def start(self) -> Aligner | None:
+        """The space that every method goes on from, trained once."""
+        if self.task.start is None:
+            return None
+        return self._fit(self._new(self.task.start), self.task.start)[0]
+
+    def settings(self, method: Method) -> dict[str, Any]:
+        """All that decides what a run gives, as JSON has it."""
+        start = self.task.start
+        settings = versions() | {
+            "data": self.digest,
+            "split": self.split,
+            "dim": method.dim or self.task.dim,
+            "recipe": asdict(self._recipe(method)),
+            "loss": repr(method.loss()),
+            "start": None if start is None else {"recipe": asdict(self._recipe(start)), "loss": repr(start.loss())},
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
+
+    def stored(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]] | None:
+        """The finished run at `path`; None where there is none, a damaged one, or one of other settings."""
+        try:
+            outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if outcome["settings"] == self.settings(method):
+                return Bundle.load(path.with_suffix(".safetensors")), outcome
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    def train(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]]:
+        """Train and embed, and store both at `path`; the settings last, so that they never stand beside other embeddings."""
+        aligner, history = self._fit(self._new(method) if self.start is None else deepcopy(self.start), method)
+        embedded = aligner.embed(self.parts[self.split]).to("cpu")
+        outcome = {"settings": self.settings(method), "best": history.best or 0.0, "best_epoch": history.best_epoch}
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        embedded.save(path.with_suffix(".safetensors"))
+        write_text(path, json.dumps(outcome, ensure_ascii=False, indent=2) + "\n")
+        return embedded, outcome
+
+    def _recipe(self, method: Method) -> Recipe:
+        return replace(method.recipe or self.task.recipe, seed=self.seed)
+
+    def _new(self, method: Method) -> Aligner:
+        return Aligner.for_table(self.parts["train"], dim=method.dim or self.task.dim, seed=self.seed)
+
+    def _fit(self, aligner: Aligner, method: Method) -> tuple[Aligner, History]:
+        train, validation = self.parts["train"], self.parts["validation"]
+        recipe = self._recipe(method)
+        return aligner, fit(aligner, method.loss(), train, validation, recipe=recipe, progress=False, cpu=self.cpu)
+
+
+def recall(runs: Sequence[Run], k: int = 1) -> Interval:
+    """Mean R@k over the directions between two modalities, with a 95 % interval over items and seeds."""
+    return bootstrap_mean(_hits(runs, k))
+
+
+def difference(runs: Sequence[Run], reference: Sequence[Run], k: int = 1) -> Interval:
+    """Mean R@k of `runs` minus that of `reference`, paired by item and seed, with its 95 % interval.
+
+    Raises:
+        InputError: the two do not have the same seeds, directions and items.
+    """
+    ours, theirs = _hits(runs, k), _hits(reference, k)
+    if ours.shape != theirs.shape or [run.seed for run in runs] != [run.seed for run in reference]:
+        raise InputError(
+            "`reference` must have the seeds, directions and items of `runs` to be compared in pairs; "
+            f"got {theirs.shape} and {ours.shape}."
+        )
+    return bootstrap_mean(ours - theirs)
+
+
+def _hits(runs: Sequence[Run], k: int) -> NDArray[np.float64]:
+    """Whose match was among the best k, (seeds, directions, items)."""
+    return np.stack([hits(run.report.singles, run.report.n, k) for run in runs])
+
+
+def chosen(methods: Sequence[Method], names: Sequence[str] | None) -> list[Method]:
+    """The methods with these names, in their own order; all without names.
+
+    Raises:
+        InputError: a name that no method has.
+    """
+    for name in names or ():
+        check_choice("methods", name, [method.name for method in methods])
+    return [method for method in methods if names is None or method.name in names]
+
+
+def write_tables(title: str, tables: Mapping[str, str], output: Path, page: Path | None = None) -> list[Path]:
+    """Write the tables of a study to `output/report.md`, and into a page of documentation.
+
+    Args:
+        title: of the report.
+        tables: marker → Markdown.
+        output: folder.
+        page: has, for every marker, the lines `<!-- MARKER -->` and `<!-- /MARKER -->`; what stands between them is replaced.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        InputError: a page that is not there, or lacks a marker.
+    """
+    written = [write_text(output / "report.md", f"# {title}\n\n" + "\n".join(tables.values()))]
+    if page is not None:
+        text = read_page(page, tables)
+        for marker, table in tables.items():
+            text = re.sub(_between(marker), lambda match: f"{match[1]}\n{table}\n{match[2]}", text, flags=re.S)  # noqa: B023
+        written.append(write_text(page, text))
+    return written
+
+
+def read_page(page: Path, markers: Iterable[str]) -> str:
+    """The text of a page of documentation that has all markers.
+
+    Raises:
+        InputError: a page that is not there, or lacks one.
+    """
+    if not page.is_file():
+        raise InputError(f"`page` must be an existing Markdown file; there is no {str(page)!r}.")
+    text = page.read_text(encoding="utf-8")
+    for marker in markers:
+        if not re.search(_between(marker), text, flags=re.S):
+            raise InputError(f"`page` must have the lines <!-- {marker} --> and <!-- /{marker} -->; {str(page)!r} lacks them.")
+    return text
+
+
+def _between(marker: str) -> str:
+    return rf"(<!-- {re.escape(marker)} -->\n).*?(<!-- /{re.escape(marker)} -->)"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("²", "2")).strip("-")
