@@ -14,7 +14,7 @@ from gramian.losses import Centroid, Contrast, HyperGram, Triangle, info_nce, si
 from gramian.scores import SCORES
 from gramian.scores.sides import sides
 
-FORMS = [name for name, score in SCORES.items() if score.form is not None]
+FORMS = list(SCORES)
 NAMES = ("text", "image", "audio")
 
 

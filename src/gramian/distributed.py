@@ -206,7 +206,9 @@ class _RingExchange(Exchange):
     def softplus_sums(self, form: Form, ids: Tensor | None, *, block_size: int | None) -> SoftplusSums:
         return SoftplusSums(*self._reduce(form, tiles.ToSoftplusSums(), ids, block_size))
 
-    def _reduce(self, form: Form, reduction: tiles.Reduction, ids: Tensor | None, block_size: int | None) -> tuple[Tensor, ...]:
+    def _reduce(
+        self, form: Form, reduction: tiles.Differentiable, ids: Tensor | None, block_size: int | None
+    ) -> tuple[Tensor, ...]:
         if not all(part.is_floating_point() or part.dtype == torch.bool for part in form.items):
             raise InputError("`loss` must score by a name of gramian.scores to pass round a ring; use Gathered.")
         ring = _Neighbours(self.group, form.shape[1], form.queries[0].device)
@@ -274,7 +276,7 @@ class _RingReduce(torch.autograd.Function):
     def forward(
         ctx: Any,
         rule: Any,
-        reduction: tiles.Reduction,
+        reduction: tiles.Differentiable,
         ring: _Neighbours,
         ids: Sequence[Tensor] | None,
         tile: int,

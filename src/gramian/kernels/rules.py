@@ -7,6 +7,7 @@ so by autograd (`Traced`); those of the scores that are trained most do it by ha
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,9 +92,11 @@ class Rule(ABC):
 
     Attributes:
         width: inner products a pair, where they may be kept for the backward pass; 0 where the tile is computed anew.
+        entries: numbers per pair that a tile holds at a time; `tiles.tile_size` keeps tiles of many small.
     """
 
     width: int = 0
+    entries: int = 1
 
     @abstractmethod
     def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
@@ -114,11 +117,21 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class Form:
-    """A score of all pairs: each of `queries` has a row a query, each of `items` a row an item."""
+    """A score of all pairs: each of `queries` has one row per query, each of `items` one row per item.
+
+    Attributes:
+        rule: makes a tile of scores from rows of both sides.
+        queries: the parts of the queries' side.
+        items: the parts of the items' side.
+        low: the lowest value of the score itself; rounding may pass it. Who ranks or shows scores bounds them, see `bounded`.
+        high: the highest value.
+    """
 
     rule: Rule
     queries: Parts
     items: Parts
+    low: float = -math.inf
+    high: float = math.inf
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -282,11 +295,13 @@ class Traced(Rule):
     Args:
         function: (queries' parts, items' parts) → (b, c).
         factor: whether the last part of the items is a factor of the scores.
+        entries: see `Rule`.
     """
 
-    def __init__(self, function: Callable[[Parts, Parts], Tensor], *, factor: bool = False) -> None:
+    def __init__(self, function: Callable[[Parts, Parts], Tensor], *, factor: bool = False, entries: int = 1) -> None:
         self.function = function
         self.factor = factor
+        self.entries = entries
 
     def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
         """Nothing is kept."""
@@ -323,7 +338,7 @@ class Traced(Rule):
         """A factor an item."""
         if self.factor:
             return Form(self, queries, (*items[:-1], items[-1] * scale))
-        return Form(Traced(self.function, factor=True), queries, (*items, scale.expand(len(items[0]))))
+        return Form(Traced(self.function, factor=True, entries=self.entries), queries, (*items, scale.expand(len(items[0]))))
 
     def _evaluate(self, queries: Parts, items: Parts) -> Tensor:
         return self.function(queries, items[:-1]) * items[-1] if self.factor else self.function(queries, items)

@@ -27,6 +27,8 @@ KEEP = 2**28  # bytes of inner products that are kept for the backward pass
 PLAIN = 2**20  # pairs up to which autograd over the whole table serves
 TILE = 1024  # rows and columns of a tile on the CPU
 TILE_CUDA = 8192
+ENTRIES = 2**24  # numbers that a tile of a rule with many per pair holds at a time on the CPU
+ENTRIES_CUDA = 2**28
 # e^60 and e^−60 are far from the ends of float32's range: one exponential serves rows and columns whose sums are this close,
 # and where they are this close to 0 it needs no shift.
 SAFE = 60.0
@@ -99,15 +101,7 @@ class SoftplusSums(NamedTuple):
 
 @dataclass(frozen=True)
 class Reduction(ABC):
-    """What is made of the tiles: tensors that grow tile by tile, and the gradient of each tile from theirs.
-
-    Attributes:
-        pairs: which count and which match.
-        of_items: which of the tensors have a row an item; the others have a row a query.
-    """
-
-    pairs: Pairs = Pairs()
-    of_items: ClassVar[tuple[int, ...]] = ()
+    """What is made of the tiles: tensors that grow tile by tile."""
 
     @abstractmethod
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
@@ -117,13 +111,31 @@ class Reduction(ABC):
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
         """Take one tile in; it is not overwritten."""
 
+    def reads(self, at: Place) -> bool:
+        """Whether the tile has anything for this reduction; others are not made."""
+        del at
+        return True
+
+
+@dataclass(frozen=True)
+class Differentiable(Reduction):
+    """A reduction with the gradient of each tile from those of its tensors.
+
+    Attributes:
+        pairs: which count and which match.
+        of_items: which of the tensors have one row per item; the others have one row per query.
+    """
+
+    pairs: Pairs = Pairs()
+    of_items: ClassVar[tuple[int, ...]] = ()
+
     @abstractmethod
     def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
         """The gradient of one tile, from the finished tensors and their gradients."""
 
 
 @dataclass(frozen=True)
-class ToLogSums(Reduction):
+class ToLogSums(Differentiable):
     """`LogSums`."""
 
     totals: bool = False
@@ -201,7 +213,7 @@ def _common_shift(rows: Tensor, columns: Tensor) -> float | None:
 
 
 @dataclass(frozen=True)
-class ToSoftplusSums(Reduction):
+class ToSoftplusSums(Differentiable):
     """`SoftplusSums`."""
 
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
@@ -232,7 +244,7 @@ class ToSoftplusSums(Reduction):
 
 
 @dataclass(frozen=True)
-class _Table(Reduction):
+class _Table(Differentiable):
     """The table itself."""
 
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
@@ -268,13 +280,12 @@ def softplus_sums(form: Form, pairs: Pairs | None = None, *, block_size: int | N
 
 def all_pairs(form: Form, *, block_size: int | None = None) -> Tensor:
     """The (q, n) scores themselves; beyond them, memory for a tile."""
-    q, n = form.shape
-    if block_size is None and q * n <= PLAIN:
+    if block_size is None and _serves_whole(form):
         return form.plain()
     return _reduce(form, _Table(), block_size)[0]
 
 
-def _reduce(form: Form, reduction: Reduction, block_size: int | None) -> list[Tensor]:
+def _reduce(form: Form, reduction: Differentiable, block_size: int | None) -> list[Tensor]:
     rule, (q, n) = form.rule, form.shape
     parts = (*form.queries, *form.items)
     tile = tile_size(form, block_size)
@@ -284,7 +295,7 @@ def _reduce(form: Form, reduction: Reduction, block_size: int | None) -> list[Te
         found = reduction.start(q, n, parts[0])
         forward(rule, reduction, found, form.queries, form.items, tile=tile)
         return found
-    if block_size is None and rule.width == 0 and q * n <= PLAIN:  # autograd over the whole spares making the tiles twice
+    if block_size is None and rule.width == 0 and _serves_whole(form):  # autograd over the whole spares making the tiles twice
         return _reduce(Given.form(form.plain()), reduction, None)
     return list(_Reduce.apply(rule, reduction, tile, keep, len(form.queries), *parts))  # type: ignore[no-untyped-call]
 
@@ -296,6 +307,8 @@ def forward(
     kept = []
     with torch.no_grad():
         for at in tiles(queries, items, tile):
+            if not reduction.reads(at):
+                continue
             some, others = cut(queries, at.rows), cut(items, at.columns)
             products = rule.products(some, others, None if keep else at.scratch)
             scores, _ = rule.scores(Tile(products, some, others, scratch=at.scratch), trace=False)
@@ -307,7 +320,7 @@ def forward(
 
 def backward(
     rule: Rule,
-    reduction: Reduction,
+    reduction: Differentiable,
     totals: Sequence[Tensor],
     grads: Sequence[Tensor],
     queries: Parts,
@@ -345,13 +358,22 @@ def cut(parts: Sequence[Part], rows: slice) -> tuple[Part, ...]:
 
 
 def tile_size(form: Form, block_size: int | None) -> int:
-    """Rows and columns of a tile: what was asked for, or what suits the device."""
-    return block_size or (TILE_CUDA if form.queries[0].is_cuda else TILE)
+    """Rows and columns of a tile: what was asked for, or what suits the device and the numbers that a pair takes."""
+    if block_size is not None:
+        return block_size
+    size, entries = (TILE_CUDA, ENTRIES_CUDA) if form.queries[0].is_cuda else (TILE, ENTRIES)
+    return max(1, min(size, math.isqrt(entries // form.rule.entries)))
+
+
+def _serves_whole(form: Form) -> bool:
+    """Whether all pairs at once are as little as a tile or two."""
+    q, n = form.shape
+    return q * n <= PLAIN and q * n * form.rule.entries <= ENTRIES
 
 
 class _Reduce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rule: Rule, reduction: Reduction, tile: int, keep: bool, split: int, *parts: Tensor) -> Any:
+    def forward(ctx: Any, rule: Rule, reduction: Differentiable, tile: int, keep: bool, split: int, *parts: Tensor) -> Any:
         queries, items = parts[:split], parts[split:]
         totals = reduction.start(len(queries[0]), len(items[0]), queries[0])
         ctx.kept = forward(rule, reduction, totals, queries, items, tile=tile, keep=keep)

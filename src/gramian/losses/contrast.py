@@ -12,7 +12,6 @@ from gramian.errors import InputError, check_choice
 from gramian.kernels import Form, Given
 from gramian.losses.base import LossOutput, SoftmaxLoss
 from gramian.scores import SCORES, Items, Score, ScoreName
-from gramian.scores.sides import sides
 
 __all__ = ["AnchoredLoss", "Contrast"]
 
@@ -113,8 +112,8 @@ class Contrast(AnchoredLoss):
     def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
         """The score of each anchor with each item's other modalities."""
         anchors, others = usable.select(query), usable.select(*targets)
-        if isinstance(self.function, Score) and self.function.form is not None:
-            return self.function.form(*sides(anchors, others))
+        if isinstance(self.function, Score):
+            return self.function.of(anchors, others)
         return Given.form(self.function(anchors, others))
 
     def extra_repr(self) -> str:

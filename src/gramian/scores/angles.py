@@ -10,7 +10,7 @@ from torch import Tensor
 from gramian.errors import InputError, check_choice
 from gramian.geometry import direction, full_precision, leading_direction
 from gramian.kernels import Form, Linear
-from gramian.scores.sides import Items, Side, bounded, products, scored, sides, traced
+from gramian.scores.sides import Items, Side, products, scored, sides, traced
 
 __all__ = ["centroid", "cosine", "leading", "multilinear", "weighted_centroid"]
 
@@ -118,7 +118,7 @@ def weighted_centroid_form(Q: Side, M: Side, *, temperature: float = 0.1) -> For
         squared = torch.einsum("qni,nij,qnj->qn", w, M.gram(), w)
         vanishes = squared <= (32 * torch.finfo(squared.dtype).eps) ** 2
         length = squared.masked_fill(vanishes, 1).sqrt()
-        return bounded(((w * cosines).sum(-1) / length).masked_fill(vanishes, 0))
+        return ((w * cosines).sum(-1) / length).masked_fill(vanishes, 0)
 
     return traced(weighted, Side(direction(Q.sum).unsqueeze(1), Q.present.any(1, keepdim=True)), M)
 
@@ -182,7 +182,7 @@ def multilinear_form(Q: Side, M: Side) -> Form:
 
 def _inner(first: Tensor, second: Tensor) -> Form:
     """The form of ⟨first, second⟩."""
-    return Form(Linear(), (first,), (second,))
+    return Form(Linear(), (first,), (second,), -1, 1)
 
 
 def _check_temperature(temperature: float) -> None:

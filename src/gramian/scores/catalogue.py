@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from gramian.geometry import full_precision
 from gramian.kernels import Form
 from gramian.scores.angles import (
     centroid,
@@ -24,8 +25,8 @@ from gramian.scores.angles import (
     weighted_centroid_form,
 )
 from gramian.scores.cones import cone, cone_form
-from gramian.scores.late import maxsim
-from gramian.scores.sides import Items, Side
+from gramian.scores.late import maxsim, maxsim_form, token_sides
+from gramian.scores.sides import Items, Side, sides
 from gramian.scores.spectra import spectral, spectral_form
 from gramian.scores.volumes import (
     hyperbolic_form,
@@ -66,6 +67,7 @@ class Score:
 
     Attributes:
         function: queries × items → (q, n).
+        form: the same score of two sides, as whoever never holds all pairs reads it: losses, rankings, indexes.
         formula: for the table.
         low: the lowest value.
         high: the highest value.
@@ -75,12 +77,13 @@ class Score:
         arity: how items with different numbers of modalities compare.
         own_factor: whether it holds a factor of the item's own that the query has no part in.
         symmetric: whether the two sides may change places.
-        form: the same score over two sides, for losses that never hold all pairs; None where it has none.
         trains: what it does as an objective.
         source: paper, or "–" for this library's own.
+        read: how two sides are made of queries and items.
     """
 
     function: Callable[[Items, Items], Tensor]
+    form: Callable[[Side, Side], Form]
     formula: str
     low: float
     high: float
@@ -92,11 +95,16 @@ class Score:
     trains: str
     source: str
     symmetric: bool = True
-    form: Callable[[Side, Side], Form] | None = None
+    read: Callable[[Items, Items], tuple[Side, Side]] = sides
 
     def __call__(self, queries: Items, items: Items) -> Tensor:
         """Scores (q, n) of queries × items."""
         return self.function(queries, items)
+
+    @full_precision
+    def of(self, queries: Items, items: Items) -> Form:
+        """The form of queries × items."""
+        return self.form(*self.read(queries, items))
 
 
 FAIR = "comparable: a mean, whatever the number"
@@ -302,6 +310,8 @@ SCORES: dict[ScoreName, Score] = {
     ),
     "maxsim": Score(
         function=maxsim,
+        form=maxsim_form,
+        read=token_sides,
         formula="mean over tokens a of max ⟨a, z⟩",
         low=-1,
         high=1,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from gramian.geometry import full_precision, safe_sqrt
-from gramian.kernels import Form
-from gramian.scores.sides import Items, Side, bounded, products, scored, sides, traced
+from gramian.kernels import Form, Traced
+from gramian.scores.sides import Items, Side, products, scored, sides
 
 __all__ = ["cone"]
+
+Parts: TypeAlias = tuple[Tensor, ...]
+Subset: TypeAlias = tuple[list[int], Tensor]
+"""Indices of s vectors, and an (n, s, s) matrix of each item."""
 
 
 @full_precision
@@ -43,82 +48,121 @@ def cone(queries: Items, items: Items) -> Tensor:
 
 
 def cone_form(Q: Side, M: Side) -> Form:
-    """The form of `cone`; the side of fewer vectors asks."""
-    return traced(_cone if Q.width <= M.width else lambda Q, M: _cone(M, Q).T, Q, M)
-
-
-def _cone(Q: Side, M: Side) -> Tensor:
-    cosines, G = products(Q.vectors, M.vectors), M.gram()
-    if Q.width == 1:
-        with torch.no_grad():
-            w = _weights(cosines.squeeze(2), G, M.present)
-        inner = (w * cosines.squeeze(2)).sum(-1)
-        length = safe_sqrt(((w.unsqueeze(-2) @ G).squeeze(-2) * w).sum(-1))
+    """The form of `cone`; the side of fewer vectors asks. What knows one side alone, its Gram matrix and its active sets, is
+    worked out once and is a part of that side.
+    """
+    asks, item, swapped = (Q, M, False) if Q.width <= M.width else (M, Q, True)
+    H, G = asks.gram(), item.gram()
+    if asks.width == 1:
+        function, first, second = _of_one, (asks.vectors[:, 0],), (*item, G, _active_sets(item, G, 2))
     else:
-        H = Q.gram()
-        with torch.no_grad():
-            v, w = _pair_weights(cosines, H, G, Q.present, M.present)
-        inner = torch.einsum("qni,qnij,qnj->qn", v, cosines, w)
-        length = safe_sqrt(torch.einsum("qni,qij,qnj->qn", v, H, v)) * safe_sqrt(torch.einsum("qni,nij,qnj->qn", w, G, w))
-    length = length.masked_fill(length == 0, 1)  # nothing present: 0/0 has a NaN gradient even where it is hidden
-    return bounded(inner / length)
+        function = partial(_of_several, asks.width, item.width)
+        first = (*asks, H, _roots(_active_sets(asks, H, 1), asks.width))
+        second = (*item, G, _roots(_active_sets(item, G, 1), item.width))
+    entries = 4 * asks.width * item.width
+    if swapped:
+        return Form(Traced(lambda queries, items: function(items, queries).T, entries=entries), second, first, -1, 1)
+    return Form(Traced(function, entries=entries), first, second, -1, 1)
 
 
-def _weights(cosines: Tensor, G: Tensor, present: Tensor) -> Tensor:
-    """Non-negative weights (q, n, m), the largest of them 1, of the combination of each item's vectors nearest to each query.
+def _of_one(queries: Parts, items: Parts) -> Tensor:
+    """(b, c) cosines of one vector each with the items' cones; all sums run over (b, c) tables, one per vector."""
+    (a,), (vectors, present, G, inverses) = queries, items
+    cosines = [a @ z.T for z in vectors.unbind(1)]
+    with torch.no_grad():
+        w = _weights(cosines, present, inverses)
+    inner, squared = torch.zeros_like(cosines[0]), torch.zeros_like(cosines[0])
+    for i, w_i in enumerate(w):
+        inner = inner + w_i * cosines[i]
+        squared = squared + w_i * sum((G[:, i, j] * w_j for j, w_j in enumerate(w)), start=torch.zeros_like(inner))
+    return _ratio(inner, safe_sqrt(squared))
+
+
+def _of_several(k: int, m: int, queries: Parts, items: Parts) -> Tensor:
+    """(b, c) cosines of the cones of k vectors with those of m."""
+    (A, asks, H, H_roots), (Z, present, G, G_roots) = queries, items
+    cosines = products(A, Z)
+    with torch.no_grad():
+        v, w = _pair_weights(cosines, _unpack(H_roots, k, 1), _unpack(G_roots, m, 1), asks, present)
+    inner = torch.einsum("qni,qnij,qnj->qn", v, cosines, w)
+    length = safe_sqrt(torch.einsum("qni,qij,qnj->qn", v, H, v)) * safe_sqrt(torch.einsum("qni,nij,qnj->qn", w, G, w))
+    return _ratio(inner, length)
+
+
+def _ratio(inner: Tensor, length: Tensor) -> Tensor:
+    # Nothing present: 0/0 has a NaN gradient even where it is hidden.
+    return inner / length.masked_fill(length == 0, 1)
+
+
+def _weights(cosines: list[Tensor], present: Tensor, inverses: Tensor) -> list[Tensor]:
+    """Non-negative weights, m tables (b, c), the largest of them 1, of the combination of an item's vectors nearest to a query.
 
     The projection on a cone lies inside the cone of some linearly independent subset S of the generators, where it is the
     projection on span S: w = G_S⁻¹ c_S, w > 0, squared length c_Sᵀ w. Every subset with w > 0 gives a point of the cone, so
-    the largest is the maximum. Where no vector agrees with the query, the nearest generator is.
+    the largest is the maximum. Where no vector agrees with the query, the nearest generator is. The inverses of dependent
+    subsets are NaN, which is never larger.
     """
-    m = cosines.shape[-1]
-    best, nearest = cosines.masked_fill(~present, -torch.inf).max(-1)
-    weights = torch.nn.functional.one_hot(nearest, m).to(cosines.dtype)
-    best = best.clamp(min=0).square()
-    for S, inverse, usable in _independent(G, present, 2):
-        c = cosines[..., S]
-        w = (c.unsqueeze(-2) @ inverse).squeeze(-2)
-        squared = (c * w).sum(-1)
-        better = usable & (w > 0).all(-1) & (squared > best)
+    m = len(cosines)
+    best, nearest = torch.stack([c.masked_fill(~present[:, j], -torch.inf) for j, c in enumerate(cosines)]).max(0)
+    weights = [(nearest == j).to(best.dtype) for j in range(m)]
+    best = best.clamp_(min=0).square_()
+    for S, inverse in _unpack(inverses, m, 2):
+        found = {}
+        squared, better = torch.zeros_like(best), None
+        for i, a in enumerate(S):
+            w = cosines[S[0]] * inverse[:, i, 0]
+            for j, b in enumerate(S[1:], 1):
+                w.addcmul_(cosines[b], inverse[:, i, j])
+            squared.addcmul_(cosines[a], w)
+            better = w > 0 if better is None else better.logical_and_(w > 0)
+            found[a] = w
+        assert better is not None
+        better.logical_and_(squared > best)
         best = torch.where(better, squared, best)
-        candidate = torch.zeros_like(weights)
-        candidate[..., S] = w
-        weights = torch.where(better[..., None], candidate, weights)
-    return weights / weights.amax(-1, keepdim=True)
+        weights = [torch.where(better, found[j], w) if j in found else w.masked_fill_(better, 0) for j, w in enumerate(weights)]
+    largest = weights[0]
+    for w in weights[1:]:
+        largest = torch.maximum(largest, w)
+    return [w / largest for w in weights]
 
 
-def _pair_weights(cosines: Tensor, H: Tensor, G: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (q, n, k) and (q, n, m) of the two nearest points of two cones, by every pair of active sets.
+def _pair_weights(
+    cosines: Tensor, firsts: list[Subset], seconds: list[Subset], asks: Tensor, present: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights (b, c, k) and (b, c, m) of the two nearest points of two cones, by every pair of active sets.
 
     Inside the cones of S and T the nearest directions are the leading canonical pair of their spans: v = H_S⁻¹ C w / σ with
     (σ², w) the leading eigenpair of G_T⁻¹ Cᵀ H_S⁻¹ C. It counts where all its weights have one sign. A bilinear form on two
     spheres has no local maximum but the global one, so that the largest such σ is the maximum; where no pair of vectors
-    agrees, the nearest pair is.
+    agrees, the nearest pair is. The roots of dependent subsets are zero, whose weights are not positive.
+
+    Args:
+        cosines: (b, c, k, m).
+        firsts: the subsets S of the query's vectors, and roots L of their inverses, H_S⁻¹ = L Lᵀ.
+        seconds: the same of the item's.
+        asks: (b, k) which vectors the queries have.
+        present: (c, m) which the items have.
     """
     k, m = cosines.shape[-2:]
-    there = first[:, None, :, None] & second[:, None, :]
+    there = asks[:, None, :, None] & present[:, None, :]
     best, nearest = cosines.masked_fill(~there, -torch.inf).flatten(2).max(-1)
     v = torch.nn.functional.one_hot(nearest // m, k).to(cosines.dtype)
     w = torch.nn.functional.one_hot(nearest % m, m).to(cosines.dtype)
     best = best.clamp(min=0)
-    for S, H_inverse, S_usable in _independent(H, first, 1):
-        for T, G_inverse, T_usable in _independent(G, second, 1):
+    for S, left in firsts:
+        for T, right in seconds:
             if len(S) == len(T) == 1:
                 continue
-            C = cosines[..., S, :][..., T]
-            safe = torch.where((S_usable[:, None] & T_usable)[..., None, None], C, 0)
-            left = torch.linalg.cholesky_ex(H_inverse.where(S_usable[:, None, None], 0)).L  # H⁻¹ = L Lᵀ
-            right = torch.linalg.cholesky_ex(G_inverse.where(T_usable[:, None, None], 0)).L
-            whitened = left.mT[:, None].nan_to_num() @ safe @ right.nan_to_num()
+            whitened = left.mT[:, None] @ cosines[..., S, :][..., T] @ right
             _, U = torch.linalg.eigh(whitened.mT @ whitened)
             lead = U[..., -1:]
             other = whitened @ lead
             sigma = torch.linalg.vector_norm(other, dim=-2, keepdim=True)
-            a = (left[:, None].nan_to_num() @ (other / sigma.masked_fill(sigma == 0, 1))).squeeze(-1)
-            b = (right.nan_to_num() @ lead).squeeze(-1)
+            a = (left[:, None] @ (other / sigma.masked_fill(sigma == 0, 1))).squeeze(-1)
+            b = (right @ lead).squeeze(-1)
             sign = torch.where(b.sum(-1, keepdim=True) < 0, -1, 1)
             a, b, sigma = a * sign, b * sign, sigma[..., 0, 0]
-            better = (S_usable[:, None] & T_usable) & (a > 0).all(-1) & (b > 0).all(-1) & (sigma > best)
+            better = (a > 0).all(-1) & (b > 0).all(-1) & (sigma > best)
             best = torch.where(better, sigma, best)
             v_new, w_new = torch.zeros_like(v), torch.zeros_like(w)
             v_new[..., S], w_new[..., T] = a, b
@@ -126,15 +170,40 @@ def _pair_weights(cosines: Tensor, H: Tensor, G: Tensor, first: Tensor, second: 
     return v / v.amax(-1, keepdim=True), w / w.amax(-1, keepdim=True)
 
 
-def _independent(G: Tensor, present: Tensor, least: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Subsets S of at least `least` vectors, the inverses of their Gram matrices (n, s, s), and whether to use them (n,)."""
-    m = G.shape[-1]
+@torch.no_grad()
+def _active_sets(side: Side, G: Tensor, least: int) -> Tensor:
+    """Inverses of the Gram matrices of all subsets of at least `least` vectors, side by side, (n, Σ s²).
+
+    NaN where the subset is not all present, or not independent.
+    """
     tolerance = 1024 * torch.finfo(G.dtype).eps
-    for size in range(least, m + 1):
-        for subset in combinations(range(m), size):
-            S = list(subset)
-            inverse, failed = torch.linalg.inv_ex(G[:, S][:, :, S])
-            # Its diagonal holds 1/distance² of each vector to the span of the others: unlike the determinant, a measure of
-            # independence that does not shrink with the number of well-aligned vectors.
-            distance_squared = 1 / inverse.diagonal(dim1=-2, dim2=-1)
-            yield S, inverse, present[:, S].all(-1) & (failed == 0) & (distance_squared > tolerance).all(-1)
+    inverses = [G.new_empty(len(G), 0)]
+    for S in _subsets(G.shape[-1], least):
+        inverse, failed = torch.linalg.inv_ex(G[:, S][:, :, S])
+        # Its diagonal holds 1/distance² of each vector to the span of the others: unlike the determinant, a measure of
+        # independence that does not shrink with the number of well-aligned vectors.
+        distance_squared = 1 / inverse.diagonal(dim1=-2, dim2=-1)
+        usable = side.present[:, S].all(-1) & (failed == 0) & (distance_squared > tolerance).all(-1)
+        inverses.append(inverse.masked_fill(~usable[:, None, None], torch.nan).flatten(1))
+    return torch.cat(inverses, 1)
+
+
+@torch.no_grad()
+def _roots(inverses: Tensor, m: int) -> Tensor:
+    """Cholesky factors of the inverses, laid out alike; zero for those that are NaN."""
+    roots = []
+    for _, inverse in _unpack(inverses, m, 1):
+        usable = inverse.isfinite().all(-1).all(-1)[:, None, None]
+        roots.append((torch.linalg.cholesky_ex(inverse.where(usable, 0)).L * usable).nan_to_num().flatten(1))
+    return torch.cat(roots, 1)
+
+
+def _unpack(flat: Tensor, m: int, least: int) -> list[Subset]:
+    """The subsets and their matrices, of the layout of `_active_sets`."""
+    subsets = _subsets(m, least)
+    parts = flat.split([len(S) ** 2 for S in subsets], 1) if subsets else ()
+    return [(S, part.unflatten(1, (len(S), len(S)))) for S, part in zip(subsets, parts, strict=True)]
+
+
+def _subsets(m: int, least: int) -> list[list[int]]:
+    return [list(S) for size in range(least, m + 1) for S in combinations(range(m), size)]

@@ -7,12 +7,11 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.geometry import full_precision, unit
-from gramian.scores.sides import Items, hide_empty, products, sides
+from gramian.kernels import Form
+from gramian.scores.sides import Items, Side, products, scored, sides, traced
 from gramian.tokens import Tokens
 
 __all__ = ["maxsim"]
-
-ENTRIES = 2**26  # products of tokens held at a time
 
 
 @full_precision
@@ -37,20 +36,30 @@ def maxsim(queries: Items | Tokens, items: Items | Tokens) -> Tensor:
     >>> maxsim(words, patches)
     tensor([[1.0000, 0.5000]])
     """
-    Q, M = sides(_as_items(queries), _as_items(items))
+    Q, M = token_sides(queries, items)
+    return scored(maxsim_form(Q, M), Q, M)
+
+
+def maxsim_form(Q: Side, M: Side) -> Form:
+    """The form of `maxsim`; a vector per token."""
+    return traced(_maxsim, Q, M)
+
+
+def token_sides(queries: Items | Tokens, items: Items | Tokens) -> tuple[Side, Side]:
+    """`sides` with a vector per token."""
+    return sides(_as_items(queries), _as_items(items))
+
+
+def _maxsim(Q: Side, M: Side) -> Tensor:
     if not M.width:
-        return Q.vectors.new_full((len(Q.vectors), len(M.vectors)), -torch.inf)
-    rows = max(1, ENTRIES // max(1, Q.width * M.present.numel()))
-    found = []
-    for a, there in zip(torch.split(Q.vectors, rows), torch.split(Q.present, rows), strict=True):
-        nearest = products(a, M.vectors).masked_fill(~M.present[:, None], -torch.inf).amax(-1)  # (rows, n, k)
-        nearest = nearest.masked_fill(~there[:, None], 0)
-        found.append(nearest.sum(-1) / there.sum(1, keepdim=True).clamp(min=1))
-    return hide_empty(torch.cat(found), Q, M)
+        return Q.vectors.new_zeros(len(Q.vectors), len(M.vectors))
+    hidden = (~M.present & M.present.any(1, keepdim=True))[:, None]
+    nearest = products(Q.vectors, M.vectors).masked_fill(hidden, -torch.inf).amax(-1)  # (b, c, k)
+    return nearest.masked_fill(~Q.present[:, None], 0).sum(-1) / Q.number.clamp(min=1)[:, None]
 
 
 def _as_items(given: Items | Tokens) -> Items:
-    """A Bundle with a modality a token."""
+    """A Bundle with one modality per token."""
     if isinstance(given, Bundle) and given.tokens:
         parts = [
             given.tokens[name] if name in given.tokens else Tokens(given.column(name)[:, None], given.has(name)[:, None])

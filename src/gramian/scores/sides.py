@@ -63,19 +63,27 @@ def products(first: Tensor, second: Tensor) -> Tensor:
     return (first.reshape(q * k, d) @ second.reshape(n * m, d).T).reshape(q, k, n, m).transpose(1, 2)
 
 
-def traced(function: Callable[[Side, Side], Tensor], first: Side, second: Side) -> Form:
-    """The form of a function of two sides that gives (q, n) scores."""
-    return Form(Traced(lambda queries, items: function(Side(*queries), Side(*items))), tuple(first), tuple(second))
+def traced(
+    function: Callable[[Side, Side], Tensor], first: Side, second: Side, low: float = -1, high: float = 1, *, entries: int = 0
+) -> Form:
+    """The form of a function of two sides that gives (b, c) scores in [low, high], of a tile's rows of each.
+
+    `entries` are the numbers per pair that it works with; by default the products of the sides' vectors.
+    """
+    entries = entries or max(1, first.width * second.width)
+    rule = Traced(lambda queries, items: function(Side(*queries), Side(*items)), entries=entries)
+    return Form(rule, tuple(first), tuple(second), low, high)
 
 
 def scored(form: Form, first: Side, second: Side) -> Tensor:
-    """The scores of a form, hidden where a side has nothing present."""
-    return hide_empty(all_pairs(form), first, second)
+    """The scores of a form in their closed range, hidden where a side has nothing present."""
+    return hide_empty(bounded(all_pairs(form), form.low, form.high), first, second)
 
 
-def bounded(cosines: Tensor) -> Tensor:
-    """Cosines that rounding has taken out of [−1, 1] brought back, their gradient as it was."""
-    return cosines + (cosines.detach().clamp(-1, 1) - cosines.detach())
+def bounded(scores: Tensor, low: float, high: float) -> Tensor:
+    """Scores that rounding has taken out of their range brought back, their gradient as it was."""
+    within = scores.detach().clamp(low, high)
+    return scores + (within - scores.detach()) if scores.requires_grad else within
 
 
 def hide_empty(scores: Tensor, first: Side, second: Side) -> Tensor:

@@ -42,7 +42,7 @@ def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Tenso
 
 def spectral_form(Q: Side, M: Side, *, normalized: bool = False) -> Form:
     """The form of `spectral`."""
-    return traced(lambda Q, M: _spectral(Q, M, normalized), Q, M)
+    return traced(lambda Q, M: _spectral(Q, M, normalized), Q, M, 0, 1, entries=(Q.width + M.width) ** 2)
 
 
 def _spectral(Q: Side, M: Side, normalized: bool) -> Tensor:

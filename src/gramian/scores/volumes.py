@@ -8,6 +8,8 @@ bases gives all pairs; no m×m determinant is taken per pair.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -45,10 +47,10 @@ def negative_volume(queries: Items, items: Items) -> Tensor:
 def volume_form(Q: Side, M: Side) -> Form:
     """The form of `negative_volume`."""
     if Q.width > 1:
-        return traced(lambda Q, M: -safe_sqrt(_own(Q, M)), Q, M)
+        return traced(lambda Q, M: -safe_sqrt(_own(Q, M)), Q, M, -1, 0, entries=Q.width * (Q.width + M.width))
     own = orthogonalize(M.vectors, M.present)
     a = Q.vectors[:, 0]
-    return Form(Residual(M.width), (a, (a * a).sum(-1)), (-own.volume, own.basis))
+    return Form(Residual(M.width), (a, (a * a).sum(-1)), (-own.volume, own.basis), -1, 0)
 
 
 @full_precision
@@ -78,11 +80,11 @@ def span(queries: Items, items: Items, *, signed: bool = True) -> Tensor:
 
 def span_form(Q: Side, M: Side, *, signed: bool = True) -> Form:
     """The form of `span`."""
-    basis = orthogonalize(M.vectors, M.present).basis
+    basis, low = orthogonalize(M.vectors, M.present).basis, -1 if signed else 0
     if Q.width == 1:
         # The sum lies in the span: ⟨a, Σz⟩ = Σ ⟨a, bₖ⟩⟨bₖ, Σz⟩ costs no further product.
         side = ((basis @ M.sum.unsqueeze(-1)).squeeze(-1).detach(),) if signed else ()
-        return Form(Projection(M.width), (Q.vectors[:, 0],), (basis.new_ones(len(basis)), basis, *side))
+        return Form(Projection(M.width), (Q.vectors[:, 0],), (basis.new_ones(len(basis)), basis, *side), low, 1)
 
     def between_spans(queries: tuple[Tensor, ...], items: tuple[Tensor, ...]) -> Tensor:
         B = products(queries[0], items[0])
@@ -90,7 +92,8 @@ def span_form(Q: Side, M: Side, *, signed: bool = True) -> Form:
         projected = safe_sqrt(1 - _determinant(identity - B @ B.mT).clamp(max=1))
         return torch.where(queries[1] @ items[1].T < 0, -projected, projected) if signed else projected
 
-    return Form(Traced(between_spans), (orthogonalize(Q.vectors, Q.present).basis, Q.sum), (basis, M.sum))
+    rule = Traced(between_spans, entries=Q.width * (Q.width + M.width))
+    return Form(rule, (orthogonalize(Q.vectors, Q.present).basis, Q.sum), (basis, M.sum), low, 1)
 
 
 @full_precision
@@ -133,7 +136,8 @@ def triangle_form(Q: Side, M: Side, *, squared: bool = False) -> Form:
         area = (_edge_residual(Q, M) + _own(Q, M) * two).clamp(min=0)  # 4·area²
         return -area / 2 if squared else -safe_sqrt(area) / 2
 
-    return traced(area, Q, M)
+    low = -27 / 8 if squared else -0.75 * 3**0.5
+    return traced(area, Q, M, low, 0, entries=Q.width * (Q.width + M.width))
 
 
 @full_precision
@@ -175,7 +179,8 @@ def hyperbolic_form(Q: Side, M: Side, *, alpha: float | Tensor = 0.5, curvature:
         lifted = lorentz(_edge_residual(Q, M), own, Q.number[:, None] + M.number, curvature)
         return -(alpha * safe_sqrt(own) + (1 - alpha) * lifted)
 
-    return Form(Traced(mixed), tuple(Q), (*M, alpha.expand(len(M.vectors))))
+    rule = Traced(mixed, entries=Q.width * (Q.width + M.width))
+    return Form(rule, tuple(Q), (*M, alpha.expand(len(M.vectors))), -math.inf, 0)
 
 
 def _own(Q: Side, M: Side) -> Tensor:

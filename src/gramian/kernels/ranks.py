@@ -1,0 +1,223 @@
+"""Where matches rank and which candidates are best: reductions of the same walk over tiles, in memory that grows with q + n.
+
+A rank takes two passes. The first makes only the tiles that hold a match and notes the best score of each; the second counts
+what scores more and what ties. Both cut the table alike, so that a pair has one float in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gramian.errors import InputError
+from gramian.kernels.rules import Form
+from gramian.kernels.tiles import Place, Reduction, forward, tile_size
+
+__all__ = ["Candidates", "MatchRanks", "match_ranks", "top_k"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of one side of a form.
+
+    Attributes:
+        rows: (c,) int64, ascending: the form's row that holds the vectors of each. Candidates with the same vectors share a
+            row, so that they tie exactly, whatever tiles they would have been worked out in.
+        items: (c,) int64: the item that each is of. Candidates of one item on the two sides match.
+    """
+
+    rows: Tensor
+    items: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def weights(self, n: int) -> Tensor:
+        """(n,) how many candidates each of the form's n rows stands for."""
+        return torch.bincount(self.rows, minlength=n)
+
+    def within(self, rows: slice) -> tuple[slice, Tensor | None]:
+        """The candidates of some rows of the form, and which of these rows each has; None where it is one after the other."""
+        ends = torch.tensor([rows.start, rows.stop], device=self.rows.device)
+        first, last = torch.searchsorted(self.rows, ends).tolist()
+        index = self.rows[first:last] - rows.start
+        whole = torch.arange(rows.stop - rows.start, device=index.device)
+        return slice(first, last), None if torch.equal(index, whole) else index
+
+
+class MatchRanks(NamedTuple):
+    """Where the best match of each of c candidates of one side stands among those of the other.
+
+    Attributes:
+        better: (c,) int64, candidates of other items with a higher score.
+        tied: (c,) int64, candidates of other items with the same score.
+        matched: (c,) bool, whether it has a match at all; the numbers mean nothing where it has none.
+    """
+
+    better: Tensor
+    tied: Tensor
+    matched: Tensor
+
+
+@dataclass(frozen=True)
+class _Ranking(Reduction):
+    """What the two passes share: whose candidates the tile's rows and columns are, bounded scores, and both directions.
+
+    Attributes:
+        sides: the candidates of the queries' side and of the items' side.
+        bounds: the score's closed range.
+        both: whether the items' side is ranked, too, by the columns of the same table.
+    """
+
+    sides: tuple[Candidates, Candidates]
+    bounds: tuple[float, float]
+    both: bool
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.both else 1
+
+
+@dataclass(frozen=True)
+class _ToBest(_Ranking):
+    """For each direction the best score of a match, (c,), and how many matches have it, (c,)."""
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        del q, n
+        totals = []
+        for side in self.sides[: self.directions]:
+            totals += [like.new_full((len(side),), -torch.inf), torch.zeros_like(side.items)]
+        return totals
+
+    def reads(self, at: Place) -> bool:
+        rows, columns = (side.items[side.within(part)[0]] for side, part in zip(self.sides, at[:2], strict=True))
+        return bool(torch.isin(rows, columns).any())
+
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        scores = scores.clamp(*self.bounds)
+        places = [side.within(part) for side, part in zip(self.sides, at[:2], strict=True)]
+        for axis, (_, index) in enumerate(places):
+            scores = scores if index is None else scores.index_select(axis, index)
+        rows, columns = (side.items[where] for side, (where, _) in zip(self.sides, places, strict=True))
+        same = rows[:, None] == columns
+        scores = scores.masked_fill(~same, -torch.inf)
+        for axis in range(self.directions):
+            best, level = totals[2 * axis : 2 * axis + 2]
+            where = places[axis][0]
+            here = scores.amax(1 - axis)
+            count = ((scores == here.unsqueeze(1 - axis)) & same).sum(1 - axis)
+            level[where] = torch.where(here > best[where], count, level[where] + torch.where(here == best[where], count, 0))
+            best[where] = torch.maximum(best[where], here)
+
+
+@dataclass(frozen=True)
+class _ToRanks(_Ranking):
+    """For each direction how many candidates score more than the best match, (c,), and how many as much, itself included.
+
+    Attributes:
+        best: what `_ToBest` has found, one (c,) per direction.
+        weights: how many candidates each column stands for, and each row.
+    """
+
+    best: tuple[Tensor, ...] = ()
+    weights: tuple[Tensor, ...] = ()
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        del q, n, like
+        return [torch.zeros_like(side.items) for side in self.sides[: self.directions] for _ in range(2)]
+
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        scores = torch.clamp(scores, *self.bounds, out=at.scratch.new())
+        if scores.sum().isnan() and scores.isnan().any():
+            raise InputError("the scores hold NaN, which has no rank. Check that the vectors are finite.")
+        parts = at[:2]
+        for axis in range(self.directions):
+            where, index = self.sides[axis].within(parts[axis])
+            table = scores if index is None else scores.index_select(axis, index)
+            best = self.best[axis][where].unsqueeze(1 - axis)
+            # Zeros and ones as numbers of the tile's type: their product with the weights is many times faster than a sum of
+            # bools, and exact up to 2^24 candidates per tile.
+            flags = at.scratch.new() if index is None else torch.empty_like(table)
+            weights = self.weights[axis][parts[1 - axis]]
+            for total, compare in zip(totals[2 * axis : 2 * axis + 2], (torch.gt, torch.eq), strict=True):
+                compare(table, best, out=flags)
+                total[where] += torch.mv(flags.T if axis else flags, weights).long()
+
+
+@dataclass(frozen=True)
+class _ToTopK(Reduction):
+    """The k best scores of each query, (q, k), and their columns; of equal scores the lower column first."""
+
+    k: int
+    bounds: tuple[float, float]
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        return [like.new_full((q, self.k), -torch.inf), torch.full((q, self.k), n, device=like.device)]
+
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        scores = scores.clamp(*self.bounds)
+        k = min(self.k, scores.shape[1])
+        values, index = scores.topk(k, dim=1)
+        # Where more than k reach the k-th score, topk takes any of them.
+        torn = torch.count_nonzero(scores >= values[:, -1:], dim=1) > k
+        if torn.any():
+            ordered = scores[torn].sort(dim=1, descending=True, stable=True)
+            values[torn], index[torn] = ordered.values[:, :k], ordered.indices[:, :k]
+        values = torch.cat([totals[0][at.rows], values], 1)
+        index = torch.cat([totals[1][at.rows], index + at.columns.start], 1)
+        index, order = index.sort(dim=1)
+        values, best = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+        totals[0][at.rows] = values[:, : self.k]
+        totals[1][at.rows] = index.gather(1, best)[:, : self.k]
+
+
+def match_ranks(
+    form: Form, queries: Candidates, items: Candidates, *, both: bool = False, block_size: int | None = None
+) -> tuple[MatchRanks, ...]:
+    """Where the best match of each query stands among the items, and with `both` that of each item among the queries.
+
+    One match does not push another down. Scores are bounded to the form's range first. Ties are equal floats.
+
+    Args:
+        form: of the sides' different vectors.
+        queries: the candidates on its rows.
+        items: the candidates on its columns.
+        both: for a symmetric score: rank the items' side, too, by the columns of the same table.
+        block_size: rows and columns of a tile; by default what suits the device.
+
+    Returns:
+        The ranks of the queries, and of the items with `both`.
+
+    Raises:
+        InputError: NaN among the scores.
+    """
+    tile, sides, bounds = tile_size(form, block_size), (queries, items), (form.low, form.high)
+    to_best = _ToBest(sides, bounds, both)
+    q, n = form.shape
+    found = to_best.start(q, n, form.queries[0])
+    forward(form.rule, to_best, found, form.queries, form.items, tile=tile)
+    weights = items.weights(n), queries.weights(q)
+    to_ranks = _ToRanks(
+        sides, bounds, both, best=tuple(found[::2]), weights=tuple(weight.to(form.queries[0].dtype) for weight in weights)
+    )
+    counts = to_ranks.start(q, n, form.queries[0])
+    forward(form.rule, to_ranks, counts, form.queries, form.items, tile=tile)
+    return tuple(
+        MatchRanks(better, level - own, own > 0)
+        for better, level, own in zip(counts[::2], counts[1::2], found[1::2], strict=True)
+    )
+
+
+def top_k(form: Form, k: int, *, block_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """The k best items of each query, all n where there are fewer: scores (q, k), highest first, and columns (q, k).
+
+    Of equal scores the lower column comes first.
+    """
+    q, n = form.shape
+    reduction = _ToTopK(min(k, n), (form.low, form.high))
+    totals = reduction.start(q, n, form.queries[0])
+    forward(form.rule, reduction, totals, form.queries, form.items, tile=tile_size(form, block_size))
+    return totals[0], totals[1]
