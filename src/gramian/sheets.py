@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
+from rich.text import Text
 
-__all__ = ["Sheet", "unreadable"]
+__all__ = ["Sheet", "unreadable", "visible"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Sheet:
 
     def markdown(self) -> str:
         """A heading, the table and the note."""
-        lines = [f"### {self.title}", "", _line(self.header), _line((":---", *("---:" for _ in self.header[1:])))]
+        lines = [f"### {visible(self.title)}", "", _line(self.header), _line((":---", *("---:" for _ in self.header[1:])))]
         lines += [_line(row) for row in self.rows]
         if self.note:
             lines += ["", self.note]
@@ -42,8 +44,8 @@ class Sheet:
     def rich(self) -> RichTable:
         """For a rich console."""
         table = RichTable(
-            title=self.title,
-            caption=self.note or None,
+            title=Text(visible(self.title)),
+            caption=Text(visible(self.note)) if self.note else None,
             title_justify="left",
             caption_justify="left",
             box=SIMPLE_HEAD,
@@ -52,9 +54,9 @@ class Sheet:
             show_edge=False,
         )
         for i, name in enumerate(self.header):
-            table.add_column(name, justify="right" if i else "left", overflow="fold")
+            table.add_column(Text(visible(name)), justify="right" if i else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*(Text(visible(cell)) for cell in row))
         return table
 
 
@@ -70,4 +72,16 @@ def unreadable(broken: Sequence[tuple[str, str, str]], limit: int = 20) -> Sheet
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(visible(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    r"""Text of a user's with its control characters shown, not obeyed: new lines, terminal sequences, changes of direction.
+
+    >>> print(visible("a\nb"), visible("\x1b[31mred"))
+    a\nb \x1b[31mred
+    """
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.logging import RichHandler
 from safetensors import SafetensorError
 
+from gramian import __version__
 from gramian.cli.bench import bench_command
 from gramian.cli.check import check
 from gramian.cli.demo import demo_command
 from gramian.cli.embed import embed
 from gramian.cli.evaluate import evaluate_table
-from gramian.cli.parsing import Command, build_parser, check_config, explain, normalise_argv, shared_with_train
-from gramian.cli.terminal import fail
-from gramian.cli.train import train
-from gramian.errors import InputError
+from gramian.cli.parsing import Command, help_of, parse
+from gramian.cli.terminal import fail, log_to_stderr
+from gramian.cli.train import train_command
+from gramian.errors import InputError, wrong_choice
+from gramian.training import train
 
 __all__ = ["main"]
 
@@ -48,16 +46,17 @@ A cell is a list of floats, or text, a path or bytes for a tower to read; empty 
 
 With towers in a YAML file raw media are read:
   gramian check table.yaml
-  gramian train --config table.yaml --output runs/media
+  gramian train table.yaml --output runs/media
 
-Every option can stand in a YAML file, --config file.yaml, and be overridden behind it.
+Every option can stand in the YAML file; what is typed goes before what the file says. A file names encoders and losses
+of gramian alone; for classes of other modules, whose code then runs, type --trust-code.
 """
 
 
 COMMANDS: dict[str, Command] = {
     "demo": Command(demo_command, "train and compare five objectives on the embedded data set"),
-    "check": Command(check, "read a table once: what is there, missing, broken"),
-    "train": Command(train, "train an aligner on a table, with a report and a model card"),
+    "check": Command(check, "read a table once: what is there, missing, broken", reads=train),
+    "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),
     "evaluate": Command(evaluate_table, "measure every direction of retrieval"),
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
     "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),
@@ -66,24 +65,22 @@ COMMANDS: dict[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for bad input, which is told in one line on stderr."""
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    words = normalise_argv(list(sys.argv[1:] if arguments is None else arguments))
+    log_to_stderr()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(PAGE.format(commands="\n".join(f"  {name:<10}{command.help}" for name, command in COMMANDS.items())), end="")
         return 0
-    parser, subparsers = build_parser(COMMANDS)
+    if words[0] == "--version":
+        print(f"gramian {__version__}")
+        return 0
     try:
-        if words[0] == "check":
-            words = shared_with_train(words, check, train)
-        check_config(words)
-        config = parser.parse_args(words)
-        options = parser.instantiate(config)[config.command].as_dict()
-        options.pop("config", None)
-        COMMANDS[config.command].run(**options)
-    except ArgumentError as error:
-        command = next((word for word in words if word in subparsers), None)
-        return fail(explain(str(error), command, subparsers))
+        command = COMMANDS.get(words[0])
+        if command is None:
+            raise wrong_choice("COMMAND", words[0], COMMANDS)
+        if {"-h", "--help"} & set(words):
+            print(help_of(words[0], command, words), end="")
+        else:
+            command.run(**parse(words[0], command, words[1:]))
     except InputError as error:
         return fail(str(error))
     except OSError as error:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gramian.cli.terminal import console_of
 from gramian.data import load
 from gramian.data.checking import check_table
 from gramian.errors import InputError, check_choice
-from gramian.model.specs import Words, build_towers
+from gramian.model.specs import Spec, build_towers
+from gramian.model.towers import Tower
 
 __all__ = ["check"]
 
 
 def check(
     data: str,
-    towers: Words | None = None,
+    towers: Mapping[str, Tower | Spec] | None = None,
     columns: list[str] | None = None,
     workers: int = 0,
     strict: bool = False,
+    trust_code: bool = False,
 ) -> None:
     """Read every cell of a table once, as training would, and say what is there, missing, broken and cut off.
 
@@ -28,9 +32,10 @@ def check(
         columns: the modalities to read; by default those of the towers and every column of features.
         workers: processes that read raw media.
         strict: fail if a cell cannot be read.
+        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
     """
     console = console_of()
-    made = build_towers(towers, columns)
+    made = build_towers(towers, columns, trust_code=trust_code)
     table = load(data, columns=columns, raw=list(made))
     for name in made:
         check_choice("towers", name, table.columns)

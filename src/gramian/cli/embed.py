@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from gramian.data.sources import READERS
 from gramian.embedding import TowerSet, embed_shards, encode_table
 from gramian.errors import InputError, check_choice
 from gramian.model import Aligner
-from gramian.model.specs import Words, build_towers
+from gramian.model.specs import Spec, build_towers
+from gramian.model.towers import Tower
 
 __all__ = ["embed"]
 
@@ -25,7 +26,7 @@ def embed(
     data: str,
     output: Path,
     model: str | None = None,
-    towers: Words | None = None,
+    towers: Mapping[str, Tower | Spec] | None = None,
     split: str | None = None,
     columns: list[str] | None = None,
     batch_size: int | None = None,
@@ -34,6 +35,7 @@ def embed(
     precision: Literal["no", "bf16", "fp16"] = "no",
     streaming: bool = False,
     strict: bool = False,
+    trust_code: bool = False,
 ) -> None:
     """Embed a table: with a trained Aligner into its shared space, or with towers into the features that they give.
 
@@ -54,11 +56,12 @@ def embed(
         precision: of the forward pass.
         streaming: read the table as it arrives, without a copy of it on the disk; into a folder.
         strict: stop at a raw cell that cannot be read; otherwise it is left empty and listed.
+        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
     """
     console = console_of()
     if model is None and towers is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
-    made = build_towers(towers, columns)
+    made = build_towers(towers, columns, trust_code=trust_code)
     aligner = None if model is None else Aligner.from_pretrained(model, towers=made)
     raw = list(made) if aligner is None else list(aligner.raw_modalities())
     embedder = TowerSet(made) if aligner is None else aligner
@@ -87,7 +90,7 @@ def embed(
         left = len(table) - len(kept)
         note = f" ({left} items with nothing to embed left out)" if left else ""
         counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in present.items())
-        console.print(f"wrote {output}: {len(kept)} items; {counts}{note}", highlight=False)
+        console.print(f"wrote {output}: {len(kept)} items; {counts}{note}")
         warn_unreadable(broken)
         return
     if output.suffix in (*READERS, ".npy", ".npz", ".pt"):
@@ -114,5 +117,5 @@ def embed(
         strict=strict,
     )
     kept_note = f", {written.kept} of them there already" if written.kept else ""
-    console.print(f"wrote {output}: {written.rows} items in {written.shards} shards{kept_note}", highlight=False)
+    console.print(f"wrote {output}: {written.rows} items in {written.shards} shards{kept_note}")
     warn_unreadable(written.broken)

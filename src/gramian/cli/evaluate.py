@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,13 +13,15 @@ import torch
 
 from gramian import __version__
 from gramian.bundle import Bundle
-from gramian.cli.terminal import check_folder, console_of
+from gramian.cli.terminal import console_of
 from gramian.data import Table, load
 from gramian.data.cells import Broken
 from gramian.errors import InputError, check_choice
 from gramian.evaluation import DEFAULT, evaluate
+from gramian.files import check_folder
 from gramian.model import Aligner
-from gramian.model.specs import Words, build_towers
+from gramian.model.specs import Spec, build_towers
+from gramian.model.towers import Tower
 from gramian.scores import ScoreName
 
 __all__ = ["evaluate_table"]
@@ -42,7 +44,8 @@ def evaluate_table(
     rerank: int = 50,
     workers: int = 0,
     strict: bool = False,
-    towers: Words | None = None,
+    towers: Mapping[str, Tower | Spec] | None = None,
+    trust_code: bool = False,
 ) -> None:
     """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
 
@@ -60,11 +63,14 @@ def evaluate_table(
         workers: processes that read raw media.
         strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
         towers: modality → the tower of a class of your own that the model was trained with.
+        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
     """
     console = console_of()
     if output is not None:
         check_folder(output)
-    aligner = None if model is None else on_device(Aligner.from_pretrained(model, towers=build_towers(towers, None)))
+    aligner = (
+        None if model is None else on_device(Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)))
+    )
     table = load(data, columns=columns, raw=() if aligner is None else aligner.raw_modalities())
     if split is None:
         split = "all" if table.split is None else "test"
@@ -91,17 +97,19 @@ def evaluate_table(
         progress=True,
     )
     report = replace(report, broken=tuple(broken))
-    console.print(f"{data}, split {split}: {bundle}", highlight=False)
+    console.print(f"{data}, split {split}: {bundle}")
     for sheet in report.sheets(every_subset=False):
         console.print(sheet.rich())
     for path in report.save(output) if output is not None else ():
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}")
 
 
 def _trained_on(table: Table, model: str | None) -> int:
     """How many of the items the model was trained on, where it lies beside the record of its training."""
+    if model is None:
+        return 0
     try:
-        ids = set(json.loads((Path(model or "") / ".." / "splits.json").read_text())["train"])
+        ids = set(json.loads((Path(model) / ".." / "splits.json").read_text(encoding="utf-8"))["train"])
     except (OSError, ValueError, KeyError):
         return 0
     return sum(name in ids for name in table.ids)

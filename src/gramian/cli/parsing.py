@@ -1,169 +1,307 @@
-"""From the words of the command line, and YAML files, to the options of a command; errors in our own words."""
+"""From the words of the command line, and a YAML file, to the options of a command: the parameters of a function.
+
+`--dim 512`, `--dim=512`, `--resume`, `--no-resume`, `--columns a,b` or `--columns a b`, `--recipe.epochs 4`,
+`--loss Gram --loss.score cone`, `--towers.text.mode lora`; `--config FILE.yaml`, or the file's name alone. What is typed goes
+before what the file says.
+"""
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import inspect
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
-from jsonargparse.typing import register_type
+from torch import nn
 
-from gramian import __version__
-from gramian.errors import InputError, check_choice, wrong_choice
-from gramian.losses import LOSSES
-from gramian.model.specs import Words
+from gramian.errors import InputError, check_choice
+from gramian.losses import Loss
+from gramian.model.options import Option, Word, alternatives, convert, options_of, parse_yaml, unknown_option
+from gramian.model.specs import NAMES
 
-register_type(Words, serializer=lambda words: dict(words.given), deserializer=Words.read)
+__all__ = ["Command", "help_of", "parse"]
 
-__all__ = ["Command", "build_parser", "check_config", "explain", "normalise_argv", "shared_with_train"]
+TYPED = ("trust_code",)
+"""Options that a file may not set."""
+
+YAML = (".yaml", ".yml")
+
+FEW = 5
+"""Choices that the help writes in place of a type."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the function that runs it, whose parameters are its options, and a line of help."""
+    """A command of the command line.
+
+    Attributes:
+        run: what it does, called with the options by name.
+        help: a line for the list of commands.
+        options: the function whose parameters and `Args:` are its options; `run` by default.
+        reads: a function whose options a YAML file may hold besides, to no effect here.
+    """
 
     run: Callable[..., None]
     help: str
+    options: Callable[..., Any] | None = None
+    reads: Callable[..., Any] | None = None
+
+    def table(self) -> dict[str, Option]:
+        """Its options by name."""
+        return options_of(self.options or self.run) or {}
 
 
-FLAGS = ("--resume", "--diagnose", "--strict", "--streaming")
+def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
+    """The options of a command from the words behind its name.
 
+    Args:
+        name: of the command, for errors.
+        command: the command.
+        words: of the command line.
 
-LISTS = ("--columns", "--scores", "--ks", "--tasks", "--sizes", "--modalities", "--galleries")
-
-
-class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keep the lines of the description."""
-
-
-def build_parser(commands: Mapping[str, Command]) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    """The parser of all commands, and each command's own."""
-    parser = ArgumentParser(prog="gramian", version=__version__, exit_on_error=False, allow_abbrev=False)
-    added = parser.add_subcommands(dest="command", required=True, title="commands", metavar="COMMAND")
-    subparsers = {}
-    for name, command in commands.items():
-        description = inspect.cleandoc(command.run.__doc__ or "").split("Args:")[0]
-        subparser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_Help)
-        subparser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
-        subparser.add_function_arguments(command.run, as_group=False)
-        added.add_subcommand(name, subparser, help=command.help)
-        subparsers[name] = subparser
-    return parser, subparsers
-
-
-def normalise_argv(words: list[str]) -> list[str]:
-    """Write `--columns a,b` or `--columns a b` as the list, and a bare `--resume` as the yes, that the parser reads."""
-    expanded: list[str] = []
+    Raises:
+        InputError: an option that the command does not have; a value of another type; one that is missing.
+    """
+    options = command.table()
+    owner = f"`gramian {name}`"
+    typed: list[tuple[list[str], Any]] = []
+    files: list[str] = []
     rest = list(words)
     while rest:
-        name, equals, value = rest.pop(0).partition("=")
-        if name.startswith("--"):
-            name = "--" + name[2:].replace("-", "_")
-        values = [value] if equals else []
-        while name in (*LISTS, *FLAGS) and not equals and rest and not rest[0].startswith("--"):
-            values.append(rest.pop(0))
-        if name in FLAGS:
-            values = values or ["true"]
-        elif name in LISTS and values and not values[0].startswith("["):
-            values = [f"[{','.join(values)}]"]
-        expanded += [f"{name}={values[0]}", *values[1:]] if values else [name]
-    return expanded
-
-
-def shared_with_train(words: list[str], check: Callable[..., None], train: Callable[..., None]) -> list[str]:
-    """The words of `check`, with those options of a training run's YAML file that it has as well; the file may stand alone."""
-    if len(words) > 1 and not words[1].startswith("-"):
-        words = [words[0], "--config", *words[1:]]
-    if "--config" not in words[:-1]:
-        return words
-    place = words.index("--config")
-    check_config(words)
-    config = yaml.safe_load(Path(words[place + 1]).read_text(encoding="utf-8"))
-    known = inspect.signature(check).parameters
-    given = []
-    for name, value in config.items():
-        check_choice("config", name, dict.fromkeys([*known, *inspect.signature(train).parameters]))
-        if name in known:
-            given.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
-    return [*words[:place], *given, *words[place + 2 :]]
-
-
-def check_config(words: Sequence[str]) -> None:
-    """Read the YAML files named among `words` and say what is wrong with their shape, key by key."""
-    given = [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    given += [after for word, after in pairwise(words) if word == "--config"]
-    for name in given:
-        path = Path(name)
-        if not path.is_file():
-            raise InputError(f"`config` must be an existing YAML file; there is no file {name!r}.")
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"`config` must be a YAML file in UTF-8; {name!r} cannot be read ({error}).") from None
-        if not isinstance(config, dict):
-            raise InputError(f"`config` must map options to values, as in `dim: 512`; {name!r} holds {_kind(config)}.")
-        if "recipe" in config and not isinstance(config["recipe"], dict):
-            raise InputError(f"`recipe` must map options to values, as in `epochs: 40`; got {_kind(config['recipe'])}.")
-        if not isinstance(config.get("towers", {}), dict):
-            raise InputError(
-                "`towers` must map columns to encoders, as in `text: {class_path: HuggingFace, init_args: {model: …, kind: "
-                f"text}}}}`; got {_kind(config['towers'])}."
-            )
-        loss = config.get("loss", "")
-        if not (isinstance(loss, str) or (isinstance(loss, dict) and "class_path" in loss)):
-            raise InputError(f"`loss` must be a name, or have `class_path: NAME` and `init_args`; got {_kind(loss)}.")
-        for option in (word.removeprefix("--") for word in LISTS):
-            if config.get(option) is not None and not isinstance(config[option], list):
-                raise InputError(f"`{option}` must be a list, as in `{option}: [a, b]`; got {_kind(config[option])}.")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return "nothing" if value is None else f"{value!r:.40}"
-
-
-def explain(message: str, command: str | None, subparsers: Mapping[str, ArgumentParser]) -> str:
-    """Say in our own words what the parser complains of, naming the nearest real key."""
-    flat = " ".join(message.split())
-    keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
-    unknown = re.search(r"(?:option|Option) '([^']+)'", message) or re.search(
-        r"[Uu]nrecognized arguments: -*([^\s=]+)", message
-    )
-    if unknown and command:
-        key = ".".join([*keys[:1], unknown[1]]) if keys else unknown[1]
-        loss = re.search(r"class_path '(?:\w+\.)*(\w+)'", message)
-        near = difflib.get_close_matches(key, _keys(subparsers[command], loss[1] if loss else None), n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"`{key}` is not an option of `gramian {command}`.{hint} See gramian {command} --help."
-    if "import path" in message and keys[:1] == ["loss"]:
-        given = re.search(r"import path string: (\S+)", message)
-        return str(wrong_choice("loss", given[1] if given else "", LOSSES))
-    if keys[:1] == ["towers"]:
-        return "`towers` must be a mapping of columns to encoders, in a YAML file: --config FILE. See docs/media.md."
-    wrong = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^]]*)\])\.? (?:Got|Given) value: (\S+)", flat)
-    if wrong and keys:
-        expected = wrong[1] or f"one of {wrong[2]}"
-        return f"`{'.'.join(keys)}` must be {expected}; got {wrong[3]!r}. See gramian {command} --help."
-    missing = re.search(r"following arguments are required: (.+)", message)
-    if missing and missing[1].strip() == "matcher":
-        return "`loss` Matching trains a head beside another loss: name that one, and add --matching 0.1."
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            if not word.endswith(YAML):
+                raise InputError(f"{word!r} belongs to no option: {owner} takes --NAME VALUE, and the name of a YAML file.")
+            files.append(word)
+            continue
+        key, equals, text = word[2:].partition("=")
+        key, yes = _flag(key.replace("-", "_"), options)
+        if key == "config":
+            files.append(text if equals else _next(key, rest))
+            continue
+        path = key.split(".")
+        hint = _hint(options, path, owner)
+        typed.append((path, _value(key, text if equals else None, rest, hint, yes)))
+    values = _read(files, command, owner)
+    for path, value in sorted(typed, key=lambda entry: len(entry[0]) > 1):  # the name of an object before its options
+        values[path[0]] = _placed(values.get(path[0]), path[1:], value, options[path[0]].hint)
+    missing = [f"--{option.name}" for option in options.values() if option.required and option.name not in values]
     if missing:
-        names = missing[1].replace(f"{command}.", "--")
-        return f"{names} must be given. See gramian {command} --help."
-    return flat
+        raise InputError(f"{' and '.join(missing)} must be given. See gramian {name} --help.")
+    return {key: _converted(value, options[key]) for key, value in values.items()}
 
 
-def _keys(parser: ArgumentParser, loss: str | None) -> list[str]:
-    """Every option of a command, those of the chosen loss included."""
-    keys = [str(action.dest) for action in parser._actions]
-    options = inspect.signature(LOSSES[loss]).parameters if loss in LOSSES else ()
-    return [*keys, *(f"loss.{name}" for name in options)]
+def _flag(key: str, options: Mapping[str, Option]) -> tuple[str, bool]:
+    """`--no-x` is x, and says no."""
+    negative = key.startswith("no_") and key.split(".")[0] not in options
+    return (key.removeprefix("no_"), False) if negative else (key, True)
+
+
+def _value(key: str, value: str | None, rest: list[str], hint: Any, yes: bool) -> Any:
+    """What follows an option: nothing for a flag, several words for a list, otherwise one."""
+    if value is None and (bool in alternatives(hint) or not yes):
+        return yes
+    if value is None and hint is Any and (not rest or rest[0].startswith("--") or rest[0].endswith(YAML)):
+        return yes  # an option of a named object, whose type is known when that is built
+    if value is None and _is_list(hint):
+        several = []
+        while rest and not rest[0].startswith("--") and not rest[0].endswith(YAML):
+            several.append(rest.pop(0))
+        value = ",".join(several) if several else _next(key, rest)
+    if value is None:
+        value = _next(key, rest)
+    if not value.strip() or (_is_list(hint) and not all(part.strip() for part in value.split(","))):
+        raise InputError(f"`{key}` must not be empty; got {value!r}. Leave the option out for its default.")
+    return Word(value)
+
+
+def _next(key: str, rest: list[str]) -> str:
+    if not rest or rest[0].startswith("--"):
+        raise InputError(f"--{key} needs a value behind it; got {rest[0] if rest else 'nothing'}.")
+    return rest.pop(0)
+
+
+def _hint(options: Mapping[str, Option], path: Sequence[str], owner: str) -> Any:
+    """The type of an option, or of the part of one that `path` leads to; Any where an object's class decides.
+
+    Raises:
+        InputError: there is no such option.
+    """
+    unknown = unknown_option(".".join(path), _keys(options), owner)
+    if path[0] not in options:
+        raise unknown
+    hint = options[path[0]].hint
+    record = _record(hint)
+    if len(path) == 1 or _names_object(hint):
+        return hint if len(path) == 1 else Any
+    inner = options_of(record) if record else None
+    if inner is None or len(path) > 2 or path[1] not in inner:
+        raise unknown
+    return inner[path[1]].hint
+
+
+def _placed(old: Any, path: Sequence[str], value: Any, hint: Any) -> Any:
+    """An option with one part of it set: a field of a record, an argument of an object, an object of a mapping."""
+    if not path:
+        return value
+    if _record(hint):
+        return (old if isinstance(old, dict) else {}) | {path[0]: value}
+    if _holds_objects(hint):
+        inner = old if isinstance(old, dict) else {}
+        return inner | {path[0]: _placed(inner.get(path[0]), path[1:], value, Loss)}
+    spec = old if isinstance(old, dict) else {} if old is None else {"class_path": old}
+    return spec | {"init_args": (spec.get("init_args") or {}) | {".".join(path): value}}
+
+
+def _read(files: Sequence[str], command: Command, owner: str) -> dict[str, Any]:
+    """The options in a YAML file."""
+    if len(files) > 1:
+        raise InputError(f"`config` must be one YAML file; got {', '.join(files)}.")
+    values: dict[str, Any] = {}
+    options, besides = command.table(), options_of(command.reads) or {} if command.reads else {}
+    for name in files:
+        try:
+            data = parse_yaml(Path(name).read_text(encoding="utf-8"))
+        except OSError as error:
+            reason = "there is no file" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
+            raise InputError(f"`config` must be an existing YAML file; {reason} {name!r}.") from None
+        except (InputError, UnicodeDecodeError) as error:
+            raise InputError(f"`config` must be a YAML file in UTF-8; {name!r} cannot be read ({error}).") from None
+        if not isinstance(data, dict):
+            kind = "nothing" if data is None else "a list" if isinstance(data, list) else f"{data!r:.40}"
+            raise InputError(f"`config` must map options to values, as in `dim: 512`; {name!r} holds {kind}.")
+        for key, value in data.items():
+            if key in TYPED:
+                raise InputError(
+                    f"`{key}` may not stand in a file: a file cannot vouch for itself. Type --{key.replace('_', '-')}."
+                )
+            if key not in options and key not in besides:
+                raise unknown_option(str(key), _keys(options | besides), owner)
+            if key in options:
+                values[key] = value
+    return values
+
+
+def _converted(value: Any, option: Option) -> Any:
+    """A value by its type; descriptions of objects stay as they are for who builds them."""
+    if _names_object(option.hint):
+        return value
+    return convert(value, option.hint, option.name, _no_objects)
+
+
+def _no_objects(value: Any, kind: type, argument: str) -> Any:
+    raise InputError(f"`{argument}` must be plain data; got a description of a {kind.__name__}, {value!r:.40}.")
+
+
+def _record(hint: Any) -> Any:
+    """The dataclass among the types of an option, whose fields are options with a dot."""
+    return next((member for member in alternatives(hint) if is_dataclass(member)), None)
+
+
+def _names_object(hint: Any) -> bool:
+    """Whether an option is an object by its name, or holds such."""
+    return (isinstance(hint, type) and issubclass(hint, nn.Module)) or any(_names_object(member) for member in get_args(hint))
+
+
+def _holds_objects(hint: Any) -> bool:
+    """Whether an option is a mapping of names to objects."""
+    return any(get_origin(member) is Mapping and _names_object(member) for member in alternatives(hint))
+
+
+def _is_list(hint: Any) -> bool:
+    return any(get_origin(member) in (list, tuple, Sequence) for member in alternatives(hint))
+
+
+def _keys(options: Mapping[str, Option]) -> list[str]:
+    """Every option, and those with a dot."""
+    inner = [f"{name}.{field.name}" for name, option in options.items() for field in _fields(option)]
+    return ["config", *options, *inner]
+
+
+def _fields(option: Option) -> tuple[Any, ...]:
+    record = _record(option.hint)
+    return fields(record) if record else ()
+
+
+def help_of(name: str, command: Command, words: Sequence[str] = ()) -> str:
+    """The page of `gramian NAME --help`: what the function's docstring says, and each option with type, default and help.
+
+    Args:
+        name: of the command.
+        command: the command.
+        words: of the command line; after `--loss NAME` the options of that loss are listed, too.
+    """
+    options = command.table()
+    text = inspect.getdoc(command.options or command.run) or ""
+    lines = [f"usage: gramian {name} [FILE.yaml] [options]", "", text.split("\nArgs:")[0].strip(), "", "options:"]
+    lines += _entry("config", "FILE", "YAML file with any of the options below, but those that run code.")
+    for option in options.values():
+        if _record(option.hint):
+            lines += _of_record(option)
+        else:
+            lines += _of_option(option.name, option)
+    if "loss" in options:
+        chosen = next((after for before, after in pairwise(words) if before == "--loss"), None)
+        if chosen is None:
+            lines += ["", f"losses: {', '.join(NAMES[Loss])}", f"gramian {name} --loss NAME --help lists the options of one."]
+        else:
+            lines += ["", f"options of {chosen}:"]
+            for option in (options_of(NAMES[Loss][check_choice("loss", chosen, NAMES[Loss])]) or {}).values():
+                lines += _of_option(f"loss.{option.name}", option)
+    return "\n".join(lines) + "\n"
+
+
+def _of_record(option: Option) -> Iterator[str]:
+    """The fields of a dataclass, each as an option with a dot."""
+    for name, field in (options_of(_record(option.hint)) or {}).items():
+        yield from _of_option(f"{option.name}.{name}", replace(field, default=getattr(option.default, name, field.default)))
+
+
+def _of_option(name: str, option: Option) -> list[str]:
+    """One option: its type, what the docstring says, what may be chosen, the default."""
+    choices = _choices(option.hint)
+    text = f"{option.help} One of {', '.join(choices)}." if len(choices) > FEW else option.help
+    return _entry(name, _metavar(option.hint), text, "required" if option.required else _default(option.default))
+
+
+def _entry(name: str, metavar: str, text: str, note: str = "") -> list[str]:
+    head = f"  --{name.replace('_', '-') if '.' not in name else name} {metavar}".rstrip()
+    body = f"{text} ({note})" if note else text
+    wrapped = textwrap.wrap(body, 92, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
+    return [head, *wrapped]
+
+
+def _default(default: Any) -> str:
+    if default in (None, inspect.Parameter.empty) or default is False:
+        return ""
+    shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+    return f"default: {shown}"
+
+
+def _choices(hint: Any) -> list[str]:
+    """What may be chosen from, of an option or of the entries of a list."""
+    inner = [each for member in alternatives(hint) if _is_list(member) for each in get_args(member)]
+    literals = [each for member in (*alternatives(hint), *inner) if get_origin(member) is Literal for each in get_args(member)]
+    return [str(choice) for choice in literals]
+
+
+def _metavar(hint: Any) -> str:
+    """What stands for the value in the help: nothing for a flag, the choices where there are few."""
+    members = [member for member in alternatives(hint) if member is not type(None)]
+    if bool in members:
+        return ""
+    if _names_object(hint):
+        return "MAPPING" if _holds_objects(hint) else "NAME"
+    if _is_list(hint):
+        inner = next(get_args(member)[0] for member in members if get_args(member))
+        return f"{_metavar(inner)},…"
+    choices = _choices(hint)
+    if len(choices) > FEW:
+        return "NAME"
+    plain = [
+        {int: "INT", float: "NUMBER", str: "TEXT" * (Path not in members), Path: "PATH"}.get(member, "") for member in members
+    ]
+    return "|".join([*choices, *dict.fromkeys(filter(None, plain))]) or "VALUE"

@@ -5,38 +5,54 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.logging import RichHandler
+from rich.text import Text
 
 from gramian.data.cells import Broken, summary
 from gramian.distributed import is_main_process
-from gramian.errors import InputError
+from gramian.sheets import visible
 
-__all__ = ["check_folder", "console_of", "fail", "warn_unreadable"]
+__all__ = ["console_of", "fail", "log_to_stderr", "warn_unreadable"]
 
 logger = logging.getLogger("gramian")
+
+
+class _Terminal(Console):
+    """Prints strings as they are: names and paths are the user's, and hold no markup."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text, its control characters shown."""
+        del options
+        return Text(visible(text))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        label = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return label + visible(super().format(record))
+
+
+def log_to_stderr() -> None:
+    """Warnings of every package, and what gramian says besides, on stderr; not where the process has handlers already."""
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=False)
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logger.setLevel(logging.INFO)
 
 
 def console_of() -> Console:
     """The terminal, or a page wide enough not to break tables where the output is piped."""
     quiet = not is_main_process()
-    console = Console(quiet=quiet)
-    return console if console.is_terminal else Console(width=160, quiet=quiet)
-
-
-def check_folder(output: Path) -> None:
-    """Refuse an output folder that cannot be one, before any work is done."""
-    for path in (output, *output.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise InputError(f"`output` must be a folder; {str(path)!r} is a file. Name another.")
-            break
+    console = _Terminal(quiet=quiet)
+    return console if console.is_terminal else _Terminal(quiet=quiet, width=160)
 
 
 def fail(message: str, code: int = 2) -> int:
     """Say in one line on stderr what went wrong; return the exit code."""
-    print("gramian: " + " ".join(message.split()), file=sys.stderr)
+    print("gramian: " + visible(" ".join(message.split())), file=sys.stderr)
     return code
 
 

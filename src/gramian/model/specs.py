@@ -1,129 +1,151 @@
-"""Objects from words: `class_path` and `init_args`, as YAML files name them."""
+"""The one builder: towers and losses from their descriptions, a short name or `class_path` and `init_args`, as YAML has them.
+
+A description may come from a stranger. What it names is one of our own classes (`NAMES`), built from values that are checked
+against their types; nothing is imported, and nothing is called that is not on the list. Only `trust_code=True`, which the
+command line takes as `--trust-code` and never from a file, lets it name other classes: towers, losses and modules alone.
+"""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
-from gramian.errors import InputError, check_choice, listing, wrong_choice
+from gramian.errors import InputError, check_choice, first_line, listing, wrong_choice
+from gramian.losses import LOSSES, Loss, Sum, recommended
 from gramian.model.encoders import ENCODERS
+from gramian.model.options import converted
 from gramian.model.towers import Custom, Tower
 
-__all__ = ["Words", "build", "build_towers"]
+__all__ = ["NAMES", "Spec", "build", "build_loss", "build_towers"]
+
+Spec: TypeAlias = str | Mapping[str, Any]
+"""A short name, or {"class_path": NAME, "init_args": {…}}."""
+
+NAMES: Mapping[type, Mapping[str, Callable[..., Any]]] = {Tower: ENCODERS, Loss: {**LOSSES, "Sum": Sum}, nn.Module: {}}
+"""What a description may name without `trust_code`, by what is wanted."""
+
+TRUSTED: Mapping[str, Callable[..., Any]] = {"Custom": Custom}
+"""Short names of what runs code of the description's choice."""
 
 
-@dataclass(frozen=True)
-class Words:
-    """A part of a YAML file as it stands, for `build` to make objects from: a mapping.
-
-    Attributes:
-        given: the mapping.
-    """
-
-    given: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, given: Any) -> Words:
-        """The words of a mapping; a ValueError for anything else."""
-        if not isinstance(given, Mapping):
-            raise ValueError("it must be a mapping")
-        return cls(dict(given))
-
-
-def build(given: Any, argument: str, known: Mapping[str, Callable[..., Any]]) -> Any:
-    """Make an object.
+def build(spec: Any, kind: type, argument: str, *, trust_code: bool = False) -> Any:
+    """Make the object that a description names; descriptions among its arguments are made first.
 
     Args:
-        given: {"class_path": NAME, "init_args": {…}}, or the name alone; arguments of that form are made first.
+        spec: a `Spec`; an object of the kind is returned as it is.
+        kind: `Tower`, `Loss` or `nn.Module`.
         argument: what to call it in errors.
-        known: classes that go by their short names. Others are named by import path, and may be functions.
+        trust_code: also import classes of that kind from anywhere, which runs their code.
 
     Raises:
-        InputError: no such class; arguments that it does not take, or lacks.
+        InputError: no such class, or one that is not on the list; arguments that it does not take, or lacks.
 
-    >>> build({"class_path": "torch.nn.Flatten", "init_args": {"start_dim": 2}}, "module", {})
-    Flatten(start_dim=2, end_dim=-1)
+    >>> build({"class_path": "Pairwise", "init_args": {"temperature": 0.2}}, Loss, "loss").label_smoothing
+    0.0
     """
-    if isinstance(given, str):
-        given = {"class_path": given}
-    if not isinstance(given, Mapping) or not isinstance(given.get("class_path"), str):
-        raise InputError(f"`{argument}` must have a `class_path` and `init_args`; got {given!r:.80}.")
-    unknown = sorted(set(given) - {"class_path", "init_args"})
+    if isinstance(spec, kind):
+        return spec
+    description = {"class_path": spec} if isinstance(spec, str) else spec
+    if not isinstance(description, Mapping) or not isinstance(description.get("class_path", ""), str):
+        raise InputError(f"`{argument}` must be a name, or have `class_path: NAME` and `init_args`; got {spec!r:.80}.")
+    unknown = sorted(set(description) - {"class_path", "init_args"})
     if unknown:
         raise InputError(f"`{argument}` must have `class_path` and `init_args` alone; put {listing(unknown)} into `init_args`.")
-    maker = _maker(given["class_path"], argument, known)
-    options = given.get("init_args") or {}
+    options = description.get("init_args") or {}
     if not isinstance(options, Mapping):
         raise InputError(f"`{argument}.init_args` must map options to values; got {options!r:.80}.")
+    if "class_path" not in description:
+        name = next(iter(options), "class_path")
+        raise InputError(f"`{argument}.{name}` needs the name of what it is an option of, as in `{argument}: NAME`.")
+    path = str(description["class_path"])
+    maker = _class_of(path, kind, argument, trust_code)
+    arguments = converted(maker, options, argument, path, partial(build, trust_code=trust_code))
     try:
-        parameters = dict(inspect.signature(maker).parameters)
-        open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    except ValueError:  # of a class that is not written in Python
-        parameters, open_ended = {}, True
-    for name in options:
-        if not open_ended:
-            check_choice(f"{argument}.init_args", name, parameters)
-    required = [
-        name
-        for name, one in parameters.items()
-        if one.default is inspect.Parameter.empty
-        and one.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        and name not in options
-    ]
-    if required:
-        raise InputError(f"`{argument}.init_args` must give {listing(required)}, which {given['class_path']} needs.")
-    made = dict(options)
-    for name, value in options.items():
-        if isinstance(value, Mapping) and "class_path" in value:
-            made[name] = build(value, f"{argument}.init_args.{name}", {})
-    try:
-        return maker(**made)
+        return maker(**arguments)
     except InputError as error:
         raise InputError(f"`{argument}`: {error}") from error
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"`{argument}.init_args` cannot be used by {given['class_path']}: {error}.") from error
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"`{argument}` cannot be made: {path} says {first_line(error)!r}. Look at `init_args`.") from error
 
 
-def _maker(path: str, argument: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if path in known:
-        return known[path]
+def _class_of(path: str, kind: type, argument: str, trust_code: bool) -> Callable[..., Any]:
+    """The class that `path` names: of the list, or with `trust_code` of anywhere if it is of the kind."""
+    names = NAMES[next(each for each in NAMES if issubclass(kind, each))]
+    if path in names:
+        return names[path]
+    if path == "Matching" and kind is Loss:
+        raise InputError("`loss` Matching trains a head beside another loss: name that one, and add --matching 0.1.")
     module, dot, name = path.rpartition(".")
-    if not dot:
-        raise (
-            wrong_choice(f"{argument}.class_path", path, known)
-            if known
-            else InputError(f"`{argument}.class_path` must be an import path, as in torch.nn.Identity; got {path!r}.")
+    if not dot and path not in TRUSTED:
+        raise wrong_choice(argument, path, (*names, *(TRUSTED if kind is Tower else ())))
+    if not trust_code:
+        own = f"{', '.join(names)} need none" if names else "there are none without"
+        raise InputError(
+            f"`{argument}` names {path!r}, which runs code: allow it by --trust-code on the command line (`trust_code=True` in "
+            f"Python), if you trust who wrote it; {own}."
         )
+    if path in TRUSTED:
+        return TRUSTED[path]
     try:
-        found = getattr(importlib.import_module(module), name)
+        thing = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"`{argument}.class_path` {path!r} cannot be imported ({error}). The folder it lies in must be on PYTHONPATH."
+            f"`{argument}` {path!r} cannot be imported ({first_line(error)}). The folder it lies in must be on PYTHONPATH."
         ) from None
-    if not callable(found):
-        raise InputError(f"`{argument}.class_path` {path!r} must be a class or a function; it is a {type(found).__name__}.")
-    made: Callable[..., Any] = found
-    return made
+    if not (isinstance(thing, type) and issubclass(thing, kind)):
+        raise InputError(f"`{argument}` must name a class derived from {kind.__name__}; {path!r} is none.")
+    return thing
 
 
-def build_towers(towers: Words | None, columns: Sequence[str] | None, seed: int = 0) -> dict[str, Tower]:
-    """The towers of the columns that are used; `{same_as: text}` is the tower of another column."""
-    made: dict[str, Tower] = {}
-    with torch.random.fork_rng():  # of the first weights of towers that are trained from scratch
+def build_loss(spec: Loss | Spec | None, *, trust_code: bool = False) -> Loss:
+    """A loss from its description; without one `gramian.losses.recommended()`.
+
+    Raises:
+        InputError: see `build`.
+
+    >>> build_loss({"class_path": "Gram", "init_args": {"score": "cone"}}).score
+    'cone'
+    """
+    loss: Loss = recommended() if spec is None else build(spec, Loss, "loss", trust_code=trust_code)
+    return loss
+
+
+def build_towers(
+    specs: Mapping[str, Tower | Spec] | None,
+    columns: Sequence[str] | None = None,
+    seed: int = 0,
+    *,
+    trust_code: bool = False,
+) -> dict[str, Tower]:
+    """The towers of the columns that are used.
+
+    Args:
+        specs: column → a tower, its description, or `{"same_as": column}` for the tower of an earlier column.
+        columns: those that are used; all by default.
+        seed: of the first weights of towers that are trained from scratch.
+        trust_code: see `build`.
+
+    Raises:
+        InputError: see `build`.
+    """
+    if not isinstance(specs or {}, Mapping):
+        raise InputError(
+            "`towers` must map columns to encoders, as in `text: {class_path: HuggingFace, init_args: {model: …, kind: text}}` "
+            f"in a YAML file; got {specs!r:.40}. See docs/media.md."
+        )
+    towers: dict[str, Tower] = {}
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for name, given in ({} if towers is None else towers.given).items():
+        for name, spec in (specs or {}).items():
             if columns is not None and name not in columns:
                 continue
-            if isinstance(given, dict) and list(given) == ["same_as"]:
-                made[name] = made[check_choice(f"towers.{name}.same_as", given["same_as"], made)]
+            if isinstance(spec, Mapping) and list(spec) == ["same_as"]:
+                towers[name] = towers[check_choice(f"towers.{name}.same_as", spec["same_as"], towers)]
             else:
-                tower = build(given, f"towers.{name}", {**ENCODERS, "Custom": Custom})
-                if not isinstance(tower, Tower):
-                    raise InputError(f"`towers.{name}` must be a tower; {given!r:.80} makes a {type(tower).__name__}.")
-                made[name] = tower
-    return made
+                towers[name] = build(spec, Tower, f"towers.{name}", trust_code=trust_code)
+    return towers

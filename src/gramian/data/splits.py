@@ -1,0 +1,54 @@
+"""Which items train and which choose: the table's own splits, or a share held out by item."""
+
+from __future__ import annotations
+
+import torch
+
+from gramian.data.table import Table
+from gramian.errors import InputError, listing
+
+__all__ = ["hold_out", "paired_items"]
+
+
+def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
+    """Training and validation items: the splits "train" and "validation" of a table that has splits, or a random share.
+
+    Rows of one item go to one side.
+
+    Args:
+        table: of at least 4 items.
+        share: of the items to hold out where there are no splits; at least 2 are.
+        seed: of the choice.
+
+    Raises:
+        InputError: splits of other names, too few items, a share outside of (0, 1).
+
+    >>> table = Table.from_columns({"text": torch.eye(10)})
+    >>> [len(part) for part in hold_out(table, 0.3, seed=0)]
+    [7, 3]
+    """
+    if table.split is not None:
+        absent = {"train", "validation"} - set(table.split)
+        if absent:
+            raise InputError(
+                f"column `split` must name train and validation items; it has {listing(sorted(set(table.split)))}. "
+                "Rename them, or leave the column out to hold out a share at random."
+            )
+        return table.part("train"), table.part("validation")
+    if not 0 < share < 1:
+        raise InputError(f"`validation_share` must lie in (0, 1); got {share}.")
+    names = table.item_ids or table.ids
+    distinct = list(dict.fromkeys(names))
+    count = max(2, round(share * len(distinct)))
+    if len(distinct) - count < 2:
+        raise InputError(f"the table must hold at least 4 items to train and to choose on; got {len(distinct)}.")
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = {distinct[i] for i in order[:count]}
+    mask = torch.tensor([name in chosen for name in names])
+    return table[~mask], table[mask]
+
+
+def paired_items(table: Table) -> int:
+    """How many rows share two modalities, for the two that most share; retrieval needs at least 2."""
+    mask = table.mask().double()
+    return int((mask.T @ mask).fill_diagonal_(0).amax())

@@ -1,0 +1,170 @@
+"""`train`: a whole run, as `gramian train` makes it: table → splits → Aligner → weights, report and model card in a folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from gramian import __version__
+from gramian.data import Table, load
+from gramian.data.cells import Broken
+from gramian.data.splits import hold_out, paired_items
+from gramian.distributed import is_main_process
+from gramian.errors import InputError
+from gramian.evaluation import Report, evaluate
+from gramian.files import check_folder, write_text
+from gramian.losses import Contrast, Loss, Matching
+from gramian.model.aligner import Aligner
+from gramian.model.card import run_card
+from gramian.model.heads import HeadName
+from gramian.model.specs import Spec, build_loss, build_towers
+from gramian.model.towers import Tower
+from gramian.training.fit import fit
+from gramian.training.recipe import History, Recipe
+
+__all__ = ["Run", "train"]
+
+logger = logging.getLogger("gramian")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `train` made.
+
+    Attributes:
+        aligner: with the best weights.
+        history: of the training.
+        report: of the test split, or of the validation split where there is no other; None if it has no two items to tell
+            apart, and in processes other than the first.
+        written: the folder of the Aligner, and the report.
+    """
+
+    aligner: Aligner
+    history: History
+    report: Report | None
+    written: tuple[Path, ...]
+
+
+def train(
+    data: str,
+    output: Path | str,
+    loss: Loss | Spec | None = None,
+    columns: Sequence[str] | None = None,
+    towers: Mapping[str, Tower | Spec] | None = None,
+    head: HeadName = "linear",
+    dim: int = 512,
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    matching: float = 0.0,
+    validation_share: float = 0.1,
+    resume: bool = False,
+    strict: bool = False,
+    report_to: str | None = None,
+    progress: bool = True,
+    trust_code: bool = False,
+) -> Run:
+    """Train an Aligner on a table and save the weights that are best on the validation split, with a report and a model card.
+
+    A table with a column `split` is trained on "train" and chosen on "validation"; "test" is read once, at the end, for the
+    report. Otherwise a share of the items is held out by the recipe's seed, and the report is of those.
+
+    Args:
+        data: the training table: "stamps", a file, a folder or a hub id.
+        output: folder for the model, the report, the log and the checkpoints.
+        loss: the objective, by name, its options behind it, as in --loss Gram --loss.score cone; as published by default.
+            Without one, the sum of Pairwise and Gram's cone, each at temperature 0.2, which measured best.
+        columns: the modalities to use; by default those of the towers and every column of features.
+        towers: column → the encoder that reads its raw cells; in a YAML file.
+        head: of every modality.
+        dim: width of the shared space.
+        recipe: how to train.
+        matching: weight of a matching head beside the loss, which `gramian evaluate` re-ranks with; 0.1 in the papers, 0
+            trains none. Its hard negatives come from the loss's own score, its anchor is the loss's.
+        validation_share: share of the items to hold out where the table has no splits.
+        resume: go on from the newest checkpoint in the output folder.
+        strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
+        report_to: a tracker for the log: tensorboard, wandb, trackio or another that accelerate knows.
+        progress: show a progress bar.
+        trust_code: let `towers` and `loss` name classes of other modules, whose code then runs; typed, never in a file.
+
+    Returns:
+        A `Run`: the Aligner, the History, the Report, and what was written.
+
+    Raises:
+        InputError: an output folder that holds a run already, unless `resume`; a table, a loss or towers that cannot be used.
+    """
+    output = Path(output)
+    check_folder(output)
+    if not resume and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
+        raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
+    if not 0 <= matching < float("inf"):
+        raise InputError(f"`matching` must be a finite weight, 0 for none; got {matching}.")
+    objective = build_loss(loss, trust_code=trust_code)
+    encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
+    table = load(data, columns=columns, raw=list(encoders))
+    training, validation = hold_out(table, validation_share, recipe.seed)
+    anchor = _anchor(objective, training.modalities)
+    matcher = {"anchor": anchor} if matching else None
+    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, towers=encoders, matcher=matcher, seed=recipe.seed)
+    if is_main_process():
+        logger.info("training on %s, choosing on %s", training, validation)
+    if aligner.matcher is not None:
+        score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
+        objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
+    history = fit(
+        aligner,
+        objective,
+        training,
+        validation,
+        recipe=recipe,
+        output=output,
+        resume=resume,
+        progress=progress,
+        strict=strict,
+        report_to=report_to,
+    )
+    if not is_main_process():
+        return Run(aligner, history, None, ())
+    tested = table.split is not None and "test" in table.split
+    split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
+    settings = {"data": data, "split": split, "model": str(output / "aligner"), "version": __version__}
+    report = _report(aligner, held_out, settings, recipe.workers, strict)
+    written = [output / "aligner"]
+    if report is None:
+        logger.warning("no report: the %s split has no two items to tell apart.", split)
+    else:
+        parts = {"train": training, "validation": validation} | ({"test": held_out} if tested else {})
+        aligner.card = run_card(
+            aligner,
+            data=data,
+            counts={name: {"items": len(part)} | part.counts() for name, part in parts.items()},
+            loss=objective,
+            recipe=asdict(recipe),
+            figures=report.sheets()[:1],
+            split=split,
+            chosen=f"the validation split's mean reciprocal rank, epoch {history.best_epoch} of {len(history.records)}",
+            broken=history.broken,
+            version=__version__,
+        )
+        report.save(output)
+        written.append(output / "report.md")
+    aligner.save_pretrained(output / "aligner")
+    write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
+    return Run(aligner, history, report, tuple(written))
+
+
+def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], workers: int, strict: bool) -> Report | None:
+    """The figures of a split; None if it has no two items to tell apart."""
+    if paired_items(table) < 2:
+        return None
+    broken: list[Broken] = []
+    bundle = aligner.embed(table, workers=workers, strict=strict, broken=broken)
+    return replace(evaluate(bundle, settings=settings), broken=tuple(broken))
+
+
+def _anchor(loss: Loss, modalities: Sequence[str]) -> str:
+    """The loss's own fixed anchor, or "each"."""
+    anchor = getattr(loss, "anchor", None)
+    return anchor if isinstance(anchor, str) and anchor in modalities else "each"
