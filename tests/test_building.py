@@ -298,7 +298,7 @@ def test_two_columns_share_a_tower_in_yaml(tmp_path, capsys):
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     words = ["train", "--config", str(path), "--output"]
     assert main([*words, str(tmp_path / "run")]) == 0
-    first, second = Aligner.from_pretrained(tmp_path / "run" / "aligner").towers
+    first, second = Aligner.from_pretrained(tmp_path / "run" / "aligner").towers.values()
     assert first is second
     config["towers"]["subtitle"] = {"same_as": "text"}
     path.write_text(yaml.safe_dump(config, sort_keys=False))

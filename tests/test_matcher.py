@@ -13,7 +13,7 @@ from gramian.data import load
 from gramian.errors import InputError
 from gramian.evaluation import evaluate, reranked_directions
 from gramian.losses import Gram, Matching, Pairwise
-from gramian.model import POOLINGS, Aligner, Matcher, Pool
+from gramian.model import Aligner, Matcher
 from gramian.scores import SCORES
 from gramian.tokens import Tokens
 from gramian.training import Recipe, fit
@@ -308,52 +308,6 @@ def test_captions_of_one_film_stay_together_and_count_together(tmp_path, capsys)
     assert main(["embed", "--data", str(path), "--model", str(tmp_path / "run" / "aligner"), "--output", str(vectors)]) == 0
     assert load(vectors).item_ids == tuple(items)
     capsys.readouterr()
-
-
-# --- poolings with weights
-
-
-def test_attention_starts_as_the_mean_and_learns_which_token_counts():
-    generator = torch.Generator().manual_seed(0)
-    tokens = Tokens(torch.randn(64, 5, 6, generator=generator), torch.rand(64, 5, generator=generator) < 0.7)
-    attention = Pool("attention", 6)
-    torch.testing.assert_close(attention(tokens).detach(), Pool("mean")(tokens))
-    marked = tokens.values.clone()
-    marked[:, 0, 5] += 4  # the first token carries a mark
-    marked = Tokens(marked, tokens.present | (torch.arange(5) == 0))
-    optimiser = torch.optim.Adam(attention.parameters(), lr=0.3)
-    for _ in range(60):
-        optimiser.zero_grad()
-        gap = (attention(marked) - marked.values[:, 0]).square().mean()
-        gap.backward()
-        optimiser.step()
-    assert gap < 0.1 * (Pool("mean")(marked) - marked.values[:, 0]).square().mean()
-
-
-@pytest.mark.parametrize("how", POOLINGS)
-def test_poolings_never_read_masked_tokens_and_have_finite_gradients(how):
-    values = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    present = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 1, 1]], dtype=torch.bool)
-    pooling = Pool(how, 6)
-    pooled = pooling(Tokens(values, present))
-    garbage = Tokens(values.masked_fill(~present[..., None], torch.nan), present)
-    torch.testing.assert_close(pooling(garbage), pooled)
-    assert not pooled[1].any()
-    pooled.square().sum().backward()
-    assert values.grad.isfinite().all() and not values.grad[~present].any()
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Pool("median"), "`how` must be one of mean, max, first, attention; got 'median'"),
-        (lambda: Pool("attention"), "`dim` must be the width of the tokens for 'attention'; got None"),
-        (lambda: Pool("attention", 3)(Tokens.from_rows([[[1.0, 2.0]]])), "`tokens` must have width 3; got 2"),
-    ],
-)
-def test_poolings_refuse(make, message):
-    with pytest.raises(InputError, match=message):
-        make()
 
 
 def test_every_score_ranks_bundles_of_tokens_by_their_pooled_vectors_but_maxsim():

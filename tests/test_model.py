@@ -55,7 +55,7 @@ def test_embedding_in_small_batches_is_the_same_and_keeps_the_mode(aligner):
 
 def test_features_are_standardised_by_present_training_rows():
     table = Table.from_columns({"a": [[1.0, 5.0], [3.0, 5.0], None], "b": torch.ones(3, 1)})
-    tower = Aligner.for_table(table, dim=2).towers[0]
+    tower = Aligner.for_table(table, dim=2).towers["a"]
     assert torch.equal(tower(table.columns["a"][:2]), torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
 
 
@@ -113,7 +113,7 @@ def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"video": torch.zeros(2, 3)}, "`columns` has unknown modalities video; this Aligner knows text, image, audio"),
+        ({"video": torch.zeros(2, 3)}, "`columns` has unknown modalities video; the model knows text, image, audio"),
         ({"text": torch.zeros(2, 3)}, "column `text` must have width 12; got 3"),
         ({"text": [None] * 2}, "`columns` must hold at least one vector"),
         ({"text": [None, [0.0] * 12]}, "1 of 2 items with no modality present"),

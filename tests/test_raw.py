@@ -25,9 +25,9 @@ from gramian.cli import main
 from gramian.data import Cells, Table, load, stream
 from gramian.data.checking import check_table
 from gramian.data.readers import Media
-from gramian.embedding import TowerSet, embed_shards
+from gramian.embedding import embed_shards
 from gramian.errors import InputError
-from gramian.model import Aligner, Custom, HuggingFace
+from gramian.model import Aligner, Custom, HuggingFace, Towers
 
 pytest.importorskip("transformers")
 datasets = pytest.importorskip("datasets")
@@ -240,7 +240,8 @@ def test_check_finds_what_is_there_missing_broken_and_cut(models, media):
         "image": HuggingFace(tiny.build("dinov2", models), "image"),
     }
     towers["audio"] = HuggingFace(tiny.build("whisper", models), "audio", seconds=0.1)
-    checked = check_table(table, {name: tower.reader for name, tower in towers.items()}, progress=False)
+    collator = Towers(towers).collator()
+    checked = check_table(table, collator, progress=False)
     assert checked.filled == {"text": 36, "image": 36, "audio": 30}
     assert {(row, name) for row, name, _ in checked.broken} == set(BROKEN)
     for row, name, reason in checked.broken:
@@ -249,7 +250,7 @@ def test_check_finds_what_is_there_missing_broken_and_cut(models, media):
     assert checked.cut["audio"]["item-1"] == "0.2 s cut to 0.1"
     assert checked.empty == 0
     assert checked.splits == {"train": 24, "validation": 6, "test": 6}
-    assert check_table(table, {name: tower.reader for name, tower in towers.items()}, workers=2, progress=False) == checked
+    assert check_table(table, collator, workers=2, progress=False) == checked
 
 
 def test_check_on_the_command_line(config, capsys):
@@ -392,12 +393,12 @@ def towers_of(config, tmp_path):
 def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_path, monkeypatch):
     rows = media[1]
     table = Table.from_columns({"text": [row["text"] for row in rows]}, ids=[row["id"] for row in rows])
-    model = TowerSet({"text": HuggingFace(tiny.build("bert", models), "text")})
+    model = Towers({"text": HuggingFace(tiny.build("bert", models), "text")})
     whole = embed_shards(model, table, tmp_path / "whole", shard_size=5, progress=False)
     assert whole[:3] == (36, 8, 0)
     from gramian import embedding
 
-    real, calls = embedding.encode_table, []
+    real, calls = embedding._encode, []
 
     def killed(*args, **kwargs):
         calls.append(1)
@@ -405,7 +406,7 @@ def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_p
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(embedding, "encode_table", killed)
+    monkeypatch.setattr(embedding, "_encode", killed)
     with pytest.raises(KeyboardInterrupt):
         embed_shards(model, table, tmp_path / "killed", shard_size=5, progress=False)
     with pytest.raises(InputError, match=r"was not finished\. Run the same `gramian embed` again"):
@@ -414,7 +415,7 @@ def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_p
     again = embed_shards(model, table, tmp_path / "killed", shard_size=5, progress=False)
     assert again[:3] == (36, 8, 3)
     assert load(tmp_path / "killed").digest() == load(tmp_path / "whole").digest()
-    nn = model.towers[0].model.embeddings.word_embeddings.weight
+    nn = model["text"].model.embeddings.word_embeddings.weight
     with torch.no_grad():
         nn.mul_(2)
     with pytest.raises(InputError, match="holds another embedding; changed are towers"):
@@ -456,7 +457,7 @@ def test_embedding_is_killed_for_real_and_by_two_processes(config, parquet, tmp_
 
 def test_folders_that_hold_something_else_are_left_alone(models, tmp_path):
     table = Table.from_columns({"text": ["a cat", "a dog"]})
-    model = TowerSet({"text": HuggingFace(tiny.build("bert", models), "text")})
+    model = Towers({"text": HuggingFace(tiny.build("bert", models), "text")})
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds other files \(notes.txt\). Name another folder"):
         embed_shards(model, table, tmp_path, progress=False)
@@ -521,15 +522,15 @@ def test_archives_that_number_their_rows_alike(tmp_path):
 def test_towers_of_ones_own_are_told_apart(tmp_path):
     def custom(seed):
         torch.manual_seed(seed)
-        return TowerSet({"x": Custom(torch.nn.Linear(2, 3), 3)})
+        return Towers({"x": Custom(torch.nn.Linear(2, 3), 3)})
 
     table = Table.from_columns({"x": Cells([[1.0, 2.0], [3.0, 4.0]])})
     embed_shards(custom(0), table, tmp_path / "out", progress=False)
     with pytest.raises(InputError, match="holds another embedding; changed are towers"):
         embed_shards(custom(1), table, tmp_path / "out", progress=False)
-    with pytest.raises(InputError, match="`columns` has a column `y` without a tower; there are x"):
+    with pytest.raises(InputError, match="`columns` has unknown modalities y; the model knows x"):
         embed_shards(custom(0), Table.from_columns({"y": Cells(["a"])}), tmp_path / "y", progress=False)
-    with pytest.raises(InputError, match="column `x` holds features, which its tower does not read"):
+    with pytest.raises(InputError, match="column `x` must hold raw cells, which its tower reads; it holds features"):
         embed_shards(custom(0), Table.from_columns({"x": torch.randn(2, 2)}), tmp_path / "z", progress=False)
 
 

@@ -54,7 +54,7 @@ def test_the_stage_gives_what_the_aligner_gives(saved):
 def test_one_of_model_and_towers(saved):
     with pytest.raises(InputError, match="one of `model` and `towers` must be given"):
         Embed()
-    with pytest.raises(InputError, match="`columns` must be of text, image; got 'sound'"):
+    with pytest.raises(InputError, match="`columns` must be one of text, image; got 'sound'"):
         Embed(saved, columns=["sound"])
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import tiny
 from gramian import Pairwise
-from gramian.data import Cells, Table
+from gramian.data import Cells, Reading, Table
 from gramian.errors import InputError
 from gramian.model import Aligner, Custom, HuggingFace, Modality, SentenceTransformers
 from gramian.training import Recipe, fit
@@ -179,7 +179,7 @@ def test_modes_train_what_they_say(models, text, image):
 
 def test_a_frozen_tower_stays_in_evaluation_mode(models):
     aligner = aligner_of(models, toy(), "freeze", "train").train()
-    frozen, trained = aligner.towers
+    frozen, trained = aligner.towers.values()
     assert not frozen.model.training
     assert trained.model.training
 
@@ -188,7 +188,7 @@ def test_learning_rates_by_tower(models):
     aligner = Aligner({"text": tower_of(models, "bert", "text", mode="train", learning_rate=3e-4), "audio": 4}, dim=8)
     groups = parameter_groups(Objective(aligner, Pairwise()), Recipe(learning_rate=1e-2))
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    assert {rates[id(parameter)] for parameter in aligner.towers[0].parameters()} == {3e-4}
+    assert {rates[id(parameter)] for parameter in aligner.towers["text"].parameters()} == {3e-4}
     assert {rates[id(parameter)] for parameter in aligner.heads.parameters()} == {1e-2}
     assert len(rates) == sum(1 for p in aligner.parameters()) + 1  # and the temperature, each once
 
@@ -219,7 +219,7 @@ def test_trained_towers_cannot_be_saved_by_reference(models, tmp_path):
 
 
 def test_what_is_shared_does_not_point_to_folders_of_this_machine(models, tmp_path, monkeypatch):
-    from huggingface_hub import hub_mixin
+    from gramian.model import saving
 
     class Hub:
         def __init__(self, **_):
@@ -234,7 +234,7 @@ def test_what_is_shared_does_not_point_to_folders_of_this_machine(models, tmp_pa
             shutil.copytree(folder_path, tmp_path / "hub")
             return f"https://hub/{repo_id}"
 
-    monkeypatch.setattr(hub_mixin, "HfApi", Hub)
+    monkeypatch.setattr(saving, "HfApi", Hub)
     aligner = aligner_of(models, toy())
     assert aligner.push_to_hub("me/mine") == "https://hub/me/mine"
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
@@ -281,7 +281,7 @@ def test_one_tower_for_two_modalities(models, tmp_path):
     assert len(list(aligner.parameters())) == len(list(tower.parameters())) + 4
     aligner.save_pretrained(tmp_path)
     again = Aligner.from_pretrained(tmp_path)
-    assert again.towers[0] is again.towers[1]
+    assert again.towers["title"] is again.towers["subtitle"]
     torch.testing.assert_close(again.embed(table).vectors, bundle.vectors, rtol=1e-5, atol=1e-6)
 
 
@@ -326,7 +326,7 @@ def test_columns_and_towers_must_agree(models):
     aligner = Aligner({"text": tower_of(models, "bert", "text"), "image": 4}, dim=8)
     with pytest.raises(InputError, match="column `text` must hold raw cells, which its tower reads; it holds features"):
         aligner({"text": torch.randn(2, 16), "image": torch.randn(2, 4)})
-    with pytest.raises(InputError, match="column `image` must hold features, which its tower reads; it holds raw cells"):
+    with pytest.raises(InputError, match="column `image` holds raw cells and needs a tower that reads them"):
         aligner({"text": ["a", "b"], "image": ["a.png", "b.png"]})
     with pytest.raises(InputError, match="`width` must be that of the tower, 16, or left out; got 12"):
         Modality(12, tower=tower_of(models, "bert", "text"))
@@ -396,7 +396,7 @@ def test_what_cannot_be_read_is_missing_and_listed(models, tmp_path):
     assert history.broken == {"image": {"3": "not an image that Pillow knows", "8": "not an image that Pillow knows"}}
     assert aligner.embed(table).has("image").tolist() == [i % 5 != 4 and i not in (3, 8) for i in range(24)]
     with pytest.raises(InputError, match=r"column `image`, id '3' cannot be read: not an image that Pillow knows"):
-        aligner.embed(table, strict=True)
+        aligner.embed(table, reading=Reading(strict=True))
     with pytest.raises(InputError, match="column `image`, id"):
         fit(aligner, Pairwise(), table, recipe=Recipe(epochs=1, batch_size=24), progress=False, strict=True)
 
@@ -432,7 +432,7 @@ def test_every_kind_of_encoder_is_saved_by_value(models, tmp_path, family, kind,
     aligner.save_pretrained(tmp_path, towers="value")
     again = Aligner.from_pretrained(tmp_path)
     inputs = tower.reader.collate([tower.reader.read(cell) for cell in cells(kind)])
-    torch.testing.assert_close(again.towers[0](inputs).vectors, tower(inputs).vectors, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again.towers["cell"](inputs).vectors, tower(inputs).vectors, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pooler_that_is_not_in_the_files_is_not_used(models, tmp_path):
@@ -484,7 +484,7 @@ def test_a_saved_aligner_cannot_point_outside_of_itself(models, tmp_path):
 def test_learning_rates_outlive_saving(models, tmp_path):
     tower = tower_of(models, "bert", "text", mode="lora", learning_rate=3e-3)
     Aligner({"text": tower, "image": 4}, dim=8).save_pretrained(tmp_path)
-    assert Aligner.from_pretrained(tmp_path).towers[0].learning_rate == 3e-3
+    assert Aligner.from_pretrained(tmp_path).towers["text"].learning_rate == 3e-3
 
 
 def test_a_trained_encoder_is_not_replaced_in_silence(models, tmp_path):
@@ -526,7 +526,7 @@ def test_batches_in_which_nothing_can_be_read(models, tmp_path):
     with pytest.raises(
         InputError, match=r"^column `image`, id '0' cannot be read: no such file\. Mend it, or allow such cells\.$"
     ):
-        aligner.embed(only, strict=True, workers=1)
+        aligner.embed(only, reading=Reading(workers=1, strict=True))
 
 
 def test_tokens_are_there_for_batches_without_the_modality(models):

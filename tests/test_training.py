@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from gramian.data.batches import Loader
 from gramian.errors import InputError
 from gramian.losses import PMRL, Contrast, Gram, Pairwise
 from gramian.model import Aligner
@@ -118,7 +119,9 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 def test_best_validation_epoch_is_what_remains():
     aligner, history = _train(recipe=Recipe(epochs=6, batch_size=32, learning_rate=0.5, evaluate_every=1))
     validation = world(missing=0.2).part("validation")
-    assert training._validate(aligner, validation, 0, False, [])["validation/mrr"] == pytest.approx(history.best, abs=1e-12)
+    assert training._validate(aligner, Loader(validation, aligner.collator()), [])["validation/mrr"] == pytest.approx(
+        history.best, abs=1e-12
+    )
     assert history.best_epoch == max(history.records, key=lambda record: record["validation/mrr"])["epoch"]
 
 

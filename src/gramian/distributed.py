@@ -1,4 +1,4 @@
-"""Training across processes: Bundles and losses over the items of all of them. The only file that knows the world's size.
+"""Work across processes: who they are, and Bundles and losses over the items of all. The only file that knows the world.
 
 Two ways to contrast the items of every process with each other:
 
@@ -15,22 +15,40 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gramian.bundle import Bundle, Vectors
-from gramian.errors import InputError
+from gramian.errors import InputError, check_choice, require
 from gramian.kernels import Exchange, Form, LogSums, Pairs, SoftplusSums, tiles
 from gramian.losses.base import Loss, LossOutput, SoftmaxLoss, Sum
 from gramian.losses.pmrl import PMRL
 from gramian.tokens import Tokens
 
-__all__ = ["Gathered", "Ring", "average_gradients", "gather", "is_main_process", "world_size"]
+__all__ = [
+    "Gathered",
+    "Ring",
+    "Watch",
+    "average_gradients",
+    "check_precision",
+    "device",
+    "gather",
+    "is_main_process",
+    "join",
+    "rank",
+    "share",
+    "world_size",
+]
+
+Value = TypeVar("Value")
 
 Group = Any
 """A process group; None for all processes."""
@@ -41,11 +59,137 @@ def world_size(group: Group = None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def is_main_process() -> bool:
-    """Whether this is the process that writes and prints: the first, also before torch.distributed is set up by torchrun."""
+def rank(group: Group = None) -> int:
+    """The number of this process, from 0; torchrun's before torch.distributed is set up, 0 without it."""
     if dist.is_available() and dist.is_initialized():
-        return dist.get_rank() == 0
-    return os.environ.get("RANK", "0") == "0"
+        return dist.get_rank(group)
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and prints: the first."""
+    return rank() == 0
+
+
+def device(cpu: bool = False) -> torch.device:
+    """The accelerator of this machine if there is one, and the CPU otherwise.
+
+    Args:
+        cpu: stay on the CPU whatever there is.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device("cpu") if cpu or accelerator is None else accelerator
+
+
+def join(cpu: bool = False) -> torch.device:
+    """Set up torch.distributed where torchrun or `accelerate launch` started this process; return the device to work on.
+
+    Args:
+        cpu: stay on the CPU whatever there is.
+
+    Raises:
+        InputError: accelerate is not installed.
+    """
+    require("accelerate")
+    from accelerate import PartialState
+
+    # Without an accelerator accelerate joins the processes of torchrun only where it is told to stay on the CPU.
+    where: torch.device = PartialState(cpu=device(cpu).type == "cpu").device
+    return where
+
+
+def check_precision(precision: str, where: torch.device) -> None:
+    """Refuse a precision that is not to be had.
+
+    Args:
+        precision: "no" for float32, "bf16" or "fp16" for mixed precision.
+        where: the device to compute on.
+
+    Raises:
+        InputError: another precision, or "fp16" on the CPU.
+    """
+    check_choice("precision", precision, ("no", "bf16", "fp16"))
+    if precision == "fp16" and where.type == "cpu":
+        raise InputError("`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'.")
+
+
+def share(values: Sequence[Value], group: Group = None) -> Sequence[Value]:
+    """The part of `values` that is this process's: consecutive, and as long as the others' or one longer."""
+    whole, rest = divmod(len(values), world_size(group))
+    number = rank(group) if world_size(group) > 1 else 0
+    start = number * whole + min(number, rest)
+    return values[start : start + whole + (number < rest)]
+
+
+class Watch:
+    """Notices when another process is gone, by a file that each of them touches: no collective that would wait for it.
+
+    Args:
+        folder: one that all processes see; every file of the watch in it begins with `Watch.PREFIX`.
+
+    >>> with Watch(Path("runs")) as watch:  # one process: nothing to watch, and no file
+    ...     watch.checked(1)
+    1
+    """
+
+    PREFIX = "process-"
+    BEAT, LIMIT = 1.0, 20.0
+    """Seconds between two touches, and without one until a process counts as gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.others = [number for number in range(world_size()) if number != rank()]
+        self._start = self._looked = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Watch:
+        if self.others:
+            self._file("done").unlink(missing_ok=True)  # of an earlier run
+            self._file().touch()
+            self._start = self._file().stat().st_mtime
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if not self.others:
+            return
+        self._stop.set()
+        self._thread.join()
+        self._file().unlink(missing_ok=True)
+        if error is None:
+            self._file("done").touch()
+            done = [self._file("done", number) for number in (rank(), *self.others)]
+            for path in done if all(path.exists() for path in done) else ():
+                path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raise if another process is gone.
+
+        Raises:
+            InputError: a process that has not ended its work, and was not heard of for `LIMIT` seconds.
+        """
+        if not self.others or time.monotonic() - self._looked < self.BEAT:
+            return
+        self._looked = time.monotonic()
+        now = self._file().stat().st_mtime  # by the clock of the folder, as the others' are
+        for number in self.others:
+            path = self._file("alive", number)
+            last = max(path.stat().st_mtime if path.exists() else 0, self._start)
+            if now - last > self.LIMIT and not self._file("done", number).exists():
+                raise InputError(f"process {number} of {world_size()} is gone. Start all of them again to resume.")
+
+    def _file(self, state: str = "alive", number: int | None = None) -> Path:
+        return self.folder / f"{self.PREFIX}{rank() if number is None else number}.{state}"
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.BEAT):
+            self._file().touch()
+
+    def checked(self, value: Value) -> Value:
+        """`value`, after a `check`."""
+        self.check()
+        return value
 
 
 def gather(bundle: Bundle, group: Group = None) -> Bundle:
@@ -242,7 +386,7 @@ class _Neighbours:
     def __init__(self, group: Group, n: int, device: torch.device) -> None:
         self.group = group
         self.size = world_size(group)
-        self.rank = dist.get_rank(group) if self.size > 1 else 0
+        self.rank = rank(group) if self.size > 1 else 0
         self.counts = _counts(n, device, group)
 
     def owner(self, step: int) -> int:
@@ -348,9 +492,9 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad, group=ctx.group)  # gloo has no reduce-scatter for uneven shares
-        rank = dist.get_rank(ctx.group)
-        start = sum(ctx.counts[:rank])
-        return grad[start : start + ctx.counts[rank]], None, None
+        here = rank(ctx.group)
+        start = sum(ctx.counts[:here])
+        return grad[start : start + ctx.counts[here]], None, None
 
 
 def _join(rows: Tensor, counts: list[int], group: Group) -> Tensor:

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
 
-from gramian.data.batches import Batch, Collator, sequential_batches
-from gramian.data.cells import Broken, Cells
+from gramian.data.batches import Batch, Loader, Reading
+from gramian.data.cells import Broken
 from gramian.data.sources import MANIFEST, write_vectors
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, listing, require
+from gramian.distributed import Watch, check_precision, is_main_process, join, rank, world_size
+from gramian.errors import InputError, listing, require
 from gramian.files import atomic, write_text
-from gramian.model.aligner import Aligner, device_of, evaluating
+from gramian.model.aligner import Aligner
 from gramian.model.encoders import Encoder, fingerprint
-from gramian.model.towers import Encoded, Features, Tower
+from gramian.model.towers import Columns, Towers, evaluating
+from gramian.sheets import progress_bar
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["Embedded", "TowerSet", "embed_batch", "embed_shards", "encode_table"]
+__all__ = ["Embedded", "embed_shards", "encode_table"]
 
 _FORMAT = "gramian.embedding.v1"
 
-Columns = dict[str, tuple[Tensor, Tensor]]
-"""Modality → (n, width) float32 and (n,) bool."""
+Model: TypeAlias = Aligner | Towers
+Precision: TypeAlias = Literal["no", "bf16", "fp16"]
 
 
 class Embedded(NamedTuple):
@@ -49,206 +47,142 @@ class Embedded(NamedTuple):
     broken: tuple[Broken, ...]
 
 
-class TowerSet(nn.Module):
-    """Towers by modality, without heads: for features that are computed once and trained on often.
-
-    Args:
-        towers: modality → tower.
-    """
-
-    def __init__(self, towers: Mapping[str, Tower]) -> None:
-        super().__init__()
-        if not towers:
-            raise InputError("`towers` must name at least one; got none.")
-        self.names = tuple(towers)
-        self.towers = nn.ModuleList(towers.values())
-
-    def collator(self) -> Collator:
-        """What makes `Batch`es for the towers."""
-        return Collator({name: tower.reader for name, tower in self.items()})
-
-    def items(self) -> Iterator[tuple[str, Tower]]:
-        """Names and towers."""
-        for name, tower in zip(self.names, self.towers, strict=True):
-            assert isinstance(tower, Tower)
-            yield name, tower
-
-    def check(self, table: Table, argument: str = "columns") -> None:
-        """Compare the columns of a table with the towers, without reading a cell.
-
-        Raises:
-            InputError: a column without a tower, or features where a tower reads raw cells.
-        """
-        for name, column in table.columns.items():
-            tower = dict(self.items()).get(name)
-            if tower is None:
-                raise InputError(f"`{argument}` has a column `{name}` without a tower; there are {', '.join(self.names)}.")
-            if isinstance(column, Cells) == isinstance(tower, Features):
-                holds = "raw cells" if isinstance(column, Cells) else "features"
-                raise InputError(f"column `{name}` holds {holds}, which its tower does not read.")
-
-    def forward(self, batch: Batch) -> Columns:
-        """The pooled vectors of the rows that are there, as the towers give them."""
-        found: Columns = {}
-        for name, tower in self.items():
-            there = batch.present.get(name, torch.zeros(len(batch), dtype=torch.bool))
-            vectors = torch.zeros(len(batch), tower.width)
-            if name in batch.inputs:
-                encoded = tower(batch.inputs[name])
-                vectors[there] = (encoded.vectors if isinstance(encoded, Encoded) else encoded).float().cpu()
-            found[name] = (vectors, there)
-        return found
-
-
-@torch.no_grad()
-def embed_batch(model: Aligner | TowerSet, batch: Batch, names: Sequence[str] | None = None) -> Columns:
-    """Vectors and masks of one Batch, on the CPU, in float32 whatever autocast computes in.
-
-    Args:
-        model: an Aligner or towers.
-        batch: the items.
-        names: the modalities to give, whether the Batch has them or not; by default those that it has, or the towers'.
-    """
-    found = model(batch.to(device_of(model)))
-    if isinstance(model, TowerSet):
-        columns: Columns = found
-        return columns
-    return {name: (found.column(name).float().cpu(), found.has(name).cpu()) for name in names or batch.present}
-
-
 def embed_shards(
-    model: Aligner | TowerSet,
+    model: Model,
     data: Table | Iterable[Table],
     output: Path,
     *,
     source: str = "",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     shard_size: int = 4096,
-    workers: int = 0,
-    precision: Literal["no", "bf16", "fp16"] = "no",
-    strict: bool = False,
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    precision: Precision = "no",
     progress: bool = True,
     cpu: bool = False,
 ) -> Embedded:
     """Embed a table, shard by shard: `output/part-00000.parquet` and so on, and `manifest.json`.
 
-    A shard is there whole or not at all. Called again with the same table and model it goes on where it stopped, without a row
-    lost or doubled; with others it refuses. Under torchrun or `accelerate launch` the shards are divided among the processes.
+    A shard is there whole or not at all. Called again with the same table and model it resumes where it stopped; another table
+    or model raises. Under torchrun or `accelerate launch` the shards are divided among the processes; where one of them dies
+    the others stop within half a minute.
 
     Args:
         model: an Aligner, for vectors in its space; or towers, for features as they give them.
         data: the items; or tables of at most `shard_size` items one after the other, as from `gramian.data.stream`.
         output: folder.
         source: name of the data, for the manifest; it tells streamed data apart, which cannot be hashed beforehand.
-        batch_size: items a forward pass.
-        shard_size: items a file.
-        workers: processes that read raw cells ahead, for each that embeds.
+        batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
+        shard_size: items per file.
+        reading: how raw cells are read; those that cannot be are empty and listed in the manifest.
         precision: of the forward pass.
-        strict: stop at a cell that cannot be read, which otherwise is empty and listed in the manifest.
         progress: show a progress bar.
         cpu: stay on the CPU where there is an accelerator.
 
+    Returns:
+        What was written.
+
     Raises:
-        InputError: a folder that holds another embedding, or columns that do not fit.
+        InputError: a folder that holds another embedding, or columns that do not fit; a cell that cannot be read, if the
+            reading is strict; another process that died.
     """
     require("accelerate", "datasets")
-    from accelerate import PartialState
-
-    check_choice("precision", precision, ("no", "bf16", "fp16"))
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise InputError(f"`{name}` must be at least 1; got {value}.")
-    state = PartialState(cpu=cpu or not torch.accelerator.is_available())
-    if precision == "fp16" and state.device.type == "cpu":
-        raise InputError("`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'.")
-    model.to(state.device)
+    check_precision(precision, join(cpu))
+    model.to(join(cpu))
     folder = _Shards(output, _description(model, data, source, shard_size, precision))
-    if state.is_main_process:
-        folder.begin()
-    state.wait_for_everyone()
-    folder.check()
+    folder.begin()
     if folder.complete():
         return folder.read()
-    total = len(data) if isinstance(data, Table) else None
-    every = tuple(model.modalities) if isinstance(model, Aligner) and not isinstance(data, Table) else None
-    kept = 0
-    with _progress(progress and state.is_main_process) as bar:
-        task = bar.add_task("embedding", total=total)
-        for number, part in enumerate(_parts(data, shard_size)):
-            mine = number % state.num_processes == state.process_index
-            if mine and not folder.has(number):
+    kept = count = 0
+    with Watch(output) as watch, progress_bar(progress and is_main_process()) as bar:
+        task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
+        for number, (part, batches) in enumerate(_parts(model, data, shard_size, batch_size, reading)):
+            count += 1
+            if number % world_size() == rank() and not folder.has(number):
                 broken: list[Broken] = []
-                if every is not None:  # of a stream each part may lack other columns
-                    part = _known(part, model)
-                options = {"names": every, "workers": workers, "precision": precision, "strict": strict, "broken": broken}
-                folder.write(number, part, encode_table(model, part, batch_size, **options), broken)  # type: ignore[arg-type]
-            elif mine:
-                kept += 1
+                watched = (watch.checked(batch) for batch in batches)
+                names = data.modalities if isinstance(data, Table) else None  # parts of a stream may lack columns
+                folder.write(number, part, _encode(model, watched, names, precision, broken), broken)
+            else:
+                kept += folder.has(number)
             bar.update(task, advance=len(part))
-    state.wait_for_everyone()
-    if state.is_main_process:
-        folder.finish()
-    state.wait_for_everyone()
+        while not (folder.complete() or (is_main_process() and all(map(folder.has, range(count))))):
+            watch.check()
+            time.sleep(0.05)
+        if is_main_process():
+            folder.finish(count)
     return folder.read()._replace(kept=kept)
 
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def _known(part: Table, model: Aligner | TowerSet) -> Table:
-    """The columns of a part that an Aligner reads, or one of them that is empty in every row."""
-    assert isinstance(model, Aligner)
-    known = [name for name in part.modalities if name in model.modalities]
-    if known:
-        return part.select(*known)
-    (name, given), *_ = model.modalities.items()
-    nothing = torch.zeros(len(part), dtype=torch.bool)
-    column = torch.zeros(len(part), given.width) if given.tower is None else Cells([None] * len(part))
-    return Table({name: column}, {name: nothing}, part.ids, part.split, item_ids=part.item_ids)
-
-
-def _parts(data: Table | Iterable[Table], shard_size: int) -> Iterator[Table]:
-    if not isinstance(data, Table):
-        yield from data
+def _parts(
+    model: Model, data: Table | Iterable[Table], shard_size: int, batch_size: int | None, reading: Reading
+) -> Iterator[tuple[Table, Iterable[Batch]]]:
+    """The items of each shard, and their Batches."""
+    if isinstance(data, Table):
+        model.check(data)
+        loader = Loader(data, model.collator(), reading)  # its processes serve all shards
+        for start in range(0, len(data), shard_size):
+            rows = range(start, min(start + shard_size, len(data)))
+            yield data[start : rows.stop], loader.in_order(batch_size, rows)
         return
-    for start in range(0, len(data), shard_size):
-        yield data[start : start + shard_size]
+    for part in data:
+        known = [name for name in part.modalities if name in model.modalities and bool(part.present[name].any())]
+        if known:
+            columns = part.select(*known)
+            model.check(columns)
+            yield part, Loader(columns, model.collator(), reading).in_order(batch_size)
+        else:
+            yield part, [Batch({}, {}, part.ids, part.item_ids)]
 
 
 def encode_table(
-    model: Aligner | TowerSet,
+    model: Model,
     table: Table,
-    batch_size: int,
     *,
-    workers: int = 0,
-    precision: Literal["no", "bf16", "fp16"] = "no",
-    strict: bool = False,
+    batch_size: int | None = None,
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    precision: Precision = "no",
     broken: list[Broken] | None = None,
-    names: Sequence[str] | None = None,
 ) -> Columns:
-    """Vectors and masks of a whole table, in memory; arguments as for `embed_shards`.
+    """Vectors and masks of a whole table, in memory, for the columns that it has.
 
     Args:
-        model: see there.
+        model: an Aligner, for vectors in its space; or towers, for features as they give them.
         table: the items.
-        batch_size: items a forward pass.
-        workers: see there.
-        precision: see there.
-        strict: see there.
-        broken: a list that is given what could not be read.
-        names: see `embed_batch`.
+        batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
+        reading: how raw cells are read.
+        precision: of the forward pass.
+        broken: a list that gets what could not be read.
+
+    Returns:
+        Modality → (n, width) float32 and (n,) bool, on the CPU.
+
+    Raises:
+        InputError: columns that do not fit; a cell that cannot be read, if the reading is strict.
     """
     model.check(table)
-    found: list[Columns] = []
-    mixed = nullcontext() if precision == "no" else torch.autocast(device_of(model).type, _DTYPES[precision])
+    check_precision(precision, model.device)
+    batches = Loader(table, model.collator(), reading).in_order(batch_size)
+    return _encode(model, batches, table.modalities, precision, [] if broken is None else broken)
+
+
+def _encode(
+    model: Model, batches: Iterable[Batch], names: Sequence[str] | None, precision: Precision, broken: list[Broken]
+) -> Columns:
+    mixed = nullcontext() if precision == "no" else torch.autocast(model.device.type, _DTYPES[precision])
+    parts: list[Columns] = []
     with evaluating(model), mixed:
-        for batch in sequential_batches(table, model.collator(), batch_size, workers=workers, strict=strict):
-            found.append(embed_batch(model, batch, names))
-            if broken is not None:
-                broken.extend(batch.broken)
+        for batch in batches:
+            parts.append(model.encode(batch, names))
+            broken.extend(batch.broken)
     return {
-        name: (torch.cat([some[name][0] for some in found]), torch.cat([some[name][1] for some in found])) for name in found[0]
+        name: (torch.cat([part[name][0] for part in parts]), torch.cat([part[name][1] for part in parts])) for name in parts[0]
     }
+
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _Shards:
@@ -266,19 +200,19 @@ class _Shards:
         return self.path / f"part-{number:05d}.parquet"
 
     def begin(self) -> None:
+        """Make the folder, or compare it with what is to be written; in any order of the processes."""
         if self.path.is_file():
             raise InputError(f"`output` must be a folder; {str(self.path)!r} is a file.")
         if not self.manifest.exists():
-            names = sorted(path.name for path in self.path.glob("*")) if self.path.exists() else []
-            strangers = [name for name in names if not name.endswith(".partial")]  # of a run that was killed at its start
+            names = sorted(path.name for path in self.path.glob("*"))
+            # Of another process, or of a run that was killed at its start.
+            strangers = [name for name in names if not name.startswith(_OURS) and not name.endswith(".partial")]
             if strangers:
                 raise InputError(f"`output` {str(self.path)!r} holds other files ({listing(strangers)}). Name another folder.")
             write_text(self.manifest, json.dumps(self.description | {"complete": False}, indent=2) + "\n")
-
-    def check(self) -> None:
-        there = self._load()
+        manifest = self._load()
         changed = [
-            f"{name} {there.get(name)} → {value}" for name, value in self.description.items() if there.get(name) != value
+            f"{name} {manifest.get(name)} → {value}" for name, value in self.description.items() if manifest.get(name) != value
         ]
         if changed:
             raise InputError(
@@ -300,43 +234,45 @@ class _Shards:
             write_vectors(
                 strings,
                 {name: values for name, (values, _) in columns.items()},
-                {name: there for name, (_, there) in columns.items()},
+                {name: mask for name, (_, mask) in columns.items()},
                 partial,
             )
 
-    def finish(self) -> None:
+    def finish(self, count: int) -> None:
         shards, broken = [], []
-        for path in sorted(self.path.glob("part-*.parquet")):
-            note = json.loads(path.with_suffix(".json").read_text())
+        for path in map(self.shard, range(count)):
+            note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             shards.append({"file": path.name, "rows": note["rows"]})
             broken += note["broken"]
         rows = sum(shard["rows"] for shard in shards)
-        whole_manifest = self.description | {"complete": True, "rows": rows, "shards": shards, "broken": broken}
-        write_text(self.manifest, json.dumps(whole_manifest, indent=2, ensure_ascii=False) + "\n")
+        manifest = self.description | {"complete": True, "rows": rows, "shards": shards, "broken": broken}
+        write_text(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         for path in [*self.path.glob("part-*.json"), *self.path.glob(".part-*.partial")]:
             path.unlink()
 
     def read(self) -> Embedded:
-        made = self._load()
-        broken = tuple(Broken(*one) for one in made["broken"])
-        return Embedded(made["rows"], len(made["shards"]), len(made["shards"]), broken)
+        manifest = self._load()
+        broken = tuple(Broken(*cell) for cell in manifest["broken"])
+        return Embedded(manifest["rows"], len(manifest["shards"]), len(manifest["shards"]), broken)
 
     def _load(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
-            if found["format"] != _FORMAT:
+            manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
+            if manifest["format"] != _FORMAT:
                 raise ValueError("another format")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{str(self.manifest)!r} is damaged ({error}). Delete the folder, or name another.") from None
-        return found
+        return manifest
+
+
+_OURS = (MANIFEST, "part-", Watch.PREFIX)
 
 
 def _description(
-    model: Aligner | TowerSet, data: Table | Iterable[Table], source: str, shard_size: int, precision: str
+    model: Model, data: Table | Iterable[Table], source: str, shard_size: int, precision: Precision
 ) -> dict[str, Any]:
-    towers = model.items() if isinstance(model, TowerSet) else zip(model.modalities, model.towers, strict=True)
     described: dict[str, Any] = {}
-    for name, tower in towers:
+    for name, tower in (model.towers if isinstance(model, Aligner) else model).items():
         described[name] = {"class": type(tower).__name__, "width": tower.width, "hash": fingerprint(tower)}
         if isinstance(tower, Encoder):
             described[name] |= {"source": tower.source, "options": tower.options}
@@ -350,9 +286,3 @@ def _description(
         "shard_size": shard_size,
         "precision": precision,
     }
-
-
-def _progress(show: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=not show
-    )

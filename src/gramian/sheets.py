@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-__all__ = ["Sheet", "unreadable", "visible"]
+__all__ = ["Sheet", "progress_bar", "unreadable", "visible"]
 
 
 @dataclass(frozen=True)
@@ -85,3 +86,14 @@ def visible(text: str) -> str:
     a\nb \x1b[31mred
     """
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def progress_bar(show: bool, *, note: bool = False) -> Progress:
+    """How much of a task is done, and how long it will take.
+
+    Args:
+        show: nothing is shown otherwise.
+        note: end with the task's field "note".
+    """
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    return Progress(*columns, *([TextColumn("{task.fields[note]}")] if note else []), disable=not show)

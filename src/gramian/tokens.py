@@ -14,7 +14,7 @@ from gramian.errors import InputError, check_choice
 __all__ = ["PoolName", "Tokens", "pool"]
 
 PoolName: TypeAlias = Literal["mean", "max", "first"]
-"""Poolings without weights of their own; `gramian.model.Pool` has attention as well."""
+"""Poolings of `pool` by name."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

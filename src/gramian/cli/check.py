@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from gramian.cli.terminal import console_of
 from gramian.data import load
 from gramian.data.checking import check_table
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError
 from gramian.model.specs import Spec, build_towers
-from gramian.model.towers import Tower
+from gramian.model.towers import Tower, collator_for
 
 __all__ = ["check"]
 
@@ -37,10 +37,7 @@ def check(
     console = console_of()
     made = build_towers(towers, columns, trust_code=trust_code)
     table = load(data, columns=columns, raw=list(made))
-    for name in made:
-        check_choice("towers", name, table.columns)
-    readers = {name: tower.reader for name, tower in made.items()}
-    checked = check_table(table, readers, workers=workers)
+    checked = check_table(table, collator_for(table, made), workers=workers)
     for sheet in checked.sheets():
         console.print(sheet.rich())
     if strict and checked.broken:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from gramian.cli.evaluate import known_columns, on_device
 from gramian.cli.terminal import console_of, warn_unreadable
-from gramian.data import ENDINGS, Table, load, stream
+from gramian.data import ENDINGS, Reading, Table, load, stream
 from gramian.data.cells import Broken, summary
 from gramian.data.sources import READERS
-from gramian.embedding import TowerSet, embed_shards, encode_table
+from gramian.distributed import device
+from gramian.embedding import embed_shards, encode_table
 from gramian.errors import InputError, check_choice
-from gramian.model import Aligner
+from gramian.model import Aligner, Towers
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 
@@ -44,14 +44,14 @@ def embed(
 
     Args:
         data: the table: "stamps", a file, a folder or a hub id.
-        output: a folder for shards; or one file, .parquet or .safetensors. Vectors a modality, empty where missing.
+        output: a folder for shards; or one file, .parquet or .safetensors. One vector per modality, empty where missing.
         model: a saved Aligner: a folder or a hub id.
         towers: column → the encoder that reads its raw cells, in a YAML file; in place of a model, or beside one that was
             trained with towers of a class of your own.
         split: the split to embed; all by default.
         columns: the modalities to embed; all by default.
-        batch_size: items a forward pass; 4,096 of features, 32 with raw cells.
-        shard_size: items a file of the folder.
+        batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
+        shard_size: items per file of the folder.
         workers: processes that read raw media.
         precision: of the forward pass.
         streaming: read the table as it arrives, without a copy of it on the disk; into a folder.
@@ -61,60 +61,56 @@ def embed(
     console = console_of()
     if model is None and towers is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
-    made = build_towers(towers, columns, trust_code=trust_code)
-    aligner = None if model is None else Aligner.from_pretrained(model, towers=made)
-    raw = list(made) if aligner is None else list(aligner.raw_modalities())
-    embedder = TowerSet(made) if aligner is None else aligner
-    names = list(columns or (made if aligner is None else ())) or None
-    if output.suffix in ENDINGS:
-        if output.exists() and Path(data).exists() and output.samefile(data):
-            raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
-        if streaming:
-            raise InputError("`streaming` writes shards: `output` must be a folder.")
-        table = load(data, split=split, columns=names, raw=raw)
-        if aligner is not None:
-            for name in columns or ():
-                check_choice("columns", name, aligner.modalities)
-            table = table.select(*known_columns(table, aligner))
+    one_file = output.suffix in ENDINGS
+    if one_file and output.exists() and Path(data).exists() and output.samefile(data):
+        raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
+    if one_file and streaming:
+        raise InputError("`streaming` writes shards: `output` must be a folder.")
+    if output.suffix in (*READERS, ".npy", ".npz", ".pt"):
+        check_choice("output", output.suffix, ENDINGS)
+    if streaming and split is not None:
+        raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
+    reading = Reading(workers, strict)
+    built = build_towers(towers, columns if model is None else None, trust_code=trust_code)
+    embedder = Towers(built) if model is None else Aligner.from_pretrained(model, towers=built)
+    every = embedder if isinstance(embedder, Towers) else embedder.towers
+    for name in columns or ():
+        check_choice("columns", name, every.modalities)
+    raw = [name for name in every.raw_modalities() if columns is None or name in columns]
+    names = columns or (list(every.modalities) if model is None else None)
+    items: Table | Iterator[Table]
+    if streaming:
+        items = stream(data, shard_size, columns=names, raw=raw)
+    else:
+        items = every.known(load(data, split=split, columns=names, raw=raw))
+    if one_file:
+        assert isinstance(items, Table)
         broken: list[Broken] = []
-        size = batch_size or (32 if raw else 4096)
-        options: dict[str, Any] = {"workers": workers, "precision": precision, "strict": strict, "broken": broken}
-        found = encode_table(on_device(embedder), table, size, **options)
-        readable = torch.stack([there for _, there in found.values()]).any(0)
+        encoded = encode_table(
+            embedder.to(device()), items, batch_size=batch_size, reading=reading, precision=precision, broken=broken
+        )
+        readable = torch.stack([mask for _, mask in encoded.values()]).any(0)
         if not bool(readable.any()):
             raise InputError(f"`data` {data!r} has no cell that can be read" + (f" ({summary(broken)})." if broken else "."))
-        kept = table[readable]
-        vectors = {name: values[readable] for name, (values, _) in found.items()}
-        present = {name: there[readable] for name, (_, there) in found.items()}
+        kept = items[readable]
+        present = {name: mask[readable] for name, (_, mask) in encoded.items()}
+        vectors = {name: values[readable] for name, (values, _) in encoded.items()}
         Table({**vectors}, present, kept.ids, kept.split, item_ids=kept.item_ids).save(output)
-        left = len(table) - len(kept)
+        left = len(items) - len(kept)
         note = f" ({left} items with nothing to embed left out)" if left else ""
         counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in present.items())
         console.print(f"wrote {output}: {len(kept)} items; {counts}{note}")
         warn_unreadable(broken)
         return
-    if output.suffix in (*READERS, ".npy", ".npz", ".pt"):
-        check_choice("output", output.suffix, ENDINGS)
-    parts: Table | Iterator[Table]
-    if streaming:
-        if split is not None:
-            raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
-        parts = stream(data, shard_size, columns=names, raw=raw)
-    else:
-        parts = load(data, split=split, columns=names, raw=raw)
-        if aligner is not None:
-            parts = parts.select(*known_columns(parts, aligner))
-    size = batch_size or (32 if raw else 4096)
     written = embed_shards(
         embedder,
-        parts,
+        items,
         output,
         source=data,
-        batch_size=size,
+        batch_size=batch_size,
         shard_size=shard_size,
-        workers=workers,
+        reading=reading,
         precision=precision,
-        strict=strict,
     )
     kept_note = f", {written.kept} of them there already" if written.kept else ""
     console.print(f"wrote {output}: {written.rows} items in {written.shards} shards{kept_note}")

@@ -7,16 +7,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
-
-import torch
 
 from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.cli.terminal import console_of
-from gramian.data import Table, load
+from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
-from gramian.errors import InputError, check_choice
+from gramian.distributed import device
 from gramian.evaluation import DEFAULT, evaluate
 from gramian.files import check_folder
 from gramian.model import Aligner
@@ -27,9 +24,6 @@ from gramian.scores import ScoreName
 __all__ = ["evaluate_table"]
 
 logger = logging.getLogger("gramian")
-
-
-Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def evaluate_table(
@@ -68,16 +62,16 @@ def evaluate_table(
     console = console_of()
     if output is not None:
         check_folder(output)
-    aligner = (
-        None if model is None else on_device(Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)))
-    )
+    aligner = None
+    if model is not None:
+        aligner = Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)).to(device())
     table = load(data, columns=columns, raw=() if aligner is None else aligner.raw_modalities())
     if split is None:
         split = "all" if table.split is None else "test"
     if split != "all":
         table = table.part(split)
     broken: list[Broken] = []
-    kept, bundle = _embed(table, aligner, columns, workers=workers, strict=strict, broken=broken)
+    kept, bundle = _embed(table, aligner, columns, Reading(workers, strict), broken)
     matcher = None if aligner is None else aligner.matcher
     if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
         logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
@@ -115,42 +109,19 @@ def _trained_on(table: Table, model: str | None) -> int:
     return sum(name in ids for name in table.ids)
 
 
-def on_device(model: Module) -> Module:
-    """On the accelerator, where there is one."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return model if device is None else model.to(device)
-
-
-def known_columns(table: Table, aligner: Aligner) -> list[str]:
-    """The columns that a model reads, at least one."""
-    known = [name for name in table.modalities if name in aligner.modalities]
-    if not known:
-        raise InputError(
-            f"`data` has none of the columns that the model reads ({', '.join(aligner.modalities)}); "
-            f"it has {', '.join(table.modalities)}."
-        )
-    return known
-
-
 def _embed(
     table: Table,
     aligner: Aligner | None,
-    columns: Sequence[str] | None = None,
-    *,
-    workers: int = 0,
-    strict: bool = False,
-    broken: list[Broken] | None = None,
-    batch_size: int | None = None,
+    columns: Sequence[str] | None,
+    reading: Reading,
+    broken: list[Broken],
 ) -> tuple[Table, Bundle]:
     """The items that can be embedded, and their vectors: by an Aligner, or as they stand; `columns` must be among them."""
     if aligner is None:
         kept = table.has_any()
         return kept, kept.to_bundle()
-    for name in columns or ():
-        check_choice("columns", name, aligner.modalities)
-    known = known_columns(table, aligner)
-    kept = table.select(*known).has_any()
-    bundle = aligner.embed(kept, batch_size=batch_size, workers=workers, strict=strict, broken=broken).select(*known)
+    kept = aligner.towers.known(table, columns).has_any()
+    bundle = aligner.embed(kept, reading=reading, broken=broken).select(*kept.modalities)
     readable = bundle.has()
     if not bool(readable.all()):
         kept, bundle = kept[readable], bundle[readable]

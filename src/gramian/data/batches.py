@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,11 +15,28 @@ from torch.utils._pytree import tree_map
 
 from gramian.data.cells import Broken, Cells
 from gramian.data.media import Unreadable
-from gramian.data.readers import Reader
+from gramian.data.readers import FeatureReader, Reader
 from gramian.data.table import Table
 from gramian.errors import InputError, listing
 
-__all__ = ["Batch", "Collator", "Rows", "loader", "sequential_batches"]
+__all__ = ["Batch", "Collator", "Loader", "Reading"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How raw cells are read.
+
+    Attributes:
+        workers: processes that read ahead of the model; 0 reads in this one. The result does not depend on it.
+        strict: raise at a cell that cannot be read, which otherwise counts as missing.
+    """
+
+    workers: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 0:
+            raise InputError(f"`workers` must be a number of processes, 0 for none beside this one; got {self.workers!r}.")
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,31 @@ class Collator:
     """
 
     readers: Mapping[str, Reader]
+
+    def raw_modalities(self) -> tuple[str, ...]:
+        """The modalities whose cells are raw; those of the others are features."""
+        return tuple(name for name, reader in self.readers.items() if not isinstance(reader, FeatureReader))
+
+    def check(self, table: Table, argument: str = "columns") -> None:
+        """Compare the columns of a table with what the towers read, without reading a cell.
+
+        Raises:
+            InputError: a column of an unknown modality, of raw cells where features are read, or the other way round.
+        """
+        unknown = [name for name in table.modalities if name not in self.readers]
+        if unknown:
+            raise InputError(
+                f"`{argument}` has unknown modalities {listing(unknown)}; the model knows {', '.join(self.readers)}."
+            )
+        raw = self.raw_modalities()
+        for name, column in table.columns.items():
+            if isinstance(column, Cells) and name not in raw:
+                raise InputError(
+                    f"column `{name}` holds raw cells and needs a tower that reads them: "
+                    f"`towers={{{name!r}: HuggingFace(…)}}`. Without one it must hold features."
+                )
+            if name in raw and not isinstance(column, Cells):
+                raise InputError(f"column `{name}` must hold raw cells, which its tower reads; it holds features.")
 
     def __call__(self, table: Table, *, seed: int | None = None, strict: bool = False) -> Batch:
         """Read the rows of a table.
@@ -120,58 +162,102 @@ def _generator(seed: int, row: str, modality: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(row.encode()), zlib.crc32(modality.encode())])
 
 
-class Rows(torch.utils.data.Dataset[Any]):
-    """Rows of a table as a map-style data set of Batches, for torch's DataLoader.
+class Loader:
+    """The Batches of a table, as often as they are asked for: its processes live as long as it does.
 
     Args:
         table: the items.
-        prepare: makes the Batches.
-        seed: see `Collator`.
-        strict: see `Collator`.
-        size: rows of one Batch at most: a batch of the sampler comes as a list of Batches.
+        collator: makes the Batches.
+        reading: how raw cells are read. Columns of features need no processes.
+
+    >>> table = Table.from_columns({"text": [[1.0], [2.0], [3.0]]})
+    >>> loader = Loader(table, Collator({"text": FeatureReader()}))
+    >>> [batch.ids for batch in loader.in_order(2)]
+    [('0', '1'), ('2',)]
     """
 
-    def __init__(self, table: Table, prepare: Collator, *, seed: int | None, strict: bool, size: int | None = None) -> None:
-        self.table, self.prepare, self.seed, self.strict, self.size = table, prepare, seed, strict, size
+    def __init__(self, table: Table, collator: Collator, reading: Reading = Reading()) -> None:
+        self.table = table
+        self.raw = any(isinstance(column, Cells) for column in table.columns.values())
+        self._rows = _Rows(table, collator, reading.strict)
+        self._groups = _Groups()
+        workers = reading.workers if self.raw else 0
+        self._loader = torch.utils.data.DataLoader(
+            self._rows,
+            batch_sampler=self._groups,  # type: ignore[arg-type]  # any iterable of what `_Rows` takes will do
+            collate_fn=_same,
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            persistent_workers=workers > 0,
+            worker_init_fn=_quiet_worker,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(0),  # nothing is drawn: our seeds are per cell
+        )
+
+    def __call__(
+        self, order: Iterable[Sequence[int]], *, seed: int | None = None, size: int | None = None
+    ) -> Iterator[list[Batch]]:
+        """The Batches of each group of rows in `order`, read two groups ahead by each process.
+
+        Args:
+            order: the rows of each group.
+            seed: see `Collator`.
+            size: rows of one Batch at most; all rows of a group make one by default.
+
+        Raises:
+            InputError: a cell that cannot be read, if the reading is strict.
+        """
+        self._groups.groups = ((seed, size, list(rows)) for rows in order)
+        for parts in self._loader:
+            if isinstance(parts, InputError):
+                raise parts
+            yield parts
+
+    def in_order(self, size: int | None = None, rows: range | None = None) -> Iterator[Batch]:
+        """The Batches of the table in its own order, every cell read as it always is; one without rows if there are none.
+
+        Args:
+            size: items of a Batch; by default 32 where cells are raw, and 4,096 of features.
+            rows: a part of the rows; all by default.
+
+        Raises:
+            InputError: a `size` below 1; a cell that cannot be read, if the reading is strict.
+        """
+        size = (32 if self.raw else 4096) if size is None else size
+        if size < 1:
+            raise InputError(f"`batch_size` must be at least 1; got {size}.")
+        rows = range(len(self.table)) if rows is None else rows
+        for parts in self(rows[start : start + size] for start in range(0, max(1, len(rows)), size)):
+            yield from parts
+
+
+class _Groups:
+    """What the processes read next."""
+
+    groups: Iterable[tuple[int | None, int | None, list[int]]] = ()
+
+    def __iter__(self) -> Iterator[tuple[int | None, int | None, list[int]]]:
+        return iter(self.groups)
+
+
+class _Rows(torch.utils.data.Dataset[Any]):
+    """Rows of a table as a map-style data set of Batches, for torch's DataLoader."""
+
+    def __init__(self, table: Table, collator: Collator, strict: bool) -> None:
+        self.table, self.collator, self.strict = table, collator, strict
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitems__(self, rows: Sequence[int]) -> list[Batch] | InputError:
-        """The Batches of some rows, or why there are none."""
-        size = self.size or len(rows)
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    def __getitems__(self, group: tuple[int | None, int | None, list[int]]) -> list[Batch] | InputError:
+        """The Batches of a group, or why there are none."""
+        seed, size, rows = group
+        size = size or max(1, len(rows))
+        parts = [rows[start : start + size] for start in range(0, max(1, len(rows)), size)]
         try:
-            return [self.prepare(self.table[part], seed=self.seed, strict=self.strict) for part in parts]
-        except InputError as error:  # a worker would raise it with its traceback for a message
+            return [self.collator(self.table[part], seed=seed, strict=self.strict) for part in parts]
+        except InputError as error:  # a process would raise it with its traceback for a message
             return error
-
-
-def loader(rows: Rows, order: Sequence[Sequence[int]], *, workers: int) -> Iterator[list[Batch]]:
-    """The Batches of each group of rows in `order`; in so many processes, two groups ahead each."""
-    found = torch.utils.data.DataLoader(
-        rows,
-        batch_sampler=order,  # type: ignore[arg-type]  # any iterable of lists will do
-        collate_fn=_same,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=_quiet_worker,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(0),  # nothing is drawn: our seeds are per cell
-    )
-    for parts in found:
-        if isinstance(parts, InputError):
-            raise parts
-        yield parts
-
-
-def sequential_batches(
-    table: Table, prepare: Collator, size: int, *, workers: int = 0, strict: bool = False
-) -> Iterator[Batch]:
-    """The Batches of a table, `size` rows each, as for embedding: nothing is drawn."""
-    order = [range(start, min(start + size, len(table))) for start in range(0, len(table), size)]
-    for parts in loader(Rows(table, prepare, seed=None, strict=strict), order, workers=workers):
-        yield from parts
 
 
 def _same(parts: list[Batch] | InputError) -> list[Batch] | InputError:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from gramian.data.batches import Collator
 from gramian.data.cells import Broken, Cells
 from gramian.data.media import Unreadable
 from gramian.data.readers import Reader
 from gramian.data.table import Table
-from gramian.errors import InputError
 from gramian.sheets import Sheet, unreadable
 
 __all__ = ["Checked", "check_table"]
@@ -60,25 +60,27 @@ class Checked:
         return sheets
 
 
-def check_table(table: Table, readers: Mapping[str, Reader], *, workers: int = 0, progress: bool = True) -> Checked:
+def check_table(table: Table, collator: Collator, *, workers: int = 0, progress: bool = True) -> Checked:
     """Read every raw cell once.
 
     Args:
         table: the rows.
-        readers: modality → reader of its tower, for the columns of raw cells.
+        collator: of the towers that are to read it.
         workers: processes that read; 0 reads in this one.
         progress: show a progress bar.
+
+    Returns:
+        What the table holds.
+
+    Raises:
+        InputError: columns and towers that do not fit.
     """
-    without = [name for name, column in table.columns.items() if isinstance(column, Cells) and name not in readers]
-    if without:
-        raise InputError(
-            f"column `{without[0]}` holds raw cells and needs a reader: `readers={{{without[0]!r}: tower.reader}}`."
-        )
+    collator.check(table)
     found = Checked(len(table), table.counts())
     if table.split is not None:
         found.splits = dict(Counter(table.split))
     rows = torch.utils.data.DataLoader(
-        _CheckedRows(table, readers), batch_size=None, num_workers=workers, generator=torch.Generator()
+        _CheckedRows(table, collator.readers), batch_size=None, num_workers=workers, generator=torch.Generator()
     )
     for here in track(rows, description="reading", total=len(table), disable=not progress):
         found.empty += not here["readable"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gramian import distributed
 from gramian.data.cells import Cells
 from gramian.data.table import Table
-from gramian.embedding import TowerSet, embed_batch
-from gramian.errors import InputError
+from gramian.errors import InputError, check_choice
 from gramian.model.aligner import Aligner
-from gramian.model.towers import Tower
+from gramian.model.towers import Tower, Towers
 
 if TYPE_CHECKING:
     import pyarrow
@@ -35,7 +35,7 @@ class Embed:
         columns: the columns to embed; by default those of the batch that the model reads.
         keep: the columns of the batch that stay; all by default.
         suffix: of the new columns.
-        device: "cpu", "cuda"; CUDA where the worker has one by default.
+        device: "cpu", "cuda" and so on; the accelerator by default, where the worker has one.
 
     Raises:
         InputError: not one of `model` and `towers`; a batch with none of the columns.
@@ -53,19 +53,12 @@ class Embed:
     ) -> None:
         if (model is None) == (towers is None):
             raise InputError("one of `model` and `towers` must be given: an Aligner, or a function that makes its encoders.")
-        made: Aligner | TowerSet
-        if towers is not None:
-            made = TowerSet(towers())
-            known = made.names
-        else:
-            assert model is not None
-            made = Aligner.from_pretrained(model)
-            known = tuple(made.modalities)
-        unknown = [name for name in columns or () if name not in known]
-        if unknown:
-            raise InputError(f"`columns` must be of {', '.join(known)}; got {unknown[0]!r}.")
+        self.model = Towers(towers()) if towers is not None else Aligner.from_pretrained(str(model))
+        known = self.model.modalities
+        for name in columns or ():
+            check_choice("columns", name, known)
         self.columns = tuple(columns or known)
-        self.model = made.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self.model.to(device or distributed.device()).eval()
         self.keep, self.suffix = keep, suffix
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
@@ -77,7 +70,7 @@ class Embed:
             raise InputError(
                 f"the batch must have some of the columns {', '.join(self.columns)}; it has {', '.join(batch.column_names)}."
             )
-        raw = self.columns if isinstance(self.model, TowerSet) else self.model.raw_modalities()
+        raw = self.model.raw_modalities()
         filled = [name for name in there if batch.column(name).null_count < batch.num_rows]
         nothing = torch.zeros(batch.num_rows, 1), torch.zeros(batch.num_rows, dtype=torch.bool)
         found = dict.fromkeys(there, nothing)
@@ -86,7 +79,7 @@ class Embed:
             cells = {name: batch.column(name) for name in filled}
             table = Table.from_columns({name: Cells(c) if name in raw else c.to_pylist() for name, c in cells.items()})
             prepared = self.model.collator()(table)
-            found |= embed_batch(self.model, prepared, filled)
+            found |= self.model.encode(prepared, filled)
             for row, modality, reason in prepared.broken:
                 notes[int(row)].append(f"{modality}: {reason}")
         kept = batch if self.keep is None else batch.select([name for name in self.keep if name in batch.column_names])

@@ -2,16 +2,14 @@
 
 from gramian.data.batches import Batch
 from gramian.data.cells import Broken
-from gramian.model.aligner import Aligner, Modality
+from gramian.model.aligner import Aligner
 from gramian.model.encoders import HuggingFace, SentenceTransformers
-from gramian.model.heads import HEADS, build_head
+from gramian.model.heads import HEADS, Modality, build_head
 from gramian.model.matcher import Matcher
-from gramian.model.pooling import POOLINGS, Pool
-from gramian.model.towers import Custom, Encoded, Features, Tower
+from gramian.model.towers import Custom, Encoded, Features, Tower, Towers
 
 __all__ = [
     "HEADS",
-    "POOLINGS",
     "Aligner",
     "Batch",
     "Broken",
@@ -21,8 +19,8 @@ __all__ = [
     "HuggingFace",
     "Matcher",
     "Modality",
-    "Pool",
     "SentenceTransformers",
     "Tower",
+    "Towers",
     "build_head",
 ]

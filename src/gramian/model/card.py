@@ -5,21 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import yaml
+from torch import nn
 
 from gramian.data.media import MEDIA
 from gramian.data.readers import Media
 from gramian.model.encoders import Encoder
+from gramian.model.heads import Modality
+from gramian.model.towers import Features, Towers
 from gramian.sheets import Sheet
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from gramian.model.aligner import Aligner
-
-__all__ = ["bare_card", "run_card"]
+__all__ = ["Described", "bare_card", "run_card"]
 
 _USE = """\
 ```sh
@@ -37,13 +35,21 @@ bundle = aligner({{{example}}})  # unit vectors, (items, modalities, {dim})
 """
 
 
-def bare_card(aligner: Aligner, where: str = "this/folder") -> str:
+class Described(Protocol):
+    """What of an Aligner a card describes."""
+
+    dim: int
+    modalities: dict[str, Modality]
+    towers: Towers
+
+
+def bare_card(aligner: Described, where: str = "this/folder") -> str:
     """What the Aligner reads, and how to use it; Markdown with the hub's metadata on top."""
     return _join(_head(aligner, []), _what(aligner), _use(aligner, where))
 
 
 def run_card(
-    aligner: Aligner,
+    aligner: Described,
     *,
     data: str,
     counts: Mapping[str, Mapping[str, int]],
@@ -95,13 +101,13 @@ def run_card(
     return _join(_head(aligner, [data]), _what(aligner), *training, *measured, _use(aligner, "this/folder"))
 
 
-def _head(aligner: Aligner, data: Sequence[str]) -> str:
+def _head(aligner: Described, data: Sequence[str]) -> str:
     meta: dict[str, Any] = {
         "library_name": "gramian",
         "pipeline_tag": "feature-extraction",
         "tags": ["gramian", "multimodal", "retrieval", *aligner.modalities],
     }
-    bases = [tower.source for tower in aligner.towers if isinstance(tower, Encoder)]
+    bases = [tower.source for tower in aligner.towers.values() if isinstance(tower, Encoder)]
     hub = [base for base in dict.fromkeys(bases) if _on_hub(base)]
     if hub:
         meta["base_model"] = hub
@@ -115,10 +121,10 @@ def _on_hub(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
 
 
-def _what(aligner: Aligner) -> str:
+def _what(aligner: Described) -> str:
     rows = []
-    for (name, given), tower in zip(aligner.modalities.items(), aligner.towers, strict=True):
-        rows.append((name, str(getattr(tower, "summary", f"features of width {given.width}")), given.head))
+    for name, tower in aligner.towers.items():
+        rows.append((name, str(getattr(tower, "summary", f"features of width {tower.width}")), aligner.modalities[name].head))
     sheet = Sheet("Modalities", ("modality", "tower", "head"), tuple(rows))
     return (
         f"# An aligner of {', '.join(aligner.modalities)}\n\n"
@@ -127,13 +133,13 @@ def _what(aligner: Aligner) -> str:
     )
 
 
-def _use(aligner: Aligner, where: str) -> str:
+def _use(aligner: Described, where: str) -> str:
     example = []
-    for (name, given), tower in zip(aligner.modalities.items(), aligner.towers, strict=True):
+    for name, tower in aligner.towers.items():
         if isinstance(tower.reader, Media):
             cells = MEDIA[tower.reader.kind].example
         else:
-            cells = f"torch.randn(1, {given.width})" if given.tower is None else "[…]"
+            cells = f"torch.randn(1, {tower.width})" if isinstance(tower, Features) else "[…]"
         example.append(f'"{name}": {cells}')
     return "## Use\n\n" + _USE.format(where=where, example=", ".join(example), dim=aligner.dim)
 

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 
 from gramian.errors import InputError, check_choice, first_line, listing, wrong_choice
 from gramian.losses import LOSSES, Loss, Sum, recommended
 from gramian.model.encoders import ENCODERS
 from gramian.model.options import converted
-from gramian.model.towers import Custom, Tower
+from gramian.model.towers import Custom, Tower, seeded
 
 __all__ = ["NAMES", "Spec", "build", "build_loss", "build_towers"]
 
@@ -139,8 +138,7 @@ def build_towers(
             f"in a YAML file; got {specs!r:.40}. See docs/media.md."
         )
     towers: dict[str, Tower] = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         for name, spec in (specs or {}).items():
             if columns is not None and name not in columns:
                 continue

@@ -2,22 +2,41 @@
 
 A tower has two halves. Its `reader` (`gramian.data.readers`) turns cells into tensors, in any process and without the weights:
 decoding, tokenising, resizing. The tower itself, a module, turns those tensors into vectors. Encoders of other libraries are in
-`gramian.model.encoders`.
+`gramian.model.encoders`. `Towers` are those of several modalities, for an `Aligner` or for features that are computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
+from gramian.data.batches import Batch, Collator
 from gramian.data.readers import CustomReader, FeatureReader, Reader
-from gramian.errors import InputError
+from gramian.data.table import Table
+from gramian.errors import InputError, check_choice
 from gramian.tokens import Tokens
 
-__all__ = ["Custom", "Encoded", "Features", "Tower"]
+__all__ = [
+    "Columns",
+    "Custom",
+    "Encoded",
+    "Features",
+    "Tower",
+    "Towers",
+    "collator_for",
+    "device_of",
+    "evaluating",
+    "seeded",
+]
+
+Columns: TypeAlias = dict[str, tuple[Tensor, Tensor]]
+"""Modality → vectors (n, width), float32 and zero where missing, and (n,) bool; on the CPU."""
 
 
 class Encoded(NamedTuple):
@@ -32,7 +51,7 @@ class Encoded(NamedTuple):
     tokens: Tokens | None = None
 
 
-class Tower(nn.Module):
+class Tower(nn.Module, ABC):
     """A module from what its reader collates to (n, width) vectors.
 
     Derive from it for an encoder of your own, or wrap a module in `Custom`.
@@ -47,9 +66,9 @@ class Tower(nn.Module):
     reader: Reader
     learning_rate: float | None = None
 
+    @abstractmethod
     def forward(self, inputs: Any) -> Encoded | Tensor:
         """Vectors (n, width), or `Encoded` with tokens besides."""
-        raise NotImplementedError
 
     def frozen(self) -> bool:
         """Whether no parameter is trained."""
@@ -88,7 +107,11 @@ class Features(Tower):
         self.deviation.copy_(torch.where(deviation > 1e-6 * values.abs().amax(0).clamp(min=1e-12), deviation, 1))
 
     def forward(self, values: Tensor) -> Tensor:
-        """(n, width) → (n, width), in the type of the tower."""
+        """(n, width) → (n, width), in the type of the tower.
+
+        Raises:
+            InputError: features of another shape.
+        """
         if values.ndim != 2 or values.shape[1] != self.width:
             raise InputError(f"features must have shape (n, {self.width}); got {tuple(values.shape)}.")
         return (values.to(self.mean.dtype) - self.mean) / self.deviation
@@ -100,10 +123,13 @@ class Custom(Tower):
     Args:
         module: inputs → (n, width), or `Encoded`. All its parameters are trained; freeze what should not be.
         width: of what it gives.
-        read: one cell → what `collate` takes; a ValueError marks the cell as unreadable, any other error ends the run. By
-            default a list becomes a float32 tensor and anything else stays as it is.
+        read: one cell → what `collate` takes; a ValueError marks the cell as unreadable, any other error is raised. By default
+            a list becomes a float32 tensor and anything else stays as it is.
         collate: n of those → the module's input; torch's `default_collate` by default.
         learning_rate: of this tower; None for the recipe's.
+
+    Raises:
+        InputError: a `width` below 1.
 
     >>> tower = Custom(nn.Sequential(nn.Flatten(), nn.Linear(6, 4)), width=4)
     >>> cells = [tower.reader.read([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])]
@@ -130,5 +156,194 @@ class Custom(Tower):
 
     def forward(self, inputs: Any) -> Encoded | Tensor:
         """What the module makes of them."""
-        found: Encoded | Tensor = self.module(inputs)
-        return found
+        encoded: Encoded | Tensor = self.module(inputs)
+        return encoded
+
+
+class Towers(nn.Module):
+    """The towers of several modalities: the lower half of an `Aligner`, or alone, for features to train on often.
+
+    Args:
+        towers: modality → tower. One tower may serve several modalities.
+
+    Raises:
+        InputError: no towers.
+
+    >>> towers = Towers({"text": Features(3), "audio": Features(2)})
+    >>> batch = towers.collator()(Table.from_columns({"text": [[1.0, 2.0, 3.0], None], "audio": torch.ones(2, 2)}))
+    >>> vectors, present = towers.encode(batch)["text"]
+    >>> vectors.tolist(), present.tolist()
+    ([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], [True, False])
+    """
+
+    def __init__(self, towers: Mapping[str, Tower]) -> None:
+        super().__init__()
+        if not towers:
+            raise InputError("`towers` must name at least one; got none.")
+        self.modalities = tuple(towers)
+        for i, tower in enumerate(towers.values()):
+            self.add_module(str(i), tower)  # the name of a module may not hold a dot; that of a modality may
+
+    @classmethod
+    def for_table(cls, table: Table, towers: Mapping[str, Tower] | None = None) -> Towers:
+        """A tower for every column of a table: those given, and `Features` of the table's statistics for the others.
+
+        Args:
+            table: the training items.
+            towers: modality → the tower of a column of raw cells; every such column needs one.
+
+        Raises:
+            InputError: a tower without a column, columns and towers that do not fit, a column that is empty in every row.
+        """
+        towers = towers or {}
+        collator_for(table, towers)
+        every: dict[str, Tower] = {}
+        for name in table.modalities:
+            if not bool(table.present[name].any()):
+                raise InputError(f"column `{name}` is empty in every row. Leave it out.")
+            if name in towers:
+                every[name] = towers[name]
+                continue
+            every[name] = features = Features(table.widths[name])
+            features.adapt(table.features(name)[table.present[name]])
+        return cls(every)
+
+    def __getitem__(self, modality: str) -> Tower:
+        return cast(Tower, self._modules[str(self.modalities.index(check_choice("modality", modality, self.modalities)))])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modalities)
+
+    def __len__(self) -> int:
+        return len(self.modalities)
+
+    def __contains__(self, modality: str) -> bool:
+        return modality in self.modalities
+
+    def values(self) -> list[Tower]:
+        """The towers, one per modality."""
+        return [self[name] for name in self.modalities]
+
+    def items(self) -> list[tuple[str, Tower]]:
+        """Modalities and their towers."""
+        return [(name, self[name]) for name in self.modalities]
+
+    def owners(self) -> dict[str, str]:
+        """Modality → the first modality with the same tower: itself, where it shares none."""
+        first: dict[int, str] = {}
+        return {name: first.setdefault(id(tower), name) for name, tower in self.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return device_of(self)
+
+    def collator(self) -> Collator:
+        """What makes `Batch`es for the towers from rows of a table, in any process."""
+        return Collator({name: tower.reader for name, tower in self.items()})
+
+    def raw_modalities(self) -> tuple[str, ...]:
+        """The modalities whose cells are raw."""
+        return self.collator().raw_modalities()
+
+    def check(self, table: Table, argument: str = "columns") -> None:
+        """Compare the columns of a table with what the towers read, without reading a cell.
+
+        Raises:
+            InputError: an unknown modality, a wrong width, raw cells for features or features for raw cells.
+        """
+        self.collator().check(table, argument)
+        for name, width in table.widths.items():
+            tower = self[name]
+            if isinstance(tower, Features) and width != tower.width:
+                raise InputError(f"column `{name}` must have width {tower.width}; got {width}.")
+
+    def known(self, table: Table, columns: Sequence[str] | None = None) -> Table:
+        """The columns of a table that the towers read, and of those `columns` alone if they are given.
+
+        Raises:
+            InputError: `columns` that the towers do not read, or none that they do.
+        """
+        for name in columns or ():
+            check_choice("columns", name, self.modalities)
+        names = [name for name in table.modalities if name in (columns or self.modalities)]
+        if not names:
+            raise InputError(
+                f"`data` has none of the columns that the model reads ({', '.join(self.modalities)}); "
+                f"it has {', '.join(table.modalities)}."
+            )
+        return table.select(*names)
+
+    def forward(self, batch: Batch) -> dict[str, tuple[Encoded, Tensor]]:
+        """What the towers make of a Batch: for each modality that it has inputs of, those of k items.
+
+        Returns:
+            Modality → k vectors (and tokens) on the device of the inputs, and the (n,) mask of the rows that they are of.
+        """
+        encodings = {}
+        for name, inputs in batch.inputs.items():
+            encoded = self[name](inputs)
+            encoded = encoded if isinstance(encoded, Encoded) else Encoded(encoded)
+            encodings[name] = (encoded, batch.present[name].to(encoded.vectors.device))
+        return encodings
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, names: Sequence[str] | None = None) -> Columns:
+        """Vectors and masks of one Batch, on the CPU, in float32 whatever autocast computes in.
+
+        Args:
+            batch: the items, on any device.
+            names: the modalities to give; by default all, whether the Batch has them or not.
+        """
+        columns: Columns = {}
+        encodings = self(batch.to(self.device))
+        for name in names or self.modalities:
+            vectors, mask = torch.zeros(len(batch), self[name].width), torch.zeros(len(batch), dtype=torch.bool)
+            if name in encodings:
+                encoded, mask = encodings[name][0], encodings[name][1].cpu()
+                vectors[mask] = encoded.vectors.float().cpu()
+            columns[name] = (vectors, mask)
+        return columns
+
+
+def collator_for(table: Table, towers: Mapping[str, Tower]) -> Collator:
+    """What reads the columns of a table: those that have a tower as it does, the others as features.
+
+    Args:
+        table: the rows.
+        towers: modality → the tower of a column of raw cells.
+
+    Raises:
+        InputError: a tower without a column; columns and towers that do not fit.
+    """
+    for name in towers:
+        check_choice("towers", name, table.columns)
+    readers = {name: towers[name].reader if name in towers else FeatureReader() for name in table.modalities}
+    collator = Collator(readers)
+    collator.check(table)
+    return collator
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the weights of a module are; the CPU for one without."""
+    return next((value.device for value in itertools.chain(module.parameters(), module.buffers())), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards each submodule is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw the CPU's random numbers from `seed` for a while, as for first weights; those of accelerators go on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.data.batches import Batch, Rows, loader
+from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken, summary
+from gramian.data.splits import paired_items
 from gramian.data.table import Table
-from gramian.distributed import Gathered, Ring
+from gramian.distributed import Gathered, Ring, check_precision, share
 from gramian.errors import InputError, TooSmallError, check_choice, require
 from gramian.evaluation import single_directions
 from gramian.evaluation.metrics import Ranks, mean_reciprocal_rank, recall_at_k
 from gramian.losses.base import Loss, LossOutput, Temperature
 from gramian.model.aligner import Aligner
+from gramian.sheets import progress_bar
 from gramian.training.caching import cached_backward
 
 if TYPE_CHECKING:
@@ -127,7 +128,10 @@ def fit(
             "gramian", {name: value for name, value in run.items() if isinstance(value, int | float | str)}
         )
 
-    with torch.random.fork_rng(), _progress(progress and accelerator.is_main_process) as bar:
+    reading = Reading(recipe.workers, strict)
+    loader = Loader(train, aligner.collator(), reading)
+    looks = None if validation is None else Loader(validation, aligner.collator(), reading)
+    with torch.random.fork_rng(), progress_bar(progress and accelerator.is_main_process, note=True) as bar:
         if folder is not None and resume:
             best = folder.restore(aligner)
         task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
@@ -137,10 +141,8 @@ def fit(
             torch.manual_seed(_mix(recipe.seed, epoch) + (accelerator.process_index << 40))
             values: dict[str, list[Tensor]] = defaultdict(list)
             skipped = 0
-            batches = _batches(len(train), batch_size, recipe.seed, epoch)
-            own = [torch.tensor_split(rows, accelerator.num_processes)[accelerator.process_index].tolist() for rows in batches]
-            rows = Rows(train, aligner.collator(), seed=_mix(recipe.seed, epoch), strict=strict, size=recipe.micro_batch)
-            feed = iter(loader(rows, own, workers=recipe.workers))
+            own = [share(rows.tolist()) for rows in _batches(len(train), batch_size, recipe.seed, epoch)]
+            feed = loader(own, seed=_mix(recipe.seed, epoch), size=recipe.micro_batch)
             for count in _chunks(len(own), recipe.accumulate):
                 optimizer.zero_grad()
                 done = 0
@@ -169,9 +171,9 @@ def fit(
             record |= _temperatures(loss)
             if not math.isfinite(record["loss"]):
                 raise InputError(f"the loss is not finite in epoch {epoch} ({record['loss']}). Lower `learning_rate`.")
-            if validation is not None and (epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs):
+            if looks is not None and (epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs):
                 unread: list[Broken] = []
-                record |= _validate(aligner, validation, recipe.workers, strict, unread)
+                record |= _validate(aligner, looks, unread)
                 history.note(unread)
                 if history.best is None or record["validation/mrr"] > history.best:
                     history.best, history.best_epoch, history.looks_since_best = record["validation/mrr"], epoch, 0
@@ -237,8 +239,7 @@ def _accelerator(precision: str, cpu: bool, report_to: str | None, output: str |
             f"`precision` {precision!r} cannot be used: {str(error).splitlines()[0]} Use the same `precision` as before in "
             "this process, or a new process."
         ) from None
-    if precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'.")
+    check_precision(precision, accelerator.device)
     return accelerator
 
 
@@ -282,8 +283,7 @@ def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
         )
     table = table.select(*aligner.modalities).has_any()
     aligner.check(table, argument)
-    mask = table.mask().double()
-    shared = int((mask.T @ mask).fill_diagonal_(0).max())
+    shared = paired_items(table)
     if shared < 2:
         raise InputError(f"`{argument}` must hold at least two items that share two modalities; {shared} of {len(table)} do.")
     return table
@@ -307,9 +307,9 @@ def _chunks(batches: int, size: int) -> Iterator[int]:
         yield min(size, batches - start)
 
 
-def _validate(aligner: Aligner, validation: Table, workers: int, strict: bool, broken: list[Broken]) -> dict[str, float]:
+def _validate(aligner: Aligner, validation: Loader, broken: list[Broken]) -> dict[str, float]:
     """Means over all queries of all directions, so that a direction few items take part in weighs little."""
-    bundle = aligner.embed(validation, workers=workers, strict=strict, broken=broken)
+    bundle = aligner.embed(validation, broken=broken)
     found = [direction.ranks for direction in single_directions(bundle)]
     if not found:
         raise InputError(
@@ -337,14 +337,3 @@ def _note(record: dict[str, float], history: History) -> str:
     if history.best is not None:
         note += f", validation MRR {100 * history.best:.1f} (epoch {history.best_epoch})"
     return note
-
-
-def _progress(show: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        disable=not show,
-    )

@@ -15,7 +15,6 @@ from gramian.bundle import Bundle
 from gramian.data.batches import Batch
 from gramian.losses.base import Loss
 from gramian.model.aligner import Aligner
-from gramian.model.towers import Tower
 
 if TYPE_CHECKING:
     pass
@@ -81,8 +80,7 @@ def parameter_groups(objective: Objective, recipe: Recipe) -> list[dict[str, Any
     """Weight matrices, which decay, and the rest, by learning rate."""
     rates = {
         id(parameter): tower.learning_rate or recipe.learning_rate
-        for tower in objective.aligner.towers
-        if isinstance(tower, Tower)
+        for tower in objective.aligner.towers.values()
         for parameter in tower.parameters()
     }
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gramian import __version__
-from gramian.data import Table, load
+from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
 from gramian.data.splits import hold_out, paired_items
 from gramian.distributed import is_main_process
@@ -130,7 +130,7 @@ def train(
     tested = table.split is not None and "test" in table.split
     split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
     settings = {"data": data, "split": split, "model": str(output / "aligner"), "version": __version__}
-    report = _report(aligner, held_out, settings, recipe.workers, strict)
+    report = _report(aligner, held_out, settings, Reading(recipe.workers, strict))
     written = [output / "aligner"]
     if report is None:
         logger.warning("no report: the %s split has no two items to tell apart.", split)
@@ -155,12 +155,12 @@ def train(
     return Run(aligner, history, report, tuple(written))
 
 
-def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], workers: int, strict: bool) -> Report | None:
+def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading: Reading) -> Report | None:
     """The figures of a split; None if it has no two items to tell apart."""
     if paired_items(table) < 2:
         return None
     broken: list[Broken] = []
-    bundle = aligner.embed(table, workers=workers, strict=strict, broken=broken)
+    bundle = aligner.embed(table, reading=reading, broken=broken)
     return replace(evaluate(bundle, settings=settings), broken=tuple(broken))
 
 

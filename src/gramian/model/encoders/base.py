@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import inspect
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,8 @@ import torch
 from torch import nn
 
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, require
-from gramian.model.towers import Tower
+from gramian.errors import InputError, check_choice, listing, require
+from gramian.model.towers import Tower, seeded
 
 __all__ = ["Encoder", "Mode", "Writing", "fingerprint"]
 
@@ -96,8 +97,7 @@ class Encoder(Tower):
         require("peft")
         import peft
 
-        with without_peft_warnings(), torch.random.fork_rng():
-            torch.manual_seed(0)  # the adapter's first weights are the same in every run
+        with without_peft_warnings(), seeded(0):  # the adapter's first weights are the same in every run
             self.model = peft.get_peft_model(self.model, peft.LoraConfig(**options))
 
     def write(self, folder: Path, below: str, how: Writing) -> dict[str, Any]:
@@ -139,6 +139,9 @@ class Encoder(Tower):
             InputError: weights by reference that are not to be had, or are others than they were.
         """
         options = dict(described["options"])
+        unknown = options.keys() - inspect.signature(cls).parameters.keys()
+        if unknown:
+            raise InputError(f"{str(folder)!r} names options that {cls.__name__} does not take: {listing(sorted(unknown))}.")
         where = str(inside(folder, described["files"])) if "files" in described else described["source"]
         if "files" in described:
             options["revision"] = None

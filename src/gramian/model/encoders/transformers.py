@@ -27,7 +27,7 @@ from gramian.model.encoders.base import (
     resolved,
     without_bars,
 )
-from gramian.model.towers import Encoded
+from gramian.model.towers import Encoded, seeded
 from gramian.tokens import Tokens, pool
 
 __all__ = ["HuggingFace"]
@@ -241,7 +241,7 @@ class HuggingFace(Encoder):
         """The width of the vectors, found by encoding one blank cell; whatever does not fit fails here."""
         training = self.training
         try:
-            with torch.no_grad(), torch.random.fork_rng():
+            with torch.no_grad(), seeded(0):
                 self.model.eval()
                 self.mode = "freeze"
                 width = self.forward(self.reader.collate([self.reader.blank()])).vectors.shape[1]
@@ -280,8 +280,7 @@ def _load(model: str, kind: Kind, hub: Mapping[str, Any]) -> tuple[Any, Any, boo
 
     options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
     try:
-        with without_bars(), torch.random.fork_rng():
-            torch.manual_seed(0)  # of what the files do not hold
+        with without_bars(), seeded(0):  # what the files do not hold
             found, info = AutoModel.from_pretrained(model, **hub, **options)
     except Exception as error:  # files that are foreign or damaged fail in many ways
         raise InputError(

@@ -1,0 +1,281 @@
+"""An Aligner as a folder: config, weights, the files of its encoders and a card; to and from the disk and the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gramian.errors import InputError, first_line, listing
+from gramian.files import atomic_folder
+from gramian.model.card import Described, bare_card
+from gramian.model.encoders import ENCODERS, Encoder, Writing
+from gramian.model.heads import Modality
+from gramian.model.matcher import Matcher
+from gramian.model.towers import Features, Tower
+
+__all__ = ["Saved", "download", "load_weights", "push", "read", "write"]
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMAT, VERSION = "gramian.aligner", 3
+DESCRIBED = ("width", "source", "mode", "fingerprint", "options")  # of an encoder, whatever its class
+
+
+class Savable(Described, Protocol):
+    """What of an Aligner is written."""
+
+    matcher: Matcher | None
+    tokens: tuple[str, ...]
+    card: str | None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Names and weights."""
+
+    def load_state_dict(self, weights: Mapping[str, Any], strict: bool) -> Any:
+        """Take weights."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What an Aligner is made of again; its weights come after it.
+
+    Attributes:
+        modalities: name → width, head and tower.
+        dim: of the shared space.
+        matcher: options of the matching head, or None.
+        tokens: modalities whose tokens are projected.
+        card: the model card, or None.
+    """
+
+    modalities: dict[str, Modality]
+    dim: int
+    matcher: dict[str, Any] | None
+    tokens: tuple[str, ...]
+    card: str | None
+
+
+def write(aligner: Savable, folder: Path, how: Writing) -> None:
+    """Write an Aligner, whole or not at all. What else is in the folder stays.
+
+    Args:
+        aligner: the model.
+        folder: made if need be; an Aligner in it is replaced.
+        how: see `Aligner.save_pretrained`; "share" is "auto" for another machine.
+
+    Raises:
+        InputError: trained towers by "reference"; a `folder` that is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"`save_directory` must be a folder; {str(folder)!r} is a file. Name another.")
+    with atomic_folder(folder.resolve()) as partial:
+        _write(aligner, partial, how)
+        for entry in folder.iterdir() if folder.exists() else ():
+            if entry.name not in (CONFIG, WEIGHTS, CARD, "towers"):
+                _link(entry, partial / entry.name)
+
+
+def _write(aligner: Savable, folder: Path, how: Writing) -> None:
+    towers, outside = _write_towers(aligner, folder, how)
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dim": aligner.dim,
+        "modalities": {name: {"width": entry.width, "head": entry.head} for name, entry in aligner.modalities.items()},
+        "towers": towers,
+        "tokens": aligner.tokens,
+        "matcher": None if aligner.matcher is None else aligner.matcher.options,
+    }
+    weights = {
+        name: value.detach().cpu().clone().contiguous()
+        for name, value in aligner.state_dict().items()
+        if not name.startswith(outside)
+    }
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files that nobody else may read
+    (folder / CARD).write_text(aligner.card or bare_card(aligner), encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _link(path: Path, other: Path) -> None:
+    """The same file, or a folder of the same files, under another name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, other, symlinks=True, copy_function=os.link)
+    else:
+        os.link(path, other, follow_symlinks=False)
+
+
+def _write_towers(aligner: Savable, folder: Path, how: Writing) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Each tower's description, and the names of weights, by their beginnings, that are not in the Aligner's own file."""
+    described: dict[str, Any] = {}
+    outside = []
+    owners = aligner.towers.owners()
+    for i, (name, tower) in enumerate(aligner.towers.items()):
+        if isinstance(tower, Features):
+            continue
+        if owners[name] != name:  # written once, with the first
+            described[name] = {"same_as": owners[name]}
+            outside.append(f"towers.{i}.")
+        elif isinstance(tower, Encoder):
+            described[name] = tower.write(folder, f"towers/{i}", how)
+            outside.append(f"towers.{i}.")
+        else:
+            described[name] = {"class": type(tower).__name__, "width": tower.width}
+    return described, tuple(outside)
+
+
+def push(
+    aligner: Savable, repo_id: str, *, private: bool | None, token: str | bool | None, branch: str | None, commit_message: str
+) -> str:
+    """Write an Aligner for other machines and upload it; arguments and result as of `Aligner.push_to_hub`."""
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if branch is not None:
+        api.create_branch(repo_id, branch=branch, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        _write(aligner, Path(folder), "share")
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, commit_message=commit_message))
+
+
+def download(model_id: str, **options: Any) -> Path:
+    """The folder of an Aligner on the hub.
+
+    Args:
+        model_id: on the hub.
+        options: of `huggingface_hub.snapshot_download`.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=[CONFIG, WEIGHTS, CARD, "towers/**"], **options))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"`model` must be a folder written by `save_pretrained`, or a hub id; {model_id!r} is no folder here and "
+            f"cannot be fetched ({first_line(error)})."
+        ) from None
+
+
+def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
+    """What `write` wrote, but for the weights.
+
+    Args:
+        folder: of the Aligner.
+        towers: modality → a tower in place of the one that was written.
+
+    Raises:
+        InputError: files that are missing, damaged, of another kind or of another version; `towers` that do not fit.
+    """
+    config = _read_config(folder)
+    made: dict[str, Tower] = {}
+    try:
+        entries = {str(name): (int(entry["width"]), str(entry["head"])) for name, entry in config["modalities"].items()}
+        described = {str(name): dict(entry) for name, entry in config["towers"].items()}
+        dim, tokens, matcher = int(config["dim"]), tuple(map(str, config["tokens"])), config["matcher"]
+        matcher = None if matcher is None else dict(matcher)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(folder, f"{CONFIG}: {error!r}") from None
+    unknown = [name for name in towers if name not in described]
+    if unknown:
+        raise InputError(f"`towers` names {listing(unknown)}, which the saved Aligner has no tower for.")
+    for name, entry in described.items():
+        made[name] = _tower(name, entry, folder, towers.get(name), made)
+    modalities = {name: Modality(width, head, made.get(name)) for name, (width, head) in entries.items()}  # type: ignore[arg-type]
+    card = folder / CARD
+    return Saved(modalities, dim, matcher, tokens, card.read_text(encoding="utf-8") if card.is_file() else None)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _missing(folder, CONFIG) from None
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise _damaged(folder, f"{CONFIG}: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InputError(f"{str(folder)!r} holds another kind of model: its {CONFIG} is not an Aligner's.")
+    version = config.get("version")
+    if version != VERSION:
+        newer = isinstance(version, int) and version > VERSION
+        raise InputError(
+            f"{str(folder)!r} was written in version {version!r} of the format; this gramian reads version {VERSION}. "
+            + ("Upgrade gramian." if newer else "Train and save it anew.")
+        )
+    return config
+
+
+def _tower(name: str, entry: Mapping[str, Any], folder: Path, given: Tower | None, made: Mapping[str, Tower]) -> Tower:
+    if given is not None:
+        files = entry.get("files") or entry.get("adapter")
+        if isinstance(given, Encoder) and files:
+            raise InputError(
+                f"`towers` replaces the encoder of `{name}`, whose weights lie in {str(folder / str(files))!r}. Leave it "
+                "out, or make the encoder from there and build the Aligner anew."
+            )
+        return given
+    if entry.get("same_as") in made:
+        return made[entry["same_as"]]
+    kind = entry.get("class")
+    if kind is None:
+        raise _damaged(folder, f"{CONFIG} does not say what the tower of {name!r} is")
+    if kind not in ENCODERS:
+        raise InputError(
+            f"the tower of `{name}` is a {kind}, whose code {str(folder)!r} does not hold. Pass it: "
+            f"`from_pretrained(…, towers={{{name!r}: …}})`."
+        )
+    lacking = [key for key in DESCRIBED if key not in entry]
+    if lacking or not isinstance(entry["options"], dict):
+        raise _damaged(folder, f"{CONFIG}: the tower of {name!r} has no {listing(lacking) or 'options'}")
+    return ENCODERS[kind].restore(entry, folder)
+
+
+def load_weights(aligner: Savable, folder: Path) -> None:
+    """Load what `write` puts into the Aligner's own file: everything but the weights of encoders, each once.
+
+    Args:
+        aligner: as `read` described it.
+        folder: of the Aligner.
+
+    Raises:
+        InputError: a file that is missing or damaged, or of another Aligner.
+    """
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except FileNotFoundError:
+        raise _missing(folder, WEIGHTS) from None
+    except (SafetensorError, OSError) as error:
+        raise _damaged(folder, f"{WEIGHTS}: {first_line(error)}") from None
+    owners = aligner.towers.owners()
+    outside = tuple(
+        f"towers.{i}."
+        for i, (name, tower) in enumerate(aligner.towers.items())
+        if isinstance(tower, Encoder) or (owners[name] != name and not isinstance(tower, Features))
+    )
+    own: dict[str, Tensor] = {name: value for name, value in aligner.state_dict().items() if not name.startswith(outside)}
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    wrong = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    if missing or unknown or wrong:
+        kinds = {"missing": missing, "unknown": unknown, "of another shape": wrong}
+        raise _damaged(folder, f"{WEIGHTS}: " + "; ".join(f"{what} {listing(names)}" for what, names in kinds.items() if names))
+    aligner.load_state_dict(weights, strict=False)
+
+
+def _missing(folder: Path, name: str) -> InputError:
+    hint = f" Perhaps {str(folder / 'aligner')!r} is meant." if (folder / "aligner").is_dir() else ""
+    return InputError(f"{str(folder)!r} is not a saved Aligner: it has no {name}.{hint}")
+
+
+def _damaged(folder: Path, reason: str) -> InputError:
+    return InputError(
+        f"{str(folder)!r} is not a whole Aligner; a file is damaged or foreign ({' '.join(reason.split()):.160})."
+    )
