@@ -144,13 +144,17 @@ def test_every_format_holds_the_same_cells(media, parquet, tmp_path):
 
 def test_data_sets_saved_to_disk(media, tmp_path):
     folder, rows = media
-    held = [row | {"image": str(folder / row["image"])} for row in rows]
+    held = [
+        {name: cell for name, cell in row.items() if name != "split"} | {"image": str(folder / row["image"])} for row in rows
+    ]
     datasets.Dataset.from_list(held).save_to_disk(tmp_path / "saved")
     table = load(tmp_path / "saved", raw=["text", "image"])
     assert list(table.ids) == [row["id"] for row in rows]
     assert Media("image").read(table.columns["image"][0]).size == (24, 24)
-    with pytest.raises(InputError, match="it cannot be streamed"):
-        next(stream(tmp_path / "saved", 10, raw=["text"]))
+    assert [len(part) for part in stream(tmp_path / "saved", 10, raw=["text"])] == [10, 10, 10, 6]
+    parts = {"train": datasets.Dataset.from_list(held[:5]), "test": datasets.Dataset.from_list(held[5:7])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "parts")
+    assert load(tmp_path / "parts", raw=["text"]).part("test").ids == tuple(row["id"] for row in held[5:7])
 
 
 def test_archives_with_more_in_them(tmp_path):

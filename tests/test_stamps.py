@@ -436,7 +436,7 @@ def test_unreadable_files_are_listed_and_missing(items):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([np.zeros(3), np.zeros(4)], "`image` must hold lists of one width"),
+        ([np.zeros(3), np.zeros(4)], "`image` must hold vectors of one width"),
         ([np.zeros(2), np.full(2, 1e6)], "`image` holds NaN or infinite values in 1 of 2 rows"),
         ([np.full(2, np.nan), None], "`image` holds NaN or infinite values in 1 of 2 rows"),
     ],

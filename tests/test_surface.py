@@ -21,6 +21,7 @@ ROOMS = [
     "files",
     "sheets",
     "geometry",
+    "rows",
     "tokens",
     "bundle",
     "kernels",

@@ -164,11 +164,11 @@ def test_the_constructor_checks_shapes(values, present, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "`rows` must hold sequences of vectors of one width; got shapes none"),
-        ([None, []], "got shapes none"),
-        ([torch.ones(1, 2), torch.ones(1, 3)], r"sequences of vectors of one width; got shapes \[\(2,\), \(3,\)\]"),
-        ([[1.0, 2.0]], r"got shapes \[\(\)\]"),
-        ([torch.ones(1, 2, 3)], r"got shapes \[\(2, 3\)\]"),
+        ([], "`rows` is empty in every row. Leave it out"),
+        ([None, []], "`rows` is empty in every row"),
+        ([torch.ones(1, 2), torch.ones(1, 3)], r"sequences of vectors of one width; got 2 \(1 rows\), 3 \(1 rows\)"),
+        ([[1.0, 2.0]], r"got shape \(2,\) \(1 rows\)"),
+        ([torch.ones(1, 2, 3)], r"got shape \(1, 2, 3\) \(1 rows\)"),
     ],
 )
 def test_bad_rows_are_named(given, message):

@@ -19,6 +19,7 @@ from torch.utils._pytree import register_pytree_node
 from gramian.errors import InputError, listing
 from gramian.files import atomic
 from gramian.geometry import unit
+from gramian.rows import read_mask, read_rows, row_index
 from gramian.tokens import PoolName, Tokens, pool
 
 __all__ = ["Bundle", "Vectors"]
@@ -123,7 +124,9 @@ class Bundle:
             raise InputError(f"`present` has unknown modalities {listing(unknown)}; the columns are {', '.join(names)}.")
         tokens = {name: column for name, column in columns.items() if isinstance(column, Tokens)}
         read = {
-            name: (pool(column, pooling), column.has_any()) if isinstance(column, Tokens) else _column(name, column)
+            name: (pool(column, pooling), column.has_any())
+            if isinstance(column, Tokens)
+            else read_rows(f"`columns[{name!r}]`", column)
             for name, column in columns.items()
             if column is not None
         }
@@ -364,12 +367,6 @@ def _unflatten(leaves: Iterable[Any], context: tuple[tuple[str, ...], tuple[str,
 register_pytree_node(Bundle, _flatten, _unflatten, serialized_type_name="gramian.Bundle")
 
 
-def row_index(rows: int | Sequence[int] | Tensor | np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """`rows` as an index tensor of one dimension, or as the boolean mask that it is."""
-    index = torch.as_tensor(rows, device=device).reshape(-1)
-    return index if index.numel() else index.long()
-
-
 def read_ids(ids: Tensor | Sequence[int] | Sequence[str], n: int) -> Tensor:
     """`item_ids` as an (n,) int64 tensor; names become the first 64 bits of a hash that is the same everywhere."""
     if not isinstance(ids, Tensor):
@@ -389,11 +386,6 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def all_none(column: Vectors) -> bool:
-    """Whether a column is a sequence without a single vector."""
-    return not isinstance(column, Tensor | np.ndarray | Tokens) and column is not None and all(row is None for row in column)
-
-
 def _names(names: Iterable[str]) -> tuple[str, ...]:
     listed = tuple(names)
     if not all(isinstance(name, str) and name for name in listed):
@@ -407,38 +399,6 @@ def _agree(argument: str, what: str, sizes: Mapping[str, int], hint: str) -> Non
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise InputError(f"`{argument}` must share one {what}; got {listed}. {hint}")
-
-
-def _column(
-    name: str, column: Tensor | np.ndarray | Sequence[Tensor | np.ndarray | Sequence[float] | None]
-) -> tuple[Tensor, Tensor]:
-    """Read one modality as an (n, d) tensor and its (n,) mask."""
-    if isinstance(column, Tensor | np.ndarray):
-        value = torch.as_tensor(column)
-        if value.ndim != 2:
-            raise InputError(f"`columns[{name!r}]` must have shape (n, d); got {tuple(value.shape)}.")
-        if not value.is_floating_point():
-            value = value.float()
-        return value, torch.ones(len(value), dtype=torch.bool, device=value.device)
-    rows = [
-        None if row is None else torch.as_tensor(row, dtype=None if isinstance(row, Tensor) else torch.float32)
-        for row in column
-    ]
-    there = [row for row in rows if row is not None]
-    widths = {tuple(row.shape) for row in there}
-    if len(widths) != 1 or len(next(iter(widths))) != 1:
-        raise InputError(f"`columns[{name!r}]` must hold vectors of one width; got shapes {listing(sorted(widths)) or 'none'}.")
-    zero = torch.zeros_like(there[0])
-    value = torch.stack([zero if row is None else row for row in rows])
-    return value, torch.tensor([row is not None for row in rows], device=value.device)
-
-
-def read_mask(name: str, mask: Tensor | np.ndarray | Sequence[bool], n: int) -> Tensor:
-    """`mask` as an (n,) bool tensor; an error that names it otherwise."""
-    read = torch.as_tensor(mask)
-    if read.dtype != torch.bool or read.shape != (n,):
-        raise InputError(f"`present[{name!r}]` must be bool of shape ({n},); got {read.dtype} of shape {tuple(read.shape)}.")
-    return read
 
 
 def _check_rows(vectors: Tensor, present: Tensor, names: tuple[str, ...]) -> None:

@@ -11,9 +11,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
+from gramian.data.arrow import write_vectors
 from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken
-from gramian.data.sources import MANIFEST, write_vectors
+from gramian.data.sources import MANIFEST
 from gramian.data.table import Table
 from gramian.distributed import Watch, check_precision, is_main_process, join, rank, world_size
 from gramian.errors import InputError, listing, require

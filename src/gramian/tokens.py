@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gramian.errors import InputError, check_choice
+from gramian.rows import read_rows
 
 __all__ = ["PoolName", "Tokens", "pool"]
 
@@ -57,23 +58,7 @@ class Tokens:
         Raises:
             InputError: no vector at all, or vectors of different widths.
         """
-        try:
-            read = [None if row is None or not len(row) else torch.as_tensor(row) for row in rows]
-        except (TypeError, ValueError) as error:
-            raise InputError(f"`rows` must hold sequences of vectors of one width; {error}.") from None
-        there = [row for row in read if row is not None]
-        widths = {tuple(row.shape[1:]) for row in there}
-        if len(widths) != 1 or len(next(iter(widths))) != 1:
-            raise InputError(f"`rows` must hold sequences of vectors of one width; got shapes {sorted(widths) or 'none'}.")
-        like, lengths = there[0], torch.tensor([0 if row is None else len(row) for row in read])
-        dtype = torch.float32 if not any(row.is_floating_point() for row in there) else like.dtype
-        for vectors in there:
-            dtype = torch.promote_types(dtype, vectors.dtype)
-        values = torch.zeros(len(read), int(lengths.max()), like.shape[1], dtype=dtype, device=like.device)
-        for i, row in enumerate(read):
-            if row is not None:
-                values[i, : len(row)] = row
-        return cls(values, (torch.arange(values.shape[1]) < lengths[:, None]).to(like.device))
+        return cls(*read_rows("`rows`", rows, ndim=2))
 
     def __len__(self) -> int:
         return len(self.values)

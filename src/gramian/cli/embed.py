@@ -11,7 +11,7 @@ import torch
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import ENDINGS, Reading, Table, load, stream
 from gramian.data.cells import Broken, summary
-from gramian.data.sources import READERS
+from gramian.data.sources import READABLE
 from gramian.distributed import device
 from gramian.embedding import embed_shards, encode_table
 from gramian.errors import InputError, check_choice
@@ -66,7 +66,7 @@ def embed(
         raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
     if one_file and streaming:
         raise InputError("`streaming` writes shards: `output` must be a folder.")
-    if output.suffix in (*READERS, ".npy", ".npz", ".pt"):
+    if output.suffix in (*READABLE, ".npy", ".npz", ".pt"):
         check_choice("output", output.suffix, ENDINGS)
     if streaming and split is not None:
         raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")

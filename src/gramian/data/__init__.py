@@ -1,7 +1,8 @@
-"""Tables: a column a modality, of features or of raw cells, with what is missing; read from files or shipped. Media files."""
+"""Tables: one column per modality, of features or of raw cells, with what is missing; read from files or shipped. Media."""
 
 from gramian.data.batches import Reading
 from gramian.data.cells import Cells
-from gramian.data.table import EMBEDDED, ENDINGS, Table, load, stream
+from gramian.data.load import EMBEDDED, load, stream
+from gramian.data.table import ENDINGS, Table
 
 __all__ = ["EMBEDDED", "ENDINGS", "Cells", "Reading", "Table", "load", "stream"]

@@ -1,202 +1,367 @@
-"""Where tables come from: files, folders and hub data sets, all read by Hugging Face datasets into one Arrow table."""
+"""What a source is and which files it holds: a file, a folder that is listed here, or a data set on the hub.
+
+Every file of a folder is read, refused, or named in a warning: none is chosen by what stands in its name.
+"""
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
-import tempfile
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor
-
+from gramian.data.arrow import RESERVED, Column, plain
+from gramian.data.formats import READERS, Part, Wanted, joined, read_file, rebatched
+from gramian.data.media import MEDIA
 from gramian.data.tars import read_tars
-from gramian.errors import InputError, check_choice, first_line, require
+from gramian.errors import InputError, check_choice, first_line, listing, require
 
-if TYPE_CHECKING:
-    import pyarrow
+__all__ = ["MANIFEST", "READABLE", "read_rows", "stream_rows"]
 
-__all__ = ["MANIFEST", "READERS", "read_rows", "stream_rows", "write_vectors"]
+logger = logging.getLogger("gramian")
 
 MANIFEST = "manifest.json"
 """What a folder of embedded shards holds beside them."""
 
-READERS = {
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".tar": "webdataset",
-}
-"""Ending of a file → the reader of Hugging Face datasets; webdataset archives have one of our own."""
+READABLE = (*READERS, ".tar")
+"""Endings of the files that `read_rows` reads."""
+
+_SPLITS = {name: name for name in ("train", "validation", "test")} | dict.fromkeys(("valid", "val", "dev"), "validation")
+"""Names of folders and files that say, as a whole, which split is in them → its name."""
+
+_SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_ASIDE = re.compile(r"(readme|licen[cs]e|notice|changelog)\b.*|dataset_infos?\.json", re.IGNORECASE)
 
 
-def read_rows(source: str, raw: Sequence[str] = (), *, revision: str | None = None) -> tuple[pyarrow.Table, Path | None]:
-    """The rows of a source, and the folder that relative paths in them are relative to.
+@dataclass(frozen=True)
+class _File:
+    """A file of a source, and the split that its rows are in, if files say."""
 
-    Media are not decoded. Where there are raw columns the rows lie in the cache of Hugging Face datasets and are mapped from
-    there; a table of features alone is read into memory and leaves nothing behind.
+    path: Path
+    split: str | None = None
+
+
+def read_rows(
+    source: str,
+    raw: Sequence[str] = (),
+    *,
+    columns: Sequence[str] | None = None,
+    id_column: str = "id",
+    revision: str | None = None,
+) -> Part:
+    """The rows of a source. Media are not decoded; raw columns of Arrow, and of large parquet, are mapped from the disk.
 
     Args:
         source: a file, a folder or a hub id.
         raw: the columns that are read as they are.
+        columns: the columns that are wanted besides those of `raw` and those that tell rows apart; all by default.
+        id_column: holds the rows' names.
         revision: of a data set on the hub.
 
+    Returns:
+        All rows in one part; where the source has several splits a column "split" tells them.
+
     Raises:
-        InputError: no such source, or one that cannot be read.
+        InputError: no such source, one that cannot be read, or files whose columns do not go together.
     """
-    datasets = _datasets()
-    path, kind, options = _options(source, raw, revision)
-    if options["path"] == "webdataset":
-        return read_tars(options["tars"]), path
-    with tempfile.TemporaryDirectory() as cache, _told(source, kind), _quiet():
-        if not raw and path is not None:
-            options |= {"cache_dir": cache, "keep_in_memory": True}
-        saved = options["path"] == "saved"
-        found = datasets.load_from_disk(source) if saved else datasets.load_dataset(**options)
-        parts = found if isinstance(found, Mapping) else {"train": found}
-        return _one_table(parts), path
+    parts = list(_parts(source, _wanted(columns, raw, id_column), revision, mapped=bool(raw)))
+    whole = joined([part for part in parts if part.rows] or parts)
+    return replace(whole, names=tuple(dict.fromkeys(name for part in parts for name in part.names)))
 
 
-def _options(source: str, raw: Sequence[str], revision: str | None) -> tuple[Path | None, str, dict[str, Any]]:
-    """The folder of relative paths, what the source is, and the options of `load_dataset`."""
+def stream_rows(
+    source: str,
+    rows: int,
+    raw: Sequence[str] = (),
+    *,
+    columns: Sequence[str] | None = None,
+    id_column: str = "id",
+    revision: str | None = None,
+) -> Iterator[Part]:
+    """The same rows in parts of `rows`, one after the other, without a copy on the disk; arguments as for `read_rows`.
+
+    Args:
+        source: see there.
+        rows: of a part; the last one may have fewer.
+        raw: see there.
+        columns: see there.
+        id_column: see there.
+        revision: see there.
+
+    Yields:
+        Parts with at least one row.
+    """
+    yield from rebatched(_parts(source, _wanted(columns, raw, id_column), revision, streaming=True), rows)
+
+
+def _wanted(columns: Sequence[str] | None, raw: Sequence[str], id_column: str) -> Wanted:
+    if columns is None:
+        return list
+    chosen = {*columns, *raw, *RESERVED, id_column}
+    return lambda names: [name for name in names if name in chosen]
+
+
+def _parts(
+    source: str, wanted: Wanted, revision: str | None, *, mapped: bool = False, streaming: bool = False
+) -> Iterator[Part]:
+    require("pyarrow")
     path = Path(source)
     if path.is_file():
-        kind = READERS[check_choice("data", path.suffix, READERS)]
+        check_choice("data", path.suffix.lower(), READABLE)
         if path.stat().st_size == 0:
             raise InputError(f"{source!r} is empty: 0 bytes.")
-        if kind == "webdataset":
-            return path.parent, kind, {"path": kind, "tars": [path]}
-        options: dict[str, Any] = {"path": kind, "data_files": {"train": glob.escape(source)}}
-        if kind == "csv":  # names and texts as they stand: "01" is no number, and "NA" is a word
-            options |= {"converters": dict.fromkeys((*raw, "id", "split", "item"), str)}
-            options |= {"keep_default_na": False, "na_values": [""]}
-        return path.parent, kind, options
-    if path.is_dir():
-        return path, "a folder", _folder_options(path)
-    if source.count("/") == 1 and path.suffix not in (*READERS, ".safetensors") and not source.startswith((".", "/")):
-        return None, "a hub data set", {"path": source, "revision": revision}
-    raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; there is no {source!r}.")
+        parts = iter([_of_tars([path])]) if path.suffix.lower() == ".tar" else read_file(path, wanted, mapped=mapped)
+        folder = path.parent
+    elif path.is_dir():
+        parts, folder = _of_folder(path, wanted, mapped), path
+    elif source.count("/") == 1 and path.suffix not in (*READABLE, ".safetensors") and not source.startswith((".", "/")):
+        yield from _of_hub(source, revision, wanted, streaming)
+        return
+    else:
+        raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; there is no {source!r}.")
+    for part in parts:
+        yield replace(part, folder=folder)
+
+
+def _of_tars(paths: Sequence[Path]) -> Part:
+    columns = read_tars(paths)
+    return Part(columns, len(columns["id"]), tuple(columns), str(paths[0]))
+
+
+def _of_folder(folder: Path, wanted: Wanted, mapped: bool) -> Iterator[Part]:
+    tars = sorted(folder.glob("*.tar"))
+    if tars:
+        yield _of_tars(tars)
+        return
+    shards = _of_embedding(folder) or _of_saved(folder)
+    names = [] if shards else _names(folder)
+    metadata = [name for name in names if name.name in _METADATA]
+    media = {name: kind for name in names for kind, medium in MEDIA.items() if kind != "text" and _ends(name, medium.endings)}
+    if media:
+        yield from _of_media(folder, names, media, metadata, wanted)
+        return
+    for file in shards or _of_tables(folder, names):
+        for part in read_file(file.path, wanted, mapped=mapped):
+            yield _in_split(part, file.split)
+
+
+def _ends(name: Path, endings: str) -> bool:
+    return name.suffix.lower() in endings.split()
+
+
+def _names(folder: Path) -> list[Path]:
+    """The files below a folder, relative to it, in order; hidden ones and bookkeeping such as `_SUCCESS` are none."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [name for name in names if not any(step.startswith((".", "_")) for step in name.parts)]
+
+
+def _of_embedding(folder: Path) -> list[_File]:
+    """The shards of `gramian embed`, all of those that its manifest names."""
+    manifest = folder / MANIFEST
+    if not manifest.exists() or not (shards := sorted(folder.glob("part-*.parquet"))):
+        return []
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        complete, names = content["complete"], [shard["file"] for shard in content.get("shards", [])]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise InputError(f"{str(manifest)!r} is damaged. Embed anew, into another folder.") from None
+    if not complete:
+        raise InputError(f"the embedding in {str(folder)!r} was not finished. Run the same `gramian embed` again.")
+    if names != [shard.name for shard in shards]:
+        missing = [name for name in names if name not in {shard.name for shard in shards}]
+        strange = [shard.name for shard in shards if shard.name not in names]
+        what = f"lacks {listing(missing)}" if missing else f"holds {listing(strange)} besides"
+        raise InputError(f"the embedding in {str(folder)!r} {what} of the shards that its manifest names. Embed anew.")
+    return [_File(shard) for shard in shards]
+
+
+def _of_saved(folder: Path) -> list[_File]:
+    """The Arrow files of a data set of Hugging Face datasets that was saved to disk."""
+    splits: list[Any] = [None]
+    if (folder / "dataset_dict.json").exists():
+        splits = list(_json_of(folder / "dataset_dict.json", "splits"))
+    elif not (folder / "state.json").exists():
+        return []
+    files = []
+    for split in splits:
+        home = folder / split if split else folder
+        for entry in _json_of(home / "state.json", "_data_files"):
+            name = str(entry["filename"])
+            if Path(name).name != name or Path(str(split or "a")).name != str(split or "a"):
+                raise InputError(f"{str(home / 'state.json')!r} points to a file outside of its folder ({name!r}).")
+            files.append(_File(home / name, split if len(splits) > 1 else None))
+    if not files:
+        raise InputError(f"{str(folder)!r} is empty: no rows.")
+    missing = [str(file.path) for file in files if not file.path.is_file()]
+    if missing:
+        raise InputError(f"{str(folder)!r} lacks {listing(missing)}, which its state names. Save it anew.")
+    return files
+
+
+def _json_of(path: Path, key: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is damaged ({first_line(error)}). Save it anew.") from None
+
+
+def _of_tables(folder: Path, names: Sequence[Path]) -> list[_File]:
+    """Every table below a folder; all of one format."""
+    tables = [name for name in names if name.suffix.lower() in READERS and not _ASIDE.fullmatch(name.name)]
+    if not tables:
+        raise InputError(f"{str(folder)!r} cannot be read as a folder: it holds no table and no media ({_some(names)}).")
+    endings = dict.fromkeys(name.suffix.lower() for name in tables)
+    if len(endings) > 1:
+        firsts = listing(str(next(name for name in tables if name.suffix.lower() == ending)) for ending in endings)
+        raise InputError(
+            f"{str(folder)!r} holds tables of several formats ({firsts}). Name one file, or keep one format there."
+        )
+    _warn_of_others(folder, [name for name in names if name not in tables])
+    splits: Sequence[str | None] = _splits_of_folders(tables) or _splits_of_files(tables) or [None] * len(tables)
+    return [_File(folder / name, split) for name, split in zip(tables, splits, strict=True)]
+
+
+def _warn_of_others(folder: Path, names: Sequence[Path]) -> None:
+    others = [str(name) for name in names if not _ASIDE.fullmatch(name.name)]
+    if others:
+        logger.warning("%s: left out what is neither a table nor a media file: %s", folder, listing(others))
+
+
+def _some(names: Sequence[Path]) -> str:
+    return listing(map(str, names)) or "nothing at all"
+
+
+def _splits_of_folders(names: Sequence[Path]) -> list[str] | None:
+    """The splits of files that all lie in folders named after one; None if any does not."""
+    homes = [next((step for step in name.parts[:-1] if step in _SPLITS), None) for name in names]
+    splits = [_SPLITS[home] for home in homes if home is not None]
+    return splits if len(splits) == len(names) else None
+
+
+def _splits_of_files(names: Sequence[Path]) -> list[str] | None:
+    """The splits of tables that are all named after one, `train.csv`, or are its shards, `train-00000-of-00002.parquet`."""
+    stems = [match[1] if (match := _SHARD.fullmatch(name.stem)) else name.stem for name in names]
+    splits = [_SPLITS[stem] for stem in stems if stem in _SPLITS]
+    return splits if len(splits) == len(names) else None
+
+
+def _in_split(part: Part, split: str | None) -> Part:
+    if split is None or "split" in part.names:
+        return part
+    import pyarrow as pa
+
+    column = pa.chunked_array([pa.array([split] * part.rows, pa.large_string())])
+    return replace(part, columns=part.columns | {"split": column}, names=(*part.names, "split"))
+
+
+def _of_media(
+    folder: Path, names: Sequence[Path], media: Mapping[Path, str], metadata: Sequence[Path], wanted: Wanted
+) -> Iterator[Part]:
+    """A row per media file; or, where there are tables named metadata, a row per row of those."""
+    _warn_of_others(folder, [name for name in names if name not in media and name not in metadata])
+    kinds = list(dict.fromkeys(media.values()))
+    if not metadata:
+        if len(kinds) > 1:
+            raise InputError(
+                f"{str(folder)!r} holds media of several kinds ({', '.join(kinds)}). Say in a table which files are one row: a "
+                "column of paths for each kind."
+            )
+        splits = _splits_of_folders(list(media))
+        columns: dict[str, Any] = {kinds[0]: [str(name) for name in media]} | ({"split": splits} if splits else {})
+        columns = {name: columns[name] for name in wanted(list(columns))}
+        yield Part(columns, len(media), tuple(columns), str(folder))
+        return
+    named: set[Path] = set()
+    homes: Sequence[str | None] = _splits_of_folders(metadata) or [None] * len(metadata)
+    for name, split in zip(metadata, homes, strict=True):
+        for part in read_file(folder / name, lambda names: list(names)):
+            yield _in_split(_with_media(part, name.parent, media, named, wanted), split)
+    strangers = [str(name) for name in media if name not in named]
+    if strangers:
+        logger.warning("%s: left out files that no row of its metadata names: %s", folder, listing(strangers))
+
+
+def _with_media(part: Part, home: Path, media: Mapping[Path, str], named: set[Path], wanted: Wanted) -> Part:
+    """A part of metadata with the column `file_name` as a column of media."""
+    if "file_name" not in part.columns:
+        if part.rows:
+            raise InputError(f"{part.origin!r} must have a column `file_name`; it has {listing(part.names) or 'none'}.")
+        return part
+    column = part.columns["file_name"]
+    cells = column if isinstance(column, list) else column.to_pylist()
+    paths = [home / str(cell) if cell else None for cell in cells]
+    named |= {path for path in paths if path is not None}
+    kinds = dict.fromkeys(media[path] for path in paths if path is not None and path in media)
+    if len(kinds) > 1:
+        raise InputError(f"{part.origin!r} names media of several kinds ({', '.join(kinds)}). Give each a column of paths.")
+    kind = next(iter(kinds), next(iter(media.values())))
+    if kind in part.columns:
+        raise InputError(f"{part.origin!r} has a column `{kind}` beside the files of that kind. Rename it.")
+    renamed = {kind if name == "file_name" else name: cells for name, cells in part.columns.items()}
+    renamed[kind] = [None if path is None else str(path) for path in paths]
+    names = tuple(renamed)
+    return replace(part, columns={name: renamed[name] for name in wanted(names)}, names=names)
+
+
+def _of_hub(source: str, revision: str | None, wanted: Wanted, streaming: bool) -> Iterator[Part]:
+    """A data set on the hub, as Hugging Face datasets reads it, with media as bytes or paths."""
+    require("datasets")
+    import datasets
+    import pyarrow as pa
+
+    with _quiet(), _retold(source):
+        found = datasets.load_dataset(source, revision=revision, streaming=streaming)
+        parts = found if isinstance(found, Mapping) else {"train": found}
+        for split, rows in parts.items():
+            rows = _undecoded(rows)
+            if streaming:
+                tables = rows.with_format("arrow").iter(batch_size=1024)
+            else:
+                tables = iter([rows.with_format("arrow")[:] if rows._indices is not None else rows.data.table])
+            for table in tables:
+                names = tuple(table.column_names)
+                table = pa.table(table)
+                columns: dict[str, Column] = {name: plain(table.column(name)) for name in wanted(names)}
+                part = Part(columns, table.num_rows, names, source)
+                yield _in_split(part, split if len(parts) > 1 else None)
+
+
+def _undecoded(rows: Any) -> Any:
+    """The same data set with media as bytes or paths; `__key__` of a webdataset named `id`."""
+    features = {medium.feature for medium in MEDIA.values()}
+    for name, feature in dict(rows.features or {}).items():
+        if type(feature).__name__ in features and feature.decode:
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    if "__key__" in (rows.column_names or ()) and "id" not in rows.column_names:
+        rows = rows.rename_column("__key__", "id")
+    return rows
 
 
 @contextmanager
-def _told(source: str, kind: str) -> Iterator[None]:
+def _retold(source: str) -> Iterator[None]:
     """Errors of Hugging Face datasets in our own words."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # readers fail in as many ways as there are formats
+    except Exception as error:  # it fails in as many ways as there are formats
         reason = first_line(error.__cause__ or error) or type(error).__name__
-        if "corresponds to no data" in reason or "BatchSize must be greater" in reason:
-            raise InputError(f"{source!r} is empty: no rows.") from None
-        raise InputError(f"{source!r} cannot be read as {kind}: {reason}") from error
-
-
-def stream_rows(
-    source: str, rows: int, raw: Sequence[str] = (), *, revision: str | None = None
-) -> Iterator[tuple[pyarrow.Table, Path | None]]:
-    """Parts of at most `rows` rows of a source, one after the other, without a copy on the disk; see `read_rows`."""
-    import pyarrow as pa
-
-    datasets = _datasets()
-    path, kind, options = _options(source, raw, revision)
-    if options["path"] == "saved":
-        raise InputError(f"`data` {source!r} lies on this disk already and is read as it is: it cannot be streamed.")
-    if options["path"] == "webdataset":
-        table = read_tars(options["tars"])
-        for start in range(0, table.num_rows, rows):
-            yield table.slice(start, rows), path
-        return
-    with _told(source, kind), _quiet():
-        found = datasets.load_dataset(**options, streaming=True)
-        for name, part in (found if isinstance(found, Mapping) else {"train": found}).items():
-            for chunk in _undecoded(part).with_format("arrow").iter(batch_size=rows):
-                if len(found) > 1 and "split" not in chunk.column_names:
-                    chunk = chunk.append_column("split", pa.array([name] * chunk.num_rows))
-                yield chunk, path
-
-
-def _folder_options(path: Path) -> dict[str, Any]:
-    manifest = path / MANIFEST
-    shards = [str(file) for file in sorted(path.glob("part-*.parquet"))]
-    if manifest.exists() and shards:
-        try:
-            complete = json.loads(manifest.read_text(encoding="utf-8"))["complete"]
-        except (ValueError, KeyError, OSError):
-            raise InputError(f"{str(manifest)!r} is damaged. Embed anew, into another folder.") from None
-        if not complete:
-            raise InputError(f"the embedding in {str(path)!r} was not finished. Run the same `gramian embed` again.")
-        return {"path": "parquet", "data_files": {"train": [glob.escape(file) for file in shards]}}
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        return {"path": "saved"}
-    tars = sorted(path.glob("*.tar"))
-    if tars:
-        return {"path": "webdataset", "tars": tars}
-    return {"path": str(path)}
-
-
-def _one_table(parts: Mapping[str, Any]) -> pyarrow.Table:
-    """All splits one below the other; a column `split` tells which where there are several and none says so."""
-    import pyarrow as pa
-
-    tables = []
-    for name, part in parts.items():
-        plain = _undecoded(part)
-        table = plain.with_format("arrow")[:] if plain._indices is not None else plain.data.table
-        if len(parts) > 1 and "split" not in table.column_names:
-            table = table.append_column("split", pa.array([name] * table.num_rows))
-        tables.append(table)
-    return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
-
-
-def _undecoded(rows: Any) -> Any:
-    """The same data set with media as bytes or paths; `__key__` of a webdataset named `id`."""
-    datasets = _datasets()
-    for name, feature in dict(rows.features).items():
-        if isinstance(feature, datasets.Image | datasets.Audio | datasets.Video) and feature.decode:
-            rows = rows.cast_column(name, type(feature)(decode=False))
-    if "__key__" in rows.column_names and "id" not in rows.column_names:
-        rows = rows.rename_column("__key__", "id")
-    return rows
-
-
-def write_vectors(
-    data: Mapping[str, list[Any]], columns: Mapping[str, Tensor], present: Mapping[str, Tensor], path: Path
-) -> None:
-    """Write columns of strings, and of features as lists of float32, to a parquet file."""
-    datasets = _datasets()
-    clash = [name for name in columns if name in ("id", "split", "item")]
-    if clash:
-        raise InputError(f"`columns` must not name a modality {clash[0]!r}: tables keep that name for the rows. Rename it.")
-    data = dict(data)
-    kinds: dict[str, Any] = {name: datasets.Value("string") for name in data}
-    for name, column in columns.items():
-        rows, mask = column.float().numpy(), present[name].tolist()
-        data[name] = [row if there else None for row, there in zip(rows, mask, strict=True)]
-        kinds[name] = datasets.Sequence(datasets.Value("float32"))
-    with _quiet():
-        datasets.Dataset.from_dict(data, features=datasets.Features(kinds)).to_parquet(path)
-
-
-def _datasets() -> Any:
-    require("datasets")
-    import datasets
-
-    return datasets
+        raise InputError(f"{source!r} cannot be read as a hub data set: {reason}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hugging Face datasets without its progress bars and messages."""
-    datasets = _datasets()
+    import datasets
+
     shown, level = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what fails is told by our own error
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what fails is reported by our own error
     try:
         yield
     finally:

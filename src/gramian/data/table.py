@@ -1,14 +1,13 @@
-"""`Table`: what the towers read. n items, a column a modality: features of one width, or raw cells; some cells empty."""
+"""`Table`: what the towers read. n items, one column per modality: features of one width, or raw cells; some cells empty."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gramian.bundle import Bundle, read_mask, row_index
+from gramian.bundle import Bundle
+from gramian.data.arrow import write_vectors
 from gramian.data.cells import Cells, is_empty
-from gramian.data.sources import read_rows, stream_rows, write_vectors
 from gramian.errors import InputError, check_choice, listing
 from gramian.files import atomic
+from gramian.rows import read_mask, read_rows, row_index
 
-if TYPE_CHECKING:
-    import pyarrow
-
-__all__ = ["EMBEDDED", "ENDINGS", "Table", "load", "stream"]
-
-logger = logging.getLogger("gramian")
-
-EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "sets" / "stamps.safetensors"}
-"""Data sets that come with the package, by name."""
+__all__ = ["ENDINGS", "Table", "read_column"]
 
 ENDINGS = (".safetensors", ".parquet")
 """What `Table.save` writes."""
@@ -112,7 +104,7 @@ class Table:
         Raises:
             InputError: no items, unequal lengths, rows of different widths, values that are not finite, repeated ids.
         """
-        read = {name: _cells(name, column) for name, column in columns.items()}
+        read = {name: read_column(name, column) for name, column in columns.items()}
         lengths = {name: len(mask) for name, (_, mask) in read.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(
@@ -127,17 +119,27 @@ class Table:
             values, there = read[name]
             there = there & read_mask(name, given, n).to(there.device)
             read[name] = (values if isinstance(values, Cells) else values.masked_fill(~there[:, None], 0), there)
-        return cls._checked(read, ids, split, item_ids)
+        return cls.of_columns(read, ids, split, item_ids)
 
     @classmethod
-    def _checked(
+    def of_columns(
         cls,
         read: Mapping[str, tuple[Tensor | Cells, Tensor]],
         ids: Sequence[str] | None,
         split: Sequence[str] | None,
         item_ids: Sequence[str] | None,
     ) -> Table:
-        """The table of columns that were read, name → values and mask, at least one; numbered where there are no ids."""
+        """The table of columns that were read, checked.
+
+        Args:
+            read: name → values and mask, at least one.
+            ids: see `from_columns`.
+            split: see `from_columns`.
+            item_ids: see `from_columns`.
+
+        Raises:
+            InputError: see `check`.
+        """
         n = len(next(iter(read.values()))[1])
         table = cls(
             {name: values for name, (values, _) in read.items()},
@@ -326,227 +328,30 @@ class Table:
         return table
 
 
-def load(
-    data: str | Path,
-    *,
-    split: str | None = None,
-    columns: Sequence[str] | None = None,
-    raw: Sequence[str] = (),
-    id_column: str = "id",
-    revision: str | None = None,
-) -> Table:
-    """Load a table: one that ships with the package, by name, a file, a folder, or a data set on the hub.
-
-    Hugging Face datasets reads `.parquet`, `.arrow`, `.csv`, `.jsonl`/`.json`, `.tar` (webdataset), folders (of images, of
-    audio, of any of these files, of `save_to_disk`) and hub ids: a column a modality. A cell of features is a list of floats,
-    in CSV written `[0.1, 0.2]`; a raw cell is text, a path (relative to the table's folder), bytes or a list; either may be
-    empty. `.safetensors` holds features alone.
-
-    Args:
-        data: "stamps", a path, or a hub id.
-        split: keep the items whose `split` column says so; all by default. Data sets in several splits get such a column.
-        columns: the columns to read; by default every column that holds lists of floats, and those in `raw`.
-        raw: the columns that towers read as they are; names that the table lacks are passed over.
-        id_column: holds the rows' names; row numbers where there is no such column. A column `item` says what a row is about,
-            where several rows are one item.
-        revision: of a data set on the hub.
+def read_column(name: str, column: Any) -> tuple[Tensor | Cells, Tensor]:
+    """What was given for one column, as features (n, width) or as raw cells, and which of it are filled.
 
     Raises:
-        InputError: no such file or column, an empty file, rows of different widths, NaN, an unknown split.
-
-    >>> load("stamps", split="test").select("image", "text").widths
-    {'image': 1280, 'text': 384}
+        InputError: one text in the place of a list of them, or vectors of different widths.
     """
-    path = EMBEDDED.get(str(data), Path(data))
-    if path.suffix == ".safetensors" and path.is_file():
-        table = Table.load(path)
-        if columns is not None:
-            table = table.select(*columns)
-    else:
-        rows, folder = read_rows(str(data), raw, revision=revision)
-        table = _table_of(rows, folder, str(data), columns, raw, id_column)
-    return table if split is None else table.part(split)
-
-
-def stream(
-    data: str | Path,
-    rows: int,
-    *,
-    columns: Sequence[str] | None = None,
-    raw: Sequence[str] = (),
-    id_column: str = "id",
-    revision: str | None = None,
-) -> Iterator[Table]:
-    """A table part by part, as it arrives: for embedding what does not fit on the disk. Arguments as for `load`.
-
-    Args:
-        data: a file, a folder or a hub id.
-        rows: of a part, at most. Rows without ids are numbered through.
-        columns: see `load`.
-        raw: see `load`.
-        id_column: see `load`.
-        revision: see `load`.
-    """
-    seen = 0
-    for part, folder in stream_rows(str(data), rows, raw, revision=revision):
-        table = _table_of(part, folder, str(data), columns, raw, id_column, first=seen, partial=True)
-        seen += len(table)
-        yield table
-
-
-def _table_of(
-    data: pyarrow.Table,
-    folder: Path | None,
-    source: str,
-    columns: Sequence[str] | None,
-    raw: Sequence[str],
-    id_column: str,
-    first: int = 0,
-    partial: bool = False,
-) -> Table:
-    """The Table of rows, numbered from `first` if they have no ids. In a part columns may be empty that are not elsewhere."""
-    names = data.column_names
-    if data.num_rows == 0:
-        raise InputError(f"{source!r} is empty: no rows.")
-    if any(name.startswith("__index_level_") for name in names):
-        raise InputError(f"{source!r} has rows with more fields than its header names. Give every field a name.")
-    clash = [name for name in raw if name in (id_column, "split", "item")]
-    if clash:
-        raise InputError(f"`raw` must not name column `{clash[0]}`, which tells the rows apart. Rename it for a modality.")
-    for name in (id_column, "split", "item"):
-        empty = sum(not value for value in data.column(name).to_pylist() if value != 0) if name in names else 0
-        if empty:
-            raise InputError(f"column `{name}` is empty in {empty} of {data.num_rows} rows. Fill it, or leave it out.")
-    for name in columns or ():
-        check_choice("columns", name, names)
-    reserved = {id_column, "split", "item"}
-    found: dict[str, tuple[Tensor | Cells, Tensor]] = {}
-    ignored = []
-    for name in columns or [name for name in names if name not in reserved]:
-        if name in raw:
-            cells = Cells(data.column(name), folder)
-            found[name] = (cells, cells.present)
-            continue
-        column = data.column(name)
-        if (columns is None or partial) and column.null_count == len(column):
-            ignored.append(f"{name} (empty)")
-            continue
-        features = _feature_cells(name, column.combine_chunks()) if _may_hold_vectors(column) else None
-        if features is not None:
-            found[name] = features
-        elif columns is not None:
-            raise InputError(
-                f"column `{name}` must hold lists of floats; it holds {_kind(data, name)}. A tower could read it as it is."
-            )
-        else:
-            ignored.append(f"{name} ({_kind(data, name)})")
-    if not found and partial and raw:
-        found = {raw[0]: _cells(raw[0], Cells([None] * data.num_rows))}
-    if not found:
-        kinds = ", ".join(f"{name} ({_kind(data, name)})" for name in names)
-        if raw:
-            raise InputError(f"{source!r} has no column `{raw[0]}`; its columns are {kinds}.")
-        raise InputError(
-            f"{source!r} has no column that holds lists of floats; its columns are {kinds}. Towers read text and media."
-        )
-    if ignored and not raw and not partial:
-        logger.warning("%s: left out what is no lists of floats: %s", source, listing(ignored))
-    ids, split, items = (
-        [str(value) for value in data.column(name).to_pylist()] if name in names else None
-        for name in (id_column, "split", "item")
-    )
-    if ids is None and first:
-        ids = [str(first + row) for row in range(data.num_rows)]
-    return Table._checked(found, ids, split, items)
-
-
-def _may_hold_vectors(column: pyarrow.ChunkedArray) -> bool:
-    """Whether it is worth bringing a column together: lists of numbers, or text that begins as one in its first filled cell."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        cells = (cell for chunk in column.chunks for cell in chunk)
-        first = next((text for text in (cell.as_py() for cell in cells) if text), "")
-        return bool(first.lstrip().startswith("["))
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _kind(data: pyarrow.Table, name: str) -> str:
-    kind = str(data.schema.field(name).type)
-    return "media files" if kind.startswith("struct<bytes") else kind
-
-
-def _feature_cells(name: str, cells: pyarrow.Array) -> tuple[Tensor | Cells, Tensor] | None:
-    """One Arrow column as (n, width) float32 and its mask; None if it does not hold lists of numbers."""
-    import pyarrow as pa
-
-    kind = cells.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _parse_cells(name, cells.to_pylist())
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        return None
-    if not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        return None
-    lengths = cells.value_lengths().to_numpy(zero_copy_only=False)
-    filled = np.nan_to_num(lengths.astype(np.float64))  # null and empty lists alike are missing
-    present = torch.from_numpy(filled > 0)
-    widths = _one_width(name, filled[filled > 0].astype(int).tolist())
-    flat = cells.filter(pa.array(filled > 0)).flatten()
-    if flat.null_count:
-        raise InputError(
-            f"column `{name}` holds lists with {flat.null_count} empty values. Mend them, or leave those cells empty."
-        )
-    values = torch.zeros(len(cells), widths)
-    values[present] = torch.from_numpy(flat.to_numpy(zero_copy_only=False).astype(np.float32)).reshape(-1, widths)
-    return values, present
-
-
-def _parse_cells(name: str, cells: Sequence[str | None]) -> tuple[Tensor | Cells, Tensor] | None:
-    """Text cells like "[0.1, 0.2]"; None if the first filled one does not look like a list."""
-    filled = next((cell for cell in cells if cell), "")
-    if not filled.lstrip().startswith("["):
-        return None
-    rows: list[list[float] | None] = []
-    for i, cell in enumerate(cells):
-        try:
-            rows.append([float(x) for x in json.loads(cell)] if cell else None)
-        except (ValueError, TypeError):
-            raise InputError(f"column `{name}`, row {i}: {cell!r:.60} is not a list of numbers such as [0.1, 0.2].") from None
-    return _cells(name, rows)
-
-
-def _cells(name: str, column: Tensor | np.ndarray | Cells | Sequence[Any]) -> tuple[Tensor | Cells, Tensor]:
     if isinstance(column, Cells):
         return column, column.present
+    if isinstance(column, str | bytes) or not isinstance(column, Tensor | np.ndarray | Sequence):
+        raise InputError(
+            f"`columns[{name!r}]` must be a list with one cell per item; got {column!r:.60}. Write [{column!r:.60}]."
+        )
+    subject = f"column `{name}`"
     if isinstance(column, Tensor | np.ndarray):
-        values = torch.as_tensor(column)
-        if values.ndim != 2:
-            raise InputError(f"`columns[{name!r}]` must have shape (n, width); got {tuple(values.shape)}.")
-        values = values if values.is_floating_point() else values.float()
-        return values, torch.ones(len(values), dtype=torch.bool, device=values.device)
+        return read_rows(subject, column)
     first = next((cell for cell in column if not is_empty(cell)), None)
-    if not _is_vector(first):
-        cells = Cells(list(column))
-        return cells, cells.present
-    rows = [None if cell is None or len(cell) == 0 else torch.as_tensor(cell, dtype=torch.float32) for cell in column]
-    width = _one_width(name, [len(row) for row in rows if row is not None])
-    present = torch.tensor([row is not None for row in rows])
-    return torch.stack([torch.zeros(width) if row is None else row for row in rows]), present
+    if first is None or _is_vector(first):
+        return read_rows(subject, column)
+    cells = Cells(list(column))
+    return cells, cells.present
 
 
 def _is_vector(cell: Any) -> bool:
-    """Whether a cell is one vector of features: a flat list of numbers; None is taken for one."""
+    """Whether a cell is one vector of features: a flat list of numbers."""
     if isinstance(cell, Tensor | np.ndarray):
         return cell.ndim == 1
-    return cell is None or (isinstance(cell, Sequence) and not isinstance(cell, str | bytes) and np.ndim(cell[0]) == 0)
-
-
-def _one_width(name: str, widths: Sequence[int]) -> int:
-    kinds = sorted(set(widths))
-    if len(kinds) > 1:
-        counts = listing(f"{width} ({widths.count(width)} rows)" for width in kinds)
-        raise InputError(f"column `{name}` must hold lists of one width; got {counts}.")
-    if not kinds:
-        raise InputError(f"column `{name}` is empty in every row. Leave it out.")
-    return kinds[0]
+    return isinstance(cell, list | tuple) and isinstance(cell[0], int | float | np.number | Tensor) and np.ndim(cell[0]) == 0

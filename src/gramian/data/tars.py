@@ -11,22 +11,19 @@ import tarfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gramian.errors import InputError, listing
-
-if TYPE_CHECKING:
-    import pyarrow
 
 __all__ = ["read_tars"]
 
 _TEXT = {"txt", "text", "cls", "cls2"}
 
 
-def read_tars(paths: Sequence[Path]) -> pyarrow.Table:
-    """The rows of all archives: `id`, then a column an ending.
+def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
+    """The rows of all archives: `id`, then one column per ending.
 
     `.txt` and `.cls` are text, the fields of a `.json` are columns of their own, `.npy` holds one vector; anything else is
     {"path", "offset", "size"}, for `gramian.data.media.open_source`.
@@ -34,8 +31,6 @@ def read_tars(paths: Sequence[Path]) -> pyarrow.Table:
     Raises:
         InputError: no tar archive, a truncated one, two files of one row with one ending, or no file at all.
     """
-    import pyarrow as pa
-
     rows: dict[str, dict[str, Any]] = {}
     for path in paths:
         here: dict[str, dict[str, Any]] = {}
@@ -58,16 +53,7 @@ def read_tars(paths: Sequence[Path]) -> pyarrow.Table:
     if not rows:
         raise InputError(f"{str(paths[0])!r} is empty: no rows.")
     names = dict.fromkeys(name for row in rows.values() for name in row)
-    columns = {"id": pa.array(list(rows), pa.string())}
-    for name in names:
-        values = [row.get(name) for row in rows.values()]
-        try:
-            columns[name] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            raise InputError(
-                f"column `{name}` of {str(paths[0])!r} holds values of several kinds. Give each its own."
-            ) from None
-    return pa.table(columns)
+    return {"id": list(rows)} | {name: [row.get(name) for row in rows.values()] for name in names}
 
 
 def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gramian.bundle import Bundle, all_none
+from gramian.bundle import Bundle
 from gramian.data.batches import Batch, Collator, Loader, Reading
 from gramian.data.cells import Broken, Cells, summary
 from gramian.data.table import Table
@@ -22,6 +22,7 @@ from gramian.model import saving
 from gramian.model.heads import HeadName, Modality, build_head
 from gramian.model.matcher import Matcher
 from gramian.model.towers import Columns, Encoded, Features, Tower, Towers, device_of, evaluating, seeded
+from gramian.rows import all_none
 from gramian.tokens import Tokens
 
 __all__ = ["Aligner"]

@@ -1,0 +1,317 @@
+"""One reader per file format, part by part: parquet, Arrow, CSV and JSON lines; nothing about a cell is guessed.
+
+Types are those that a file declares. CSV and JSON declare none: all cells of a CSV are text, and those of JSON are what they
+are, cell by cell.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gramian.data.arrow import Column, plain
+from gramian.errors import InputError, first_line, listing
+from gramian.files import atomic
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["READERS", "Part", "joined", "read_file", "rebatched"]
+
+Wanted = Callable[[Sequence[str]], list[str]]
+"""Of the names of a file's columns those to read."""
+
+IN_MEMORY = 2**28
+"""Bytes of an unpacked parquet file with raw columns beyond which it is mapped from the cache."""
+
+_BLOCK = 2**24  # bytes of a CSV, or rows' worth of it, that are parsed at a time: no row may be longer
+_ROWS = 2**14  # rows of a part of parquet or JSON lines
+
+
+@dataclass
+class Part:
+    """Some rows of a source.
+
+    Attributes:
+        columns: name → n cells.
+        rows: n.
+        names: of all columns that the source has, whether they were read or not.
+        origin: the file, for errors.
+        folder: what relative paths in the cells are relative to.
+    """
+
+    columns: dict[str, Column]
+    rows: int
+    names: tuple[str, ...]
+    origin: str
+    folder: Path | None = field(default=None)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns that were read, in order."""
+        return list(self.columns)
+
+
+def read_file(path: Path, wanted: Wanted, *, mapped: bool = False) -> Iterator[Part]:
+    """The parts of one file, at least one, which may be without rows; what fails names the file.
+
+    Args:
+        path: of the file; its ending is among `READERS`.
+        wanted: see `Wanted`.
+        mapped: whether a parquet file that is large once it is unpacked is written to the cache as Arrow and mapped from it.
+
+    Yields:
+        The rows, in order.
+
+    Raises:
+        InputError: a file that cannot be read in the format of its ending.
+    """
+    import pyarrow as pa
+
+    kind, reader = READERS[path.suffix.lower()]
+    if path.stat().st_size == 0:
+        raise InputError(f"{str(path)!r} is empty: 0 bytes.")
+    try:
+        yield from _unpacked(path, wanted) if mapped and reader is _parquet and _is_large(path) else reader(path, wanted)
+    except InputError:
+        raise
+    except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as {kind}: {first_line(error) or type(error).__name__}") from error
+
+
+def _part(table: pyarrow.Table, names: Sequence[str], path: Path) -> Part:
+    return Part({name: plain(table.column(name)) for name in table.column_names}, table.num_rows, tuple(names), str(path))
+
+
+def _checked(names: Sequence[str], path: Path) -> list[str]:
+    twice = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+    if twice:
+        raise InputError(f"{str(path)!r} has several columns {listing(map(repr, twice))}. Give each a name of its own.")
+    return list(names)
+
+
+def _parquet(path: Path, wanted: Wanted) -> Iterator[Part]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        names = _checked(file.schema_arrow.names, path)
+        chosen = wanted(names)
+        kinds = pa.schema([file.schema_arrow.field(name) for name in chosen])
+        yield _part(kinds.empty_table(), names, path)  # a file without rows, or of empty row groups, still has its types
+        for batch in file.iter_batches(_ROWS, columns=chosen):
+            table = pa.Table.from_batches([batch]).select(chosen)  # "a" brings "a.b" along
+            yield _part(table, names, path)
+
+
+def _is_large(path: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    return bool(sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)) > IN_MEMORY)
+
+
+def _unpacked(path: Path, wanted: Wanted) -> Iterator[Part]:
+    """Parquet as an Arrow file in the cache, mapped: written once for a file of this place, size and time."""
+    import pyarrow as pa
+
+    parts = _parquet(path, wanted)
+    first = next(parts)
+    about = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns, list(first.columns)]
+    copy = _cache() / f"{hashlib.sha256(json.dumps(about).encode(errors='surrogateescape')).hexdigest()[:32]}.arrow"
+    if not copy.exists():
+        kinds = pa.schema([(name, column.type) for name, column in first.columns.items() if not isinstance(column, list)])
+        with atomic(copy) as partial, pa.ipc.new_file(str(partial), kinds) as writer:
+            for part in parts:
+                writer.write_table(pa.table(part.columns))
+    for part in _arrow(copy, list):
+        yield Part(part.columns, part.rows, first.names, str(path))
+
+
+def _cache() -> Path:
+    home = os.environ.get("GRAMIAN_CACHE")
+    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gramian"
+
+
+def _arrow(path: Path, wanted: Wanted) -> Iterator[Part]:
+    """Mapped from the disk where it is not compressed."""
+    import pyarrow as pa
+
+    source = pa.memory_map(str(path))
+    try:
+        table = pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid:
+        source.seek(0)
+        table = pa.ipc.open_stream(source).read_all()
+    names = _checked(table.column_names, path)
+    yield _part(table.select(wanted(names)), names, path)
+
+
+def _csv(path: Path, wanted: Wanted) -> Iterator[Part]:
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = _checked(next(csv.reader(file), []), path)
+    chosen = wanted(names)
+    options = pc.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False, include_columns=chosen
+    )
+    wrong: list[str] = []
+
+    def refuse(row: Any) -> str:
+        wrong.append(f"{row.actual_columns} fields, not {row.expected_columns}: {row.text!r:.60}")
+        return "error"
+
+    block = min(_BLOCK, path.stat().st_size + 1)
+    try:
+        with pc.open_csv(
+            path,
+            read_options=pc.ReadOptions(block_size=block, use_threads=False),
+            parse_options=pc.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
+            convert_options=options,
+        ) as reader:
+            yield _part(reader.schema.empty_table(), names, path)
+            for batch in reader:
+                yield _part(pa.Table.from_batches([batch]), names, path)
+    except pa.ArrowInvalid as error:
+        if wrong:
+            raise InputError(f"{str(path)!r} has a row of {wrong[0]}. Its header must name every field.") from None
+        if "invalid UTF8" in str(error):
+            raise InputError(f"{str(path)!r} is not UTF-8. Save it as UTF-8.") from None
+        if "straddl" in str(error):
+            raise InputError(f"{str(path)!r} has a row of more than {_BLOCK:,} bytes. Write it as parquet.") from None
+        raise
+
+
+def _json(path: Path, wanted: Wanted) -> Iterator[Part]:
+    """A line per row, or one list of rows; a row that lacks a field has nothing there."""
+    with path.open("rb") as file:
+        start = file.read(3)
+        file.seek(3 if start == b"\xef\xbb\xbf" else 0)
+        first = file.read(4096).lstrip()[:1]
+        file.seek(3 if start == b"\xef\xbb\xbf" else 0)
+        if first == b"[":
+            rows = json.loads(_decoded(path, 1, file.read()))
+            yield _of_objects(path, [(f"row {number}", row) for number, row in enumerate(rows, 1)], wanted)
+            return
+        rows = []
+        for number, line in enumerate(file, 1):
+            if not line.isspace():
+                rows.append((f"line {number}", _loaded(path, number, line)))
+            if len(rows) == _ROWS:
+                yield _of_objects(path, rows, wanted)
+                rows = []
+        yield _of_objects(path, rows, wanted)
+
+
+def _decoded(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{str(path)!r}, line {number}: not UTF-8. Save it as UTF-8.") from None
+
+
+def _loaded(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(_decoded(path, number, line))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r}, line {number}: no JSON ({first_line(error)}).") from None
+
+
+def _of_objects(path: Path, rows: Sequence[tuple[str, Any]], wanted: Wanted) -> Part:
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise InputError(f"{str(path)!r}, {place}: must be an object, a row; got {row!r:.60}.")
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    return Part({name: [row.get(name) for _, row in rows] for name in wanted(names)}, len(rows), tuple(names), str(path))
+
+
+READERS: dict[str, tuple[str, Callable[[Path, Wanted], Iterator[Part]]]] = {
+    ".parquet": ("parquet", _parquet),
+    ".arrow": ("Arrow", _arrow),
+    ".csv": ("CSV", _csv),
+    ".json": ("JSON", _json),
+    ".jsonl": ("JSON lines", _json),
+    ".feather": ("Arrow", _arrow),
+}
+"""Ending of a file → what it is, and its reader. (Webdataset archives are read together: `gramian.data.tars`.)"""
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """All rows, one part below the other; a column that a part lacks is empty there.
+
+    Raises:
+        InputError: a column of kinds that do not go together, with the files that hold them.
+    """
+    names = list(dict.fromkeys(name for part in parts for name in part.columns))
+    columns = {name: _column(name, parts) for name in names}
+    every = tuple(dict.fromkeys(name for part in parts for name in part.names))
+    return Part(columns, sum(part.rows for part in parts), every, parts[0].origin, parts[0].folder)
+
+
+def _column(name: str, parts: Sequence[Part]) -> Column:
+    import pyarrow as pa
+
+    cells = [part.columns.get(name) for part in parts]
+    if any(isinstance(column, list) for column in cells):
+        rows: list[Any] = []
+        for column, part in zip(cells, parts, strict=True):
+            rows += [None] * part.rows if column is None else column if isinstance(column, list) else column.to_pylist()
+        return rows
+    arrow: list[tuple[Part, Any]] = [(part, column) for part, column in zip(parts, cells, strict=True)]
+    kind = _one_kind(name, {part.origin: column.type for part, column in arrow if column is not None})
+    arrays: list[Any] = []
+    for part, column in arrow:
+        if column is None:
+            arrays.append(pa.nulls(part.rows, kind))
+        else:
+            arrays += column.chunks if column.type == kind else column.cast(kind).chunks
+    return pa.chunked_array([array for array in arrays if len(array)], kind)
+
+
+def _one_kind(name: str, kinds: Mapping[str, pyarrow.DataType]) -> pyarrow.DataType:
+    """The type that holds the cells of all files."""
+    import pyarrow as pa
+
+    different = list(dict.fromkeys(kinds.values()))
+    if len(different) == 1:
+        return different[0]
+    try:
+        fields = [pa.schema([(name, kind)]) for kind in different]
+        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        places = {kind: Path(origin).name for origin, kind in kinds.items()}
+        listed = listing(f"{kind} in {place!r}" for kind, place in places.items())
+        raise InputError(f"column `{name}` must hold one kind of cell; got {listed}.") from None
+
+
+def rebatched(parts: Iterator[Part], rows: int) -> Iterator[Part]:
+    """The same rows in parts of `rows` each, but for the last one."""
+    held: list[Part] = []
+    for part in parts:
+        held.append(part)
+        if sum(each.rows for each in held) >= rows:
+            whole = joined(held)
+            end = whole.rows // rows * rows
+            for start in range(0, end, rows):
+                yield _cut(whole, start, start + rows)
+            held = [_cut(whole, end, whole.rows)]
+    if held and (rest := joined(held)).rows:
+        yield rest
+
+
+def _cut(part: Part, start: int, end: int) -> Part:
+    columns: dict[str, Column] = {
+        name: column[start:end] if isinstance(column, list) else column.slice(start, end - start)
+        for name, column in part.columns.items()
+    }
+    return Part(columns, end - start, part.names, part.origin, part.folder)

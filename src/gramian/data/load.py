@@ -1,0 +1,190 @@
+"""`load` and `stream`: tables from a file, a folder, the hub, or the package."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gramian.data.arrow import Column, kind_of, read_vectors
+from gramian.data.cells import Cells, is_empty
+from gramian.data.formats import Part
+from gramian.data.sources import read_rows, stream_rows
+from gramian.data.table import Table, read_column
+from gramian.errors import InputError, check_choice, listing
+
+__all__ = ["EMBEDDED", "load", "stream"]
+
+logger = logging.getLogger("gramian")
+
+EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "sets" / "stamps.safetensors"}
+"""Data sets that come with the package, by name."""
+
+
+def load(
+    data: str | Path,
+    *,
+    split: str | None = None,
+    columns: Sequence[str] | None = None,
+    raw: Sequence[str] = (),
+    id_column: str = "id",
+    revision: str | None = None,
+) -> Table:
+    """Load a table: one that ships with the package, by name, a file, a folder, or a data set on the hub.
+
+    One column per modality, from `.parquet`, `.arrow`/`.feather`, `.csv`, `.jsonl`/`.json`, `.tar` (webdataset), folders of any
+    of these files, of media, or of `save_to_disk` of Hugging Face datasets, and hub ids. Every file of a folder is read: none
+    is left out for its name. A cell of features is a list of floats, in CSV written `[0.1, 0.2]`; a raw cell is text, a path
+    (relative to the table's folder), bytes or a list; either may be empty. `.safetensors` holds features alone.
+
+    Cells are what the file says: those of a CSV are text ("007" is no number, "NA" a word), and of JSON lines what each is.
+
+    Args:
+        data: "stamps", a path, or a hub id.
+        split: keep the items whose `split` column says so; all by default. A hub data set in several splits
+            gets such a column, and so does a folder where every file lies in a folder named `train`, `validation` or `test`.
+        columns: the columns to read; by default every column that holds lists of floats, and those in `raw`.
+        raw: the columns that towers read as they are; names that the table lacks are passed over.
+        id_column: holds the rows' names; row numbers where there is no such column. A column `item` says what a row is about,
+            where several rows are one item.
+        revision: of a data set on the hub.
+
+    Returns:
+        The rows, in the order of the files' names.
+
+    Raises:
+        InputError: no such file or column, an empty file, rows of different widths, NaN, an unknown split.
+
+    >>> load("stamps", split="test").select("image", "text").widths
+    {'image': 1280, 'text': 384}
+    """
+    path = EMBEDDED.get(str(data), Path(data))
+    if path.suffix == ".safetensors" and path.is_file():
+        table = Table.load(path)
+        if columns is not None:
+            table = table.select(*columns)
+    else:
+        rows = read_rows(str(data), raw, columns=columns, id_column=id_column, revision=revision)
+        table = _table_of(rows, str(data), columns, raw, id_column)
+    return table if split is None else table.part(split)
+
+
+def stream(
+    data: str | Path,
+    rows: int,
+    *,
+    columns: Sequence[str] | None = None,
+    raw: Sequence[str] = (),
+    id_column: str = "id",
+    revision: str | None = None,
+) -> Iterator[Table]:
+    """A table part by part, as it arrives: for embedding what does not fit on the disk. Arguments as for `load`.
+
+    Args:
+        data: a file, a folder or a hub id.
+        rows: of a part; the last one may have fewer. Rows without ids are numbered through.
+        columns: see `load`.
+        raw: see `load`.
+        id_column: see `load`.
+        revision: see `load`.
+
+    Yields:
+        Tables. A column that is empty in all rows of a part is not in its table.
+    """
+    seen = 0
+    for part in stream_rows(str(data), rows, raw, columns=columns, id_column=id_column, revision=revision):
+        table = _table_of(part, str(data), columns, raw, id_column, first=seen, partial=True)
+        seen += len(table)
+        yield table
+
+
+def _table_of(
+    part: Part,
+    source: str,
+    columns: Sequence[str] | None,
+    raw: Sequence[str],
+    id_column: str,
+    first: int = 0,
+    partial: bool = False,
+) -> Table:
+    """The Table of rows, numbered from `first` if they have no ids. In a part columns may be empty that are not elsewhere."""
+    if part.rows == 0:
+        raise InputError(f"{source!r} is empty: no rows.")
+    reserved = dict.fromkeys((id_column, "split", "item"))
+    clash = [name for name in raw if name in reserved]
+    if clash:
+        raise InputError(f"`raw` must not name column `{clash[0]}`, which tells the rows apart. Rename it for a modality.")
+    ids, split, items = (
+        _names(name, part.columns[name], part.rows) if name in part.columns else None for name in (id_column, "split", "item")
+    )
+    for name in columns or ():
+        if not partial or name not in raw:
+            check_choice("columns", name, part.names)
+    read: dict[str, tuple[Tensor | Cells, Tensor]] = {}
+    ignored = []
+    for name in columns or [name for name in part.columns if name not in reserved]:
+        if name not in part.columns:
+            continue
+        column = part.columns[name]
+        if name in raw:
+            cells = Cells(column, part.folder)
+            read[name] = (cells, cells.present)
+            continue
+        if (columns is None or partial) and _is_empty(column):
+            ignored.append(f"{name} (empty)")
+            continue
+        try:
+            features = read_vectors(name, column, asked=columns is not None)
+        except InputError as error:
+            raise InputError(f"{source!r}: {error}") from None
+        if features is not None:
+            read[name] = features
+        elif columns is not None:
+            raise InputError(
+                f"column `{name}` must hold lists of floats; it holds {kind_of(column)}. A tower could read it as it is."
+            )
+        else:
+            ignored.append(f"{name} ({kind_of(column)})")
+    if not read and partial and raw:
+        read = {raw[0]: read_column(raw[0], Cells([None] * part.rows))}
+    if not read:
+        kinds = ", ".join(f"{name} ({kind_of(column)})" for name, column in part.columns.items())
+        if raw:
+            raise InputError(f"{source!r} has no column `{raw[0]}`; its columns are {kinds}.")
+        raise InputError(
+            f"{source!r} has no column that holds lists of floats; its columns are {kinds}. Towers read text and media."
+        )
+    if ignored and not raw and not partial:
+        logger.warning("%s: left out what is no lists of floats: %s", source, listing(ignored))
+    if ids is None and first:
+        ids = [str(first + row) for row in range(part.rows)]
+    return Table.of_columns(read, ids, split, items)
+
+
+def _is_empty(column: Column) -> bool:
+    return all(map(is_empty, column)) if isinstance(column, list) else not bool(Cells(column).present.any())
+
+
+def _names(name: str, column: Column, rows: int) -> list[str]:
+    """What tells rows apart, as text: ids, splits, items; none may be empty."""
+    values: list[Any] = column if isinstance(column, list) else _values(column)
+    empty = sum(value is None or value == "" or (isinstance(value, float) and math.isnan(value)) for value in values)
+    if empty:
+        raise InputError(f"column `{name}` is empty in {empty} of {rows} rows. Fill it, or leave it out.")
+    wrong = [value for value in values if isinstance(value, list | dict | bytes)]
+    if wrong:
+        raise InputError(f"column `{name}` must hold text or numbers; got {wrong[0]!r:.60}. Name the rows by another column.")
+    return [str(value) for value in values]
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_temporal(column.type):  # Python's own types have no nanoseconds
+        column = column.cast(pa.string())
+    values: list[Any] = column.to_pylist()
+    return values
