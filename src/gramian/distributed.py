@@ -438,6 +438,7 @@ class _RingReduce(torch.autograd.Function):
             items = tuple(back[: len(items)])
             for place, column in zip(reduction.of_items, back[len(items) :], strict=True):
                 totals[place] = column[:, 0].contiguous()
+        totals = reduction.finish(totals, queries[0])
         ctx.rule, ctx.reduction, ctx.ring, ctx.tile, ctx.split, ctx.ids = rule, reduction, ring, tile, split, ids
         ctx.save_for_backward(*parts, *totals)
         return tuple(totals)

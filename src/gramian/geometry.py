@@ -310,6 +310,12 @@ def safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(x > eps, x.clamp(min=eps).sqrt(), chord)
 
 
+def safe_sqrt_slope(x: Tensor) -> Tensor:
+    """The slope of `safe_sqrt`: 1/(2√x) where x > ε, 1/√ε on [0, ε], 0 below."""
+    eps = torch.finfo(x.dtype).eps
+    return torch.where(x > eps, 0.5 / x.clamp(min=eps).sqrt(), (x >= 0) / eps**0.5)
+
+
 def direction(x: Tensor) -> Tensor:
     """A sum of unit vectors `x` (..., d) scaled to unit length; the zero vector where its length is rounding noise."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -354,22 +360,23 @@ class _GramSchmidt(torch.autograd.Function):
     def forward(ctx: Any, Z: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         # Unit vectors carry rounding errors of a few ε; a residual below this is noise and has no direction.
         tolerance = 32 * torch.finfo(Z.dtype).eps
-        Q = torch.zeros_like(Z, memory_format=torch.contiguous_format)
+        Q = torch.empty_like(Z, memory_format=torch.contiguous_format)
         L = torch.eye(Z.shape[-2], dtype=Z.dtype, device=Z.device).repeat(*Z.shape[:-2], 1, 1)
         distances = Z.new_ones(Z.shape[:-1])
         independent = torch.zeros_like(there)
         for i in range(Z.shape[-2]):
-            residual = Z[..., i : i + 1, :]
+            residual = Q[..., i : i + 1, :].copy_(Z[..., i : i + 1, :])  # in place: new memory costs more than the products
             before = Q[..., :i, :]
             along = torch.zeros_like(L[..., i : i + 1, :i])
             for _ in range(2 if i else 0):  # one pass leaves errors of ε/distance; twice is enough (Kahan, Parlett)
                 more = residual @ before.mT
-                residual, along = residual - more @ before, along + more
+                torch.sub(residual, more @ before, out=residual)
+                along += more
             distance = torch.linalg.vector_norm(residual, dim=-1)
             usable = distance > tolerance
             independent[..., i] = usable[..., 0]
             scale = torch.where(usable, 1 / distance.where(usable, 1), 0)
-            torch.mul(residual, scale.unsqueeze(-1), out=Q[..., i : i + 1, :])
+            residual *= scale.unsqueeze(-1)
             L[..., i : i + 1, :i] = along.where(usable.unsqueeze(-1), 0)
             L[..., i, i] = distance.where(usable, 1)[..., 0]
             distances[..., i] = distance.where(usable, 0)[..., 0].where(there[..., i], 1)
@@ -387,7 +394,8 @@ class _GramSchmidt(torch.autograd.Function):
         identity = torch.eye(Q.shape[-2], dtype=Q.dtype, device=Q.device).expand_as(L)
         inverse = torch.linalg.solve_triangular(L, identity, upper=False).mT
         grad = (inverse * independent.unsqueeze(-2)) @ grad_basis
-        return grad + (inverse @ turn) @ Q, None
+        grad += (inverse @ turn) @ Q
+        return grad, None
 
 
 class _Eigenvalues(torch.autograd.Function):
@@ -447,8 +455,7 @@ class _Spectrum(torch.autograd.Function):
     def backward(ctx: Any, grad_sigma: Tensor, grad_u: Tensor) -> Tensor:
         Z, u, G, eigenvalues, sigma, W, w, shorten = ctx.saved_tensors
         eps = torch.finfo(Z.dtype).eps
-        slope = torch.where(eigenvalues > eps, 0.5 / sigma.clamp(min=eps), (eigenvalues >= 0) / eps**0.5)
-        S = (W * (2 * grad_sigma.flip(-1) * slope).unsqueeze(-2)) @ W.mT
+        S = (W * (2 * grad_sigma.flip(-1) * safe_sqrt_slope(eigenvalues)).unsqueeze(-2)) @ W.mT
         largest = sigma[..., -1:]
         p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
         p *= largest.reciprocal().masked_fill_(largest <= 0, 0)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gramian.geometry import safe_sqrt
+from gramian.geometry import safe_sqrt, safe_sqrt_slope
 
 __all__ = [
     "Form",
@@ -42,15 +42,19 @@ class Scratch:
     """Memory that one tile after the other is worked out in: new pages cost more than the arithmetic on what lies in them.
 
     Args:
-        size: elements of the largest tile.
         like: a tensor of the tiles' dtype and device.
     """
 
-    def __init__(self, size: int, like: Tensor) -> None:
-        self._size, self._like = size, like
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
         self._memory: list[Tensor] = []
         self._taken = 0
         self._shape = (0, 0)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the tiles are worked out on the CPU."""
+        return self._like.device.type == "cpu"
 
     def start(self, b: int, c: int) -> None:
         """Begin a (b, c) tile: all that was handed out may be overwritten."""
@@ -58,10 +62,12 @@ class Scratch:
 
     def new(self) -> Tensor:
         """(b, c), with anything in it."""
-        if self._taken == len(self._memory):
-            self._memory.append(self._like.new_empty(self._size))
-        self._taken += 1
         b, c = self._shape
+        if self._taken == len(self._memory):
+            self._memory.append(self._like.new_empty(0))
+        if len(self._memory[self._taken]) < b * c:
+            self._memory[self._taken] = self._like.new_empty(b * c)
+        self._taken += 1
         return self._memory[self._taken - 1][: b * c].view(b, c)
 
 
@@ -72,14 +78,14 @@ class Tile(NamedTuple):
         products: the rule's inner products, (b, c) each.
         queries: b rows of the queries' parts.
         items: c rows of the items' parts.
-        fresh: whether the products are needed no more and may be overwritten.
+        slopes: in the backward pass, where the products' gradients go; the products themselves where nobody needs them again.
         scratch: where what follows from the products may lie.
     """
 
     products: list[Tensor]
     queries: Parts
     items: Parts
-    fresh: bool = False
+    slopes: Sequence[Tensor] = ()
     scratch: Scratch | None = None
 
     def new(self) -> Tensor | None:
@@ -108,7 +114,10 @@ class Rule(ABC):
 
     @abstractmethod
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
-        """Add the gradient of Σ grad · scores to the rows in `into`."""
+        """Carry the gradient of Σ grad · scores back: to the products in `tile.slopes`, and past them to the rows in `into`."""
+
+    def pull_products(self, slopes: Sequence[Tensor], queries: Parts, items: Parts, into: Into) -> None:
+        """Add to the rows in `into` what reaches them through the products, given the gradient of each."""
 
     @abstractmethod
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
@@ -164,11 +173,15 @@ class Linear(Rule):
         return (torch.add(product, offset[0], out=tile.new()) if offset else product), None
 
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
-        """Two products."""
+        """The product's is the score's."""
         del trace
-        _pull_product(grad, tile.queries[0], tile.items[0], into[0][0], into[1][0])
+        tile.slopes[0].copy_(grad)
         if len(tile.items) > 1 and into[1][1] is not None:
             into[1][1].add_(grad.sum(0))
+
+    def pull_products(self, slopes: Sequence[Tensor], queries: Parts, items: Parts, into: Into) -> None:
+        """Two products."""
+        _pull_product(slopes[0], queries[0], items[0], into[0][0], into[1][0])
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
         """The query takes the factor."""
@@ -185,6 +198,12 @@ class _OfSpan(Rule):
     def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
         """⟨a, bₖ⟩ for every k: a contiguous tile each."""
         return [_product(queries[0], basis, scratch) for basis in items[1].unbind(1)]
+
+    def pull_products(self, slopes: Sequence[Tensor], queries: Parts, items: Parts, into: Into) -> None:
+        """Two products for each basis vector."""
+        into_a, into_b = into[0][0], into[1][1]
+        for k, slope in enumerate(slopes):
+            _pull_product(slope, queries[0], items[1][:, k], into_a, None if into_b is None else into_b[:, k])
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
         """The item's factor takes the scale."""
@@ -204,15 +223,11 @@ class Residual(_OfSpan):
         if torch.is_grad_enabled():
             return safe_sqrt(whole - squares) * w, None
         rest = torch.sub(whole, squares, out=squares)
-        eps = torch.finfo(rest.dtype).eps
-        if not rest.numel() or rest.amin() > eps:  # as nearly always
+        if not rest.numel() or rest.amin() > torch.finfo(rest.dtype).eps:  # as nearly always
             root = rest.sqrt_()
             return torch.mul(root, w, out=tile.new() if trace else root), (root, None)
-        slope = None
-        if trace:
-            slope = torch.where(rest > eps, 0.5 / rest.clamp(min=eps).sqrt(), (rest >= 0) / eps**0.5)
         root = safe_sqrt(rest)
-        return root * w, (root, slope)
+        return root * w, (root, safe_sqrt_slope(rest) if trace else None)
 
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
         """Every product has the slope −w ⟨a, bₖ⟩/√…, α has half of −w/√…."""
@@ -224,7 +239,7 @@ class Residual(_OfSpan):
         factor.mul_(-tile.items[0])
         if into[0][1] is not None:
             into[0][1].add_(factor.sum(1), alpha=-0.5)
-        _pull_products(factor, tile, into)
+        _slopes(factor, tile)
 
 
 class Projection(_OfSpan):
@@ -255,7 +270,7 @@ class Projection(_OfSpan):
         signed, slope = trace
         if into[1][0] is not None:
             into[1][0].add_(torch.mul(grad, signed, out=tile.new()).sum(0))
-        _pull_products(slope.mul_(grad).mul_(tile.items[0]), tile, into)
+        _slopes(slope.mul_(grad).mul_(tile.items[0]), tile)
 
 
 class Given(Rule):
@@ -385,12 +400,10 @@ def _squares(tile: Tile) -> Tensor:
     return total
 
 
-def _pull_products(factor: Tensor, tile: Tile, into: Into) -> None:
-    """The gradient of the features of an `_OfSpan` where each product's slope is `factor` times the product."""
-    into_a, into_b = into[0][0], into[1][1]
-    for k, product in enumerate(tile.products):
-        grad = torch.mul(product, factor, out=product if tile.fresh else tile.new())
-        _pull_product(grad, tile.queries[0], tile.items[1][:, k], into_a, None if into_b is None else into_b[:, k])
+def _slopes(factor: Tensor, tile: Tile) -> None:
+    """The gradients of the products where the slope of each is `factor` times the product."""
+    for product, slope in zip(tile.products, tile.slopes, strict=True):
+        torch.mul(product, factor, out=slope)
 
 
 def _pull_product(grad: Tensor, a: Tensor, b: Tensor, into_a: Tensor | None, into_b: Tensor | None) -> None:

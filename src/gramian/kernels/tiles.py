@@ -29,6 +29,8 @@ TILE = 1024  # rows and columns of a tile on the CPU
 TILE_CUDA = 8192
 ENTRIES = 2**24  # numbers that a tile of a rule with many per pair holds at a time on the CPU
 ENTRIES_CUDA = 2**28
+# Pairs of a tile that the elementwise passes take at a time on the CPU: what they read and write then stays in the caches.
+BAND = 2**18
 # e^60 and e^−60 are far from the ends of float32's range: one exponential serves rows and columns whose sums are this close,
 # and where they are this close to 0 it needs no shift.
 SAFE = 60.0
@@ -67,7 +69,7 @@ class Pairs:
 
 
 class Place(NamedTuple):
-    """Where a tile lies in the table, and the memory that it is worked out in."""
+    """Where a tile, or a band of its rows, lies in the table, and the memory that it is worked out in."""
 
     rows: slice
     columns: slice
@@ -129,9 +131,17 @@ class Differentiable(Reduction):
     pairs: Pairs = Pairs()
     of_items: ClassVar[tuple[int, ...]] = ()
 
+    def finish(self, totals: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        """The tensors after the last tile, in the type of `like`."""
+        return [total.to(like.dtype) for total in totals]
+
+    def prepare(self, totals: Sequence[Tensor], grads: Sequence[Tensor]) -> Any:
+        """What the gradients of all tiles need, from the finished tensors and their gradients."""
+        return totals, grads
+
     @abstractmethod
-    def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
-        """The gradient of one tile, from the finished tensors and their gradients."""
+    def gradient(self, prepared: Any, scores: Tensor, at: Place) -> Tensor:
+        """The gradient of one tile; it may be written over."""
 
 
 @dataclass(frozen=True)
@@ -142,53 +152,87 @@ class ToLogSums(Differentiable):
     of_items = (1, 4)
 
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
-        empty = [like.new_full((size,), -torch.inf) for size in (q, n)]
-        return [*empty, like.new_zeros(q), like.new_zeros(q), like.new_zeros(n)]
+        # A band adds little to what is there: in float32 each addition would round the whole.
+        dtype = torch.float64 if like.device.type == "cpu" else like.dtype
+        sums = [like.new_full((size,), -torch.inf, dtype=dtype) for size in (q, n)]
+        return [*sums, *(like.new_zeros(size, dtype=dtype) for size in (q, q, n))]
 
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
         rows, columns, scratch = at
         row_sums, column_sums, matches, row_totals, column_totals = totals
-        found, where = self.pairs.matches(scores, rows, columns)
-        matches[where] = found
+        diagonal, where = self.pairs.matches(scores, rows, columns)
+        matches[where] = diagonal
         out = self.pairs.excluded(rows, columns)
         if self.totals:
             counted = scores if out is None else scores.masked_fill(out, 0)
             row_totals[rows] += counted.sum(1)
             column_totals[columns] += counted.sum(0)
-        if out is not None:
-            scores = scores.masked_fill(out, -torch.inf)
-        shift = _common_shift(scores.amax(1), scores.amax(0))
-        if shift is not None:
-            powers = _powers(scores, shift, scratch)
-            found_sums = [powers.sum(1).log_() + shift, powers.sum(0).log_() + shift]
+        shift: float | None = 0.0
+        if scores.numel() and not (scores.amax() < SAFE and scores.amin() > -SAFE):
+            hidden = scores if out is None else scores.masked_fill(out, -torch.inf)
+            shift = _common_shift(hidden.amax(1), hidden.amax(0))
+        if shift is None:
+            new = [torch.logsumexp(hidden, 1), torch.logsumexp(hidden, 0)]
         else:
-            found_sums = [torch.logsumexp(scores, 1), torch.logsumexp(scores, 0)]
-        for sums, part, more in ((row_sums, rows, found_sums[0]), (column_sums, columns, found_sums[1])):
-            torch.logaddexp(sums[part], more, out=sums[part])
+            powers = _powers(scores, shift, scratch)
+            if out is not None:
+                powers.masked_fill_(out, 0)
+            new = [powers.sum(1).log_(), powers.sum(0).log_()]
+            if shift:
+                new = [part.add_(shift) for part in new]
+        torch.logaddexp(row_sums[rows], new[0], out=row_sums[rows])
+        torch.logaddexp(column_sums[columns], new[1], out=column_sums[columns])
 
-    def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
+    def prepare(self, totals: Sequence[Tensor], grads: Sequence[Tensor]) -> _Softmax:
+        return _Softmax(totals[:2], grads)
+
+    def gradient(self, prepared: _Softmax, scores: Tensor, at: Place) -> Tensor:
         rows, columns, scratch = at
         out = self.pairs.excluded(rows, columns)
+        grad = prepared.powers(scores, at)
         if out is not None:
-            scores = scores.masked_fill(out, -torch.inf)
-        sums = totals[0][rows], totals[1][columns]
-        weights = grads[0][rows], grads[1][columns]
-        shift = _common_shift(*sums)
-        row_sums, column_sums = (some.masked_fill(some == -torch.inf, torch.inf) for some in sums)
-        if shift is not None:
-            # exp(s − r) and exp(s − c) share exp(s − shift): no score exceeds its row's sum or its column's.
-            grad = _powers(scores, shift, scratch)
-            by_row, by_column = (weights[0] * (shift - row_sums).exp())[:, None], weights[1] * (shift - column_sums).exp()
-            grad *= torch.add(by_row, by_column, out=scratch.new())
-        else:
-            grad = (scores - row_sums[:, None]).exp_() * weights[0][:, None]
-            grad += (scores - column_sums).exp_() * weights[1]
+            grad.masked_fill_(out, 0)
         if self.totals:
-            shared = grads[3][rows, None] + grads[4][columns]
-            grad += shared if out is None else shared.masked_fill(out, 0)
-        found, where = self.pairs.matches(grad, rows, columns)
-        found += grads[2][where]
+            shared = torch.add(prepared.grads[3][rows, None], prepared.grads[4][columns], out=scratch.new())
+            grad += shared if out is None else shared.masked_fill_(out, 0)
+        diagonal, where = self.pairs.matches(grad, rows, columns)
+        diagonal += prepared.grads[2][where]
         return grad
+
+
+class _Softmax:
+    """The weights of a softmax over rows and of one over columns, added up.
+
+    Args:
+        sums: the (q,) log-sums of the rows and the (n,) of the columns.
+        grads: their gradients first.
+    """
+
+    def __init__(self, sums: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        self.bounds, self.grads = sums, grads
+        self.sums = [part.masked_fill(part == -torch.inf, torch.inf) for part in sums]  # exp(−∞) where there is no pair
+        self.shift = _common_shift(*sums)
+        if self.shift is not None:
+            self.factors = self._factors(self.shift, slice(None), slice(None))
+
+    def powers(self, scores: Tensor, at: Place) -> Tensor:
+        """gᵢ exp(sᵢⱼ − rᵢ) + gⱼ exp(sᵢⱼ − cⱼ), where r and c are the log-sums and g their gradients."""
+        rows, columns, scratch = at
+        shift = _common_shift(self.bounds[0][rows], self.bounds[1][columns]) if self.shift is None else self.shift
+        if shift is None:
+            grad = (scores - self.sums[0][rows, None]).exp_().mul_(self.grads[0][rows, None])
+            return grad.add_((scores - self.sums[1][columns]).exp_().mul_(self.grads[1][columns]))
+        # Both share exp(s − shift): no score exceeds its row's sum or its column's.
+        if self.shift is None:
+            by_row, by_column = self._factors(shift, rows, columns)
+        else:
+            by_row, by_column = self.factors[0][rows], self.factors[1][columns]
+        grad = _powers(scores, shift, scratch)
+        return grad.mul_(torch.add(by_row[:, None], by_column, out=scratch.new()))
+
+    def _factors(self, shift: float, rows: slice, columns: slice) -> list[Tensor]:
+        parts = zip(self.grads, self.sums, (rows, columns), strict=False)
+        return [grad[part] * (shift - sums[part]).exp() for grad, sums, part in parts]
 
 
 def _powers(scores: Tensor, shift: float, scratch: Scratch) -> Tensor:
@@ -226,8 +270,8 @@ class ToSoftplusSums(Differentiable):
         totals[1][where] = found
         totals[0][rows] += self._without(F.softplus(scores), rows, columns).sum(1)
 
-    def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
-        del totals
+    def gradient(self, prepared: Any, scores: Tensor, at: Place) -> Tensor:
+        _, grads = prepared
         rows, columns, _ = at
         grad = self._without(scores.sigmoid() * grads[0][rows, None], rows, columns)
         found, where = self.pairs.matches(grad, rows, columns)
@@ -253,9 +297,9 @@ class _Table(Differentiable):
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
         totals[0][at.rows, at.columns] = scores
 
-    def gradient(self, totals: Sequence[Tensor], grads: Sequence[Tensor], scores: Tensor, at: Place) -> Tensor:
-        del totals, scores
-        return grads[0][at.rows, at.columns]
+    def gradient(self, prepared: Any, scores: Tensor, at: Place) -> Tensor:
+        del scores
+        return prepared[1][0][at.rows, at.columns]  # type: ignore[no-any-return]
 
 
 def log_sums(form: Form, pairs: Pairs | None = None, *, totals: bool = False, block_size: int | None = None) -> LogSums:
@@ -294,7 +338,7 @@ def _reduce(form: Form, reduction: Differentiable, block_size: int | None) -> li
     if not graph:
         found = reduction.start(q, n, parts[0])
         forward(rule, reduction, found, form.queries, form.items, tile=tile)
-        return found
+        return reduction.finish(found, parts[0])
     if block_size is None and rule.width == 0 and _serves_whole(form):  # autograd over the whole spares making the tiles twice
         return _reduce(Given.form(form.plain()), reduction, None)
     return list(_Reduce.apply(rule, reduction, tile, keep, len(form.queries), *parts))  # type: ignore[no-untyped-call]
@@ -305,14 +349,16 @@ def forward(
 ) -> list[list[Tensor]]:
     """Take all tiles into `totals`; the inner products of each come back where they are kept."""
     kept = []
+    scratch = Scratch(queries[0])
     with torch.no_grad():
         for at in tiles(queries, items, tile):
             if not reduction.reads(at):
                 continue
-            some, others = cut(queries, at.rows), cut(items, at.columns)
-            products = rule.products(some, others, None if keep else at.scratch)
-            scores, _ = rule.scores(Tile(products, some, others, scratch=at.scratch), trace=False)
-            reduction.add(totals, scores, at)
+            others = cut(items, at.columns)
+            products = rule.products(cut(queries, at.rows), others, None if keep else at.scratch)
+            for rows, band in bands(rule, at, scratch):
+                part = Tile(cut(products, rows), cut(queries, band.rows), others, scratch=band.scratch)
+                reduction.add(totals, rule.scores(part, trace=False)[0], band)
             if keep:
                 kept.append(products)
     return kept
@@ -331,25 +377,44 @@ def backward(
     kept: list[list[Tensor]] | None = None,
 ) -> None:
     """Add the gradient of the parts to the tensors in `into`."""
+    scratch = Scratch(queries[0])
     with torch.no_grad():
+        prepared = reduction.prepare(totals, grads)
         for number, at in enumerate(tiles(queries, items, tile)):
             some, others = cut(queries, at.rows), cut(items, at.columns)
+            into_items = cut(into[1], at.columns)
             products = kept[number] if kept else rule.products(some, others, at.scratch)
-            here = Tile(products, some, others, fresh=not kept, scratch=at.scratch)
-            scores, trace = rule.scores(here, trace=True)
-            grad = reduction.gradient(totals, grads, scores, at)
-            rule.pull(trace, here, grad, (cut(into[0], at.rows), cut(into[1], at.columns)))
+            slopes = [at.scratch.new() for _ in products] if kept else products
+            for rows, band in bands(rule, at, scratch):
+                part = Tile(cut(products, rows), cut(some, rows), others, cut(slopes, rows), band.scratch)
+                scores, trace = rule.scores(part, trace=True)
+                grad = reduction.gradient(prepared, scores, band)
+                rule.pull(trace, part, grad, (cut(into[0], band.rows), into_items))
+            rule.pull_products(slopes, some, others, (cut(into[0], at.rows), into_items))
 
 
 def tiles(queries: Parts, items: Parts, size: int) -> Iterator[Place]:
     """Where each tile of the table lies; all share their memory."""
     q, n = len(queries[0]), len(items[0])
-    scratch = Scratch(min(size, q) * min(size, n), queries[0])
+    scratch = Scratch(queries[0])
     for row in range(0, q, size):
         for column in range(0, n, size):
             rows, columns = slice(row, min(row + size, q)), slice(column, min(column + size, n))
             scratch.start(rows.stop - rows.start, columns.stop - columns.start)
             yield Place(rows, columns, scratch)
+
+
+def bands(rule: Rule, at: Place, scratch: Scratch) -> Iterator[tuple[slice, Place]]:
+    """A tile by bands of its rows: where each lies within the tile and in the table; all share the memory of `scratch`.
+
+    One band where the rule has no products, and on other devices than the CPU.
+    """
+    high, wide = at.rows.stop - at.rows.start, at.columns.stop - at.columns.start
+    size = max(1, BAND // max(1, wide)) if rule.width and scratch.on_cpu else high
+    for first in range(0, high, size):
+        rows = slice(first, min(first + size, high))
+        scratch.start(rows.stop - rows.start, wide)
+        yield rows, Place(slice(at.rows.start + rows.start, at.rows.start + rows.stop), at.columns, scratch)
 
 
 def cut(parts: Sequence[Part], rows: slice) -> tuple[Part, ...]:
@@ -377,6 +442,7 @@ class _Reduce(torch.autograd.Function):
         queries, items = parts[:split], parts[split:]
         totals = reduction.start(len(queries[0]), len(items[0]), queries[0])
         ctx.kept = forward(rule, reduction, totals, queries, items, tile=tile, keep=keep)
+        totals = reduction.finish(totals, queries[0])
         ctx.rule, ctx.reduction, ctx.tile, ctx.split = rule, reduction, tile, split
         # The table itself needs not be kept: its gradient does not ask for it.
         ctx.save_for_backward(*parts, *(() if isinstance(reduction, _Table) else totals))
