@@ -82,7 +82,7 @@ class Tile(NamedTuple):
         scratch: where what follows from the products may lie.
     """
 
-    products: list[Tensor]
+    products: Sequence[Tensor]
     queries: Parts
     items: Parts
     slopes: Sequence[Tensor] = ()
@@ -118,6 +118,7 @@ class Rule(ABC):
 
     def pull_products(self, slopes: Sequence[Tensor], queries: Parts, items: Parts, into: Into) -> None:
         """Add to the rows in `into` what reaches them through the products, given the gradient of each."""
+        del slopes, queries, items, into  # by default nothing: `pull` has reached them
 
     @abstractmethod
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
