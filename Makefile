@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
-	@echo "make test    run the tests, doctests and README snippets"
+	@echo "make test    run the tests, doctests and README snippets; shows what of the code they run"
 	@echo "make floors  the tests with the oldest releases that the package metadata admits"
 	@echo "make check   formatting, lint and types"
 	@echo "make format  write the formatting"
@@ -28,10 +28,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/gramian demo --output runs/demo
 
+# Commands that a test starts, torchrun's processes among them, are measured too; forked loading processes are not.
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered
 
-# Old releases warn of things that newer ones have mended, so warnings are no errors here.
+# Old releases warn of things that newer ones have fixed, so warnings are no errors here.
 floors:
 	$(PYTHON) -m venv .venv-floors
 	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-floors.txt torch
@@ -54,10 +55,10 @@ docs: setup
 	$(BIN)/python benchmarks/arity.py
 
 study: setup
-	$(BIN)/python benchmarks/objectives.py --resume
+	$(BIN)/gramian benchmark objectives --page docs/objectives.md --resume
 
 bench: setup
 	$(BIN)/gramian bench --output benchmarks/results
 
 clean:
-	rm -rf $(VENV) .venv-floors runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-floors runs build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -144,7 +144,7 @@ def objectives(
     if page is not None:
         read_page(page, MARKERS)
         if methods is not None or epochs is not None:
-            raise InputError("`page` shows whole studies; leave `methods` and `epochs` out, or the page.")
+            raise InputError("`page` shows whole studies: leave `methods` and `epochs` out, or the page.")
     trained = chosen(METHODS, None if methods is None else [*methods, REFERENCE.name])
     tuned = [method for method in trained if method.kind != "combined"]
     tasks = [_short(task, epochs) for task in (SYNTHETIC, STAMPS, TUNED)]

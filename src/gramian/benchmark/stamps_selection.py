@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from gramian.benchmark.study import Method, Run, Task, chosen, recall, study, write_tables
+from gramian.benchmark.study import Method, Run, Task, chosen, read_page, recall, study, write_tables
 from gramian.data import load
 from gramian.losses import PMRL, Contrast, Gram, Pairwise
 from gramian.sheets import Sheet
@@ -64,6 +64,7 @@ def stamps_selection(
     seeds: int = 3,
     epochs: int | None = None,
     methods: Sequence[str] | None = None,
+    page: Path | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> list[Path]:
@@ -76,6 +77,7 @@ def stamps_selection(
         seeds: runs of each candidate.
         epochs: of every run, to try it; the recipe's by default.
         methods: names of the candidates; all by default.
+        page: a Markdown page with the marker "candidates", which gets the table.
         resume: take the finished runs with the same settings.
         console: of the progress bar.
 
@@ -83,8 +85,10 @@ def stamps_selection(
         The paths written.
 
     Raises:
-        InputError: an unknown candidate.
+        InputError: an unknown candidate, or a page without the marker.
     """
+    if page is not None:
+        read_page(page, ["candidates"])
     table = load("stamps", columns=["image", "text", "speech_fr"])
     task = Task("stamps", lambda _: table)
     trained = chosen(candidates(), methods)
@@ -96,7 +100,7 @@ def stamps_selection(
     note = f"Mean over {seeds} seeds in %, {results[trained[0].name][0].report.n} validation items; range over the seeds."
     header = ("candidate", "validation MRR (range)", "R@1", "best epoch")
     sheet = Sheet("Candidates", header, tuple(_row(name, runs) for name, runs in results.items()), note)
-    return write_tables("What the demo trains with, by validation", {"candidates": sheet.markdown()}, output)
+    return write_tables("What the demo trains with, by validation", {"candidates": sheet.markdown()}, output, page)
 
 
 def _row(name: str, runs: Sequence[Run]) -> tuple[str, ...]:

@@ -250,12 +250,16 @@ def _hits(runs: Sequence[Run], k: int) -> NDArray[np.float64]:
 def chosen(methods: Sequence[Method], names: Sequence[str] | None) -> list[Method]:
     """The methods with these names, in their own order; all without names.
 
+    Args:
+        methods: to choose from.
+        names: written in any way that gives the same small letters and digits: "gram-cone-each" is "Gram, cone, each".
+
     Raises:
         InputError: a name that no method has.
     """
-    for name in names or ():
-        check_choice("methods", name, [method.name for method in methods])
-    return [method for method in methods if names is None or method.name in names]
+    known = {_slug(method.name): method for method in methods}
+    slugs = [check_choice("methods", _slug(name), known) for name in names or known]
+    return [method for slug, method in known.items() if slug in slugs]
 
 
 def write_tables(title: str, tables: Mapping[str, str], output: Path, page: Path | None = None) -> list[Path]:

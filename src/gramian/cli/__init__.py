@@ -1,4 +1,4 @@
-"""The command line: `gramian demo | check | train | evaluate | embed | bench`."""
+"""The command line: `gramian demo | check | train | evaluate | embed | benchmark | bench`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from gramian import __version__
 from gramian.cli.bench import bench_command
+from gramian.cli.benchmark import benchmark_command
 from gramian.cli.check import check
 from gramian.cli.demo import demo_command
 from gramian.cli.embed import embed
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),
     "evaluate": Command(evaluate_table, "measure every direction of retrieval"),
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
+    "benchmark": Command(benchmark_command, "run a study: objectives, stamps_selection", bare="study"),
     "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),
 }
 

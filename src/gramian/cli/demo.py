@@ -12,7 +12,7 @@ __all__ = ["demo_command"]
 
 
 def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recipe = Recipe(), resume: bool = False) -> None:  # noqa: B008
-    """Train and compare Pairwise, GRAM and PMRL, as published and mended, on the embedded data set.
+    """Train and compare Pairwise, GRAM and PMRL, as published and corrected, on the embedded data set.
 
     Args:
         output: folder for the report and the pictures.

@@ -42,12 +42,14 @@ class Command:
         help: a line for the list of commands.
         options: the function whose parameters and `Args:` are its options; `run` by default.
         reads: a function whose options a YAML file may hold besides, to no effect here.
+        bare: the option that a word by itself gives.
     """
 
     run: Callable[..., None]
     help: str
     options: Callable[..., Any] | None = None
     reads: Callable[..., Any] | None = None
+    bare: str | None = None
 
     def table(self) -> dict[str, Option]:
         """Its options by name."""
@@ -73,6 +75,9 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
+            if command.bare is not None and not word.endswith(YAML) and all(path != [command.bare] for path, _ in typed):
+                typed.append(([command.bare], Word(word)))
+                continue
             if not word.endswith(YAML):
                 raise InputError(f"{word!r} belongs to no option: {owner} takes --NAME VALUE, and the name of a YAML file.")
             files.append(word)
@@ -236,7 +241,8 @@ def help_of(name: str, command: Command, words: Sequence[str] = ()) -> str:
     """
     options = command.table()
     text = inspect.getdoc(command.options or command.run) or ""
-    lines = [f"usage: gramian {name} [FILE.yaml] [options]", "", text.split("\nArgs:")[0].strip(), "", "options:"]
+    bare = f"{command.bare.upper()} " if command.bare else ""
+    lines = [f"usage: gramian {name} {bare}[FILE.yaml] [options]", "", text.split("\nArgs:")[0].strip(), "", "options:"]
     lines += _entry("config", "FILE", "YAML file with any of the options below, but those that run code.")
     for option in options.values():
         if _record(option.hint):

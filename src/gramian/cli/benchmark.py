@@ -1,0 +1,45 @@
+"""`gramian benchmark`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from gramian.benchmark.objectives import objectives
+from gramian.benchmark.stamps_selection import stamps_selection
+from gramian.cli.terminal import console_of
+
+__all__ = ["benchmark_command"]
+
+STUDIES = {"objectives": objectives, "stamps_selection": stamps_selection}
+
+
+def benchmark_command(
+    study: Literal["objectives", "stamps_selection"],
+    output: Path | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    methods: Sequence[str] | None = None,
+    page: Path | None = None,
+    resume: bool = False,
+) -> None:
+    """Run a study: every method trained with several seeds, its figures compared in pairs.
+
+    objectives: which objective to train, which to fine-tune, which score to serve (docs/objectives.md); half an hour.
+    stamps_selection: what `gramian demo` trains with, chosen on validation (docs/log.md); ten minutes.
+
+    Args:
+        study: objectives or stamps_selection.
+        output: folder of the runs and of report.md; runs/STUDY by default.
+        seeds: runs of each method; the study's own number by default.
+        epochs: of every run, to try it; the study's own by default.
+        methods: names of the methods in small letters, words joined by dashes, as in gram-cone-each; all by default.
+        page: a Markdown page with the study's markers, which gets its tables.
+        resume: take the finished runs in the output folder, made with the same settings.
+    """
+    console = console_of()
+    options = {"epochs": epochs, "methods": methods, "page": page, "resume": resume, "console": console}
+    options |= {} if seeds is None else {"seeds": seeds}
+    for path in STUDIES[study](output or Path("runs") / study, **options):  # type: ignore[arg-type]
+        console.print(f"wrote {path}", highlight=False, markup=False)
