@@ -1,12 +1,21 @@
 import json
+import os
+import subprocess
+import sys
+import unittest.mock
 
 import pytest
 import torch
+from torch import nn
 
 from gramian.bundle import Bundle
-from gramian.data import Table
+from gramian.data import Cells, Reading, Table
+from gramian.data.batches import Loader
+from gramian.embedding import encode_table
 from gramian.errors import InputError
-from gramian.model import HEADS, Aligner, Features, Modality, build_head
+from gramian.model import HEADS, Aligner, Custom, Features, Modality, Tower, Towers, build_head
+from gramian.model.encoders import Encoder
+from gramian.model.towers import evaluating, seeded
 from synthetic import world
 
 
@@ -96,6 +105,9 @@ def _damage(folder, name, content):
         ("config.json", b"[1]", "holds another kind of model"),
         ("model.safetensors", b"junk", "is not a whole Aligner"),
         ("model.safetensors", b"", "is not a whole Aligner"),
+        ("config.json", b'{"format": "gramian.aligner", "version": 99}', "version 99 of the format.* Upgrade gramian"),
+        ("config.json", b'{"format": "gramian.aligner", "version": 2}', "version 2 of the format.* save it anew"),
+        ("config.json", b'{"format": "gramian.aligner", "version": 3}', "is not a whole Aligner.*modalities"),
     ],
 )
 def test_damaged_models_say_what_is_wrong(aligner, tmp_path, name, content, message):
@@ -141,3 +153,183 @@ def test_bad_columns_are_refused(aligner, columns, message):
 def test_bad_models_are_refused(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+def test_weights_of_another_aligner_are_not_taken(aligner, tmp_path):
+    aligner.save_pretrained(tmp_path / "a")
+    for other, message in (
+        (Aligner.for_table(world(), dim=9), "of another shape heads"),
+        (Aligner({"text": 12}, dim=8), "missing .*heads.1"),
+        (Aligner.for_table(world(), dim=8, matcher={"width": 16, "heads": 2}), "unknown matcher"),
+    ):
+        other.save_pretrained(tmp_path / "b")
+        (tmp_path / "b" / "config.json").write_bytes((tmp_path / "a" / "config.json").read_bytes())
+        with pytest.raises(InputError, match=message):
+            Aligner.from_pretrained(tmp_path / "b")
+
+
+def test_options_that_nobody_reads_are_refused(aligner, tmp_path):
+    for options in ({"nonsense": 1}, {"commit_mesage": "typo"}, {"push_to_hub": True}):
+        with pytest.raises(TypeError, match=next(iter(options))):
+            aligner.save_pretrained(tmp_path, **options)
+    with pytest.raises(InputError, match="`towers` must be one of auto, reference, value; got 'both'"):
+        aligner.save_pretrained(tmp_path, towers="both")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="`save_directory` must be a folder"):
+        aligner.save_pretrained(tmp_path / "file")
+
+
+def test_a_folder_is_replaced_whole_and_keeps_what_is_not_the_aligners(aligner, tmp_path, monkeypatch):
+    folder = tmp_path / "aligner"
+    aligner.save_pretrained(folder)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("mine", encoding="utf-8")
+    (folder / "towers").mkdir()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    from gramian.model import saving
+
+    def full(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save_file", full)
+        with pytest.raises(OSError, match="no space left"):
+            Aligner.for_table(world(), dim=3).save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    Aligner.for_table(world(), dim=3).save_pretrained(folder)
+    assert Aligner.from_pretrained(folder).dim == 3
+    assert (folder / "notes" / "mine.txt").read_text(encoding="utf-8") == "mine"
+    assert not (folder / "towers").exists()  # of the Aligner that was there before
+    assert [path.name for path in tmp_path.iterdir()] == ["aligner"]
+
+
+def test_names_of_any_script_are_read_under_any_locale(tmp_path):
+    Aligner({"bild é": 3, "音": 2}, dim=4).save_pretrained(tmp_path)
+    script = (
+        "import sys; from gramian.model import Aligner; print(ascii(list(Aligner.from_pretrained(sys.argv[1]).modalities)))"
+    )
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONWARNDEFAULTENCODING": "1"}
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == ascii(["bild é", "音"]), done.stderr
+
+
+@pytest.mark.parametrize("abstract", [Tower, Encoder])
+def test_what_is_abstract_cannot_be_made(abstract):
+    with pytest.raises(TypeError, match="abstract"):
+        abstract()
+    half = type("Half", (abstract,), {})
+    with pytest.raises(TypeError, match="abstract"):
+        half()
+
+
+def test_evaluation_puts_back_the_mode_of_each_part():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
+    model[1].eval()
+    modes = [part.training for part in model.modules()]
+    with evaluating(model):
+        assert not any(part.training for part in model.modules())
+    assert [part.training for part in model.modules()] == modes
+
+
+def test_seeds_of_first_weights_leave_the_generator_alone():
+    state = torch.random.get_rng_state()
+    draws = []
+    for seed in (1, 1, 2):
+        with seeded(seed):
+            draws.append(torch.randn(3))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_table_without_rows_gives_a_bundle_without_items(aligner):
+    empty = world()[:0]
+    assert aligner.embed(empty).vectors.shape == (0, 3, 8)
+    for model, width in ((aligner, 8), (aligner.towers, 12)):
+        vectors, mask = encode_table(model, empty)["text"]
+        assert vectors.shape == (0, width) and mask.shape == (0,)
+
+
+def _sensors(read):
+    tower = Custom(nn.Linear(1, 2), 2, read=read)
+    return Aligner({"sensor": tower, "text": 2}, dim=2), Table.from_columns({"sensor": Cells([1.0, 2.0]), "text": torch.eye(2)})
+
+
+def test_cells_that_cannot_be_read_are_reported_by_a_direct_call(caplog):
+    def read(cell):
+        if cell > 1:
+            raise ValueError("too hot")
+        return torch.tensor([cell])
+
+    aligner, table = _sensors(read)
+    message = "1 cells cannot be read and count as missing: sensor of 1: too hot"
+    for call in (aligner, aligner.embed):
+        caplog.clear()
+        assert call(table).has("sensor").tolist() == [True, False]
+        assert message in caplog.text
+    caplog.clear()
+    broken = []
+    aligner.embed(table, broken=broken)
+    aligner(aligner.collator()(table))  # a Batch lists them itself
+    assert broken == [("1", "sensor", "too hot")] and not caplog.text
+    for call in (lambda: aligner(table, strict=True), lambda: aligner.embed(table, reading=Reading(strict=True))):
+        with pytest.raises(InputError, match="column `sensor`, id '1' cannot be read: too hot"):
+            call()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_in_ones_own_reader_is_no_broken_cell(workers):
+    aligner, table = _sensors(lambda cell: cell["value"])
+    with pytest.raises(TypeError, match="not subscriptable") as caught:
+        aligner.embed(table, reading=Reading(workers))
+    notes = "\n".join([*getattr(caught.value, "__notes__", []), str(caught.value)])
+    assert "column `sensor`, id '0'" in notes
+
+
+def test_a_bug_in_ones_own_collation_is_told_as_what_it_is():
+    collate = unittest.mock.Mock(side_effect=RuntimeError("CUDA out of memory"))
+    aligner = Aligner({"sensor": Custom(nn.Linear(1, 2), 2, collate=collate)}, dim=2)
+    with pytest.raises(RuntimeError, match="CUDA out of memory") as caught:
+        aligner({"sensor": [[1.0], [2.0]]})
+    assert caught.value.__notes__ == ["column `sensor`, ids 0, 1"]
+
+
+@pytest.mark.parametrize("workers", [-1, 1.5, True, "2"])
+def test_numbers_of_processes_that_are_none(workers):
+    with pytest.raises(InputError, match="`workers` must be a number of processes"):
+        Reading(workers)
+
+
+def test_processes_of_a_loader_serve_every_pass():
+    tower = Custom(nn.Linear(1, 2), 2, read=lambda _: torch.tensor([float(os.getpid())], dtype=torch.float64))
+    towers = Towers({"sensor": tower})
+    loader = Loader(Table.from_columns({"sensor": Cells(["a", "b", "c", "d"])}), towers.collator(), Reading(workers=2))
+    passes = [{int(pid) for batch in loader.in_order(1) for pid in batch.inputs["sensor"]} for _ in range(2)]
+    assert passes[0] == passes[1] and os.getpid() not in passes[0] and len(passes[0]) == 2
+    partial = loader([[0], [1], [2], [3]], seed=1)
+    next(partial)  # what is left of a pass does not come with the next one
+    assert [batch.ids for batch in loader.in_order(3, range(1, 4))] == [("1", "2", "3")]
+
+
+def test_one_tower_of_features_for_two_modalities(tmp_path):
+    shared = Features(3)
+    shared.adapt(torch.randn(5, 3))
+    aligner = Aligner({"a": Modality(tower=shared), "b": Modality(tower=shared)}, dim=2).eval()
+    aligner.save_pretrained(tmp_path)
+    columns = {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}
+    assert torch.equal(Aligner.from_pretrained(tmp_path)(columns).vectors, aligner(columns).vectors)
+
+
+def test_towers_go_by_the_names_of_their_modalities():
+    towers = Towers({"text.en": Features(3), "音": Features(2)})
+    assert list(towers) == ["text.en", "音"] and len(towers) == 2 and "音" in towers
+    assert towers["音"].width == 2
+    with pytest.raises(InputError, match=r"`modality` must be one of text\.en, 音; got 'text'"):
+        towers["text"]
+    with pytest.raises(InputError, match="`towers` must name at least one"):
+        Towers({})
+    table = Table.from_columns({"text.en": torch.randn(2, 3), "other": torch.randn(2, 1)})
+    assert towers.known(table).modalities == ("text.en",)
+    with pytest.raises(InputError, match=r"`columns` must be one of text\.en, 音; got 'other'"):
+        towers.known(table, ["other"])
+    with pytest.raises(InputError, match="none of the columns that the model reads"):
+        towers.known(table.select("other"))

@@ -27,7 +27,7 @@ from gramian.data.checking import check_table
 from gramian.data.readers import Media
 from gramian.embedding import embed_shards
 from gramian.errors import InputError
-from gramian.model import Aligner, Custom, HuggingFace, Towers
+from gramian.model import Aligner, Custom, Features, HuggingFace, Towers
 
 pytest.importorskip("transformers")
 datasets = pytest.importorskip("datasets")
@@ -556,6 +556,29 @@ def test_digests_of_pictures_and_lists():
     first, second = np.zeros(2000), np.zeros(2000)
     second[1000] = 1
     assert digest([first]) != digest([second])
+
+
+@pytest.mark.parametrize("output", ["vectors.parquet", "shards", "streamed"])
+def test_columns_that_the_model_does_not_read_are_an_error_wherever_it_writes(config, parquet, tmp_path, capsys, output):
+    words = ["embed", "--data", str(parquet), "--output", str(tmp_path / output)]
+    Aligner({"text": 4, "other": 3}, dim=8).save_pretrained(tmp_path / "aligner")
+    more = ["--streaming"] if output == "streamed" else []
+    assert main([*words, *more, "--model", str(tmp_path / "aligner"), "--columns", "text,audio"]) == 2
+    assert "`columns` must be one of text, other; got 'audio'" in capsys.readouterr().err
+    assert main([*words, *more, "--config", str(towers_of(config, tmp_path)), "--columns", "text,smell"]) == 2
+    assert "`columns` must be one of text; got 'smell'" in capsys.readouterr().err
+    assert main([*words, *more, "--config", str(towers_of(config, tmp_path)), "--workers", "-1"]) == 2
+    assert "`workers` must be a number of processes" in capsys.readouterr().err
+    assert not (tmp_path / output).exists()
+
+
+def test_a_stream_in_which_a_part_has_nothing(tmp_path):
+    rows = [{"image": [1.0, float(i)] if i >= 4 else None} for i in range(8)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for model in (Aligner({"image": 2, "text": 3}, dim=4), Towers({"image": Features(2)})):
+        output = tmp_path / type(model).__name__
+        embed_shards(model, stream(tmp_path / "t.jsonl", 4, columns=["image"]), output, progress=False)
+        assert load(output, columns=["image"]).present["image"].tolist() == [False] * 4 + [True] * 4
 
 
 def test_nothing_that_can_be_read(config, tmp_path, capsys):

@@ -524,7 +524,7 @@ def test_batches_in_which_nothing_can_be_read(models, tmp_path):
     bundle.vectors.sum().backward()  # as in a process whose share cannot be read
     assert all(parameter.grad is not None for parameter in aligner.heads.parameters())
     with pytest.raises(
-        InputError, match=r"^column `image`, id '0' cannot be read: no such file\. Mend it, or allow such cells\.$"
+        InputError, match=r"^column `image`, id '0' cannot be read: no such file\. Fix it, or allow such cells\.$"
     ):
         aligner.embed(only, reading=Reading(workers=1, strict=True))
 

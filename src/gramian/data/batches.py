@@ -120,41 +120,48 @@ class Collator:
             strict: raise at the first cell that cannot be read.
 
         Raises:
-            InputError: a cell that cannot be read, if `strict`.
+            InputError: a cell that cannot be read, if `strict`; cells that do not go into one batch. Other errors of a reader
+                are faults of its code, and are raised with the column and the id added to them.
         """
         inputs: dict[str, Any] = {}
         present: dict[str, Tensor] = {}
         broken: list[Broken] = []
         for name in table.modalities:
-            column, there = table.columns[name], table.present[name]
+            column, mask = table.columns[name], table.present[name]
             if not isinstance(column, Cells):
-                present[name] = there
-                if there.any():
-                    inputs[name] = column[there]
+                present[name] = mask
+                if mask.any():
+                    inputs[name] = column[mask]
                 continue
-            there = there.clone()
+            mask = mask.clone()
             reader, read = self.readers[name], []
-            for row in there.nonzero().flatten().tolist():
+            for row in mask.nonzero().flatten().tolist():
                 generator = None if seed is None else _generator(seed, table.ids[row], name)
                 try:
                     read.append(reader.read(column[row], folder=column.folder, generator=generator))
                 except Unreadable as error:
                     if strict:
                         raise InputError(
-                            f"column `{name}`, id {table.ids[row]!r} cannot be read: {error}. Mend it, or allow such cells."
+                            f"column `{name}`, id {table.ids[row]!r} cannot be read: {error}. Fix it, or allow such cells."
                         ) from None
-                    there[row] = False
+                    mask[row] = False
                     broken.append(Broken(table.ids[row], name, str(error)))
-            present[name] = there
+                except Exception as error:
+                    error.add_note(f"column `{name}`, id {table.ids[row]!r}")
+                    raise
+            present[name] = mask
             if read:
+                rows = listing(table.ids[i] for i in mask.nonzero().flatten().tolist())
                 try:
                     inputs[name] = reader.collate(read)
-                except (ValueError, TypeError, RuntimeError) as error:
-                    rows = listing(table.ids[i] for i in there.nonzero().flatten().tolist())
+                except ValueError as error:
                     reason = " ".join(str(error).split())
                     raise InputError(
                         f"column `{name}`, ids {rows}: `collate` cannot make a batch of these cells ({reason:.200})."
                     ) from error
+                except Exception as error:
+                    error.add_note(f"column `{name}`, ids {rows}")
+                    raise
         return Batch(inputs, present, table.ids, table.item_ids, tuple(broken))
 
 

@@ -35,8 +35,12 @@ class Reader:
         return cell
 
     def collate(self, cells: list[Any]) -> Any:
-        """The tower's input for decoded cells, at least one: tensors, or a mapping of them. By default torch's own."""
-        return default_collate(cells)
+        """The tower's input for decoded cells, at least one: tensors, or a mapping of them. By default torch's own.
+
+        Raises:
+            ValueError: the cells do not go into one batch.
+        """
+        return stacked(cells)
 
     def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
         """What of a cell the tower will not see, in words; None if it sees all."""
@@ -101,7 +105,19 @@ class CustomReader(Reader):
 
     def collate(self, cells: list[Any]) -> Any:
         """What the user's function makes of them; torch's own without one."""
-        return default_collate(cells) if self._collate is None else self._collate(cells)
+        return stacked(cells) if self._collate is None else self._collate(cells)
+
+
+def stacked(cells: list[Any]) -> Any:
+    """Cells stacked by torch's `default_collate`: tensors of one shape, numbers, or mappings of them.
+
+    Raises:
+        ValueError: unequal shapes, or cells that are neither.
+    """
+    try:
+        return default_collate(cells)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(first_line(error)) from error
 
 
 def _as_tensor(cell: Any) -> torch.Tensor:

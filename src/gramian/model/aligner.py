@@ -230,8 +230,8 @@ class Aligner(nn.Module):
         Raises:
             InputError: columns that do not fit; a cell that cannot be read, if the reading is strict.
         """
+        self.check(table.table if isinstance(table, Loader) else table)
         loader = table if isinstance(table, Loader) else Loader(table, self.collator(), reading)
-        self.check(loader.table)
         unread: list[Broken] = [] if broken is None else broken
         bundles: list[Bundle] = []
         with evaluating(self):
