@@ -1,6 +1,8 @@
 """Several processes by torchrun and gloo: the same losses and gradients as one process with all items; nothing hangs."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from gramian import Bundle, Gram
+from gramian import Bundle, Gram, distributed
+from gramian.data import load
 from gramian.distributed import Gathered, Ring, gather, world_size
+from gramian.errors import InputError
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 FIT = Path(__file__).with_name("fit_worker.py")
+EMBED = Path(__file__).with_name("embed_worker.py")
 
 
 def python(*arguments):
@@ -39,6 +44,71 @@ def test_one_process_is_left_as_it_is():
         torch.testing.assert_close(wrap(Gram())(items).total, expected)
         assert "Gram(" in repr(wrap(Gram()))
         assert wrap(Gram()).sign_blind
+
+
+def test_shares_of_a_list_are_consecutive_and_of_nearly_one_length(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda group=None: 3)
+    for n in range(8):
+        shares = []
+        for number in range(3):
+            monkeypatch.setattr(distributed, "rank", lambda group=None, number=number: number)
+            shares.append(distributed.share(list(range(n))))
+        assert shares == [part.tolist() for part in torch.tensor_split(torch.arange(n), 3)]
+
+
+def test_the_first_process_is_known_before_the_group_is(monkeypatch):
+    assert distributed.is_main_process() and distributed.rank() == 0
+    monkeypatch.setenv("RANK", "1")
+    assert not distributed.is_main_process()
+
+
+def test_devices_and_their_precisions():
+    assert distributed.device(cpu=True) == torch.device("cpu")
+    assert distributed.device().type == (torch.accelerator.current_accelerator() or torch.device("cpu")).type
+    distributed.check_precision("bf16", torch.device("cpu"))
+    with pytest.raises(InputError, match="`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'"):
+        distributed.check_precision("fp16", torch.device("cpu"))
+    with pytest.raises(InputError, match="`precision` must be one of no, bf16, fp16; got 'fp8'"):
+        distributed.check_precision("fp8", torch.device("cpu"))
+
+
+def embed_by_two(folder, victim):
+    """Exit codes and outputs of two processes that no launcher watches over."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+        }
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(EMBED), str(folder), str(victim)],
+            env=os.environ | place | {"RANK": str(number), "LOCAL_RANK": str(number), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in running]
+    return [process.returncode for process in running], outputs
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_no_process_waits_for_one_that_is_gone(tmp_path, victim):
+    codes, outputs = embed_by_two(tmp_path / "out", victim)
+    assert codes[victim] == -9 and codes[1 - victim] == 2
+    assert f"process {victim} of 2 is gone. Start all of them again to resume." in outputs[1 - victim]
+    kept = len(list((tmp_path / "out").glob("part-*.parquet")))
+    codes, outputs = embed_by_two(tmp_path / "out", -1)
+    assert codes == [0, 0]
+    assert outputs[0] == outputs[1] == f"(20, 10, {kept}, ())\n"
+    assert load(tmp_path / "out").ids == tuple(map(str, range(20)))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "manifest.json",
+        *(f"part-{i:05d}.parquet" for i in range(10)),
+    }
 
 
 def run_fit(folder, processes, **options):

@@ -90,13 +90,15 @@ def embed_shards(
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None and value < 1:
             raise InputError(f"`{name}` must be at least 1; got {value}.")
-    check_precision(precision, join(cpu))
-    model.to(join(cpu))
+    device = join(cpu)
+    check_precision(precision, device)
+    model.to(device)
+    earlier = {path.name for path in output.glob("part-*.parquet")}  # before any process can have written one
     folder = _Shards(output, _description(model, data, source, shard_size, precision))
     folder.begin()
     if folder.complete():
         return folder.read()
-    kept = count = 0
+    count = 0
     with Watch(output) as watch, progress_bar(progress and is_main_process()) as bar:
         task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
         for number, (part, batches) in enumerate(_parts(model, data, shard_size, batch_size, reading)):
@@ -106,15 +108,14 @@ def embed_shards(
                 watched = (watch.checked(batch) for batch in batches)
                 names = data.modalities if isinstance(data, Table) else None  # parts of a stream may lack columns
                 folder.write(number, part, _encode(model, watched, names, precision, broken), broken)
-            else:
-                kept += folder.has(number)
             bar.update(task, advance=len(part))
         while not (folder.complete() or (is_main_process() and all(map(folder.has, range(count))))):
             watch.check()
             time.sleep(0.05)
         if is_main_process():
             folder.finish(count)
-    return folder.read()._replace(kept=kept)
+    written = folder.read()
+    return written._replace(kept=len(earlier & {folder.shard(number).name for number in range(written.shards)}))
 
 
 def _parts(
