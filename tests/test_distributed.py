@@ -47,11 +47,11 @@ def test_one_process_is_left_as_it_is():
 
 
 def test_shares_of_a_list_are_consecutive_and_of_nearly_one_length(monkeypatch):
-    monkeypatch.setattr(distributed, "world_size", lambda group=None: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda _: 3)
     for n in range(8):
         shares = []
         for number in range(3):
-            monkeypatch.setattr(distributed, "rank", lambda group=None, number=number: number)
+            monkeypatch.setattr(distributed, "rank", lambda _, number=number: number)
             shares.append(distributed.share(list(range(n))))
         assert shares == [part.tolist() for part in torch.tensor_split(torch.arange(n), 3)]
 

@@ -157,10 +157,10 @@ class Watch:
         self._stop.set()
         self._thread.join()
         self._file().unlink(missing_ok=True)
-        if error is None:
+        done = [self._file("done", number) for number in self.others]
+        if error is None and any(path.exists() or path.with_suffix(".alive").exists() for path in done):
             self._file("done").touch()
-            done = [self._file("done", number) for number in (rank(), *self.others)]
-            for path in done if all(path.exists() for path in done) else ():
+            for path in [self._file("done"), *done] if all(path.exists() for path in done) else ():
                 path.unlink(missing_ok=True)
 
     def check(self) -> None:

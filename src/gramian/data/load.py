@@ -125,7 +125,7 @@ def _table_of(
         if not partial or name not in raw:
             check_choice("columns", name, part.names)
     read: dict[str, tuple[Tensor | Cells, Tensor]] = {}
-    ignored = []
+    ignored, empty = [], []
     for name in columns or [name for name in part.columns if name not in reserved]:
         if name not in part.columns:
             continue
@@ -136,6 +136,7 @@ def _table_of(
             continue
         if (columns is None or partial) and _is_empty(column):
             ignored.append(f"{name} (empty)")
+            empty.append(name)
             continue
         try:
             features = read_vectors(name, column, asked=columns is not None)
@@ -149,8 +150,9 @@ def _table_of(
             )
         else:
             ignored.append(f"{name} ({kind_of(column)})")
-    if not read and partial and raw:
-        read = {raw[0]: read_column(raw[0], Cells([None] * part.rows))}
+    if not read and partial and (raw or empty):  # other parts have something
+        name = [*raw, *empty][0]
+        read = {name: read_column(name, Cells([None] * part.rows))}
     if not read:
         kinds = ", ".join(f"{name} ({kind_of(column)})" for name, column in part.columns.items())
         if raw:
