@@ -337,7 +337,7 @@ def test_as_a_form_of_log_sums(name, shift, totals, repeated):
     """Behind the losses: the five outputs and their gradients are those of the blocked form."""
     from gramian import Bundle
     from gramian.kernels import Pairs, log_sums
-    from gramian.kernels.triton.forms import fused_sums, serves
+    from gramian.kernels.triton.forms import fused_sums
     from gramian.scores import SCORES
     from gramian.scores.sides import sides
 
@@ -352,7 +352,6 @@ def test_as_a_form_of_log_sums(name, shift, totals, repeated):
         items = Bundle(a, there[0], ("text",)), Bundle(z, there[1], ("image", "audio"))
         form = SCORES[name].form(*sides(*items)).over(torch.tensor(0.2, device=DEVICE))
         ids = (torch.arange(19, device=DEVICE) % 7, torch.arange(21, device=DEVICE) % 7) if repeated else (None, None)
-        assert not serves(form)  # unless asked for by the precision of products
         if wrap == "blocked":
             sums = tuple(log_sums(form, Pairs(*ids, shift), totals=totals, block_size=8))
         else:
@@ -362,3 +361,63 @@ def test_as_a_form_of_log_sums(name, shift, totals, repeated):
         results.append((*sums, *torch.autograd.grad(total, (a, z))))
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_behind_the_losses_by_an_argument_alone(monkeypatch, precision):
+    """Torch's own settings lead nowhere; `backend="triton"` does, and agrees to the rounding of bfloat16's products."""
+    from gramian import Bundle
+    from gramian.kernels import log_sums
+    from gramian.kernels.triton import forms
+    from gramian.scores import SCORES
+    from gramian.scores.sides import sides
+
+    vectors = torch.nn.functional.normalize(torch.randn(9, 3, 16, generator=torch.Generator().manual_seed(5)), dim=-1).to(
+        DEVICE
+    )
+    bundle = Bundle(vectors, torch.ones(9, 3, dtype=torch.bool, device=DEVICE), ("text", "image", "audio"))
+    form = SCORES["volume"].form(*sides(bundle.select("text"), bundle.select("image", "audio")))
+    asked = []
+    monkeypatch.setattr(forms, "check_triton", asked.append)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        plain = log_sums(form)
+        assert not asked
+        fused = log_sums(form, backend="triton")
+        assert asked == [form]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for got, wanted in zip(fused, plain, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)  # bfloat16 has eight bits
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": "cone"}, "no kernel has this score; cosine, volume and span of one vector have. Use backend='torch'"),
+        ({"width": 5}, "the kernels take items of at most 4 vectors; got 5"),
+        ({"dtype": torch.float64}, "the kernels take vectors of at most 32 bits; got torch.float64"),
+        ({"triton": None}, "`backend` 'triton' cannot serve here: Triton is not installed"),
+        ({"interpreted": "0"}, "the kernels need a CUDA GPU; the vectors are on cpu"),
+    ],
+)
+def test_what_the_kernels_cannot_serve_is_an_error_that_says_why(monkeypatch, change, message):
+    from gramian import Bundle, InputError
+    from gramian.kernels import log_sums
+    from gramian.kernels.triton import forms
+    from gramian.scores import SCORES
+    from gramian.scores.sides import sides
+
+    if "triton" in change:
+        monkeypatch.setattr(forms, "find_spec", lambda _: None)
+    if "interpreted" in change:
+        monkeypatch.setenv("TRITON_INTERPRET", change["interpreted"])
+    m, dtype = change.get("width", 2), change.get("dtype", torch.float32)
+    device = "cpu" if "interpreted" in change else DEVICE
+    vectors = torch.nn.functional.normalize(torch.ones(3, m + 1, 8, dtype=dtype, device=device), dim=-1)
+    present = torch.ones(3, m + 1, dtype=torch.bool, device=device)
+    bundle = Bundle(vectors, present, tuple("abcdef"[: m + 1]))
+    form = SCORES[change.get("rule", "volume")].form(*sides(bundle.select("a"), bundle.select(*bundle.modalities[1:])))
+    with pytest.raises(InputError, match=message):
+        log_sums(form, backend="triton")

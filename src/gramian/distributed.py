@@ -28,7 +28,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle, Vectors
 from gramian.errors import InputError, check_choice, require
-from gramian.kernels import Exchange, Form, LogSums, Pairs, SoftplusSums, tiles
+from gramian.kernels import Backend, Exchange, Form, LogSums, Pairs, SoftplusSums, tiles
 from gramian.losses.base import Loss, LossOutput, SoftmaxLoss, Sum
 from gramian.losses.pmrl import PMRL
 from gramian.tokens import Tokens
@@ -326,6 +326,8 @@ class Ring(_OverAll):
         for part in self._terms:
             if not isinstance(part, SoftmaxLoss | PMRL) or getattr(part, "negatives", None) is not None:
                 raise InputError(f"`loss` must contrast pairs without choosing among them; got {part!r}. Use Gathered.")
+            if getattr(part, "backend", "torch") != "torch":
+                raise InputError(f"`loss` must have the backend 'torch' to pass round a ring; got {part!r}. Use Gathered.")
             if getattr(part, "anchor", None) == "random":
                 raise InputError(f"`loss` must have an anchor that is the same in every process; got {part!r}. Use Gathered.")
 
@@ -344,7 +346,10 @@ class _RingExchange(Exchange):
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def log_sums(self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None) -> LogSums:
+    def log_sums(
+        self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None, backend: Backend = "torch"
+    ) -> LogSums:
+        del backend  # `Ring` takes no loss of another than the default
         return LogSums(*self._reduce(form, tiles.ToLogSums(totals=totals), ids, block_size))
 
     def softplus_sums(self, form: Form, ids: Tensor | None, *, block_size: int | None) -> SoftplusSums:

@@ -5,10 +5,11 @@ Private: `gramian.scores` and `gramian.losses` are the public face of what is he
 
 from gramian.kernels.exchange import Exchange
 from gramian.kernels.rules import Form, Given, Linear, Projection, Residual, Rule, Traced, self_products
-from gramian.kernels.tiles import PLAIN, LogSums, Pairs, SoftplusSums, all_pairs, log_sums, softplus_sums
+from gramian.kernels.tiles import PLAIN, Backend, LogSums, Pairs, SoftplusSums, all_pairs, log_sums, softplus_sums
 
 __all__ = [
     "PLAIN",
+    "Backend",
     "Exchange",
     "Form",
     "Given",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gramian.kernels.rules import Form
-from gramian.kernels.tiles import LogSums, Pairs, SoftplusSums, log_sums, softplus_sums
+from gramian.kernels.tiles import Backend, LogSums, Pairs, SoftplusSums, log_sums, softplus_sums
 
 __all__ = ["Exchange"]
 
@@ -17,9 +17,11 @@ class Exchange:
     `form` has a row a query and a row an item, row i of one matching row i of the other; `ids` (n,) say which are one item.
     """
 
-    def log_sums(self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None) -> LogSums:
+    def log_sums(
+        self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None, backend: Backend = "torch"
+    ) -> LogSums:
         """See `gramian.kernels.log_sums`."""
-        return log_sums(form, Pairs(ids, ids), totals=totals, block_size=block_size)
+        return log_sums(form, Pairs(ids, ids), totals=totals, block_size=block_size, backend=backend)
 
     def softplus_sums(self, form: Form, ids: Tensor | None, *, block_size: int | None) -> SoftplusSums:
         """See `gramian.kernels.softplus_sums`."""
@@ -48,5 +50,5 @@ class Exchange:
             return self.total(n, device)
         everyone = self.everyone(ids)
         known, often = torch.unique(everyone, return_counts=True)
-        counts: Tensor = len(everyone) + 1 - often[torch.searchsorted(known, ids)]
+        counts: Tensor = len(everyone) + 1 - often[torch.searchsorted(known, ids.contiguous())]
         return counts

@@ -10,16 +10,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Scratch, Tile
-from gramian.kernels.triton.forms import fused_sums, serves
+from gramian.kernels.triton.forms import fused_sums
 
-__all__ = ["LogSums", "Pairs", "SoftplusSums", "all_pairs", "log_sums", "softplus_sums"]
+__all__ = ["Backend", "LogSums", "Pairs", "SoftplusSums", "all_pairs", "log_sums", "softplus_sums"]
+
+Backend = Literal["torch", "triton"]
+"""What works a table out."""
 
 Part = TypeVar("Part", Tensor, Tensor | None)
 
@@ -302,7 +305,14 @@ class _Table(Differentiable):
         return prepared[1][0][at.rows, at.columns]  # type: ignore[no-any-return]
 
 
-def log_sums(form: Form, pairs: Pairs | None = None, *, totals: bool = False, block_size: int | None = None) -> LogSums:
+def log_sums(
+    form: Form,
+    pairs: Pairs | None = None,
+    *,
+    totals: bool = False,
+    block_size: int | None = None,
+    backend: Backend = "torch",
+) -> LogSums:
     """Row and column log-sums of exponentials of a form's scores, exact and differentiable once.
 
     Args:
@@ -310,9 +320,13 @@ def log_sums(form: Form, pairs: Pairs | None = None, *, totals: bool = False, bl
         pairs: which count and which match; by default all, and row i matches column i.
         totals: whether to sum the scores as well.
         block_size: rows and columns of a tile, of which nothing is kept; by default tiles are kept where they fit.
+        backend: "triton" for the fused kernels, which cut tiles of their own and take products in bfloat16.
+
+    Raises:
+        InputError: the form or its device is none for `backend`.
     """
     pairs = pairs or Pairs()
-    if block_size is None and serves(form):
+    if backend == "triton":
         return LogSums(*fused_sums(form, pairs.row_ids, pairs.column_ids, pairs.shift, totals=totals))
     return LogSums(*_reduce(form, ToLogSums(pairs, totals), block_size))
 

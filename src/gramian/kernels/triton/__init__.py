@@ -1,1 +1,4 @@
-"""Fused Triton kernels for the all-pairs step on CUDA: `programs` are the kernels, `forms` says which forms they serve."""
+"""Fused kernels for a GPU, reached by `backend="triton"` alone: `programs` imports Triton, `forms` does not."""
+
+MOST_BASES = 4
+"""Vectors of an item that the kernels take."""

@@ -1,33 +1,42 @@
-"""The fused Triton kernels as a differentiable form of `log_sums`, where the user lets products run in bfloat16."""
+"""The fused Triton kernels as a differentiable form of `log_sums`: `backend="triton"` of the softmax losses.
+
+No GPU has run them yet, so that nothing but that argument leads here.
+"""
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gramian.errors import InputError
 from gramian.geometry import safe_sqrt
 from gramian.kernels.rules import Form, Linear, Projection, Residual, safe_norm
+from gramian.kernels.triton import MOST_BASES
 
-__all__ = ["fused_sums", "serves"]
+__all__ = ["check_triton", "fused_sums"]
 
 
-def serves(form: Form) -> bool:
-    """Whether the kernels can do it and may: on CUDA, with `torch.set_float32_matmul_precision("medium")`.
-
-    That is torch's own word for products of float32 in bfloat16 with sums in float32, which the kernels are made for. At the
-    other settings the blocked form calls cuBLAS, which is faster there.
-    """
-    return (
-        form.queries[0].is_cuda
-        and form.queries[0].dtype == torch.float32
-        and isinstance(form.rule, Linear | Residual | Projection)
-        and form.rule.width <= 4
-        and torch.get_float32_matmul_precision() == "medium"
-        and find_spec("triton") is not None
-    )
+def check_triton(form: Form) -> None:
+    """Raise where the kernels cannot take the form, and say why."""
+    queries = form.queries[0]
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: slowly, and on the CPU
+    if find_spec("triton") is None:
+        reason = "Triton is not installed"
+    elif not isinstance(form.rule, Linear | Residual | Projection):
+        reason = "no kernel has this score; cosine, volume and span of one vector have"
+    elif form.rule.width > MOST_BASES:
+        reason = f"the kernels take items of at most {MOST_BASES} vectors; got {form.rule.width}"
+    elif not queries.is_cuda and not interpreted:
+        reason = f"the kernels need a CUDA GPU; the vectors are on {queries.device}"
+    elif queries.dtype != torch.float32:
+        reason = f"the kernels take vectors of at most 32 bits; got {queries.dtype}"
+    else:
+        return
+    raise InputError(f"`backend` 'triton' cannot serve here: {reason}. Use backend='torch'.")
 
 
 def fused_sums(
@@ -40,7 +49,7 @@ def fused_sums(
     dtype: torch.dtype = torch.bfloat16,
     plan: Any = None,
 ) -> tuple[Tensor, ...]:
-    """The five tensors of `LogSums`.
+    """The five tensors of `LogSums`, with products of features in `dtype` and all sums in float32.
 
     Args:
         form: of a `Linear`, `Residual` or `Projection`.
@@ -50,7 +59,11 @@ def fused_sums(
         totals: whether to sum the scores as well.
         dtype: of the features in the products.
         plan: of the kernels; picked by default.
+
+    Raises:
+        InputError: see `check_triton`.
     """
+    check_triton(form)
     kind, operands = _operands(form)
     pairs = (row_ids, column_ids, shift)
     found = _Fused.apply(kind, pairs, totals, dtype, plan, *operands)  # type: ignore[no-untyped-call]

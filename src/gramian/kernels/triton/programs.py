@@ -25,11 +25,12 @@ import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from torch import Tensor
 
+from gramian.kernels.triton import MOST_BASES
+
 __all__ = ["Gradients", "Kind", "gradients", "log_sums"]
 
 Kind = Literal["linear", "residual", "projection"]
 
-MOST_BASES = 4
 PARTIALS = 2**25  # bytes of tiles' sums that wait to be combined; combining them takes as much again
 SCRATCH = 2**28  # bytes of the products' gradients; the larger, the better cuBLAS fills the GPU
 SHARED = 99 * 1024  # bytes of shared memory a block may have where the driver does not say; the least since Ampere
