@@ -30,9 +30,9 @@ def main(output, options):
     if stop is not None:
         log = RunFolder.checkpoint
 
-        def checkpoint(folder, epoch, best):
-            log(folder, epoch, best)
-            if epoch == stop:
+        def checkpoint(folder, history, best):
+            log(folder, history, best)
+            if len(history.records) == stop:
                 folder.accelerator.wait_for_everyone()
                 os._exit(0)  # gloo's threads may abort a process that tears itself down while others still do
 

@@ -1,6 +1,7 @@
 import importlib
 import json
 import logging
+import math
 import random
 import subprocess
 import sys
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from gramian.data.batches import Loader
-from gramian.errors import InputError
+from gramian.data import Table
+from gramian.data.batches import Collator, Loader
+from gramian.data.cells import Cells
+from gramian.data.readers import Reader
+from gramian.errors import InputError, TooSmallError
 from gramian.losses import PMRL, Contrast, Gram, Pairwise
 from gramian.model import Aligner
 from gramian.training import Recipe, fit
 from gramian.training.checkpoints import RunFolder
-from gramian.training.objective import Objective, parameter_groups
+from gramian.training.objective import Objective, parameter_groups, warmup_cosine
 from synthetic import world
 
 training = importlib.import_module("gramian.training.fit")  # the name itself is the function
@@ -80,6 +84,112 @@ def test_one_seed_gives_one_result_and_leaves_the_global_generator_alone():
     assert torch.equal(state, torch.random.get_rng_state())
     assert _same(one, same)
     assert not _same(one, other)
+
+
+def _by_hand(aligner, loss, table, recipe):
+    """What `fit` does, written out: AdamW on mean gradients, scaled down to a length, at a rate that rises and falls."""
+    parameters = [*aligner.heads.parameters(), *loss.parameters()]
+    decayed = [p for p in parameters if p.ndim > 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0},
+        ]
+    )
+    batches = len(table) // recipe.batch_size
+    steps = recipe.epochs * math.ceil(batches / recipe.accumulate)
+    rising, step, skipped = round(recipe.warmup * steps), 0, 0
+    for epoch in range(1, recipe.epochs + 1):
+        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch))
+        for first in range(0, batches, recipe.accumulate):
+            gradients = []
+            for batch in range(first, min(first + recipe.accumulate, batches)):
+                rows = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+                try:
+                    total = loss(aligner(table[rows.tolist()])).total
+                except TooSmallError:
+                    skipped += 1
+                    continue
+                gradients.append(torch.autograd.grad(total, parameters))
+            if not gradients:
+                continue
+            mean = [sum(parts) / len(gradients) for parts in zip(*gradients, strict=True)]
+            length = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in mean))
+            for parameter, gradient in zip(parameters, mean, strict=True):
+                parameter.grad = gradient * min(1.0, recipe.max_gradient_norm / length)
+            risen = (step + 1) / rising if step < rising else (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * risen
+            optimizer.step()
+            step += 1
+    return skipped
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("norm", [0.05, 1e3])
+@pytest.mark.parametrize("rare", [False, True])
+def test_every_step_is_the_one_worked_out_by_hand(accumulate, norm, rare):
+    """Schedule, warm-up, clipping, decay, and gradients averaged over the batches that held something to contrast."""
+    table = world(missing=0.0)
+    if rare:
+        table = type(table)(table.columns, table.present | {"audio": torch.arange(160) % 8 == 0}, table.ids)
+    recipe = Recipe(
+        epochs=3, batch_size=16, accumulate=accumulate, learning_rate=0.02, warmup=0.4, max_gradient_norm=norm, weight_decay=0.3
+    )
+    expected, loss = Aligner.for_table(table, dim=8), Gram(score="cone", anchor="audio")
+    skipped = _by_hand(expected, loss, table, recipe)
+    assert (skipped > 0) == rare
+    aligner = Aligner.for_table(table, dim=8)
+    history = fit(aligner, Gram(score="cone", anchor="audio"), table, recipe=recipe, progress=False, cpu=True)
+    assert sum(record["skipped"] for record in history.records) == skipped
+    for name, value in aligner.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], rtol=1e-4, atol=1e-5, msg=name)  # 30 steps of float32
+
+
+def test_the_rate_rises_and_falls():
+    factor = warmup_cosine(0.25, 8)
+    assert [round(factor(step), 4) for step in range(9)] == [0.5, 1.0, 1.0, 0.933, 0.75, 0.5, 0.25, 0.067, 0.0]
+
+
+def test_what_is_drawn_for_a_cell_depends_on_seed_row_and_column():
+    class Draws(Reader):
+        def read(self, cell, *, folder=None, generator=None):
+            del cell, folder
+            return torch.tensor(generator.random(4))
+
+    table = Table.from_columns({"one": Cells(["x", "x"]), "two": Cells(["x", "x"])})
+    collator = Collator({"one": Draws(), "two": Draws()})
+    drawn = collator(table, seed=3).inputs
+    values = [*drawn["one"], *drawn["two"], *collator(table, seed=4).inputs["one"]]
+    assert len({tuple(value.tolist()) for value in values}) == 6
+    assert torch.equal(collator(table[[1, 0]], seed=3).inputs["two"], drawn["two"].flip(0))
+
+
+def test_the_dry_run_takes_a_few_items_without_a_graph(monkeypatch):
+    sizes = []
+    forward = Aligner.forward
+
+    def watched(self, columns, **options):
+        sizes.append((len(columns), torch.is_grad_enabled()))
+        return forward(self, columns, **options)
+
+    monkeypatch.setattr(Aligner, "forward", watched)
+    _train(recipe=Recipe(epochs=1, batch_size=32))
+    assert sizes[0] == (8, False)
+    assert sizes[1] == (32, True)
+
+
+def test_no_data_is_hashed_without_an_output(monkeypatch):
+    monkeypatch.setattr(Table, "digest", lambda _: pytest.fail("hashed"))
+    _train(recipe=Recipe(epochs=1, batch_size=32))
+
+
+def test_a_checkpoint_is_tensors_and_json(tmp_path):
+    _train(output=tmp_path)
+    folder = tmp_path / "checkpoints" / "000006"
+    assert not list(folder.glob("custom_checkpoint*"))
+    state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert len(state["history"]["records"]) == 6
 
 
 class Killed(BaseException):
@@ -150,7 +260,11 @@ def test_mixed_precision_runs_and_does_not_mix_with_another_in_one_process():
     """In a process of its own: accelerate keeps one precision a process."""
     script = """
 from synthetic import world
-from gramian.errors import InputError
+from gramian.data import Table
+from gramian.data.batches import Collator
+from gramian.data.cells import Cells
+from gramian.data.readers import Reader
+from gramian.errors import InputError, TooSmallError
 from gramian.losses import Gram
 from gramian.model import Aligner
 from gramian.training import Recipe, fit
@@ -274,14 +388,25 @@ def test_tables_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be at least 1"),
-        ({"batch_size": 1}, "`batch_size` must be at least 2"),
+        ({"epochs": 0}, "`epochs` must be an integer of at least 1; got 0"),
+        ({"epochs": 1.5}, "`epochs` must be an integer of at least 1; got 1.5"),
+        ({"epochs": True}, "`epochs` must be an integer"),
+        ({"accumulate": None}, "`accumulate` must be an integer of at least 1; got None"),
+        ({"micro_batch": 0}, "`micro_batch` must be an integer of at least 1 or None"),
+        ({"workers": -1}, "`workers` must be an integer of at least 0"),
+        ({"batch_size": 1}, "`batch_size` must be an integer of at least 2, for there is nothing to contrast"),
+        ({"precision": "fp32"}, "`precision` must be one of no, bf16, fp16; got 'fp32'"),
+        ({"weight_decay": float("nan")}, "`weight_decay` must be finite and not negative; got nan"),
+        ({"max_gradient_norm": float("inf")}, "`max_gradient_norm` must be positive and finite"),
+        ({"warmup": float("nan")}, r"`warmup` must lie in \[0, 1\)"),
+        ({"seed": 1.0}, "`seed` must be an integer"),
+        ({"ring": 1}, "`ring` must be True or False"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be positive"),
         ({"warmup": 1.0}, r"`warmup` must lie in \[0, 1\)"),
-        ({"weight_decay": -1.0}, "`weight_decay` must not be negative"),
-        ({"seed": -1}, r"`seed` must lie in \[0, 2³²\)"),
-        ({"patience": 0}, "`patience` must be at least 1 or None"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be finite and not negative; got -1.0"),
+        ({"seed": -1}, r"`seed` must be an integer in \[0, 2³²\); got -1"),
+        ({"patience": 0}, "`patience` must be an integer of at least 1 or None"),
         ({"max_gradient_norm": 0.0}, "`max_gradient_norm` must be positive"),
     ],
 )

@@ -37,7 +37,7 @@ class _Formatter(logging.Formatter):
 
 def log_to_stderr() -> None:
     """Warnings of every package, and what gramian says besides, on stderr; not where the process has handlers already."""
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=False)
+    handler = RichHandler(console=_console(stderr=True), show_time=False, show_path=False, show_level=False)
     handler.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logger.setLevel(logging.INFO)
@@ -45,9 +45,12 @@ def log_to_stderr() -> None:
 
 def console_of() -> Console:
     """The terminal, or a page wide enough not to break tables where the output is piped."""
-    quiet = not is_main_process()
-    console = _Terminal(quiet=quiet)
-    return console if console.is_terminal else _Terminal(quiet=quiet, width=160)
+    return _console(quiet=not is_main_process())
+
+
+def _console(**options: Any) -> Console:
+    console = _Terminal(**options)
+    return console if console.is_terminal else _Terminal(**options, width=160)
 
 
 def fail(message: str, code: int = 2) -> int:

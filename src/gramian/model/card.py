@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import yaml
 from torch import nn
 
+from gramian.data.cells import Broken
 from gramian.data.media import MEDIA
 from gramian.data.readers import Media
 from gramian.model.encoders import Encoder
@@ -58,7 +60,7 @@ def run_card(
     figures: Sequence[Sheet],
     split: str,
     chosen: str,
-    broken: Mapping[str, Mapping[str, str]],
+    broken: Sequence[Broken],
     version: str,
 ) -> str:
     """The card of a training run.
@@ -72,7 +74,7 @@ def run_card(
         figures: tables of what was measured.
         split: what they were measured on.
         chosen: how the epoch was chosen.
-        broken: modality → id → why its cell could not be read.
+        broken: cells that could not be read.
         version: of the package.
     """
     names = list(aligner.modalities)
@@ -86,10 +88,12 @@ def run_card(
         f"Epoch chosen by {chosen}. Recipe: `{dict(recipe)}`. gramian {version}.",
     ]
     if broken:
+        first = {cell.modality: cell for cell in reversed(broken)}
+        counts_of = Counter(cell.modality for cell in broken)
         lines = [
-            f"- {name}: {len(found)} cells could not be read and counted as missing, such as {row!r} ({reason})"
-            for name, found in broken.items()
-            for row, reason in [next(iter(found.items()))]
+            f"- {name}: {number} cells could not be read and counted as missing, such as "
+            f"{first[name].id!r} ({first[name].reason})"
+            for name, number in counts_of.items()
         ]
         training.append("\n".join(lines))
     flatters = "" if split == "test" else " These items chose the epoch, which flatters the figures."

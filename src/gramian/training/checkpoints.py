@@ -1,10 +1,11 @@
-"""The folder of a run: its log and its checkpoints, each whole or not there."""
+"""The folder of a run: its log and its checkpoints, each whole or not there; tensors and JSON, nothing that runs."""
 
 from __future__ import annotations
 
 import json
 import random
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +13,39 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gramian.data.table import Table
+from gramian.distributed import is_main_process
 from gramian.errors import InputError, first_line, listing
 from gramian.files import write_text
-from gramian.model.aligner import Aligner
+from gramian.training.recipe import History
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-from gramian.training.recipe import History
 
 __all__ = ["RunFolder"]
 
+_FREE = ("checkpoint_every", "workers")  # what a run may change when it goes on: the result does not depend on it
+
 
 class RunFolder:
-    """`metrics.jsonl` and `checkpoints/NNNNNN`, each written under another name first, so that none is ever half there."""
+    """`metrics.jsonl` and `checkpoints/NNNNNN`, each written under another name first, so that none is ever half there.
 
-    def __init__(self, path: Path, accelerator: Accelerator, run: dict[str, Any]) -> None:
+    Args:
+        path: the folder; made if it is not there.
+        accelerator: holds what is trained.
+        run: the settings that a resumed run has to share.
+        tables: the data that it has to share; None for a split that is not there.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, run: Mapping[str, Any], tables: Sequence[Table | None]) -> None:
+        from accelerate.utils import broadcast_object_list
+
         self.path = path
         self.accelerator = accelerator
-        self.run = run
-        if accelerator.is_main_process:
+        digests = [table.digest() if table is not None and is_main_process() else None for table in tables]
+        settings = {name: value for name, value in run.items() if name not in _FREE}
+        self.run = settings | {"data": broadcast_object_list(digests)}
+        if is_main_process():
             path.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
 
@@ -40,25 +55,24 @@ class RunFolder:
 
     def log(self, history: History) -> None:
         """Write `metrics.jsonl` anew."""
-        if not self.accelerator.is_main_process:
-            return
-        lines = "".join(json.dumps(record) + "\n" for record in history.records)
-        write_text(self.path / "metrics.jsonl", lines)
+        if is_main_process():
+            write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
 
-    def checkpoint(self, epoch: int, best: dict[str, Tensor]) -> None:
-        """Write the checkpoint of an epoch, then remove the older ones."""
+    def checkpoint(self, history: History, best: Mapping[str, Tensor]) -> None:
+        """Write the checkpoint of the last epoch, then remove the older ones."""
         older = self.checkpoints()
-        partial = self.path / "checkpoints" / f"{epoch:06d}.partial"
-        if self.accelerator.is_main_process:
+        partial = self.path / "checkpoints" / f"{len(history.records):06d}.partial"
+        if is_main_process():
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
+        if not is_main_process():
             return
         if best:
-            save_file({name: value.cpu().contiguous() for name, value in best.items()}, partial / "best.safetensors")
-        (partial / "run.json").write_text(json.dumps(self.run, indent=2))
+            save_file({name: value.contiguous() for name, value in best.items()}, partial / "best.safetensors")
+        state = {"run": self.run, "history": history.state_dict()}
+        write_text(partial / "run.json", json.dumps(state, indent=2))
         whole = partial.with_suffix("")
         shutil.rmtree(whole, ignore_errors=True)
         partial.replace(whole)
@@ -66,17 +80,22 @@ class RunFolder:
             if folder != whole:
                 shutil.rmtree(folder)
 
-    def restore(self, aligner: Aligner) -> dict[str, Tensor]:
-        """Load the newest checkpoint into what accelerate prepared; return the best weights so far."""
-        found = self.checkpoints()
-        if not found:
+    def restore(self, history: History) -> dict[str, Tensor]:
+        """Load the newest checkpoint into what accelerate prepared and into `history`; return the best weights so far.
+
+        Raises:
+            InputError: a checkpoint of other settings or data, or one that is damaged.
+        """
+        checkpoints = self.checkpoints()
+        if not checkpoints:
             return {}
-        newest = found[-1]
+        newest = checkpoints[-1]
         try:
-            made = json.loads((newest / "run.json").read_text())
-        except (OSError, ValueError, UnicodeDecodeError):
+            state = json.loads((newest / "run.json").read_text(encoding="utf-8"))
+            run, records = dict(state["run"]), dict(state["history"])
+        except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"checkpoint {str(newest)!r} is damaged: its run.json cannot be read. Delete it.") from None
-        changed = [f"{name} {made.get(name)} → {value}" for name, value in self.run.items() if made.get(name) != value]
+        changed = [f"{name} {run.get(name)} → {value}" for name, value in self.run.items() if run.get(name) != value]
         if changed:
             raise InputError(
                 f"`resume` must go on with the settings and data of {str(newest)!r}; changed are {listing(changed)}. "
@@ -87,8 +106,9 @@ class RunFolder:
             self.accelerator.load_state(str(newest))
             random.setstate(states[0])  # the checkpoint's are not ours to put in their place
             np.random.set_state(states[1])  # noqa: NPY002
+            history.load_state_dict(records)
             best = newest / "best.safetensors"
-            return load_file(best, device=str(aligner.device)) if best.exists() else {}
+            return load_file(best) if best.exists() else {}
         except Exception as error:  # a damaged file fails in as many ways as there are files
             raise InputError(
                 f"checkpoint {str(newest)!r} cannot be resumed, for it is damaged or of another model "

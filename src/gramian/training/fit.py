@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -22,19 +22,20 @@ from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken, summary
 from gramian.data.splits import paired_items
 from gramian.data.table import Table
-from gramian.distributed import Gathered, Ring, check_precision, share
+from gramian.distributed import Gathered, Ring, check_precision, gather, is_main_process, rank, share, world_size
 from gramian.errors import InputError, TooSmallError, check_choice, require
 from gramian.evaluation import single_directions
 from gramian.evaluation.metrics import Ranks, mean_reciprocal_rank, recall_at_k
 from gramian.losses.base import Loss, LossOutput, Temperature
 from gramian.model.aligner import Aligner
+from gramian.model.towers import evaluating
 from gramian.sheets import progress_bar
 from gramian.training.caching import cached_backward
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 from gramian.training.checkpoints import RunFolder
-from gramian.training.objective import Objective, parameter_groups, warmup_cosine
+from gramian.training.objective import Objective, divide_gradients, parameter_groups, warmup_cosine
 from gramian.training.recipe import History, Recipe
 
 __all__ = ["fit"]
@@ -96,32 +97,24 @@ def fit(
     loss.to(accelerator.device)
     aligner.train()
     spread: Loss = loss
-    if accelerator.num_processes > 1:
+    if world_size() > 1:
         spread = Ring(loss) if recipe.ring else Gathered(loss)
     objective = Objective(aligner, loss, spread)
     batch_size = min(recipe.batch_size, len(train))
-    if batch_size < accelerator.num_processes:
-        raise InputError(f"`batch_size` must give each of {accelerator.num_processes} processes an item; got {batch_size}.")
-    # What the loss cannot work with is told before anything is written; a few items show it where media are read.
-    with torch.random.fork_rng(), contextlib.suppress(TooSmallError), torch.set_grad_enabled(not aligner.raw_modalities()):
-        loss(aligner(train[: min(batch_size, 8) if aligner.raw_modalities() else batch_size]))
+    if batch_size < world_size():
+        raise InputError(f"`batch_size` must give each of {world_size()} processes an item; got {batch_size}.")
+    everything = _dry_run(objective, train)
     if loss.sign_blind:
         _warn_sign_blind(repr(loss))
     optimizer = torch.optim.AdamW(parameter_groups(objective, recipe), lr=recipe.learning_rate)
     steps = math.ceil(len(train) // batch_size / recipe.accumulate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.warmup, recipe.epochs * steps))
+    if everything and accelerator.ddp_handler is not None:
+        accelerator.ddp_handler.find_unused_parameters = False
     objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
-    accelerator.register_for_checkpointing(history)
-    tables = [train] if validation is None else [train, validation]
-    run = asdict(recipe) | {
-        "checkpoint_every": None,
-        "workers": None,
-        "loss": repr(loss),
-        "modalities": list(aligner.modalities),
-        "data": [t.digest() for t in tables],
-    }
-    folder = None if output is None else RunFolder(Path(output), accelerator, run)
+    run = asdict(recipe) | {"loss": repr(loss), "modalities": list(aligner.modalities)}
+    folder = None if output is None else RunFolder(Path(output), accelerator, run, [train, validation])
     best: dict[str, Tensor] = {}
     if report_to is not None:
         accelerator.init_trackers(
@@ -131,14 +124,14 @@ def fit(
     reading = Reading(recipe.workers, strict)
     loader = Loader(train, aligner.collator(), reading)
     looks = None if validation is None else Loader(validation, aligner.collator(), reading)
-    with torch.random.fork_rng(), progress_bar(progress and accelerator.is_main_process, note=True) as bar:
+    with torch.random.fork_rng(), progress_bar(progress and is_main_process(), note=True) as bar:
         if folder is not None and resume:
-            best = folder.restore(aligner)
+            best = folder.restore(history)
         task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
         while not _finished(history, recipe):
             epoch = len(history.records) + 1
             # A resumed run draws the same dropout, and each process its own.
-            torch.manual_seed(_mix(recipe.seed, epoch) + (accelerator.process_index << 40))
+            torch.manual_seed(_mix(recipe.seed, epoch) + (rank() << 40))
             values: dict[str, list[Tensor]] = defaultdict(list)
             skipped = 0
             own = [share(rows.tolist()) for rows in _batches(len(train), batch_size, recipe.seed, epoch)]
@@ -149,7 +142,7 @@ def fit(
                 for parts in itertools.islice(feed, count):
                     history.note(found for part in parts for found in part.broken)
                     try:
-                        result = _step(objective, parts, 1 / count, recipe, accelerator)
+                        result = _step(objective, parts, recipe, accelerator)
                     except TooSmallError:  # an unlucky draw, where few items have what the loss compares
                         skipped += 1
                         continue
@@ -158,6 +151,7 @@ def fit(
                     for name, part in result.parts.items():
                         values[f"loss/{name}"].append(part.detach())
                 if done:
+                    divide_gradients(objective.parameters(), done)
                     accelerator.clip_grad_norm_(objective.parameters(), recipe.max_gradient_norm)
                     optimizer.step()
                     schedule.step()
@@ -177,7 +171,7 @@ def fit(
                 history.note(unread)
                 if history.best is None or record["validation/mrr"] > history.best:
                     history.best, history.best_epoch, history.looks_since_best = record["validation/mrr"], epoch, 0
-                    best = {name: value.detach().clone() for name, value in aligner.trainable_state().items()}
+                    best = {name: value.detach().to("cpu", copy=True) for name, value in aligner.trainable_state().items()}
                 else:
                     history.looks_since_best += 1
             history.records.append(record)
@@ -186,7 +180,7 @@ def fit(
             if folder is not None:
                 folder.log(history)
                 if epoch % recipe.checkpoint_every == 0 or _finished(history, recipe):
-                    folder.checkpoint(epoch, best)
+                    folder.checkpoint(history, best)
             bar.update(task, advance=1, note=_note(record, history))
     if best:
         aligner.load_state_dict(best, strict=False)  # what is not there was not trained
@@ -194,12 +188,10 @@ def fit(
         history.best_epoch = len(history.records)
     if report_to is not None:
         accelerator.end_training()
-    if accelerator.num_processes > 1:  # each process has seen the cells of its own batches
+    if world_size() > 1:  # each process has seen the cells of its own batches
         from accelerate.utils import gather_object
 
-        for other in gather_object([history.broken]):
-            for modality, found in other.items():
-                history.broken.setdefault(modality, {}).update(found)
+        history.note(gather_object(history.broken))
     aligner.eval()
     return history
 
@@ -222,7 +214,6 @@ def _accelerator(precision: str, cpu: bool, report_to: str | None, output: str |
     cpu = cpu or not torch.accelerator.is_available()
     tracker = _tracker(report_to)
     try:
-        # A loss may leave a head alone, as one without matching does the matching head.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         # A batch is split over the processes, so that a step of theirs is one step of the schedule.
         split = DataLoaderConfiguration(split_batches=True)
@@ -254,25 +245,36 @@ def _tracker(report_to: str | None) -> str | None:
     return report_to
 
 
-def _step(objective: nn.Module, parts: list[Batch], weight: float, recipe: Recipe, accelerator: Accelerator) -> LossOutput:
-    """The loss of one batch, of which `parts` are this process's, and `weight` times its gradient added to the parameters."""
+def _dry_run(objective: Objective, train: Table) -> bool:
+    """Run the loss once on the few items that have most, so that data it cannot use fails before anything is written.
 
-    def contrast(given: Batch | Bundle) -> LossOutput:
-        result: LossOutput = objective(given)
-        return result._replace(total=result.total * weight)
+    Returns:
+        With several processes, whether every batch is sure to reach every parameter that is trained: this one did, and no cell
+        is or can be missing. A loss may leave a head alone, as one without matching does the matching head.
+    """
+    richest = train.mask().sum(1).argsort(descending=True, stable=True)[:8]
+    complete = world_size() > 1 and bool(train.mask().all()) and not objective.aligner.raw_modalities()
+    batch = objective.aligner.collator()(train[richest.sort().values])
+    with torch.random.fork_rng(), contextlib.suppress(TooSmallError), torch.set_grad_enabled(complete):
+        total = objective.loss(objective.aligner(batch)).total
+        trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        return complete and None not in torch.autograd.grad(total, trained, allow_unused=True)
+    return False
 
+
+def _step(objective: nn.Module, parts: list[Batch], recipe: Recipe, accelerator: Accelerator) -> LossOutput:
+    """The loss of one batch, of which `parts` are this process's; its gradient is added to the parameters'."""
     if recipe.micro_batch is None:
-        result = contrast(parts[0])
+        result: LossOutput = objective(parts[0])
         accelerator.backward(result.total)
-    else:
-        result = cached_backward(
-            partial(objective, encode=True),
-            parts,
-            contrast,
-            backward=accelerator.backward,
-            no_sync=lambda: accelerator.no_sync(objective),
-        )
-    return result._replace(total=result.total / weight)
+        return result
+    return cached_backward(
+        partial(objective, encode=True),
+        parts,
+        objective,
+        backward=accelerator.backward,
+        no_sync=lambda: accelerator.no_sync(objective),
+    )
 
 
 def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
@@ -308,16 +310,24 @@ def _chunks(batches: int, size: int) -> Iterator[int]:
 
 
 def _validate(aligner: Aligner, validation: Loader, broken: list[Broken]) -> dict[str, float]:
-    """Means over all queries of all directions, so that a direction few items take part in weighs little."""
-    bundle = aligner.embed(validation, broken=broken)
-    found = [direction.ranks for direction in single_directions(bundle)]
-    if not found:
+    """Means over all queries of all directions, so that a direction few items take part in weighs little.
+
+    Each process embeds its share of the items; all of them rank them all, and so choose alike.
+    """
+    bundles = []
+    with evaluating(aligner), torch.no_grad():
+        for batch in validation.in_order(rows=cast(range, share(range(len(validation.table))))):
+            bundles.append(aligner(batch))
+            broken.extend(batch.broken)
+        bundle = gather(Bundle.cat(bundles))
+    ranks = [direction.ranks for direction in single_directions(bundle)]
+    if not ranks:
         raise InputError(
             "`validation` must hold two items that share two modalities once it is read; it does not"
             + (f" ({summary(broken)})." if broken else ".")
             + " Mend its cells, or split the items anew."
         )
-    together = Ranks(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    together = Ranks(*(np.concatenate(parts) for parts in zip(*ranks, strict=True)))
     return {"validation/mrr": mean_reciprocal_rank(together), "validation/recall@1": recall_at_k(together, 1)}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +15,9 @@ from gramian.bundle import Bundle
 from gramian.data.batches import Batch
 from gramian.losses.base import Loss
 from gramian.model.aligner import Aligner
-
-if TYPE_CHECKING:
-    pass
 from gramian.training.recipe import Recipe
 
-__all__ = ["Objective", "parameter_groups", "tied_parameters", "warmup_cosine"]
+__all__ = ["Objective", "divide_gradients", "parameter_groups", "tied_parameters", "warmup_cosine"]
 
 
 class Objective(nn.Module):
@@ -92,6 +89,14 @@ def parameter_groups(objective: Objective, recipe: Recipe) -> list[dict[str, Any
             {"params": [p for p in some if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
         ]
     return groups
+
+
+def divide_gradients(parameters: Iterable[nn.Parameter], batches: int) -> None:
+    """Divide gradients that were added up over several batches by their number."""
+    if batches > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad /= batches
 
 
 def warmup_cosine(warmup: float, steps: int) -> Any:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
 
 from gramian.data.cells import Broken
-from gramian.errors import InputError
+from gramian.errors import InputError, check_choice
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["History", "Precision", "Recipe"]
 
-
-__all__ = ["History", "Recipe"]
+Precision: TypeAlias = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Recipe:
         patience: stop after this many looks without a better one; None never stops early.
         checkpoint_every: epochs between checkpoints, where there is a folder to write to.
         workers: processes that decode raw media ahead of the model, in each process that trains; 0 decodes in between steps.
-            The result does not hang on it.
+            The result does not depend on it.
     """
 
     epochs: int = 40
@@ -52,7 +51,7 @@ class Recipe:
     weight_decay: float = 0.1
     warmup: float = 0.1
     max_gradient_norm: float = 1.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Precision = "no"
     seed: int = 0
     evaluate_every: int = 2
     patience: int | None = None
@@ -60,28 +59,43 @@ class Recipe:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "evaluate_every", "checkpoint_every", "accumulate"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise InputError(f"`micro_batch` must be at least 1 or None; got {self.micro_batch}.")
-        if self.batch_size < 2:
-            raise InputError(
-                f"`batch_size` must be at least 2, for there is nothing to contrast one item with; got {self.batch_size}."
-            )
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            optional = name in ("micro_batch", "patience")
+            if (value is None and optional) or (type(value) is int and value >= least):
+                continue
+            why = ", for there is nothing to contrast one item with" if name == "batch_size" else ""
+            none = " or None" if optional else ""
+            raise InputError(f"`{name}` must be an integer of at least {least}{none}{why}; got {value!r}.")
         for name in ("learning_rate", "max_gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` must be positive; got {getattr(self, name)}.")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"`seed` must lie in [0, 2³²); got {self.seed}.")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"`warmup` must lie in [0, 1); got {self.warmup}.")
-        if self.workers < 0:
-            raise InputError(f"`workers` must not be negative; got {self.workers}.")
-        if self.weight_decay < 0:
-            raise InputError(f"`weight_decay` must not be negative; got {self.weight_decay}.")
-        if self.patience is not None and self.patience < 1:
-            raise InputError(f"`patience` must be at least 1 or None; got {self.patience}.")
+            if not _between(getattr(self, name), 0) or getattr(self, name) == 0:
+                raise InputError(f"`{name}` must be positive and finite; got {getattr(self, name)!r}.")
+        if not _between(self.weight_decay, 0):
+            raise InputError(f"`weight_decay` must be finite and not negative; got {self.weight_decay!r}.")
+        if not _between(self.warmup, 0, 1):
+            raise InputError(f"`warmup` must lie in [0, 1); got {self.warmup!r}.")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**32:
+            raise InputError(f"`seed` must be an integer in [0, 2³²); got {self.seed!r}.")
+        if type(self.ring) is not bool:
+            raise InputError(f"`ring` must be True or False; got {self.ring!r}.")
+        check_choice("precision", self.precision, get_args(Precision))
+
+
+_COUNTS = {
+    "epochs": 1,
+    "evaluate_every": 1,
+    "checkpoint_every": 1,
+    "accumulate": 1,
+    "micro_batch": 1,
+    "patience": 1,
+    "batch_size": 2,
+    "workers": 0,
+}
+
+
+def _between(value: float, low: float, high: float = math.inf) -> bool:
+    """Whether it is a number in [low, high)."""
+    return type(value) in (int, float) and low <= value < high
 
 
 @dataclass
@@ -95,25 +109,26 @@ class History:
         best_epoch: the epoch whose weights the Aligner ends with: the best validation MRR, or the last without validation.
         best: that validation MRR; None without validation.
         looks_since_best: looks at the validation split since.
-        broken: modality → id → why the cell could not be read; it counted as missing.
+        broken: the cells that could not be read, each once; they counted as missing.
     """
 
     records: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best: float | None = None
     looks_since_best: int = 0
-    broken: dict[str, dict[str, str]] = field(default_factory=dict)
+    broken: list[Broken] = field(default_factory=list)
 
     def note(self, broken: Iterable[Broken]) -> None:
-        """Take down what could not be read."""
-        for row, modality, reason in broken:
-            self.broken.setdefault(modality, {})[row] = reason
+        """Take down what could not be read, each cell once."""
+        new = tuple(broken)
+        if new:
+            self.broken = list({(cell.modality, cell.id): cell for cell in (*self.broken, *new)}.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
-        return asdict(self)
+        """For checkpoints: plain data."""
+        return vars(self) | {"broken": [tuple(cell) for cell in self.broken]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From a checkpoint."""
         for name, value in state.items():
-            setattr(self, name, value)
+            setattr(self, name, [Broken(*cell) for cell in value] if name == "broken" else value)
