@@ -10,7 +10,7 @@ import torch
 from gramian import PMRL, Bundle, Centroid, Contrast, Gram, HyperGram, InputError, Pairwise, Symile, Triangle
 from gramian.errors import TooSmallError
 from gramian.losses import Loss, Matching, Sum, saturation
-from gramian.losses.base import Temperature
+from gramian.losses.softmax import Temperature
 from gramian.tokens import Tokens
 from reference import angles, hyperbolic, pairwise, siglip
 from reference import cone as reference_cone
@@ -335,7 +335,7 @@ def test_each_temperature_of_several_is_held_and_learned_on_its_own():
         (lambda: Symile(temperature=0.0005), "`temperature` must be at least 0.001; got 0.0005"),
         (
             lambda: Pairwise(temperature={"text-image": 0.1, "text-audio": 0.1, "image-video": 0.1})(batch(1)),
-            "`temperature` must name each of the pairs text-image, text-audio, image-audio; got text-image, text-audio, im",
+            "`temperature` must name each of text-image, text-audio, image-audio; got text-image, text-audio, im",
         ),
         (lambda: HyperGram(alpha=0.0), r"`alpha` must lie in \(0, 1\); got 0.0. For α = 1 use Gram\(\)"),
         (lambda: HyperGram(alpha=math.nan), r"`alpha` must lie in \(0, 1\); got nan"),

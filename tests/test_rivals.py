@@ -142,20 +142,19 @@ def test_info_nce_leaves_out_the_same_item_and_easy_negatives(smoothing, negativ
             others = sorted((row[j] for j in range(7) if j != i and not same[i, j]), reverse=True)[:negatives]
             logs = pairwise.log_softmax([row[i], *others])
             expected -= ((1 - smoothing) * logs[0] + smoothing * sum(logs) / len(logs)) / 14
-    close(info_nce(logits, same=same, label_smoothing=smoothing, negatives=negatives), expected)
+    close(info_nce(logits, ids, label_smoothing=smoothing, negatives=negatives), expected)
     if len(ids.unique()) == 7:
         close(info_nce(logits, label_smoothing=smoothing, negatives=negatives), expected)
 
 
 def test_sigmoid_loss_leaves_out_the_same_item():
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    same = torch.eye(4, dtype=torch.bool)
-    same[0, 2] = same[2, 0] = True
-    kept = [(i, j) for i in range(4) for j in range(4) if i == j or not same[i, j]]
+    ids = torch.tensor([0, 1, 0, 2])
+    kept = [(i, j) for i in range(4) for j in range(4) if i == j or ids[i] != ids[j]]
     expected = -sum(logsigmoid(logits[i, j] if i == j else -logits[i, j]) for i, j in kept) / 4
-    close(sigmoid_loss(logits, same=same), expected)
-    with pytest.raises(InputError, match=r"`same` must be bool of shape \(4, 4\); got torch.float32"):
-        sigmoid_loss(logits, same=same.float())
+    close(sigmoid_loss(logits, ids), expected)
+    with pytest.raises(InputError, match=r"`ids` must have one entry per row, \(4,\); got \(3,\)"):
+        sigmoid_loss(logits, ids[:3])
 
 
 # --- rows that are one item
@@ -287,7 +286,7 @@ def test_pairs_weights_and_temperatures_are_a_pair_s_own():
         ),
         (
             lambda: Pairwise(temperature={"text-image": 0.1})(batch(1)),
-            "`temperature` must name each of the pairs text-image, text-a",
+            "`temperature` must name each of text-image, text-a",
         ),
         (lambda: Pairwise(temperature={}), "`temperature` must be at least 0.01; got none"),
         (lambda: Contrast(negatives=0), "`negatives` must be at least 1, or None for all; got 0"),

@@ -20,6 +20,7 @@ ROOMS = [
     "errors",
     "files",
     "sheets",
+    "papers",
     "geometry",
     "rows",
     "tokens",

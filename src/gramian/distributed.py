@@ -29,8 +29,9 @@ from torch import Tensor
 from gramian.bundle import Bundle, Vectors
 from gramian.errors import InputError, check_choice, require
 from gramian.kernels import Backend, Exchange, Form, LogSums, Pairs, SoftplusSums, tiles
-from gramian.losses.base import Loss, LossOutput, SoftmaxLoss, Sum
+from gramian.losses.base import Loss, LossOutput, Sum
 from gramian.losses.pmrl import PMRL
+from gramian.losses.softmax import SoftmaxLoss
 from gramian.tokens import Tokens
 
 __all__ = [
@@ -266,6 +267,7 @@ class _OverAll(Loss):
     def __init__(self, loss: Loss, group: Group = None) -> None:
         super().__init__()
         self.loss = loss
+        self.papers = loss.papers
         self.group = group
 
     @property

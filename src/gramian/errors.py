@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterable
 from typing import TypeVar
 
-__all__ = ["InputError", "TooSmallError", "check_choice", "first_line", "listing", "require", "wrong_choice"]
+__all__ = ["InputError", "TooSmallError", "check_choice", "first_line", "listing", "require", "unknown_option", "wrong_choice"]
 
 
 Name = TypeVar("Name", bound=str)
@@ -40,9 +40,21 @@ def check_choice(argument: str, value: Name, choices: Iterable[str]) -> Name:
 def wrong_choice(argument: str, value: str, choices: Iterable[str]) -> InputError:
     """The error of a `value` that is none of `choices`."""
     names = list(choices)
-    near = difflib.get_close_matches(str(value), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"`{argument}` must be one of {', '.join(names)}; got {value!r}.{hint}")
+    return InputError(f"`{argument}` must be one of {', '.join(names)}; got {value!r}.{_nearest(str(value), names, 0.6)}")
+
+
+def unknown_option(name: str, options: Iterable[str], owner: str) -> InputError:
+    """The error of an option that `owner` does not have; it names the nearest one.
+
+    >>> print(unknown_option("smoothing", ["score", "label_smoothing"], "Gram"))
+    `smoothing` is not an option of Gram. Did you mean 'label_smoothing'?
+    """
+    return InputError(f"`{name}` is not an option of {owner}.{_nearest(name, options, 0.5)}")
+
+
+def _nearest(name: str, names: Iterable[str], cutoff: float) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 class TooSmallError(InputError):

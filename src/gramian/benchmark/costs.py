@@ -24,7 +24,7 @@ from gramian.errors import InputError, require
 from gramian.evaluation.plots import cost_curves
 from gramian.files import atomic
 from gramian.geometry import orthogonalize, safe_sqrt
-from gramian.losses import PMRL, Gram, info_nce
+from gramian.losses import PMRL, Gram
 from gramian.scores import negative_volume
 from gramian.sheets import Sheet
 
@@ -193,7 +193,9 @@ def _gram(n: int, m: int, d: int, work: str, device: torch.device) -> _Case:
         own = orthogonalize(M.vectors)
         x = (a @ own.basis.reshape(-1, d).T).reshape(n, n, m - 1)
         scores = -safe_sqrt(1 - x.square().sum(-1)) * own.volume
-        return info_nce(scores / 0.07, label_smoothing=0.1)
+        logits, target = scores / 0.07, torch.arange(n, device=device)
+        rows, columns = (F.cross_entropy(table, target, label_smoothing=0.1) for table in (logits, logits.T))
+        return (rows + columns) / 2
 
     table = 4 * n * n
     forms = {

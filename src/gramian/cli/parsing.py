@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from torch import nn
 
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, unknown_option
 from gramian.losses import Loss
-from gramian.model.options import Option, Word, alternatives, convert, options_of, parse_yaml, unknown_option
+from gramian.model.options import Option, Word, alternatives, convert, options_of, parse_yaml
 from gramian.model.specs import NAMES
 
 __all__ = ["Command", "help_of", "parse"]

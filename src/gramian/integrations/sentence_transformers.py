@@ -23,6 +23,7 @@ from gramian.bundle import Bundle
 from gramian.distributed import Gathered
 from gramian.errors import InputError, TooSmallError
 from gramian.losses.base import Loss
+from gramian.papers import GRADCACHE, Paper
 from gramian.training.caching import random_state, set_random_state
 
 __all__ = ["AlignmentLoss", "CachedAlignmentLoss"]
@@ -117,9 +118,11 @@ class AlignmentLoss(nn.Module):
 
     @property
     def citation(self) -> str:
-        """BibTeX of the papers that the loss is from; empty where there is none."""
-        kinds = {type(module).__name__ for module in self.loss.modules()}
-        return "".join(_bibtex(*paper) for name, paper in _PAPERS.items() if name in kinds)
+        """BibTeX of the papers that the loss, and the caching of gradients where there is any, are from."""
+        return "".join(f"\n{paper.bibtex()}\n" for paper in self._papers())
+
+    def _papers(self) -> Sequence[Paper]:
+        return self.loss.papers
 
     def _objective(self) -> Loss:
         return self.loss.loss if isinstance(self.loss, Gathered) else self.loss
@@ -240,10 +243,8 @@ class CachedAlignmentLoss(AlignmentLoss):
         """What the model card says of this loss."""
         return super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}
 
-    @property
-    def citation(self) -> str:
-        """BibTeX of the papers that the loss and the caching of gradients are from."""
-        return super().citation + _bibtex(*_CACHING)
+    def _papers(self) -> Sequence[Paper]:
+        return [*super()._papers(), GRADCACHE]
 
 
 class _EmptyText(NamedTuple):
@@ -323,40 +324,3 @@ def _full(values: Tensor) -> Tensor:
 def _ids(labels: Tensor | None) -> Tensor | None:
     whole = labels is not None and labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
     return labels if whole else None
-
-
-_GRAM = ("cicchetti2024gram", "Gramian Multimodal Representation Learning and Alignment", "2412.11959")
-_CACHING = ("gao2021scaling", "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", "2101.06983")
-
-_PAPERS = {
-    "Gram": _GRAM,
-    "PMRL": ("liu2025pmrl", "Principled Multimodal Representation Learning", "2507.17343"),
-    "Pairwise": (
-        "radford2021clip",
-        "Learning Transferable Visual Models From Natural Language Supervision",
-        "2103.00020",
-    ),
-    "Centroid": (
-        "jeong2024centrobind",
-        "Anchors Aweigh! Sail for Optimal Unified Multi-Modal Representations",
-        "2410.02086",
-    ),
-    "Triangle": (
-        "cicchetti2025triangle",
-        "A TRIANGLE Enables Multimodal Alignment Beyond Cosine Similarity",
-        "2509.24734",
-    ),
-    "Symile": (
-        "saporta2024symile",
-        "Contrasting with Symile: Simple Model-Agnostic Representation Learning for Unlimited Modalities",
-        "2411.01053",
-    ),
-}
-"""Loss → key, title and arXiv number of its paper."""
-
-
-def _bibtex(key: str, title: str, number: str) -> str:
-    return (
-        f"\n@misc{{{key},\n    title={{{title}}},\n    year={{20{number[:2]}}},\n    eprint={{{number}}},\n"
-        "    archivePrefix={arXiv}\n}\n"
-    )

@@ -2,27 +2,28 @@
 
 | class | formula by default | paper |
 | --- | --- | --- |
-| `Gram` | cross-entropy of −V/τ, both directions, anchored | GRAM (arXiv 2412.11959) |
-| `PMRL` | −log softmax(σ/τ₁)₁, and repulsion of leading directions | PMRL (arXiv 2507.17343) |
-| `Pairwise` | InfoNCE or sigmoid of cosines, all pairs or anchored | CLIP (2103.00020), ImageBind, SigLIP (2303.15343) |
-| `Centroid` | InfoNCE of each modality against the centroid | CentroBind (arXiv 2410.02086) |
-| `Triangle` | cross-entropy of −area/τ, both directions, anchored | TRIANGLE (arXiv 2509.24734) |
-| `Symile` | cross-entropy of multilinear products | Symile (arXiv 2411.01053) |
-| `HyperGram` | cross-entropy of −(αV + (1 − α)V_hyperbolic)/τ | HyperGRAM (CVPR 2026) |
-| `Contrast` | cross-entropy of any score, any anchor or each in turn | – |
+| `Gram` | cross-entropy of −V/τ, both directions, anchored | GRAM |
+| `PMRL` | −log softmax(σ/τ₁)₁, and repulsion of leading directions | PMRL |
+| `Pairwise` | InfoNCE or sigmoid of cosines, all pairs or anchored | CLIP, ImageBind, SigLIP |
+| `Centroid` | InfoNCE of each modality against the centroid | CentroBind |
+| `Triangle` | cross-entropy of −area/τ, both directions, anchored | TRIANGLE |
+| `Symile` | cross-entropy of multilinear products | Symile |
+| `HyperGram` | cross-entropy of −(αV + (1 − α)V_hyperbolic)/τ | HyperGRAM |
+| `Contrast` | cross-entropy of any score, any anchor or each in turn | that of the score |
 | `Matching` | binary cross-entropy of a matching head, hard negatives | GRAM, PMRL |
-| `Sum` | `0.5 * Pairwise() + PMRL()` | – |
+| `Sum` | `0.5 * Pairwise() + PMRL()` | those of its terms |
+
+`Loss.papers` has title, venue and BibTeX of each. What softmax losses share are `SoftmaxOptions`.
 """
 
-from gramian.losses.anchored import Centroid, HyperGram, Triangle
 from gramian.losses.base import Loss, LossOutput, Sum
-from gramian.losses.contrast import Contrast
+from gramian.losses.contrast import Centroid, Contrast, Gram, HyperGram, Triangle
 from gramian.losses.diagnosis import saturation
 from gramian.losses.functional import info_nce, sigmoid_loss
-from gramian.losses.gram import Gram
 from gramian.losses.matching import Matching, hard_negatives
 from gramian.losses.pairwise import Pairwise
 from gramian.losses.pmrl import PMRL
+from gramian.losses.softmax import SoftmaxLoss, SoftmaxOptions
 from gramian.losses.symile import Symile
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "LossOutput",
     "Matching",
     "Pairwise",
+    "SoftmaxLoss",
+    "SoftmaxOptions",
     "Sum",
     "Symile",
     "Triangle",
@@ -47,14 +50,7 @@ __all__ = [
 ]
 
 LOSSES: dict[str, type[Loss]] = {
-    "Gram": Gram,
-    "PMRL": PMRL,
-    "Pairwise": Pairwise,
-    "Centroid": Centroid,
-    "Triangle": Triangle,
-    "Symile": Symile,
-    "HyperGram": HyperGram,
-    "Contrast": Contrast,
+    loss.__name__: loss for loss in (Gram, PMRL, Pairwise, Centroid, Triangle, Symile, HyperGram, Contrast)
 }
 """The losses by name, without those made of others: `Sum` of losses, `Matching` of a matching head."""
 

@@ -10,13 +10,14 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, RANDOM, against_others, anchors_of, draw_anchor
+from gramian.papers import GRAM, PMRL
 from gramian.scores import SCORES, ScoreName
 
 __all__ = ["Matching", "hard_negatives"]
 
 
 class Matching(Loss):
-    """Binary cross-entropy of a matching head on three groups of pairs a batch.
+    """Binary cross-entropy of a matching head on three groups of pairs per batch; a scalar ≥ 0, log 2 where every logit is 0.
 
     (anchorᵢ, Mᵢ) is a match; (anchorᵢ, a hard M) and (a hard anchor, Mᵢ) are none. A hard negative is one draw from the
     softmax of the contrastive scores over the other items; in evaluation mode a fixed generator draws.
@@ -28,8 +29,13 @@ class Matching(Loss):
         anchor: a modality, "text" in the papers; "each" or "random".
         temperature: τ of the softmax; 0.07 as GRAM's starts.
 
-    Source: GRAM (arXiv 2412.11959), weight 0.1 in its loss and in PMRL's: `Gram() + 0.1 * Matching(matcher)`.
+    Raises:
+        InputError: an unknown score, or a temperature that is not positive.
+
+    Source: GRAM, weight 0.1 in its loss and in PMRL's: `Gram() + 0.1 * Matching(matcher)`.
     """
+
+    papers = (GRAM, PMRL)
 
     def __init__(
         self, matcher: nn.Module, *, score: ScoreName = "volume", anchor: str = "text", temperature: float = 0.07
@@ -49,7 +55,7 @@ class Matching(Loss):
         return True
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
-        """The mean over the anchors; one part an anchor, named after it. An anchor with fewer than two items is left out."""
+        """The mean over the anchors; one part per anchor, named after it. An anchor with fewer than two items is left out."""
         if not self.training:
             generator = torch.Generator().manual_seed(0)
         anchors = anchors_of(self.anchor, bundle, "Matching")
@@ -64,10 +70,10 @@ class Matching(Loss):
                 wrong_item = hard_negatives(scores, same, generator)
                 wrong_anchor = hard_negatives(scores.T, same, generator)
             rows = torch.arange(len(usable), device=scores.device)
-            asked, found = torch.cat([rows, rows, wrong_anchor]), torch.cat([rows, wrong_item, rows])
-            there = (asked >= 0) & (found >= 0)
-            truth = (torch.arange(len(there), device=scores.device) < len(rows))[there].to(scores.dtype)
-            logits = self.matcher(queries[asked[there]], items[found[there]])
+            left, right = torch.cat([rows, rows, wrong_anchor]), torch.cat([rows, wrong_item, rows])
+            drawn = (left >= 0) & (right >= 0)
+            truth = (torch.arange(len(drawn), device=scores.device) < len(rows))[drawn].to(scores.dtype)
+            logits = self.matcher(queries[left[drawn]], items[right[drawn]])
             parts[anchor] = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype))
         return LossOutput(torch.stack(list(parts.values())).mean(), parts)
 
@@ -78,7 +84,7 @@ class Matching(Loss):
 
 
 def hard_negatives(logits: Tensor, same: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One draw a row from the softmax over the columns that are another item.
+    """One draw per row from the softmax over the columns that are another item.
 
     Args:
         logits: (n, n).

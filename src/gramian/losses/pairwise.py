@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, listing
 from gramian.kernels import Form
-from gramian.losses.base import LossOutput, SoftmaxLoss
-from gramian.losses.functional import sigmoid_loss_of
+from gramian.losses.base import LossOutput
+from gramian.losses.functional import sigmoid_loss
+from gramian.losses.softmax import SoftmaxLoss, SoftmaxOptions
+from gramian.papers import CLIP, IMAGEBIND, SIGLIP, Paper
 from gramian.scores.angles import cosine_form
 from gramian.scores.sides import sides
 
@@ -22,7 +24,7 @@ __all__ = ["Pairwise"]
 
 
 class Pairwise(SoftmaxLoss):
-    """A loss of the cosines of two modalities, averaged over pairs of modalities.
+    """A loss of the cosines of two modalities, averaged over pairs of modalities; a scalar ≥ 0.
 
     An item takes part in a pair when it has both. A pair with fewer than two such items in the batch is left out.
 
@@ -31,22 +33,23 @@ class Pairwise(SoftmaxLoss):
         pairs: the pairs to take, as in [("text", "image"), ("image", "audio")]; instead of `anchor`.
         objective: "softmax" is symmetric InfoNCE; "sigmoid" is SigLIP, −Σᵢⱼ log σ(±(cosᵢⱼ/τ + b))/n with b learned from −10.
         weights: how much each pair counts, as in {"text-image": 2.0}; 1 for those not named; 0 leaves a pair out.
-        temperature: initial τ, or one a pair, as in {"text-image": 0.07, "text-audio": 0.2}. By default 0.07 (CLIP), and 0.1
-            for "sigmoid" (SigLIP).
-        learn_temperature: whether τ is a parameter (as log τ, at least 0.01, CLIP's bound).
-        label_smoothing: see `info_nce`; for "softmax".
-        negatives: contrast with this many of the hardest negatives; all of the batch by default; for "softmax".
-        block_size: make the scores in blocks of this many rows and columns, and anew in the backward pass; picked by size
-            by default.
+        **options: see `SoftmaxOptions`. `temperature` is by default 0.07 (CLIP), and 0.1 for "sigmoid" (SigLIP);
+            `label_smoothing` and `negatives` are for "softmax" alone.
 
-    Source: CLIP (arXiv 2103.00020); anchored: ImageBind (arXiv 2305.05665); "sigmoid": SigLIP (arXiv 2303.15343).
+    Raises:
+        InputError: an unknown option, a value out of its range, or options that exclude each other; when called, a pair or
+            an anchor that is not among the modalities.
 
-    >>> import torch
+    Source: CLIP; anchored: ImageBind; "sigmoid": SigLIP.
+
     >>> loss = Pairwise(anchor="text")
     >>> batch = {"text": torch.eye(3), "image": torch.eye(3), "audio": torch.eye(3)}
     >>> sorted(loss(batch).parts)
     ['text-audio', 'text-image']
     """
+
+    papers: tuple[Paper, ...] = (CLIP,)
+    defaults: ClassVar[SoftmaxOptions] = SoftmaxLoss.defaults | {"temperature": None}
 
     def __init__(
         self,
@@ -55,27 +58,17 @@ class Pairwise(SoftmaxLoss):
         pairs: Sequence[tuple[str, str]] | None = None,
         objective: Literal["softmax", "sigmoid"] = "softmax",
         weights: Mapping[str, float] | None = None,
-        temperature: float | Mapping[str, float] | None = None,
-        learn_temperature: bool = True,
-        label_smoothing: float = 0.0,
-        negatives: int | None = None,
-        block_size: int | None = None,
+        **options: Unpack[SoftmaxOptions],
     ) -> None:
         check_choice("objective", objective, ("softmax", "sigmoid"))
-        if temperature is None:
-            temperature = 0.07 if objective == "softmax" else 0.1
-        super().__init__(
-            temperature=temperature,
-            learn_temperature=learn_temperature,
-            label_smoothing=label_smoothing,
-            negatives=negatives,
-            block_size=block_size,
-        )
+        if objective == "sigmoid" and options.get("temperature") is None:
+            options["temperature"] = 0.1
+        super().__init__(**options)
         if anchor is not None and pairs is not None:
             raise InputError("`pairs` and `anchor` both choose the pairs; got both. Leave one out.")
         if pairs is not None and not (pairs and all(len(pair) == 2 and pair[0] != pair[1] for pair in pairs)):
             raise InputError(f"`pairs` must hold pairs of two modalities; got {listing(pairs) or 'none'}.")
-        if objective == "sigmoid" and (label_smoothing or negatives is not None):
+        if objective == "sigmoid" and (self.label_smoothing or self.negatives is not None):
             raise InputError("`label_smoothing` and `negatives` belong to `objective` 'softmax'; got 'sigmoid'.")
         if weights is not None and not all(0 <= weight < float("inf") for weight in weights.values()):
             raise InputError(f"`weights` must be finite and not negative; got {dict(weights)}.")
@@ -84,6 +77,10 @@ class Pairwise(SoftmaxLoss):
         self.objective = objective
         self.weights = None if weights is None else dict(weights)
         self.bias = nn.Parameter(torch.tensor(-10.0)) if objective == "sigmoid" else None
+        if objective == "sigmoid":
+            self.papers = (SIGLIP,)
+        elif anchor is not None:
+            self.papers = (CLIP, IMAGEBIND)
 
     @property
     def sign_blind(self) -> bool:
@@ -91,12 +88,10 @@ class Pairwise(SoftmaxLoss):
         return False
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
-        """The mean over the pairs; one part a pair, named "first-second"."""
+        """The mean over the pairs; one part per pair, named "first-second"."""
         del generator
         comparisons = {self._name(*pair): (pair[0], pair[1:]) for pair in self._pairs(bundle.modalities)}
-        named = self.temperature.names
-        if named is not None and set(named) != set(comparisons):
-            raise InputError(f"`temperature` must name each of the pairs {', '.join(comparisons)}; got {', '.join(named)}.")
+        self.temperature.check(list(comparisons))
         weights = None
         if self.weights is not None:
             unknown = sorted(set(self.weights) - set(comparisons))
@@ -117,12 +112,12 @@ class Pairwise(SoftmaxLoss):
         if self.bias is None:
             return super().penalty(logits, usable)
         shifted = replace(logits, items=(*logits.items, self.bias.expand(len(usable))))
-        return sigmoid_loss_of(shifted, usable.item_ids, block_size=self.block_size, exchange=self.exchange)
+        return sigmoid_loss(shifted, usable.item_ids, block_size=self.block_size, exchange=self.exchange)
 
     def extra_repr(self) -> str:
         """The options."""
-        given = {"pairs": self.pairs, "objective": "sigmoid" if self.bias is not None else None, "weights": self.weights}
-        named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+        options = {"pairs": self.pairs, "objective": "sigmoid" if self.bias is not None else None, "weights": self.weights}
+        named = [f"{name}={value!r}" for name, value in options.items() if value is not None]
         return ", ".join([f"anchor={self.anchor!r}", *named, super().extra_repr()])
 
     def _name(self, first: str, second: str) -> str:

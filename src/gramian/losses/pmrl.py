@@ -1,4 +1,4 @@
-"""`PMRL`: principled multimodal representation learning (arXiv 2507.17343), and its sign-aware form."""
+"""`PMRL`: principled multimodal representation learning, and its sign-aware form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from gramian.errors import InputError
 from gramian.geometry import direction, spectrum
 from gramian.kernels import PLAIN, Form, Linear, self_products
 from gramian.losses.base import Loss, LossOutput, too_small
-from gramian.losses.functional import LOCAL, check_block_size, info_nce_of
+from gramian.losses.functional import LOCAL, check_block_size, info_nce
+from gramian.papers import PMRL as PAPER
 
 __all__ = ["PMRL"]
 
@@ -19,26 +20,30 @@ __all__ = ["PMRL"]
 class PMRL(Loss):
     """PMRL: make σ₁ of each item's tuple dominate, and keep the leading directions of different items apart.
 
-    L = mean over items of −log softmax(σ/τ₁)₁ + cross-entropy of U Uᵀ/τ₂ against the diagonal. The second term compares unit
-    vectors with themselves on the diagonal, so it is pure repulsion. The defaults are the paper's; its matching head is a loss
-    of its own: `PMRL() + 0.1 * Matching(matcher)`. As published the objective is sign-blind, and at τ₁ = 0.05 the first term
-    is all but zero long before the vectors agree.
+    L = mean over items of −log softmax(σ/τ₁)₁ + cross-entropy of U Uᵀ/τ₂ against the diagonal, both ≥ 0; the first at most
+    log m unless `signed`, the second at most log n. The second term compares unit vectors with themselves on the diagonal, so
+    it is pure repulsion. The defaults are the paper's; its matching head is a loss of its own: `PMRL() + 0.1 *
+    Matching(matcher)`. As published the objective is sign-blind, and at τ₁ = 0.05 the first term is all but zero long before
+    the vectors agree. Items with one modality take part in the second term alone.
 
     Args:
-        signed: replace σ₁ by ‖Σz‖/√k, its value when all k vectors point one way, and the leading direction by the normalised
-            sum. It never exceeds σ₁ and reaches it exactly when the item is fully aligned, signs included.
+        signed: False as published. True replaces σ₁ by ‖Σz‖/√k, its value when all k vectors point one way, and the leading
+            direction by the normalised sum. It never exceeds σ₁, and reaches it when the item is fully aligned, signs included.
         alignment_temperature: τ₁; 0.05 in the paper. 0.5 or more does not saturate.
         instance_temperature: τ₂; 0.1 in the paper.
-        block_size: see `Gram`.
+        block_size: see `SoftmaxOptions`; for the second term.
 
-    Items with one modality take part in the second term alone.
+    Raises:
+        InputError: a temperature that is not positive, or a block size below 1.
 
-    Source: PMRL (arXiv 2507.17343).
+    Source: PMRL.
 
     >>> loss = PMRL(signed=True, alignment_temperature=0.5)
     >>> sorted(loss({"text": torch.eye(3), "image": torch.eye(3)}).parts)
     ['alignment', 'instance']
     """
+
+    papers = (PAPER,)
 
     def __init__(
         self,
@@ -101,7 +106,7 @@ class PMRL(Loss):
                 logits = logits.masked_fill(bundle.same() & ~torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
             return F.cross_entropy(logits, torch.arange(len(u), device=u.device))
         blocks = Form(Linear(), (u / self.instance_temperature,), (u,))
-        return info_nce_of(blocks, bundle.item_ids, block_size=self.block_size, exchange=self.exchange)
+        return info_nce(blocks, bundle.item_ids, block_size=self.block_size, exchange=self.exchange)
 
     def extra_repr(self) -> str:
         """The options."""

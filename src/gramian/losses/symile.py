@@ -1,8 +1,8 @@
-"""`Symile`: cross-entropy of multilinear inner products (NeurIPS 2024, arXiv 2411.01053)."""
+"""`Symile`: cross-entropy of multilinear inner products."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
-from gramian.losses.base import Loss, LossOutput, Temperature, comparable
+from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, EACH, against_others, anchors_of
+from gramian.losses.softmax import Temperature
+from gramian.papers import SYMILE
 
 __all__ = ["Symile"]
 
@@ -22,8 +24,8 @@ LARGEST = 2**26  # logits of the larger scheme
 class Symile(Loss):
     """Symile: each modality in turn as the anchor, cross-entropy of the multilinear product of matched tuples against others.
 
-    A candidate is a tuple with one vector of each of the other modalities. The negatives are tuples put together from
-    different items:
+    A scalar ≥ 0. A candidate is a tuple with one vector of each of the other modalities. The negatives are tuples put
+    together from different items:
 
     - "n": the vectors of each modality are shuffled, which gives n tuples; those of the anchor's own column are replaced by
       its match. In evaluation mode the modalities are rolled by 0, 1, 2, … places instead, and nothing is drawn.
@@ -33,24 +35,27 @@ class Symile(Loss):
     published a shuffle may hit the anchor's own item; with ids in the Bundle such tuples leave the softmax.
 
     Args:
-        negatives: "n" or "n_squared".
-        temperature: initial τ. Products of m unit vectors are of the order of d^(1 − m/2), so that τ may fall to 0.001.
-        learn_temperature: whether τ is a parameter (as log τ).
+        negatives: "n" or "n_squared"; "n" is the cheaper of the paper's two.
+        temperature: initial τ, or one per anchor by name. Products of m unit vectors are of the order of d^(1 − m/2), so that
+            τ may fall to 0.001.
+        learn_temperature: whether τ is a parameter (as log τ), as in the paper.
 
     Raises:
-        InputError: "n_squared" with more than 2²⁶ logits.
+        InputError: a value out of its range; when called, "n_squared" with more than 2²⁶ logits.
 
-    Source: Symile (NeurIPS 2024, arXiv 2411.01053).
+    Source: Symile.
 
     >>> sorted(Symile()({"text": torch.eye(3), "image": torch.eye(3), "audio": torch.eye(3)}).parts)
     ['audio', 'image', 'text']
     """
 
+    papers = (SYMILE,)
+
     def __init__(
         self,
         *,
         negatives: Literal["n", "n_squared"] = "n",
-        temperature: float = 0.07,
+        temperature: float | Mapping[str, float] = 0.07,
         learn_temperature: bool = True,
     ) -> None:
         super().__init__()
@@ -63,13 +68,14 @@ class Symile(Loss):
         return True
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
-        """The mean over the anchors; one part an anchor. An anchor with fewer than two items is left out."""
-        comparisons = against_others(anchors_of(EACH, bundle, "Symile"), bundle)
-        tau, parts = self.temperature(), {}
+        """The mean over the anchors; one part per anchor. An anchor with fewer than two items is left out."""
+        anchors, parts = anchors_of(EACH, bundle, "Symile"), {}
+        self.temperature.check(anchors)
+        comparisons = against_others(anchors, bundle)
         for anchor, usable in comparable(bundle, comparisons, ANCHORED):
             products, candidates, target = self._products(usable, *comparisons[anchor], generator)
-            # Masked behind the division: −∞/τ has a NaN derivative in τ.
-            parts[anchor] = F.cross_entropy((products / tau).masked_fill(~candidates, -torch.inf), target)
+            logits = products / self.temperature(anchor)  # before the mask: −∞/τ has a NaN derivative in τ
+            parts[anchor] = F.cross_entropy(logits.masked_fill(~candidates, -torch.inf), target)
         return LossOutput(torch.stack(list(parts.values())).mean(), parts)
 
     def _products(

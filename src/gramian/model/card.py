@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from torch import nn
 
 from gramian.data.cells import Broken
 from gramian.data.media import MEDIA
 from gramian.data.readers import Media
+from gramian.losses import Loss
 from gramian.model.encoders import Encoder
 from gramian.model.heads import Modality
 from gramian.model.towers import Features, Towers
@@ -55,7 +54,7 @@ def run_card(
     *,
     data: str,
     counts: Mapping[str, Mapping[str, int]],
-    loss: nn.Module,
+    loss: Loss,
     recipe: Mapping[str, Any],
     figures: Sequence[Sheet],
     split: str,
@@ -84,7 +83,7 @@ def run_card(
         f"Data: `{data}`.",
         Sheet("Items", ("split", "all", *names), tuple(rows)).markdown(),
         f"Objective: `{loss!r}`.",
-        "\n".join(f"- {name}: {source}" for name, source in _sources(loss)),
+        "\n".join(f"- {paper.name}: {paper.cite()}" for paper in loss.papers),
         f"Epoch chosen by {chosen}. Recipe: `{dict(recipe)}`. gramian {version}.",
     ]
     if broken:
@@ -146,15 +145,6 @@ def _use(aligner: Described, where: str) -> str:
             cells = f"torch.randn(1, {tower.width})" if isinstance(tower, Features) else "[…]"
         example.append(f'"{name}": {cells}')
     return "## Use\n\n" + _USE.format(where=where, example=", ".join(example), dim=aligner.dim)
-
-
-def _sources(loss: nn.Module) -> list[tuple[str, str]]:
-    found = {}
-    for module in loss.modules():
-        source = re.search(r"Source: (.+?)(?:\n\s*\n|$)", type(module).__doc__ or "", re.DOTALL)
-        if source:
-            found[type(module).__name__] = " ".join(source[1].split())
-    return list(found.items())
 
 
 def _join(*parts: str) -> str:

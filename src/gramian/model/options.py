@@ -6,7 +6,6 @@ a signature and its docstring, and `convert` makes a value of the type or says i
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import types
@@ -19,9 +18,9 @@ from typing import Any, TypeAlias
 import yaml
 from torch import nn
 
-from gramian.errors import InputError, first_line, wrong_choice
+from gramian.errors import InputError, first_line, unknown_option, wrong_choice
 
-__all__ = ["Option", "Word", "alternatives", "convert", "describe", "docs_of", "options_of", "parse_yaml", "unknown_option"]
+__all__ = ["Option", "Word", "alternatives", "convert", "describe", "docs_of", "options_of", "parse_yaml"]
 
 LARGEST_FILE = 2**20  # characters of YAML
 LARGEST_TREE = 100_000  # values, those behind aliases counted each time
@@ -70,16 +69,17 @@ def options_of(owner: Callable[..., Any]) -> dict[str, Option] | None:
     except (NameError, TypeError, AttributeError):  # types of somebody else's that cannot be resolved here
         hints = {}
     docs = docs_of(owner)
+    for shared in [typing.get_args(hint)[0] for hint in hints.values() if typing.get_origin(hint) is typing.Unpack]:
+        # A TypedDict: options that several classes share, which the signature may spell out.
+        docs, hints = docs_of(shared) | docs, typing.get_type_hints(shared) | hints
     options: dict[str, Option] = {}
     for parameter in parameters:
         hint, empty = hints.get(parameter.name, Any), inspect.Parameter.empty
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             if typing.get_origin(hint) is not typing.Unpack:
                 return None
-            shared = typing.get_args(hint)[0]  # a TypedDict: options that several classes share
-            docs = docs_of(shared) | docs
-            for name, each in typing.get_type_hints(shared).items():
-                options[name] = Option(name, each, empty, False, docs.get(name, ""))
+            for name in typing.get_type_hints(typing.get_args(hint)[0]):
+                options[name] = Option(name, hints[name], empty, False, docs.get(name, ""))
         elif parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
             default, text = parameter.default, docs.get(parameter.name, "")
             options[parameter.name] = Option(parameter.name, hint, default, default is empty, text)
@@ -205,13 +205,6 @@ def converted(owner: Callable[..., Any], values: Mapping[str, Any], argument: st
     if missing:
         raise InputError(f"`{before}{missing[0]}` must be given: {named} needs {', '.join(missing)}.")
     return {name: convert(value, options[name].hint, f"{before}{name}", build) for name, value in values.items()}
-
-
-def unknown_option(name: str, options: Iterable[str], owner: str) -> InputError:
-    """The error of an option that `owner` does not have; it names the nearest one."""
-    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"`{name}` is not an option of {owner}.{hint}")
 
 
 def describe(hint: Any) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gramian.geometry import full_precision
 from gramian.kernels import Form
+from gramian.papers import CENTROBIND, COLBERT, GRAM, HYPERGRAM, PMRL, SCALAR, SYMILE, TRIANGLE, Paper
 from gramian.scores.angles import (
     centroid,
     centroid_form,
@@ -78,7 +79,7 @@ class Score:
         own_factor: whether it holds a factor of the item's own that the query has no part in.
         symmetric: whether the two sides may change places.
         trains: what it does as an objective.
-        source: paper, or "–" for this library's own.
+        papers: those it is from; none for this library's own.
         read: how two sides are made of queries and items.
     """
 
@@ -93,7 +94,7 @@ class Score:
     arity: str
     own_factor: bool
     trains: str
-    source: str
+    papers: tuple[Paper, ...] = ()
     symmetric: bool = True
     read: Callable[[Items, Items], tuple[Side, Side]] = sides
 
@@ -123,7 +124,6 @@ SCORES: dict[ScoreName, Score] = {
         arity=GROWS,
         own_factor=False,
         trains="no: the sign jumps",
-        source="–",
     ),
     "cone": Score(
         function=cone,
@@ -137,7 +137,6 @@ SCORES: dict[ScoreName, Score] = {
         arity=GROWS,
         own_factor=False,
         trains="with each modality as the anchor in turn",
-        source="–",
     ),
     "centroid": Score(
         function=centroid,
@@ -151,7 +150,7 @@ SCORES: dict[ScoreName, Score] = {
         arity=FAIR,
         own_factor=False,
         trains="yes",
-        source="CentroBind, arXiv 2410.02086",
+        papers=(CENTROBIND,),
     ),
     "weighted_centroid": Score(
         function=weighted_centroid,
@@ -165,7 +164,7 @@ SCORES: dict[ScoreName, Score] = {
         arity="nearly comparable: a vector that does not fit hardly counts",
         own_factor=False,
         trains="with each modality as the anchor in turn",
-        source="SCALAR, 2026",
+        papers=(SCALAR,),
         symmetric=False,
     ),
     "cosine": Score(
@@ -180,7 +179,6 @@ SCORES: dict[ScoreName, Score] = {
         arity=FAIR,
         own_factor=False,
         trains="yes",
-        source="–",
     ),
     "max_cosine": Score(
         function=partial(cosine, reduce="max"),
@@ -194,7 +192,6 @@ SCORES: dict[ScoreName, Score] = {
         arity=GROWS,
         own_factor=False,
         trains="with each modality as the anchor in turn",
-        source="–",
     ),
     "softmax_cosine": Score(
         function=partial(cosine, reduce="softmax"),
@@ -208,7 +205,6 @@ SCORES: dict[ScoreName, Score] = {
         arity="nearly comparable: between the mean and the maximum",
         own_factor=False,
         trains="yes",
-        source="–",
     ),
     "leading": Score(
         function=leading,
@@ -222,7 +218,7 @@ SCORES: dict[ScoreName, Score] = {
         arity="comparable: one direction, whatever the number",
         own_factor=False,
         trains="yes, while the leading direction is unique",
-        source="PMRL, arXiv 2507.17343",
+        papers=(PMRL,),
     ),
     "spectral": Score(
         function=spectral,
@@ -236,7 +232,7 @@ SCORES: dict[ScoreName, Score] = {
         arity="incomparable: unrelated vectors score 1/√k, which favours incomplete items",
         own_factor=True,
         trains="no: sign-blind",
-        source="PMRL, arXiv 2507.17343",
+        papers=(PMRL,),
     ),
     "spectral_gain": Score(
         function=partial(spectral, normalized=True),
@@ -250,7 +246,6 @@ SCORES: dict[ScoreName, Score] = {
         arity="comparable: divided by the smaller side's own",
         own_factor=False,
         trains="no: sign-blind",
-        source="–",
     ),
     "volume": Score(
         function=negative_volume,
@@ -264,7 +259,7 @@ SCORES: dict[ScoreName, Score] = {
         arity="a missing vector is a factor 1: favours complete items",
         own_factor=True,
         trains="no: sign-blind",
-        source="GRAM, arXiv 2412.11959",
+        papers=(GRAM,),
     ),
     "triangle": Score(
         function=negative_triangle_area,
@@ -278,7 +273,7 @@ SCORES: dict[ScoreName, Score] = {
         arity="a missing third vector counts as orthogonal: favours complete items; at most three",
         own_factor=True,
         trains="partly: satisfied by two of three",
-        source="TRIANGLE, arXiv 2509.24734",
+        papers=(TRIANGLE,),
     ),
     "multilinear": Score(
         function=multilinear,
@@ -292,7 +287,7 @@ SCORES: dict[ScoreName, Score] = {
         arity="incomparable: shrinks with every further vector, which favours incomplete items",
         own_factor=False,
         trains="with Symile's negatives",
-        source="Symile, arXiv 2411.01053",
+        papers=(SYMILE,),
     ),
     "hyperbolic_volume": Score(
         function=negative_hyperbolic_volume,
@@ -306,7 +301,7 @@ SCORES: dict[ScoreName, Score] = {
         arity="incomparable: a missing vector takes its factor along, which favours incomplete items",
         own_factor=True,
         trains="partly: satisfied by two vectors",
-        source="HyperGRAM, CVPR 2026",
+        papers=(HYPERGRAM,),
     ),
     "maxsim": Score(
         function=maxsim,
@@ -321,7 +316,7 @@ SCORES: dict[ScoreName, Score] = {
         arity=GROWS,
         own_factor=False,
         trains="yes",
-        source="ColBERT, arXiv 2004.12832",
+        papers=(COLBERT,),
         symmetric=False,
     ),
 }
@@ -353,7 +348,7 @@ def score_table() -> Sheet:
             score.arity,
             "yes" if score.own_factor else "no",
             score.trains,
-            score.source,
+            "; ".join(map(str, score.papers)) or "–",
         )
         for name, score in SCORES.items()
     )

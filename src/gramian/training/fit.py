@@ -26,7 +26,8 @@ from gramian.distributed import Gathered, Ring, check_precision, gather, is_main
 from gramian.errors import InputError, TooSmallError, check_choice, require
 from gramian.evaluation import single_directions
 from gramian.evaluation.metrics import Ranks, mean_reciprocal_rank, recall_at_k
-from gramian.losses.base import Loss, LossOutput, Temperature
+from gramian.losses.base import Loss, LossOutput
+from gramian.losses.softmax import Temperature
 from gramian.model.aligner import Aligner
 from gramian.model.towers import evaluating
 from gramian.sheets import progress_bar
