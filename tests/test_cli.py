@@ -209,7 +209,10 @@ def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, cap
             ["train", "--data", "{data}", "--output", "{out}", "--recipe.epochs", "x"],
             "`recipe.epochs` must be an integer; got 'x'",
         ),
-        (["train", "--data", "{data}", "--output", "{out}", "--recipe.epochs", "0"], "`epochs` must be an integer of at least 1"),
+        (
+            ["train", "--data", "{data}", "--output", "{out}", "--recipe.epochs", "0"],
+            "`epochs` must be an integer of at least 1",
+        ),
         (["train", "--data", "{data}", "--outptu", "{out}"], "Did you mean 'output'"),
         (["train", "--data", "{data}"], "--output must be given"),
         (["train", "--config", "nowhere.yaml"], "`config` must be an existing YAML file"),

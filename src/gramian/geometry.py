@@ -79,7 +79,7 @@ def volume(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     Returns:
         (...).
 
-    Source: GRAM (arXiv 2412.11959).
+    Source: GRAM.
 
     >>> volume(torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]))
     tensor(0.8000)
@@ -118,7 +118,7 @@ def singular_values(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     Returns:
         (..., m); the last m − k are zero where k vectors are present.
 
-    Source: PMRL (arXiv 2507.17343).
+    Source: PMRL.
 
     >>> singular_values(torch.tensor([[1.0, 0.0], [0.28, 0.96]]))
     tensor([1.1314, 0.8485])
@@ -146,7 +146,7 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     Returns:
         (..., d), unit length; zero where nothing is present.
 
-    Source: PMRL (arXiv 2507.17343).
+    Source: PMRL.
 
     >>> leading_direction(torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.8, -0.6]]))
     tensor([0.6000, 0.8000])
@@ -204,7 +204,7 @@ def triangle_area(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     Raises:
         InputError: a tuple of more than three vectors.
 
-    Source: TRIANGLE (arXiv 2509.24734).
+    Source: TRIANGLE.
 
     >>> triangle_area(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
     tensor(1.0000)

@@ -21,7 +21,7 @@ def volumes(anchors: Tensor, others: Sequence[Tensor]) -> Tensor:
     Returns:
         (q, n).
 
-    Source: GRAM (arXiv 2412.11959).
+    Source: GRAM.
     """
     q, n, m = len(anchors), len(others[0]), len(others) + 1
     entries = [[anchors.new_empty(0)] * m for _ in range(m)]
@@ -58,7 +58,7 @@ def pmrl_loss(vectors: Tensor, alignment_temperature: float = 0.05, instance_tem
         alignment_temperature: τ₁.
         instance_temperature: τ₂.
 
-    Source: PMRL (arXiv 2507.17343).
+    Source: PMRL.
     """
     left, values, _ = torch.linalg.svd(vectors.mT, full_matrices=True)
     leading = left[:, :, 0]

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from gramian.distributed import Gathered
 from gramian.errors import InputError, TooSmallError
 from gramian.losses.base import Loss
 from gramian.papers import GRADCACHE, Paper
-from gramian.training.caching import random_state, set_random_state
+from gramian.training.caching import carry_gradients, encode_parts
 
 __all__ = ["AlignmentLoss", "CachedAlignmentLoss"]
 
@@ -150,7 +151,7 @@ class CachedAlignmentLoss(AlignmentLoss):
 
     Every column is embedded without a graph, `mini_batch_size` rows at a time; the loss is differentiated with respect to the
     embeddings; and when `backward` of the returned scalar is called, each part is embedded once more, with the same dropout,
-    to carry its gradient on. The parameters of the loss get theirs like any others. Source: GradCache (arXiv 2101.06983).
+    to carry its gradient on. The parameters of the loss get theirs like any others. Source: GradCache.
 
     Args:
         model: the Sentence Transformer.
@@ -181,16 +182,12 @@ class CachedAlignmentLoss(AlignmentLoss):
         """The loss of one batch; arguments as for `AlignmentLoss`."""
         features = list(sentence_features)
         present = self._present(features)
-        parts = [_parts(column, self.mini_batch_size) for column in features]
+        columns = [_parts(column, self.mini_batch_size) for column in features]
+        parts = [part for column in columns for part in column]
+        outputs, states = encode_parts(lambda part: _full(self._embed(part)), parts)
         learning = torch.is_grad_enabled()
-        states, reps = [], []
-        with torch.no_grad():
-            for column in parts:
-                found = []
-                for part in column:
-                    states.append(random_state() if learning else None)
-                    found.append(_full(self._embed(part)).requires_grad_(learning))
-                reps.append(found)
+        remaining = iter(output.requires_grad_(learning) for output in outputs)
+        reps = [list(islice(remaining, len(column))) for column in columns]
         if not learning:
             return self.calculate_loss(reps, labels, present=present)
         # What the backward pass adds to the loss's own parameters is taken off, to come back with the caller's scale.
@@ -209,35 +206,24 @@ class CachedAlignmentLoss(AlignmentLoss):
             total = total + (share - share.detach())
         else:
             total = total.detach().requires_grad_()
-        grads = [torch.zeros_like(rep) if rep.grad is None else rep.grad for column in reps for rep in column]
+        grads = [torch.zeros_like(output) if output.grad is None else output.grad for output in outputs]
         device = grads[0].device.type
         autocast = partial(
             torch.autocast, device, dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
         )
-        again = [part for column in parts for part in column]
-        total.register_hook(partial(self._replay, again, states, grads, autocast))  # type: ignore[no-untyped-call]
-        return total
-
-    def _replay(
-        self,
-        parts: Sequence[Features],
-        states: Sequence[Any],
-        grads: Sequence[Tensor],
-        autocast: Any,
-        scale: Tensor,
-    ) -> None:
-        """Embed every part with a graph and carry its gradient on; gradients are exchanged with the last part alone."""
         model = getattr(self.model, "_orig_mod", self.model)
-        with torch.enable_grad(), torch.random.fork_rng():
-            for place, (part, state, grad) in enumerate(zip(parts, states, grads, strict=True)):
-                set_random_state(state)
-                wait = isinstance(model, DistributedDataParallel) and place < len(parts) - 1
-                context: AbstractContextManager[Any] = model.no_sync() if wait else nullcontext()
-                with context:
-                    with autocast():
-                        found = self._embed(part)
-                    if found.requires_grad:
-                        (_full(found) * (grad * scale)).sum().backward()  # type: ignore[no-untyped-call]
+        no_sync = model.no_sync if isinstance(model, DistributedDataParallel) else nullcontext
+
+        def replay(scale: Tensor) -> None:
+            def carried(place: int, part: Features) -> Tensor:
+                with autocast():
+                    embeddings = self._embed(part)
+                return (_full(embeddings) * (grads[place] * scale)).sum()
+
+            carry_gradients(carried, parts, states, no_sync=no_sync)
+
+        total.register_hook(replay)  # type: ignore[no-untyped-call]
+        return total
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says of this loss."""

@@ -34,7 +34,7 @@ class Matcher(nn.Module):
         heads: of its attention; they divide `width`.
         dropout: in the decoder.
 
-    Source: the data-anchor matching head of GRAM (arXiv 2412.11959), which is a BERT with cross-attention.
+    Source: the data-anchor matching head of GRAM, which is a BERT with cross-attention.
 
     >>> matcher = Matcher(("text", "image"), 8, width=16)
     >>> bundle = Bundle.from_dict({"text": torch.randn(3, 8), "image": torch.randn(3, 8)})

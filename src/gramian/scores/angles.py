@@ -64,7 +64,7 @@ def centroid(queries: Items, items: Items) -> Tensor:
     Returns:
         (q, n) in [−1, 1].
 
-    Source: CentroBind (arXiv 2410.02086) takes the centroid as its anchor.
+    Source: CentroBind takes the centroid as its anchor.
 
     >>> from gramian import Bundle
     >>> item = Bundle.from_dict({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]})
@@ -134,7 +134,7 @@ def leading(queries: Items, items: Items) -> Tensor:
     Returns:
         (q, n) in [−1, 1].
 
-    Source: PMRL (arXiv 2507.17343); see `gramian.geometry.leading_direction` for the sign.
+    Source: PMRL; see `gramian.geometry.leading_direction` for the sign.
 
     >>> from gramian import Bundle
     >>> item = Bundle.from_dict({"a": [[0.6, 0.8]], "b": [[0.6, 0.8]], "c": [[0.8, -0.6]]})
@@ -164,7 +164,7 @@ def multilinear(queries: Items, items: Items) -> Tensor:
     Returns:
         (q, n) in [−1, 1].
 
-    Source: Symile (NeurIPS 2024, arXiv 2411.01053).
+    Source: Symile.
 
     >>> from gramian import Bundle
     >>> item = Bundle.from_dict({"a": [[0.6, 0.8]], "b": [[0.8, 0.6]]})

@@ -29,7 +29,7 @@ def maxsim(queries: Items | Tokens, items: Items | Tokens) -> Tensor:
     Returns:
         (q, n) in [−1, 1]; for one token each the cosine, for one query token the largest cosine.
 
-    Source: ColBERT (arXiv 2004.12832).
+    Source: ColBERT.
 
     >>> words = Tokens.from_rows([[[1.0, 0.0], [0.0, 1.0]]])
     >>> patches = Tokens.from_rows([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0]]])

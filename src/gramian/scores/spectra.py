@@ -30,7 +30,7 @@ def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Tenso
 
     Gradients hold the leading eigenvector fixed (Hellmann–Feynman), which is exact; second derivatives are not defined.
 
-    Source: PMRL (arXiv 2507.17343) maximises σ₁ of each item's tuple.
+    Source: PMRL maximises σ₁ of each item's tuple.
 
     >>> vector = torch.tensor([[1.0, 0.0]])
     >>> spectral(vector, torch.tensor([[-1.0, 0.0], [0.28, 0.96]])).round(decimals=4)

@@ -35,7 +35,7 @@ def negative_volume(queries: Items, items: Items) -> Tensor:
     Returns:
         (q, n) in [−1, 0]; 0 when query and item are linearly dependent.
 
-    Source: GRAM (arXiv 2412.11959).
+    Source: GRAM.
 
     >>> negative_volume(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.6, 0.8, 0.0]]))
     tensor([[-0.8000]])
@@ -115,7 +115,7 @@ def negative_triangle_area(queries: Items, items: Items, *, squared: bool = Fals
     Raises:
         InputError: more than three vectors to a tuple.
 
-    Source: TRIANGLE (NeurIPS 2025, arXiv 2509.24734).
+    Source: TRIANGLE.
 
     >>> from gramian import Bundle
     >>> item = Bundle.from_dict({"a": [[0.0, 1.0]], "b": [[-1.0, 0.0]]})

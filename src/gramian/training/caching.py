@@ -3,14 +3,15 @@
 The gradient of a contrastive loss reaches the encoders through the embeddings alone. So the embeddings are computed without a
 graph, part by part; the loss is differentiated with respect to them; and each part is encoded once more, with a graph, to
 carry its embeddings' gradient on. The result is the gradient of the whole batch, to rounding, in the memory of one part, for
-one more forward pass. Source: GradCache (arXiv 2101.06983), here for any number of towers.
+one more forward pass. Source: GradCache, here for any number of towers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from itertools import accumulate
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,9 +21,13 @@ from gramian.errors import InputError
 from gramian.losses.base import LossOutput
 from gramian.tokens import Tokens
 
-__all__ = ["cached_backward", "random_state", "set_random_state"]
+__all__ = ["cached_backward", "carry_gradients", "encode_parts"]
 
 Part = TypeVar("Part")
+Output = TypeVar("Output")
+
+RandomState: TypeAlias = tuple[Tensor, Tensor | None]
+"""Of the CPU's generator, and of that of the current CUDA device where there is one."""
 
 
 def cached_backward(
@@ -41,7 +46,7 @@ def cached_backward(
     parameter of the wrapped module that `encode` does not reach is then not exchanged.
 
     Args:
-        encode: a part → its Bundle; an Aligner, for one. Called twice a part.
+        encode: a part → its Bundle; an Aligner, for one. Called twice per part.
         parts: of the batch: tables, dicts of features, whatever `encode` takes.
         loss: all embeddings → LossOutput.
         backward: how a scalar is differentiated: `accelerator.backward`, where it scales losses of half precision.
@@ -64,12 +69,8 @@ def cached_backward(
     """
     if not len(parts):
         raise InputError("`parts` must hold at least one part of the batch; got none.")
-    states, found = [], []
-    with torch.no_grad():
-        for part in parts:
-            states.append(random_state())
-            found.append(encode(part))
-    bundle = Bundle.cat(found)
+    bundles, states = encode_parts(encode, parts)
+    bundle = Bundle.cat(bundles)
     values = [bundle.vectors, *(tokens.values for tokens in bundle.tokens.values())]
     leaves = [value.detach().requires_grad_() for value in values]
     tokens = {name: Tokens(leaf, old.present) for (name, old), leaf in zip(bundle.tokens.items(), leaves[1:], strict=True)}
@@ -77,31 +78,53 @@ def cached_backward(
         output = loss(Bundle(leaves[0], bundle.present, bundle.modalities, bundle.item_ids, tokens))
         backward(output.total)
     grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    start = 0
-    with torch.random.fork_rng():
-        for place, (part, state) in enumerate(zip(parts, states, strict=True)):
-            set_random_state(state)
-            last = place == len(parts) - 1
-            with nullcontext() if last else no_sync():
-                again = encode(part).select(*bundle.modalities)
-                rows = slice(start, start + len(again))
-                carried = (again.vectors * grads[0][rows]).sum()
-                for name, grad in zip(bundle.tokens, grads[1:], strict=True):
-                    part_tokens = again.tokens[name].values
-                    carried = carried + (part_tokens * grad[rows, : part_tokens.shape[1]]).sum()
-                carried.backward()  # type: ignore[no-untyped-call]
-            start = rows.stop
+    ends = list(accumulate(map(len, bundles), initial=0))
+
+    def carried(place: int, part: Part) -> Tensor:
+        again, rows = encode(part).select(*bundle.modalities), slice(ends[place], ends[place + 1])
+        total = (again.vectors * grads[0][rows]).sum()
+        for name, grad in zip(bundle.tokens, grads[1:], strict=True):
+            values = again.tokens[name].values
+            total = total + (values * grad[rows, : values.shape[1]]).sum()
+        return total
+
+    carry_gradients(carried, parts, states, no_sync=no_sync)
     return LossOutput(output.total.detach(), {name: value.detach() for name, value in output.parts.items()}, output.empty_rows)
 
 
-def random_state() -> tuple[Tensor, Tensor | None]:
-    """Of the CPU, and of the current CUDA device."""
-    on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if on_cuda else None
+def encode_parts(encode: Callable[[Part], Output], parts: Sequence[Part]) -> tuple[list[Output], list[RandomState]]:
+    """The first pass: what `encode` makes of each part, without a graph, and the random state that it started from."""
+    outputs, states = [], []
+    with torch.no_grad():
+        for part in parts:
+            on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+            states.append((torch.get_rng_state(), torch.cuda.get_rng_state() if on_cuda else None))
+            outputs.append(encode(part))
+    return outputs, states
 
 
-def set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
-    """Put back what `random_state` gave."""
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1])
+def carry_gradients(
+    carried: Callable[[int, Part], Tensor],
+    parts: Sequence[Part],
+    states: Sequence[RandomState],
+    *,
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> None:
+    """The second pass: from the embeddings' gradients to those of the encoders, part by part.
+
+    Args:
+        carried: number and part → the inner product of its embeddings, encoded once more, with their gradient.
+        parts: as in the first pass.
+        states: from `encode_parts`.
+        no_sync: the context of every part but the last, in which processes do not exchange gradients.
+    """
+    devices = [torch.cuda.current_device()] if any(cuda is not None for _, cuda in states) else []
+    with torch.enable_grad(), torch.random.fork_rng(devices):
+        for place, (part, (cpu, cuda)) in enumerate(zip(parts, states, strict=True)):
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda)
+            with no_sync() if place < len(parts) - 1 else nullcontext():
+                scalar = carried(place, part)
+                if scalar.requires_grad:
+                    scalar.backward()  # type: ignore[no-untyped-call]
