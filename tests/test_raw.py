@@ -538,6 +538,59 @@ def test_towers_of_ones_own_are_told_apart(tmp_path):
         embed_shards(custom(0), Table.from_columns({"x": torch.randn(2, 2)}), tmp_path / "z", progress=False)
 
 
+def test_another_table_in_a_finished_folder_is_refused(tmp_path):
+    def table(cells=((1.0, 2.0), (3.0, 4.0)), **options):
+        options = {"ids": ["a", "b"], "split": ["train", "test"], "item_ids": ["x", "y"]} | options
+        return Table.from_columns({"x": Cells([list(cell) for cell in cells])}, **options)
+
+    towers = Towers({"x": Custom(torch.nn.Identity(), 2)})
+    embed_shards(towers, table(), tmp_path / "out", progress=False)
+    assert embed_shards(towers, table(), tmp_path / "out", progress=False).kept == 1
+    for other in (
+        table(split=["train", "train"]),
+        table(split=None),
+        table(ids=["a", "c"]),
+        table(item_ids=["x", "z"]),
+        table(item_ids=None),
+        table(((1.0, 2.0), (3.0, 5.0))),
+        table(present={"x": [True, False]}),
+    ):
+        with pytest.raises(InputError, match="holds another embedding; changed are data"):
+            embed_shards(towers, other, tmp_path / "out", progress=False)
+
+
+def test_a_digest_sees_the_middle_of_bytes_and_files_under_their_names(tmp_path):
+    def digest(cells):
+        return Table.from_columns({"image": Cells(cells, tmp_path)}).digest()
+
+    content = bytes(100_000)
+    assert digest([content]) != digest([content[:50_000] + b"x" + content[50_001:]])
+    (tmp_path / "a.png").write_bytes(b"one")
+    for cell in ("a.png", {"bytes": None, "path": "a.png"}, {"bytes": None, "path": str(tmp_path / "a.png")}, ["a.png"]):
+        before = digest([cell])
+        assert digest([cell]) == before
+        os.utime(tmp_path / "a.png", ns=(0, 1))
+        assert digest([cell]) != before
+        before = digest([cell])
+        (tmp_path / "a.png").write_bytes(b"other")
+        os.utime(tmp_path / "a.png", ns=(0, 1))
+        assert digest([cell]) != before
+        (tmp_path / "a.png").write_bytes(b"one")
+    assert digest(["a" * 5000, "a\0b", "\ud800"]) == digest(["a" * 5000, "a\0b", "\ud800"])
+
+
+def test_a_stream_of_other_files_is_another_embedding(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"x": [1.0, 2.0]}\n')
+    towers = Towers({"x": Custom(torch.nn.Identity(), 2)})
+    embed = lambda: embed_shards(towers, stream(path, 4, raw=["x"]), tmp_path / "out", source=str(path), progress=False)  # noqa: E731
+    assert embed().rows == 1
+    assert embed().kept == 1
+    path.write_text('{"x": [1.0, 2.0]}\n{"x": [1.0, 2.0]}\n')
+    with pytest.raises(InputError, match="changed are data streamed"):
+        embed()
+
+
 def test_parts_of_a_stream_may_lack_columns(models, tmp_path):
     rows = [{"text": f"a cat {i}", "image": [1.0, float(i)] if i >= 5 else None, "other": [1.0]} for i in range(9)]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))

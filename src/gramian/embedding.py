@@ -14,7 +14,7 @@ import torch
 from gramian.data.arrow import write_vectors
 from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken
-from gramian.data.sources import MANIFEST
+from gramian.data.sources import MANIFEST, files_state
 from gramian.data.table import Table
 from gramian.distributed import Watch, check_precision, is_main_process, join, rank, world_size
 from gramian.errors import InputError, listing, require
@@ -281,7 +281,7 @@ def _description(
     return {
         "format": _FORMAT,
         "source": source,
-        "data": data.digest() if isinstance(data, Table) else "streamed",
+        "data": data.digest() if isinstance(data, Table) else f"streamed {files_state(source)}".strip(),
         "model": "aligner" if isinstance(model, Aligner) else "towers",
         "weights": fingerprint(model) if isinstance(model, Aligner) else None,
         "towers": described,

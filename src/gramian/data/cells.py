@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = ["Broken", "Cells", "is_empty", "summary"]
-
-_SAMPLE = 4096  # bytes of a cell that its digest looks at, with its length
 
 
 class Broken(NamedTuple):
@@ -90,11 +90,11 @@ class Cells:
         return Cells(self._values, self.folder, self._rows[list(rows)], self.present[list(rows)])
 
     def fingerprint(self) -> bytes:
-        """A hash of the cells: of text and paths in full, of longer ones by their length and both ends."""
-        found = hashlib.sha256()
+        """A hash of the cells in full; of a file that a cell names, of its size and time."""
+        digest = hashlib.blake2b(digest_size=32)
         for cell in self:
-            _feed(found, cell)
-        return found.digest()
+            _feed(digest, cell, self.folder)
+        return digest.digest()
 
 
 def is_empty(cell: Any) -> bool:
@@ -130,23 +130,34 @@ def _present(values: Any) -> Tensor:
     return torch.from_numpy(there.combine_chunks().to_numpy(zero_copy_only=False).astype(bool))
 
 
-def _feed(found: Any, cell: Any) -> None:
+def _feed(digest: Any, cell: Any, folder: Path | None) -> None:
     if isinstance(cell, bytes):
-        found.update(b"b%d:" % len(cell) + cell[:_SAMPLE] + cell[-_SAMPLE:])
+        digest.update(b"b%d:" % len(cell) + cell)
     elif hasattr(cell, "tobytes") and hasattr(cell, "mode"):  # a Pillow image
-        found.update(f"{cell.mode}{cell.size}".encode())
-        _feed(found, cell.tobytes())
+        digest.update(f"{cell.mode}{cell.size}".encode())
+        _feed(digest, cell.tobytes(), folder)
     elif isinstance(cell, list | tuple):
-        found.update(b"l%d:" % len(cell))
+        digest.update(b"l%d:" % len(cell))
         for value in cell:
-            _feed(found, value)
+            _feed(digest, value, folder)
     elif isinstance(cell, Mapping):
         for name, value in cell.items():
-            found.update(f"{name}=".encode())
-            _feed(found, value)
+            digest.update(f"{name}=".encode())
+            _feed(digest, value, folder)
     elif isinstance(cell, np.ndarray | Tensor):
         array = np.ascontiguousarray(np.asarray(cell))
-        found.update(f"a{array.dtype}{array.shape}".encode() + array.tobytes())
+        digest.update(f"a{array.dtype}{array.shape}".encode() + array.tobytes())
     else:
         text = repr(cell).encode()
-        found.update(b"t%d:" % len(text) + text)
+        digest.update(b"t%d:" % len(text) + text)
+        if isinstance(cell, str | Path):
+            digest.update(_file_state(cell, folder))
+
+
+def _file_state(name: str | Path, folder: Path | None) -> bytes:
+    """Size and time of the file that a cell names; nothing if it is a text."""
+    try:
+        state = os.stat(Path(name) if folder is None else folder / name)
+    except (OSError, ValueError):  # no such file, or no possible name
+        return b""
+    return b"f%d,%d:" % (state.st_size, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else b""

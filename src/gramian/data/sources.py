@@ -5,6 +5,7 @@ Every file of a folder is read, refused, or named in a warning: none is chosen b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -20,7 +21,7 @@ from gramian.data.media import MEDIA
 from gramian.data.tars import read_tars
 from gramian.errors import InputError, check_choice, first_line, listing, require
 
-__all__ = ["MANIFEST", "READABLE", "read_rows", "stream_rows"]
+__all__ = ["MANIFEST", "READABLE", "files_state", "read_rows", "stream_rows"]
 
 logger = logging.getLogger("gramian")
 
@@ -97,6 +98,23 @@ def stream_rows(
         Parts with at least one row.
     """
     yield from rebatched(_parts(source, _wanted(columns, raw, id_column), revision, streaming=True), rows)
+
+
+def files_state(source: str) -> str:
+    """A hash of the names, sizes and times of a source's files; empty for one on the hub.
+
+    Args:
+        source: a file, a folder or a hub id.
+
+    Returns:
+        16 hexadecimal digits: others if a file was added, removed or written anew.
+    """
+    path = Path(source)
+    if not source or not path.exists():
+        return ""
+    files = [path / name for name in _names(path)] if path.is_dir() else [path]
+    states = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
 
 
 def _wanted(columns: Sequence[str] | None, raw: Sequence[str], id_column: str) -> Wanted:

@@ -258,16 +258,22 @@ class Table:
         return self if bool(mask.all()) else self[mask]
 
     def digest(self) -> str:
-        """A hash of the ids, the items, the masks, the features and the raw cells: equal for equal tables."""
-        found = hashlib.sha256(json.dumps(self.ids if self.item_ids is None else [self.ids, self.item_ids]).encode())
+        """A hash of everything but the metadata: equal for equal tables.
+
+        Media files that raw cells name enter by their size and time, so that one replaced under its name is noticed.
+
+        Returns:
+            16 hexadecimal digits.
+        """
+        digest = hashlib.sha256(json.dumps([self.ids, self.item_ids, self.split]).encode())
         for name, column in self.columns.items():
-            found.update(name.encode())
-            found.update(self.present[name].cpu().numpy().tobytes())
+            digest.update(json.dumps(name).encode() + self.present[name].cpu().numpy().tobytes())
             if isinstance(column, Cells):
-                found.update(column.fingerprint())
+                digest.update(column.fingerprint())
             else:
-                found.update(column.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()[:16]
+                digest.update(f"{column.dtype}{tuple(column.shape)}".encode())
+                digest.update(column.cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     def to_bundle(self) -> Bundle:
         """The columns as they stand, for vectors that already share one space; rows are scaled to unit length."""
