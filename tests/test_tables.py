@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gramian.data import Table, load
+from gramian.data import Cells, Table, load
 from gramian.errors import InputError
 
 
@@ -184,6 +184,11 @@ def test_no_such_source_names_the_embedded_sets():
         ({"x": torch.zeros(2, 3), "y": torch.zeros(3, 3)}, {}, "`columns` must have one length; got x 2, y 3"),
         ({"x": torch.zeros(2)}, {}, r"must have shape \(n, d\)"),
         ({"x": [None, None]}, {}, "column `x` is empty in every row"),
+        ({"x": "hello"}, {}, r"`columns\['x'\]` must be a list with one cell per item; got 'hello'. Write \['hello'\]"),
+        ({"x": 3}, {}, r"`columns\['x'\]` must be a list with one cell per item; got 3"),
+        ({"x": torch.zeros(2, 3)}, {"ids": "ab"}, "`ids` must be a list with one name per item; got the text 'ab'"),
+        ({"x": torch.zeros(2, 3)}, {"split": "ab"}, "`split` must be a list with one name per item; got the text 'ab'"),
+        ({"x": [[1.0, 2.0], "a"]}, {}, "column `x` must hold vectors of one width; row 1 is none"),
         ({"x": torch.zeros(2, 3)}, {"split": ["train"]}, "`split` must name a split for each of the 2 items; got 1"),
         ({"x": torch.zeros(2, 3)}, {"present": {"y": torch.ones(2, dtype=torch.bool)}}, "`present` must be one of x; got 'y'"),
         ({"x": torch.zeros(2, 3)}, {"present": {"x": torch.ones(3, dtype=torch.bool)}}, r"bool of shape \(2,\)"),
@@ -202,6 +207,14 @@ def test_masked_rows_are_never_read():
 
 def test_numpy_and_integers_are_taken():
     assert Table.from_columns({"x": np.arange(6).reshape(2, 3)}).columns["x"].dtype == torch.float32
+
+
+def test_lists_of_texts_are_raw_cells():
+    table = Table.from_columns({"text": [["a cat", "a kitten"], ["a dog"], [], None], "pair": [("a", "b"), None, None, None]})
+    assert list(table.columns["text"]) == [["a cat", "a kitten"], ["a dog"], None, None]
+    assert table.counts() == {"text": 2, "pair": 1}
+    with pytest.raises(InputError, match="`values` must be a list with one cell per item"):
+        Cells("a cat")
 
 
 def test_unknown_ending_is_refused_before_anything_is_written(table, tmp_path):

@@ -86,7 +86,7 @@ def embed_shards(
         InputError: a folder that holds another embedding, or columns that do not fit; a cell that cannot be read, if the
             reading is strict; another process that died.
     """
-    require("accelerate", "datasets")
+    require("accelerate", "pyarrow")
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None and value < 1:
             raise InputError(f"`{name}` must be at least 1; got {value}.")

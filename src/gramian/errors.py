@@ -69,6 +69,7 @@ EXTRAS = {
     "mteb": "mteb",
     "peft": "hf",
     "PIL": "media",
+    "pyarrow": "train",
     "ray": "ray",
     "sentence_transformers": "hf",
     "sklearn": "plots",

@@ -172,7 +172,7 @@ def kind_of(column: Column) -> str:
     if isinstance(column, list):
         kinds = dict.fromkeys(type(cell).__name__ for cell in column if not is_empty(cell))
         return " and ".join({"str": "string"}.get(kind, kind) for kind in kinds) or "empty"
-    kind = str(column.type)
+    kind = str(column.type).replace("large_", "")
     return "media files" if kind.startswith("struct<bytes") else kind
 
 

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gramian.errors import InputError
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -51,6 +53,10 @@ class Cells:
         values: n cells, `None` or empty where missing; an Arrow column stays on the disk it is mapped from.
         folder: what relative paths in them are relative to.
         rows: (k,) which of `values` count, in order; all by default.
+        present: (k,) which of them are filled; found out by default.
+
+    Raises:
+        InputError: one text in the place of a list.
 
     >>> cells = Cells(["a cat", None, "a dog"])
     >>> len(cells), cells[0], cells.present.tolist(), list(cells.take([2, 1]))
@@ -64,6 +70,8 @@ class Cells:
         rows: NDArray[np.int64] | None = None,
         present: Tensor | None = None,
     ) -> None:
+        if isinstance(values, str | bytes):
+            raise InputError(f"`values` must be a list with one cell per item; got {values!r:.60}. Write [{values!r:.60}].")
         self._values = values
         self.folder = folder
         self._rows = np.arange(len(values)) if rows is None else rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,11 @@ def stream(
         Tables. A column that is empty in all rows of a part is not in its table.
     """
     seen = 0
+    known: set[str] = set()
     for part in stream_rows(str(data), rows, raw, columns=columns, id_column=id_column, revision=revision):
-        table = _table_of(part, str(data), columns, raw, id_column, first=seen, partial=True)
+        table = _table_of(part, str(data), columns, raw, id_column, first=seen, known=known)
         seen += len(table)
+        known |= set(table.widths)
         yield table
 
 
@@ -109,9 +111,13 @@ def _table_of(
     raw: Sequence[str],
     id_column: str,
     first: int = 0,
-    partial: bool = False,
+    known: Collection[str] | None = None,
 ) -> Table:
-    """The Table of rows, numbered from `first` if they have no ids. In a part columns may be empty that are not elsewhere."""
+    """The Table of rows, numbered from `first` if they have no ids.
+
+    Of a stream `known` are the columns that held features in earlier parts; one that is empty in this part is passed over.
+    """
+    partial = known is not None
     if part.rows == 0:
         raise InputError(f"{source!r} is empty: no rows.")
     reserved = dict.fromkeys((id_column, "split", "item"))
@@ -138,13 +144,14 @@ def _table_of(
             ignored.append(f"{name} (empty)")
             empty.append(name)
             continue
+        asked = columns is not None or name in (known or ())
         try:
-            features = read_vectors(name, column, asked=columns is not None)
+            features = read_vectors(name, column, asked)
         except InputError as error:
             raise InputError(f"{source!r}: {error}") from None
         if features is not None:
             read[name] = features
-        elif columns is not None:
+        elif asked:
             raise InputError(
                 f"column `{name}` must hold lists of floats; it holds {kind_of(column)}. A tower could read it as it is."
             )

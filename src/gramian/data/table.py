@@ -56,6 +56,8 @@ class Table:
     item_ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.ids, str):
+            raise InputError(f"`ids` must be a list with one name per item; got the text {self.ids!r:.60}.")
         object.__setattr__(self, "ids", tuple(self.ids))
         n = len(self.ids)
         if not self.columns:
@@ -66,6 +68,8 @@ class Table:
             )
         for argument, what in (("split", "a split"), ("item_ids", "what it is about")):
             names = getattr(self, argument)
+            if isinstance(names, str):
+                raise InputError(f"`{argument}` must be a list with one name per item; got the text {names!r:.60}.")
             if names is not None:
                 object.__setattr__(self, argument, tuple(names))
                 if len(names) != n:
@@ -144,9 +148,9 @@ class Table:
         table = cls(
             {name: values for name, (values, _) in read.items()},
             {name: mask for name, (_, mask) in read.items()},
-            tuple(map(str, range(n))) if ids is None else tuple(ids),
-            None if split is None else tuple(split),
-            item_ids=None if item_ids is None else tuple(item_ids),
+            tuple(map(str, range(n))) if ids is None else ids,  # type: ignore[arg-type]  # sequences become tuples
+            split,  # type: ignore[arg-type]
+            item_ids=item_ids,  # type: ignore[arg-type]
         )
         table.check()
         return table

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gramian import distributed
+from gramian.data.arrow import vector_array
 from gramian.data.cells import Cells
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice
@@ -62,7 +63,7 @@ class Embed:
         self.keep, self.suffix = keep, suffix
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
-        """The batch with the vectors, as lists of float32."""
+        """The batch with the vectors, as lists of float32 (`large_list`)."""
         import pyarrow as pa
 
         there = [name for name in self.columns if name in batch.column_names]
@@ -84,7 +85,5 @@ class Embed:
                 notes[int(row)].append(f"{modality}: {reason}")
         kept = batch if self.keep is None else batch.select([name for name in self.keep if name in batch.column_names])
         for name in there:
-            values, present = found[name]
-            rows = [value if filled else None for value, filled in zip(values.numpy(), present.tolist(), strict=True)]
-            kept = kept.append_column(name + self.suffix, pa.array(rows, pa.list_(pa.float32())))
+            kept = kept.append_column(name + self.suffix, vector_array(*found[name]))
         return kept.append_column("unreadable", pa.array(["; ".join(note) for note in notes], pa.string()))

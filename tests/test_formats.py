@@ -1,0 +1,493 @@
+"""What is on disk is what was read: tables by pandas, polars and pyarrow in every format come back as they were put in."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gramian.data import formats, load, stream
+from gramian.data.arrow import read_vectors, vector_array
+from gramian.errors import InputError
+
+pa = pytest.importorskip("pyarrow")
+pd = pytest.importorskip("pandas")
+pl = pytest.importorskip("polars")
+import pyarrow.csv as pc  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+
+FIXED = settings(max_examples=25, derandomize=True, deadline=None, database=None)
+
+NAMES = st.text("ab é日[]%#. /'\",:\n", min_size=1, max_size=6).filter(
+    lambda name: name not in ("id", "split", "item") and not name.isspace()
+)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=12)
+FLOATS = st.floats(-1e6, 1e6, width=32)
+CELLS: dict[str, Any] = {
+    "text": TEXTS,
+    "whole": st.integers(-(2**63), 2**63 - 1),
+    "truth": st.booleans(),
+    "date": st.dates(datetime.date(1900, 1, 1), datetime.date(2100, 1, 1)),
+    "captions": st.lists(TEXTS, max_size=3),
+}
+TYPES: dict[str, Any] = {
+    "text": pa.string(),
+    "whole": pa.int64(),
+    "truth": pa.bool_(),
+    "date": pa.date32(),
+    "captions": pa.list_(pa.string()),
+}
+POLARS: dict[str, Any] = {
+    "text": pl.String,
+    "whole": pl.Int64,
+    "truth": pl.Boolean,
+    "date": pl.Date,
+    "captions": pl.List(pl.String),
+}
+
+
+@dataclass
+class Sample:
+    """n rows: features of one width, one raw column of some kind, ids."""
+
+    ids: list[str]
+    features: str
+    vectors: list[list[float] | None]
+    raw: str
+    kind: str
+    cells: list[Any]
+
+
+IDS = TEXTS.filter(bool)
+
+
+@st.composite
+def samples(draw, kinds=tuple(CELLS)):
+    n = draw(st.integers(1, 6))
+    features, raw = draw(st.lists(NAMES, min_size=2, max_size=2, unique=True))
+    width = draw(st.integers(1, 3))
+    vector = st.lists(FLOATS, min_size=width, max_size=width)
+    vectors = draw(st.lists(st.none() | vector, min_size=n, max_size=n).filter(lambda rows: any(rows)))
+    kind = draw(st.sampled_from(kinds))
+    cells = draw(st.lists(st.none() | CELLS[kind], min_size=n, max_size=n))
+    return Sample(draw(st.lists(IDS, min_size=n, max_size=n, unique=True)), features, vectors, raw, kind, cells)
+
+
+def arrow(sample: Sample) -> Any:
+    columns = {
+        "id": pa.array(sample.ids, pa.string()),
+        sample.features: pa.array(sample.vectors, pa.list_(pa.float32())),
+        sample.raw: pa.array(sample.cells, TYPES[sample.kind]),
+    }
+    return pa.table(columns)
+
+
+def polars(sample: Sample) -> Any:
+    kinds = {"id": pl.String, sample.features: pl.List(pl.Float32), sample.raw: POLARS[sample.kind]}
+    return pl.DataFrame({"id": sample.ids, sample.features: sample.vectors, sample.raw: sample.cells}, schema=kinds)
+
+
+def pandas(sample: Sample) -> Any:
+    columns = {"id": sample.ids, sample.features: sample.vectors, sample.raw: sample.cells}
+    return pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in columns.items()})
+
+
+def ipc(table: Any, path: Path, options: Any = None) -> None:
+    with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+def ipc_stream(table: Any, path: Path) -> None:
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table)
+
+
+def encoded(sample: Sample) -> Any:
+    """The same table in Arrow's other types: dictionaries, views, lists of fixed size, runs."""
+    table = arrow(sample)
+    width = max(len(row) for row in sample.vectors if row)
+    table = table.set_column(1, sample.features, pa.array(sample.vectors, pa.list_(pa.float64(), width)))
+    if sample.kind == "text":
+        table = table.set_column(2, sample.raw, table.column(2).dictionary_encode())
+    return table.set_column(0, "id", table.column(0).cast(pa.string_view()))
+
+
+TYPED = {
+    "pyarrow parquet": (".parquet", lambda s, path: pq.write_table(arrow(s), path, row_group_size=2)),
+    "pyarrow parquet, other types": (".parquet", lambda s, path: pq.write_table(encoded(s), path)),
+    "pyarrow file": (".arrow", lambda s, path: ipc(arrow(s), path)),
+    "pyarrow file, compressed": (
+        ".feather",
+        lambda s, path: ipc(arrow(s), path, pa.ipc.IpcWriteOptions(compression="zstd")),
+    ),
+    "pyarrow stream": (".arrow", lambda s, path: ipc_stream(encoded(s), path)),
+    "polars parquet": (".parquet", lambda s, path: polars(s).write_parquet(path)),
+    "polars file": (".arrow", lambda s, path: polars(s).write_ipc(path)),
+    "pandas parquet": (".parquet", lambda s, path: pandas(s).to_parquet(path)),
+    "pandas parquet, an index": (
+        ".parquet",
+        lambda s, path: pandas(s).set_index(pd.Index(range(7, 7 + len(s.ids)), dtype="int64")).iloc[::1].to_parquet(path),
+    ),
+}
+
+
+def check(sample: Sample, path: Path, of_cell=lambda cell: cell) -> None:
+    """Whole, and streamed row by row."""
+    expected = [None if cell in (None, "", []) else of_cell(cell) for cell in sample.cells]
+    whole = load(path, raw=[sample.raw])
+    parts = list(stream(path, 1, raw=[sample.raw]))
+    for rows in (whole, *parts):
+        assert set(rows.columns) <= {sample.features, sample.raw}
+    assert whole.ids == tuple(sample.ids)
+    assert [part.ids[0] for part in parts] == sample.ids
+    cells = list(whole.columns[sample.raw])
+    assert cells == expected
+    assert [part.columns[sample.raw][0] if sample.raw in part.columns else None for part in parts] == expected
+    for row, vector in enumerate(sample.vectors):
+        found = whole.columns[sample.features][row] if whole.present[sample.features][row] else None
+        assert (found is None) == (vector is None)
+        streamed = parts[row].columns.get(sample.features)
+        assert (streamed is None or not parts[row].present[sample.features][0]) == (vector is None)
+        if vector is not None:
+            assert found.tolist() == vector == streamed[0].tolist()
+
+
+@pytest.mark.parametrize("writer", TYPED)
+@FIXED
+@given(sample=samples())
+def test_typed_formats_come_back_equal(tmp_path_factory, writer, sample):
+    ending, write = TYPED[writer]
+    path = tmp_path_factory.mktemp("typed") / f"table{ending}"
+    write(sample, path)
+    check(sample, path)
+
+
+@FIXED
+@given(sample=samples(kinds=("text", "whole", "truth", "captions")))
+def test_json_lines_come_back_equal(tmp_path_factory, sample):
+    folder = tmp_path_factory.mktemp("json")
+    rows = [
+        {"id": row, sample.features: vector, sample.raw: cell}
+        for row, vector, cell in zip(sample.ids, sample.vectors, sample.cells, strict=True)
+    ]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows), encoding="utf-8-sig")
+    (folder / "b.json").write_text(json.dumps(rows, indent=1))
+    for name in ("a.jsonl", "b.json"):
+        check(sample, folder / name)
+    polars(sample).write_ndjson(folder / "polars.jsonl")
+    check(sample, folder / "polars.jsonl")
+    if sample.kind != "whole" or all(cell is None or abs(cell) < 2**53 for cell in sample.cells):
+        pandas(sample).to_json(folder / "pandas.jsonl", orient="records", lines=True, double_precision=15)
+        found = load(folder / "pandas.jsonl", raw=[sample.raw])
+        assert found.ids == tuple(sample.ids)
+        assert found.present[sample.features].tolist() == [vector is not None for vector in sample.vectors]
+
+
+@FIXED
+@given(sample=samples(kinds=("text", "whole")))
+def test_csv_comes_back_as_text(tmp_path_factory, sample):
+    folder = tmp_path_factory.mktemp("csv")
+    texts = [None if vector is None else json.dumps(vector) for vector in sample.vectors]
+    columns = {"id": sample.ids, sample.features: texts, sample.raw: sample.cells}
+    frame = polars(sample).with_columns(pl.Series(sample.features, texts, pl.String))
+    frame.write_csv(folder / "polars.csv")
+    pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns.items()}).to_csv(
+        folder / "pandas.csv", index=False
+    )
+    pc.write_csv(pa.table({name: pa.array(cells) for name, cells in columns.items()}), folder / "pyarrow.csv")
+    for name in ("polars.csv", "pandas.csv", "pyarrow.csv"):
+        check(sample, folder / name, str)
+
+
+FILE_NAMES = st.lists(
+    st.text("aé日[]%# -_", min_size=1, max_size=4).map(str.strip).filter(lambda name: name and name[0] not in "._")
+    | st.sampled_from(["train", "test", "part-test", "img_train", "val-00000-of-00001", "validation", "eval", "a.test", "dev"]),
+    min_size=1,
+    max_size=5,
+    unique=True,
+)
+
+
+@FIXED
+@given(names=FILE_NAMES)
+def test_no_file_of_a_folder_is_left_out_for_its_name(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "shards" / "deeper").mkdir(parents=True)
+    (folder / "pictures" / "test").mkdir(parents=True)
+    for number, name in enumerate(names):
+        home = folder / "shards" / ("deeper" if number == 1 else "")
+        pq.write_table(pa.table({"id": [name], "v": [[1.0, 2.0]]}), home / f"{name}.parquet")
+        home = folder / "pictures" / ("test" if number == 1 else "")
+        (home / f"{name}.png").write_bytes(b"x")
+    assert sorted(load(folder / "shards").ids) == sorted(names)
+    assert sorted(part.ids[0] for part in stream(folder / "shards", 1)) == sorted(names)
+    pictures = load(folder / "pictures", raw=["image"])
+    assert sorted(Path(cell).stem for cell in pictures.columns["image"]) == sorted(names)
+
+
+def test_splits_are_what_whole_names_of_all_files_say(tmp_path):
+    def write(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table({"id": [name], "v": [[1.0]]}), tmp_path / name)
+
+    write("a/train.parquet", "a/dev.parquet")
+    assert load(tmp_path / "a").split == ("validation", "train")
+    write("b/data/train-00000-of-00002.parquet", "b/data/train-00001-of-00002.parquet", "b/data/test-00000-of-00001.parquet")
+    assert load(tmp_path / "b").split == ("test", "train", "train")
+    write("c/train/1.parquet", "c/validation/deep/1.parquet")
+    assert load(tmp_path / "c", split="validation").ids == ("c/validation/deep/1.parquet",)
+    write("d/train.parquet", "d/more.parquet")
+    assert load(tmp_path / "d").split is None
+    pq.write_table(pa.table({"id": ["x"], "split": ["test"], "v": [[1.0]]}), tmp_path / "a" / "train.parquet")
+    assert load(tmp_path / "a").split == ("validation", "test")
+
+
+def test_files_that_are_no_part_of_a_folder_are_named(tmp_path, caplog):
+    pq.write_table(pa.table({"v": [[1.0]]}), tmp_path / "a.parquet")
+    for name in ("README.md", "LICENSE", "notes.txt", "_SUCCESS", ".hidden", "dataset_infos.json"):
+        (tmp_path / name).write_text("x")
+    assert len(load(tmp_path)) == 1
+    assert "left out what is neither a table nor a media file: notes.txt\n" in caplog.text
+    (tmp_path / "b.csv").write_text("v\n[1]\n")
+    with pytest.raises(InputError, match=r"holds tables of several formats \(a.parquet, b.csv\)\. Name one file"):
+        load(tmp_path)
+
+
+def test_folders_of_media_with_and_without_metadata(tmp_path, caplog):
+    for name in ("a.png", "b.PNG", "c d.png"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "metadata.csv").write_text('file_name,text\nb.PNG,"two, or more"\na.png,\n')
+    table = load(tmp_path, raw=["image", "text"])
+    assert list(table.columns["image"]) == ["b.PNG", "a.png"]
+    assert list(table.columns["text"]) == ["two, or more", None]
+    assert "left out files that no row of its metadata names: c d.png" in caplog.text
+    (tmp_path / "metadata.csv").write_text("file,text\nb.PNG,x\n")
+    with pytest.raises(InputError, match="must have a column `file_name`; it has file, text"):
+        load(tmp_path, raw=["image"])
+    (tmp_path / "metadata.csv").write_text("file_name,image\nb.PNG,x\n")
+    with pytest.raises(InputError, match="has a column `image` beside the files of that kind"):
+        load(tmp_path, raw=["image"])
+    (tmp_path / "metadata.csv").unlink()
+    assert list(load(tmp_path, raw=["image"]).columns["image"]) == ["a.png", "b.PNG", "c d.png"]
+    (tmp_path / "a.wav").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"holds media of several kinds \(image, audio\)"):
+        load(tmp_path, raw=["image"])
+
+
+def test_columns_may_be_empty_at_first_and_files_without_rows(tmp_path):
+    kinds = pa.schema([("id", pa.string()), ("v", pa.list_(pa.float64())), ("w", pa.null())])
+    pq.write_table(kinds.empty_table(), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"id": ["a"], "v": [[1.0]], "w": [None]}, schema=kinds), tmp_path / "1.parquet")
+    with pq.ParquetWriter(tmp_path / "2.parquet", pa.schema([("id", pa.string()), ("w", pa.large_list(pa.float32()))])) as file:
+        file.write_table(pa.table({"id": pa.array([], pa.string()), "w": pa.array([], pa.large_list(pa.float32()))}))
+        file.write_table(pa.table({"id": ["b"], "w": pa.array([[2.0, 3.0]], pa.large_list(pa.float32()))}))
+    table = load(tmp_path)
+    assert table.ids == ("a", "b")
+    assert table.counts() == {"v": 1, "w": 1}
+    assert load(tmp_path, columns=["w"]).columns["w"].tolist() == [[0, 0], [2, 3]]
+    assert [part.modalities for part in stream(tmp_path, 1)] == [("v",), ("w",)]
+    (tmp_path / "1.parquet").unlink(), (tmp_path / "2.parquet").unlink()
+    with pytest.raises(InputError, match="is empty: no rows"):
+        load(tmp_path)
+
+
+def test_files_whose_columns_do_not_go_together_are_named(tmp_path):
+    pq.write_table(pa.table({"v": [[1.0]], "x": ["text"]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"v": [[1]], "x": [[3.0]]}), tmp_path / "2.parquet")
+    with pytest.raises(InputError, match=r"`x` must hold one kind of cell; got string in '1.parquet', list<.*> in '2.parquet'"):
+        load(tmp_path)
+    assert load(tmp_path, columns=["v"]).columns["v"].tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize("kind", [pa.list_view(pa.float32()), pa.large_list_view(pa.float64()), pa.list_(pa.float16())])
+def test_lists_of_every_type_are_features(tmp_path, kind):
+    column = pa.array(
+        [[1, 2], None, [], [3, 4]] if "16" not in str(kind) else np.array([[1, 2]] * 4, np.float16).tolist(), kind
+    )
+    ipc(pa.table({"v": column}), tmp_path / "t.arrow")
+    values = load(tmp_path / "t.arrow").columns["v"]
+    assert values[0].tolist() == [1, 2]
+    assert values.shape == (4, 2)
+
+
+def test_runs_and_extensions_are_read_as_what_they_stand_for():
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([1, 3], pa.int32()), pa.array(["a", "b"]))
+    assert formats.plain(pa.chunked_array([runs])).to_pylist() == ["a", "b", "b"]
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(6, dtype=np.float32).reshape(3, 2))
+    values, present = read_vectors("v", formats.plain(pa.chunked_array([tensors])), asked=False)
+    assert values.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert present.all()
+
+
+@FIXED
+@given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=4), data=st.data())
+def test_vectors_in_chunks_go_there_and_back(sizes, data):
+    n = sum(sizes)
+    present = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=torch.bool)
+    values = torch.randn(n, 3).masked_fill(~present[:, None], 0)
+    starts = np.cumsum([0, *sizes])
+    chunks = [vector_array(values[a:b], present[a:b]) for a, b in pairwise(starts)]
+    column = pa.chunked_array(chunks, pa.large_list(pa.float32()))
+    assert column.is_valid().to_pylist() == present.tolist()
+    if not present.any():
+        with pytest.raises(InputError, match="column `v` is empty in every row"):
+            read_vectors("v", column, asked=True)
+        return
+    again, mask = read_vectors("v", column, asked=True)
+    assert torch.equal(again, values)
+    assert torch.equal(mask, present)
+
+
+def test_large_parquet_is_mapped_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "IN_MEMORY", 0)
+    monkeypatch.setenv("GRAMIAN_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "t.parquet"
+    for number, texts in enumerate([["a", None, "b"], ["c", "d"]], 1):
+        pq.write_table(pa.table({"text": texts, "v": [[1.0]] * len(texts)}), path, row_group_size=2)
+        for _ in range(2):
+            table = load(path, raw=["text"])
+            assert list(table.columns["text"]) == texts
+            assert table.counts()["v"] == len(texts)
+        assert len(list((tmp_path / "cache").iterdir())) == number
+    assert load(path).modalities == ("v",)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", ("id,v\n" + "a,[1]\n" * 9000 + "é,[1]\n").encode("latin-1"), "is not UTF-8"),
+        ("a.csv", "é,v\n1,[1]\n".encode("latin-1"), "cannot be read as CSV: 'utf-8'"),
+        ("a.csv", b"v,v\n[1],[1]\n", "has several columns 'v'. Give each a name of its own"),
+        ("a.csv", b'id,v\n1,"[1]"\n2\n', "has a row of 1 fields, not 2: '2'"),
+        ("a.csv", b"\n", "cannot be read as CSV"),
+        ("a.jsonl", b'{"v": [1]}\n{"v": \n', r"a.jsonl', line 2: no JSON \(Expecting value"),
+        ("a.jsonl", b'{"v": [1]}\n\xff\n', "a.jsonl', line 2: not UTF-8"),
+        ("a.jsonl", b'{"v": [1]}\n3\n', "a.jsonl', line 2: must be an object, a row; got 3"),
+        ("a.json", b'[{"v": [1]}, 3]', "a.json', row 2: must be an object, a row; got 3"),
+        ("a.json", b"[" * 100_000, "cannot be read as JSON"),
+        ("a.jsonl", b'{"v": [1, true]}\n', "row 0: .* is not a list of numbers"),
+        ("a.jsonl", b'{"v": [1, "2"]}\n', "row 0: .* is not a list of numbers"),
+        ("a.jsonl", b'{"v": [1e39]}\n', "column `v` holds NaN or infinite values in 1 of 1"),
+        ("a.jsonl", b'{"id": [1], "v": [1]}\n', r"column `id` must hold text or numbers; got \[1\]"),
+        ("a.jsonl", b'{"id": NaN, "v": [1]}\n{"id": 1, "v": [1]}\n', "column `id` is empty in 1 of 2 rows"),
+        ("a.arrow", b"ARROW1 but no more", "cannot be read as Arrow"),
+        ("a.parquet", b"PAR1" * 10, "cannot be read as parquet"),
+    ],
+)
+def test_damaged_files_are_named_in_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    for read in (load, lambda path: list(stream(path, 2))):
+        with pytest.raises(InputError, match=message) as error:
+            read(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_words_among_vectors_are_named_wherever_they_stand(tmp_path, place):
+    cells = ['"[1, 2]"'] * 3
+    cells.insert(place, "NaN")
+    (tmp_path / "t.csv").write_text("v,w\n" + "".join(f"{cell},[1]\n" for cell in cells))
+    with pytest.raises(InputError, match=f"t.csv': column `v`, row {place}: 'NaN' is not a list of numbers"):
+        load(tmp_path / "t.csv")
+    with pytest.raises(InputError, match="column `v`"):
+        list(stream(tmp_path / "t.csv", 3))
+
+
+def test_streams_know_which_columns_held_features(tmp_path):
+    (tmp_path / "t.csv").write_text("v,w\n" + '"[1, 2]",[1]\n' * 4 + "NaN,[1]\n")
+    parts = stream(tmp_path / "t.csv", 4)
+    assert next(parts).modalities == ("v", "w")
+    with pytest.raises(InputError, match="column `v` must hold lists of floats; it holds string"):
+        next(parts)
+
+
+def test_rows_longer_than_a_block_of_csv_are_refused_and_shorter_ones_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "_BLOCK", 2000)
+    rows = "".join(f'{row},"[{row}, {"0" * 150}]"\n' for row in range(50)).replace("0" * 150, "0." + "0" * 148)
+    (tmp_path / "t.csv").write_text("id,v\n" + rows)
+    assert load(tmp_path / "t.csv").columns["v"][:, 0].tolist() == list(range(50))
+    (tmp_path / "t.csv").write_text("id,v\n" + rows + f'"{"x" * 4000}","[1, 2]"\n')
+    with pytest.raises(InputError, match="has a row of more than 2,000 bytes"):
+        load(tmp_path / "t.csv")
+
+
+def test_names_of_rows_are_exact_in_every_type(tmp_path):
+    for cells, expected in (
+        (pa.array([2**53 + 1, 2**53]), ("9007199254740993", "9007199254740992")),
+        (pa.array([0, -1], pa.int8()), ("0", "-1")),
+        (pa.array([1_000_000_001, 1], pa.timestamp("ns")), ("1970-01-01 00:00:01.000000001", "1970-01-01 00:00:00.000000001")),
+        (pa.array(["a", "b"]).dictionary_encode(), ("a", "b")),
+    ):
+        pq.write_table(pa.table({"key": cells, "v": [[1.0], [2.0]]}), tmp_path / "t.parquet")
+        assert load(tmp_path / "t.parquet", id_column="key").ids == expected
+    for cells in (pa.array([1.0, math.nan]), pa.array(["a", ""]), pa.array([1, None])):
+        pq.write_table(pa.table({"item": cells, "v": [[1.0], [2.0]]}), tmp_path / "t.parquet")
+        with pytest.raises(InputError, match="column `item` is empty in 1 of 2 rows"):
+            load(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"id": [b"a", b"b"], "v": [[1.0], [2.0]]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="column `id` must hold text or numbers; got b'a'"):
+        load(tmp_path / "t.parquet")
+
+
+def test_json_cells_of_several_kinds_stay_what_they_are(tmp_path):
+    cells = ["a cat", ["a dog", "a puppy"], "", [], None, 3, {"path": "x.png", "bytes": None}, "2020-01-01"]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": cell}) + "\n" for cell in cells))
+    table = load(tmp_path / "t.jsonl", raw=["text"])
+    assert list(table.columns["text"]) == [*cells[:2], None, None, None, *cells[5:]]
+    assert list(next(stream(tmp_path / "t.jsonl", 3, raw=["text"])).columns["text"]) == [*cells[:2], None]
+
+
+def test_captions_that_begin_with_a_bracket_are_no_features(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text('v,text\n"[1]",[laughs] hello\n"[2]",hello\n"[3]",bye\n')
+    assert load(tmp_path / "t.csv").modalities == ("v",)
+    assert "text (string)" in caplog.text
+    assert list(load(tmp_path / "t.csv", raw=["text"]).columns["text"]) == ["[laughs] hello", "hello", "bye"]
+    with pytest.raises(InputError, match=r"column `text`, row 0: .* is not a list of numbers"):
+        load(tmp_path / "t.csv", columns=["text"])
+
+
+def test_pandas_written_index_is_left_out(tmp_path, caplog):
+    frame = pd.DataFrame({"id": ["a", "b"], "v": [[1.0], [2.0]]}, index=pd.Index([5, 9]))
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert load(tmp_path / "t.parquet").ids == ("a", "b")
+    assert "__index_level_0__ (int64)" in caplog.text
+    frame.to_csv(tmp_path / "t.csv")
+    assert load(tmp_path / "t.csv").counts() == {"v": 2}
+
+
+def test_the_hub_is_read_by_datasets(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    content = io.BytesIO()
+    pytest.importorskip("PIL.Image").new("RGB", (2, 2)).save(content, "png")
+    rows = {"id": ["a", "b"], "image": [{"bytes": content.getvalue(), "path": None}] * 2, "v": [[1.0], [2.0]]}
+    features = datasets.Features(
+        {"id": datasets.Value("string"), "image": datasets.Image(), "v": datasets.Sequence(datasets.Value("float32"))}
+    )
+    part = datasets.Dataset.from_dict(rows, features=features)
+
+    def parts(source, revision, streaming):
+        assert (source, revision) == ("owner/name", "abc")
+        return {"train": part.to_iterable_dataset(), "test": part.to_iterable_dataset()} if streaming else {"train": part}
+
+    monkeypatch.setattr(datasets, "load_dataset", parts)
+    table = load("owner/name", raw=["image"], revision="abc")
+    assert table.columns["image"][0]["bytes"] == content.getvalue()
+    assert table.split is None
+    splits = [part.split for part in stream("owner/name", 1, columns=["v"], revision="abc")]
+    assert splits == [("train",), ("train",), ("test",), ("test",)]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: 1 / 0)
+    with pytest.raises(InputError, match="'owner/name' cannot be read as a hub data set: division by zero"):
+        load("owner/name")
