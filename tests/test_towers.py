@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def tower_of(models, family, kind, **options):
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)
-def test_every_family_gives_vectors_that_do_not_hang_on_the_batch(models, family, kind):
+def test_every_family_gives_vectors_that_do_not_depend_on_the_batch(models, family, kind):
     tower = tower_of(models, family, kind)
     inputs = [tower.reader.read(cell) for cell in cells(kind)]
     together = tower(tower.reader.collate(inputs))
@@ -125,11 +126,47 @@ def test_text_is_cut_to_what_the_model_takes(models):
         ("bert", {"kind": "text", "learning_rate": 1e-3}, "`learning_rate` must be positive, and goes with mode"),
         ("bert", {"kind": "text", "lora": {"r": 2}}, "`lora` are the options of an adapter"),
         ("bert", {"kind": "text", "pooling": "sum"}, "`pooling` must be one of"),
+        ("bert", {"kind": "text", "max_lenght": 8}, "`option` must be one of .* got 'max_lenght'. Did you mean 'max_length'"),
+        ("bert", {"kind": "text", "max_length": 1}, "`max_length` must be at least 2 tokens"),
+        ("bert", {"kind": "text", "mode": "lora", "lora": {"target_modules": ["smell"]}}, "`lora` cannot be applied to"),
+        ("whisper", {"kind": "audio", "seconds": 0}, "`seconds` must be positive, or None"),
+        ("videomae", {"kind": "video", "frames": -1}, "`frames` must be at least 1; got -1"),
     ],
 )
 def test_what_does_not_fit_is_told(models, family, options, message):
     with pytest.raises(InputError, match=message):
         HuggingFace(tiny.build(family, models), **options)
+
+
+def test_memory_that_runs_out_is_not_called_a_damaged_file(models, tmp_path, monkeypatch):
+    import transformers
+
+    aligner_of(models, toy(), "train").save_pretrained(tmp_path)
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
+        with monkeypatch.context() as patch:
+            patch.setattr(transformers.AutoModel, "from_pretrained", unittest.mock.Mock(side_effect=error))
+            with pytest.raises(type(error)):
+                Aligner.from_pretrained(tmp_path)
+    for key, value, message in (
+        ("options", {"kind": "text", "trust_remote_code": True}, "names options that HuggingFace does not take: trust_remote"),
+        ("options", [], "is not a whole Aligner; .* the tower of 'text' has no options"),
+        ("fingerprint", None, "is not a whole Aligner; .* has no fingerprint"),
+    ):
+        config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        config["towers"]["text"][key] = value
+        if value is None:
+            del config["towers"]["text"][key]
+        (tmp_path / "odd").mkdir(exist_ok=True)
+        (tmp_path / "odd" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            Aligner.from_pretrained(tmp_path / "odd")
+
+
+def test_an_adapter_that_is_damaged(models, tmp_path):
+    aligner_of(models, toy(), "lora").save_pretrained(tmp_path)
+    (tmp_path / "towers" / "0" / "adapter_model.safetensors").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"the adapter in .* cannot be loaded"):
+        Aligner.from_pretrained(tmp_path)
 
 
 def test_no_such_model(tmp_path):

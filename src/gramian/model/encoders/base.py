@@ -10,16 +10,16 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import torch
 from torch import nn
 
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, listing, require
+from gramian.errors import InputError, check_choice, first_line, listing, require
 from gramian.model.towers import Tower, seeded
 
-__all__ = ["Encoder", "Mode", "Writing", "fingerprint"]
+__all__ = ["Encoder", "EncoderOptions", "Mode", "Writing", "fingerprint"]
 
 
 Mode: TypeAlias = Literal["freeze", "lora", "train"]
@@ -40,65 +40,133 @@ LORA: Mapping[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "targ
 
 def fingerprint(module: nn.Module) -> str:
     """A hash of the names and shapes of a module's weights, and of 64 values of each."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        found.update(f"{name} {tuple(value.shape)} ".encode())
+        digest.update(f"{name} {tuple(value.shape)} ".encode())
         flat = value.detach().flatten()
-        found.update(flat[:: max(1, flat.numel() // 64)][:64].double().cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(flat[:: max(1, flat.numel() // 64)][:64].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class EncoderOptions(TypedDict, total=False):
+    """Options of every encoder.
+
+    Attributes:
+        mode: "freeze", the default, computes no gradient and stays in evaluation mode; "lora" trains an adapter (peft) beside
+            the frozen weights; "train" trains everything.
+        revision: on the hub.
+        learning_rate: of this tower; 1e-4 for "lora", 1e-5 for "train".
+        lora: options of `peft.LoraConfig`; rank 16 on all linear layers by default.
+        max_length: tokens of a text; the model's own limit by default.
+        gradient_checkpointing: recompute activations in the backward pass.
+        local_files_only: ask no hub.
+    """
+
+    mode: Mode
+    revision: str | None
+    learning_rate: float | None
+    lora: Mapping[str, Any] | None
+    max_length: int | None
+    gradient_checkpointing: bool
+    local_files_only: bool
+
+
+_DEFAULTS: EncoderOptions = {
+    "mode": "freeze",
+    "revision": None,
+    "learning_rate": None,
+    "lora": None,
+    "max_length": None,
+    "gradient_checkpointing": False,
+    "local_files_only": False,
+}
+
+
+_WRITTEN = ("revision", "learning_rate", "max_length", "gradient_checkpointing")  # into the description
 
 
 class Encoder(Tower):
     """A pretrained encoder that can say where it came from, and be written and read again.
 
+    Args:
+        model: hub id or folder.
+        own: the options of the class itself; "kind" is one of them.
+        options: those of every encoder.
+
     Attributes:
-        source: hub id or folder.
+        source: hub id, or a folder in full.
         options: what it was made with, for its description.
         mode: "freeze", "lora" or "train".
+
+    Raises:
+        InputError: an option that is not known, or options that do not go together; a model that cannot be had.
     """
 
-    source: str
-    mode: Mode
-    options: dict[str, Any]
+    mode: Mode = "freeze"
     model: Any
     reader: Media
-    _loaded: str  # fingerprint of the weights as they came
-    _copied = False  # whether they came from a saved Aligner, and may be others than the source's
+    _copied = False  # whether the weights came from a saved Aligner, and may be others than the source's
+
+    def __init__(self, model: str, own: Mapping[str, Any], options: EncoderOptions) -> None:
+        super().__init__()
+        for name in options:
+            check_choice("option", name, [*own, *_DEFAULTS])
+        chosen: dict[str, Any] = {**_DEFAULTS, **options}
+        mode, lora, rate, length = (chosen[name] for name in ("mode", "lora", "learning_rate", "max_length"))
+        check_choice("mode", mode, MODES)
+        if lora is not None and mode != "lora":
+            raise InputError(f"`lora` are the options of an adapter and go with mode='lora'; got mode={mode!r}.")
+        if rate is not None and (mode == "freeze" or not rate > 0):
+            raise InputError(
+                f"`learning_rate` must be positive, and goes with mode 'lora' or 'train'; got {rate} and {mode!r}."
+            )
+        if length is not None and length < 2:
+            raise InputError(f"`max_length` must be at least 2 tokens, a text's beginning and its end; got {length}.")
+        self.source = str(Path(model).resolve()) if Path(model).exists() else model  # found from anywhere on this machine
+        self.options: dict[str, Any] = {**own, **{name: chosen[name] for name in _WRITTEN}}
+        self._open(model, {name: chosen[name] for name in ("revision", "local_files_only")})
+        if chosen["gradient_checkpointing"]:
+            checkpoint_activations(self.model)
+        self._loaded = fingerprint(self.model)  # as they came
+        self.width = self._measure()
+        self.mode, self.learning_rate = mode, rate or RATES.get(mode)
+        if mode == "freeze":
+            self.model.requires_grad_(False)
+        if mode == "lora":
+            self._adapt(dict(LORA) | dict(lora or {}))
+            if chosen["gradient_checkpointing"]:
+                self.model.enable_input_require_grads()
+        self.train(self.training)
+
+    @abstractmethod
+    def _open(self, model: str, hub: Mapping[str, Any]) -> None:
+        """Set `model` and `reader`, by the `options`; `hub` are revision and local_files_only."""
+
+    @abstractmethod
+    def _measure(self) -> int:
+        """The width of the vectors."""
 
     @property
     def summary(self) -> str:
         """One line for a model card."""
         how = {"freeze": "frozen", "lora": "with a LoRA adapter", "train": "fine-tuned"}[self.mode]
-        revision = f" at {self.options['revision']}" if self.options.get("revision") else ""
-        return f"{type(self).__name__}: {self.source}{revision}, {getattr(self.reader, 'kind', 'text')}, {how}"
+        revision = f" at {self.options['revision']}" if self.options["revision"] else ""
+        return f"{type(self).__name__}: {self.source}{revision}, {self.options['kind']}, {how}"
 
     def train(self, mode: bool = True) -> Encoder:
         """As for any module; a frozen encoder stays in evaluation mode."""
         super().train(mode and self.mode != "freeze")
         return self
 
-    def _adopt(self, mode: Mode, lora: Mapping[str, Any] | None, learning_rate: float | None) -> None:
-        """Freeze, adapt or train what `self.model` is."""
-        self.mode = check_choice("mode", mode, MODES)
-        if lora is not None and mode != "lora":
-            raise InputError(f"`lora` are the options of an adapter and go with mode='lora'; got mode={mode!r}.")
-        if learning_rate is not None and (mode == "freeze" or not learning_rate > 0):
-            raise InputError(
-                f"`learning_rate` must be positive, and goes with mode 'lora' or 'train'; got {learning_rate} and {mode!r}."
-            )
-        self.learning_rate = learning_rate or RATES.get(mode)
-        if mode == "freeze":
-            self.model.requires_grad_(False)
-        if mode == "lora":
-            self._adapt(dict(LORA) | dict(lora or {}))
-        self.train(self.training)
-
     def _adapt(self, options: dict[str, Any]) -> None:
         require("peft")
         import peft
 
         with without_peft_warnings(), seeded(0):  # the adapter's first weights are the same in every run
-            self.model = peft.get_peft_model(self.model, peft.LoraConfig(**options))
+            try:
+                self.model = peft.get_peft_model(self.model, peft.LoraConfig(**options))
+            except (ValueError, TypeError) as error:
+                raise InputError(f"`lora` cannot be applied to {self.source!r}: {first_line(error):.200}") from None
 
     def write(self, folder: Path, below: str, how: Writing) -> dict[str, Any]:
         """Write what is needed to make the encoder again; return its description.
@@ -139,14 +207,16 @@ class Encoder(Tower):
             InputError: weights by reference that are not to be had, or are others than they were.
         """
         options = dict(described["options"])
-        unknown = options.keys() - inspect.signature(cls).parameters.keys()
+        known = {*inspect.signature(cls).parameters, *_WRITTEN} - {"model", "options"}
+        unknown = options.keys() - known
         if unknown:
             raise InputError(f"{str(folder)!r} names options that {cls.__name__} does not take: {listing(sorted(unknown))}.")
         where = str(inside(folder, described["files"])) if "files" in described else described["source"]
         if "files" in described:
             options["revision"] = None
         mode, rate = described["mode"], options.pop("learning_rate", None)
-        encoder = cls(
+        make: Any = cls
+        encoder: Encoder = make(
             where, **options, mode="freeze" if mode == "lora" else mode, learning_rate=rate if mode == "train" else None
         )
         if encoder._loaded != described["fingerprint"]:
@@ -158,8 +228,13 @@ class Encoder(Tower):
             import peft
 
             adapter = str(inside(folder, described["adapter"]))
-            with without_peft_warnings():
-                encoder.model = peft.PeftModel.from_pretrained(encoder.model, adapter, is_trainable=True)
+            try:
+                with without_peft_warnings():
+                    encoder.model = peft.PeftModel.from_pretrained(encoder.model, adapter, is_trainable=True)
+            except Exception as error:  # files that are foreign or damaged fail in many ways
+                if out_of_memory(error):
+                    raise
+                raise InputError(f"the adapter in {adapter!r} cannot be loaded ({first_line(error):.200}).") from None
             encoder.mode, encoder.learning_rate = "lora", rate or RATES["lora"]
             encoder.options["learning_rate"] = rate
         if encoder.width != described["width"]:
@@ -177,17 +252,17 @@ class Encoder(Tower):
         return torch.no_grad() if self.mode == "freeze" else contextlib.nullcontext()
 
 
-def resolved(model: str) -> str:
-    """A hub id as it is; a folder in full, so that it is found from anywhere on this machine."""
-    return str(Path(model).resolve()) if Path(model).exists() else model
-
-
 def inside(folder: Path, name: str) -> Path:
     """A folder below another; a saved Aligner may not point outside of itself."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise InputError(f"{str(folder)!r} points to files outside of itself ({name!r}): it is damaged or foreign.")
     return path
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, which is no fault of a file."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -14,14 +14,7 @@ from torch import Tensor
 from gramian.data.media import Kind
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, require
-from gramian.model.encoders.base import (
-    Encoder,
-    Mode,
-    checkpoint_activations,
-    fingerprint,
-    resolved,
-    without_bars,
-)
+from gramian.model.encoders.base import Encoder, EncoderOptions, out_of_memory, without_bars
 from gramian.model.towers import Encoded
 from gramian.tokens import Tokens
 
@@ -63,68 +56,42 @@ class SentenceTransformers(Encoder):
     Args:
         model: hub id or folder.
         kind: "text", or "image" for a model that reads images.
-        mode: see `HuggingFace`.
-        revision: on the hub.
-        learning_rate: of this tower; 1e-4 for "lora", 1e-5 for "train".
-        lora: options of `peft.LoraConfig`.
         prompt: put before every text, as in "query: ".
-        max_length: tokens of a text; the model's own limit by default.
-        gradient_checkpointing: recompute activations in the backward pass.
-        local_files_only: ask no hub.
+        options: see `EncoderOptions`.
+
+    Raises:
+        InputError: no such model.
     """
 
     def __init__(
-        self,
-        model: str,
-        kind: Literal["text", "image"] = "text",
-        *,
-        mode: Mode = "freeze",
-        revision: str | None = None,
-        learning_rate: float | None = None,
-        lora: Mapping[str, Any] | None = None,
-        prompt: str = "",
-        max_length: int | None = None,
-        gradient_checkpointing: bool = False,
-        local_files_only: bool = False,
+        self, model: str, kind: Literal["text", "image"] = "text", *, prompt: str = "", **options: Unpack[EncoderOptions]
     ) -> None:
-        super().__init__()
         require("sentence_transformers")
+        check_choice("kind", kind, ("text", "image"))
+        super().__init__(model, {"kind": kind, "prompt": prompt}, options)
+
+    def _open(self, model: str, hub: Mapping[str, Any]) -> None:
         import sentence_transformers
 
-        check_choice("kind", kind, ("text", "image"))
-        self.source = resolved(model)
-        self.options = {
-            "kind": kind,
-            "revision": revision,
-            "learning_rate": learning_rate,
-            "prompt": prompt,
-            "max_length": max_length,
-            "gradient_checkpointing": gradient_checkpointing,
-        }
+        options = {"device": "cpu", "trust_remote_code": False, "model_kwargs": {"dtype": torch.float32}}
         try:
             with without_bars():
-                self.model = sentence_transformers.SentenceTransformer(
-                    model,
-                    device="cpu",
-                    revision=revision,
-                    local_files_only=local_files_only,
-                    trust_remote_code=False,
-                    model_kwargs={"dtype": torch.float32},
-                )
-        except Exception as error:
+                self.model = sentence_transformers.SentenceTransformer(model, **hub, **options)
+        except Exception as error:  # files that are foreign or damaged fail in many ways
+            if out_of_memory(error):
+                raise
             raise InputError(
                 f"`model` must be a hub id or a folder of sentence-transformers; {model!r} cannot be loaded "
                 f"({first_line(error):.200})."
             ) from None
-        if max_length is not None:
-            self.model.max_seq_length = max_length
-        self.reader = _SentenceReader(kind, _Preprocess(self.model, prompt), self.model.max_seq_length)
-        if gradient_checkpointing:
-            checkpoint_activations(self.model)
+        if self.options["max_length"] is not None:
+            self.model.max_seq_length = self.options["max_length"]
+        preprocess = _Preprocess(self.model, self.options["prompt"])
+        self.reader = _SentenceReader(self.options["kind"], preprocess, self.model.max_seq_length)
+
+    def _measure(self) -> int:
         dimension = getattr(self.model, "get_embedding_dimension", None) or self.model.get_sentence_embedding_dimension
-        self.width = int(dimension() or 0)
-        self._loaded = fingerprint(self.model)
-        self._adopt(mode, lora, learning_rate)
+        return int(dimension() or 0)
 
     def forward(self, inputs: Mapping[str, Any]) -> Encoded:
         """Sentence embeddings, and token embeddings of the same width."""
@@ -134,8 +101,8 @@ class SentenceTransformers(Encoder):
         if not isinstance(tokens, Tensor) or tokens.ndim != 3 or tokens.shape[2] != vectors.shape[1]:
             return Encoded(vectors)
         mask = out.get("attention_mask")
-        there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
-        return Encoded(vectors, Tokens(tokens, there))
+        present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
+        return Encoded(vectors, Tokens(tokens, present))
 
     def _write_files(self, model: Any, folder: Path) -> None:
         model.save_pretrained(str(folder), create_model_card=False)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -19,13 +17,16 @@ from torch import Tensor
 from gramian.data.media import KINDS, MEDIA, Kind
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, listing, require
-from gramian.model.encoders.base import (
-    Encoder,
-    Mode,
-    checkpoint_activations,
-    fingerprint,
-    resolved,
-    without_bars,
+from gramian.model.encoders.base import Encoder, EncoderOptions, out_of_memory, without_bars
+from gramian.model.encoders.families import (
+    encoder_of,
+    family_of,
+    method_of,
+    present_tokens,
+    reads_videos,
+    seconds_limit,
+    takes,
+    token_limit,
 )
 from gramian.model.towers import Encoded, seeded
 from gramian.tokens import Tokens, pool
@@ -40,7 +41,7 @@ class _HuggingFaceReader(Media):
         kind: of media.
         processor: tokenizer, image processor or feature extractor.
         length: tokens a text is cut to.
-        padding: of texts: True to the longest, "max_length".
+        padding: of texts: "longest" or "max_length".
         media: options of `Media`.
         per_frame: whether a video's frames go through an image processor one by one.
     """
@@ -51,7 +52,7 @@ class _HuggingFaceReader(Media):
         processor: Any,
         *,
         length: int | None,
-        padding: bool | str,
+        padding: str,
         per_frame: bool,
         **media: Any,
     ) -> None:
@@ -78,7 +79,7 @@ class _HuggingFaceReader(Media):
         options: dict[str, Any] = {"sampling_rate": self.sampling.rate, "return_tensors": "pt"}
         names = getattr(self.processor, "model_input_names", [])
         mel = hasattr(self.processor, "nb_max_frames")  # pads to a fixed window of frames, as Whisper's does
-        if (mel or "attention_mask" in names) and _takes(self.processor.__call__, "return_attention_mask"):
+        if (mel or "attention_mask" in names) and takes(self.processor.__call__, "return_attention_mask"):
             options["return_attention_mask"] = True
         if "input_values" in names:
             options["padding"] = True
@@ -103,23 +104,16 @@ class HuggingFace(Encoder):
 
     Models with towers of their own (CLIP, SigLIP, CLAP, PE-AV) give their projected features; of encoder–decoders (Whisper, T5)
     the encoder is taken; others give their last hidden state, pooled. An image model reads a video frame by frame, and the
-    mean counts. Tokens come out where they have the vectors' width.
+    mean counts. Tokens come out where they have the vectors' width. What families of models want is `encoders.families`'.
 
     Args:
         model: hub id or folder.
         kind: "text", "image", "audio" or "video".
-        mode: "freeze" computes no gradient and stays in evaluation mode; "lora" trains an adapter (peft) beside the frozen
-            weights; "train" trains everything.
-        revision: on the hub.
-        learning_rate: of this tower; 1e-4 for "lora", 1e-5 for "train".
-        lora: options of `peft.LoraConfig`; rank 16 on all linear layers by default.
         pooling: of the last hidden state: "mean", "max", "first"; "auto" takes the model's own where it was trained (images,
             spectrograms) and the mean elsewhere.
         seconds: of audio, longer recordings give a window: their first seconds, in training any; 30 by default.
         frames: of a video; the model's own number by default, or 8.
-        max_length: tokens of a text; the model's own limit by default.
-        gradient_checkpointing: recompute activations in the backward pass.
-        local_files_only: ask no hub.
+        options: see `EncoderOptions`.
 
     Raises:
         InputError: no such model, a processor that is missing, a kind that the model does not read.
@@ -130,60 +124,40 @@ class HuggingFace(Encoder):
         model: str,
         kind: Kind,
         *,
-        mode: Mode = "freeze",
-        revision: str | None = None,
-        learning_rate: float | None = None,
-        lora: Mapping[str, Any] | None = None,
         pooling: Literal["auto", "mean", "max", "first"] = "auto",
         seconds: float | None = 30.0,
         frames: int | None = None,
-        max_length: int | None = None,
-        gradient_checkpointing: bool = False,
-        local_files_only: bool = False,
+        **options: Unpack[EncoderOptions],
     ) -> None:
-        super().__init__()
         require("transformers")
         check_choice("kind", kind, KINDS)
-        self.pooling = check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
-        self.source, self.kind = resolved(model), kind
-        self.options = {
-            "kind": kind,
-            "revision": revision,
-            "learning_rate": learning_rate,
-            "pooling": pooling,
-            "seconds": seconds,
-            "frames": frames,
-            "max_length": max_length,
-            "gradient_checkpointing": gradient_checkpointing,
-        }
-        hub = {"revision": revision, "local_files_only": local_files_only}
-        self.model, whole, guessed = _load(model, kind, hub)
-        self._whole = (
-            None if whole is self.model else (whole,)
-        )  # of an encoder–decoder; a tuple, for it is no part of the tower
-        self._own_pooling = not guessed
-        config = self.model.config
-        video_model = any(hasattr(config, name) for name in ("tubelet_size", "num_frames", "video_config"))
-        self._per_frame = kind == "video" and not video_model and not _getter(self.model, "video")
-        self._getter = _getter(self.model, "image" if self._per_frame else kind)
+        check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
+        if seconds is not None and not seconds > 0:
+            raise InputError(f"`seconds` must be positive, or None for whole recordings; got {seconds}.")
+        if frames is not None and frames < 1:
+            raise InputError(f"`frames` must be at least 1; got {frames}.")
+        super().__init__(model, {"kind": kind, "pooling": pooling, "seconds": seconds, "frames": frames}, options)
+
+    def _open(self, model: str, hub: Mapping[str, Any]) -> None:
+        kind: Kind = self.options["kind"]
+        whole, self._own_pooling = _load(model, hub)
+        self.model = encoder_of(whole, kind)
+        # Of an encoder–decoder; a tuple, for it is no part of the tower.
+        self._whole = None if whole is self.model else (whole,)
+        self._per_frame = kind == "video" and not reads_videos(self.model)
+        self._method = method_of(self.model, "image" if self._per_frame else kind)
         self._processor = processor = _processor(model, "image" if self._per_frame else kind, hub)
+        config = self.model.config
         self.reader = _HuggingFaceReader(
             kind,
             processor,
-            length=max_length or _token_limit(processor, config) if kind == "text" else None,
-            padding="max_length" if "siglip" in config.model_type else True,
+            length=self.options["max_length"] or token_limit(processor, config) if kind == "text" else None,
+            padding=family_of(config).padding,
             per_frame=self._per_frame,
             rate=int(getattr(processor, "sampling_rate", 16_000)),
-            seconds=_seconds_limit(processor, seconds),
-            frames=frames or int(getattr(config, "num_frames", 8)),
+            seconds=seconds_limit(processor, self.options["seconds"]),
+            frames=self.options["frames"] or int(getattr(config, "num_frames", 8)),
         )
-        if gradient_checkpointing:
-            checkpoint_activations(self.model)
-        self._loaded = fingerprint(self.model)
-        self.width = self._probe_width(model)
-        self._adopt(mode, lora, learning_rate)
-        if gradient_checkpointing and mode == "lora":
-            self.model.enable_input_require_grads()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Encoded:
         """Vectors and tokens of what the reader collated."""
@@ -191,63 +165,42 @@ class HuggingFace(Encoder):
             if self._per_frame:
                 n, frames = next(iter(inputs.values())).shape[:2]
                 flat = {name: value.flatten(0, 1) for name, value in inputs.items()}
-                each = self._encode(flat)
-                vectors = each.vectors.reshape(n, frames, -1)
-                there = torch.ones(n, frames, dtype=torch.bool, device=vectors.device)
-                return Encoded(vectors.mean(1), Tokens(vectors, there))
+                vectors = self._encode(flat).vectors.reshape(n, frames, -1)
+                present = torch.ones(n, frames, dtype=torch.bool, device=vectors.device)
+                return Encoded(vectors.mean(1), Tokens(vectors, present))
             return self._encode(inputs)
 
     def _encode(self, inputs: Mapping[str, Tensor]) -> Encoded:
-        if self._getter:
-            get = getattr(self.model, self._getter)
-            return _projected(get(**{name: value for name, value in inputs.items() if _takes(get, name)}), inputs)
-        options = dict(inputs)
-        mask = (
-            options.pop("attention_mask", None)
-            if self.model.main_input_name == "input_features"
-            else options.get("attention_mask")
-        )
-        out = self.model(**options)
+        if self._method:
+            method = getattr(self.model, self._method)
+            return _projected(method(**{name: value for name, value in inputs.items() if takes(method, name)}), inputs)
+        arguments = dict(inputs)
+        spectrogram = self.model.main_input_name == "input_features"  # its encoder takes no mask
+        mask = arguments.pop("attention_mask", None) if spectrogram else arguments.get("attention_mask")
+        out = self.model(**arguments)
         hidden = out.last_hidden_state
         if hidden.ndim == 4:  # (n, d, height, width)
             hidden = hidden.flatten(2).transpose(1, 2)
-        there = self._present(hidden, mask)
-        tokens = Tokens(hidden, there)
-        pooled = getattr(out, "pooler_output", None)
-        if self.pooling == "auto" and pooled is not None and self.kind != "text" and self._own_pooling:
+        tokens = Tokens(hidden, present_tokens(self.model, hidden, mask))
+        pooling, pooled = self.options["pooling"], getattr(out, "pooler_output", None)
+        if pooling == "auto" and pooled is not None and self.options["kind"] != "text" and self._own_pooling:
             pooled = pooled.flatten(1)
             return Encoded(pooled, tokens if pooled.shape[1] == hidden.shape[2] else None)
-        return Encoded(pool(tokens, "mean" if self.pooling == "auto" else self.pooling), tokens)
+        return Encoded(pool(tokens, "mean" if pooling == "auto" else pooling), tokens)
 
-    def _present(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """(n, t) bool: the tokens that are no padding."""
-        n, t = hidden.shape[:2]
-        everything = torch.ones(n, t, dtype=torch.bool, device=hidden.device)
-        if mask is None:
-            return everything
-        if mask.shape[1] == t:
-            return mask.bool()
-        base = getattr(self.model, "base_model", self.model)
-        for owner in (self.model, getattr(base, "model", base)):
-            if hasattr(owner, "_get_feature_vector_attention_mask"):  # samples → frames of wav2vec 2.0 and its kin
-                found: Tensor = owner._get_feature_vector_attention_mask(t, mask)
-                return found.bool()
-        step = mask.shape[1] / t  # mel frames → frames of Whisper: every second
-        index = (torch.arange(t, device=hidden.device) * step).long().clamp(max=mask.shape[1] - 1)
-        there = mask[:, index].bool()
-        return there | (~there.any(1, keepdim=True) & everything)
-
-    def _probe_width(self, name: str) -> int:
+    def _measure(self) -> int:
         """The width of the vectors, found by encoding one blank cell; whatever does not fit fails here."""
-        training = self.training
+        training = self.model.training
         try:
             with torch.no_grad(), seeded(0):
                 self.model.eval()
-                self.mode = "freeze"
                 width = self.forward(self.reader.collate([self.reader.blank()])).vectors.shape[1]
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise InputError(
-                f"`kind` {self.kind!r} is not what {name!r} ({self.model.config.model_type}) reads: {first_line(error):.160}"
+                f"`kind` {self.options['kind']!r} is not what {self.source!r} ({self.model.config.model_type}) reads: "
+                f"{first_line(error):.160}"
             ) from error
         self.model.train(training)
         return int(width)
@@ -262,38 +215,25 @@ class HuggingFace(Encoder):
         self._processor.save_pretrained(folder)
 
 
-def _getter(model: Any, kind: Kind) -> str | None:
-    """The method that gives a kind's vectors in the model's own shared space, if it has one."""
-    names = [f"get_{kind}_features", f"get_{kind}_embeds"]
-    names += ["get_text_audio_video_embeds", "get_text_audio_embeds", "get_text_video_embeds"] if kind == "text" else []
-    return next((name for name in names if hasattr(model, name)), None)
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    return any(one.name == name or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-
-
-def _load(model: str, kind: Kind, hub: Mapping[str, Any]) -> tuple[Any, Any, bool]:
-    """The encoder, the whole model, and whether its pooler is not in the files and was made up."""
+def _load(model: str, hub: Mapping[str, Any]) -> tuple[Any, bool]:
+    """The whole model, and whether its pooler is in the files and was not made up."""
     from transformers import AutoModel
 
     options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
     try:
         with without_bars(), seeded(0):  # what the files do not hold
-            found, info = AutoModel.from_pretrained(model, **hub, **options)
+            whole, info = AutoModel.from_pretrained(model, **hub, **options)
     except Exception as error:  # files that are foreign or damaged fail in many ways
+        if out_of_memory(error):
+            raise
         raise InputError(
             f"`model` must be a hub id or a folder of transformers; {model!r} cannot be loaded ({first_line(error):.200})."
         ) from None
     missing = sorted(info["missing_keys"])
     others = [name for name in missing if "pooler" not in name]
     if others:
-        raise InputError(f"{model!r} does not hold all weights of {type(found).__name__}: {listing(others)} are missing.")
-    encoder = found
-    if getattr(found.config, "is_encoder_decoder", False) and not _getter(found, kind):
-        encoder = found.get_encoder()
-    return encoder, found, bool(missing)
+        raise InputError(f"{model!r} does not hold all weights of {type(whole).__name__}: {listing(others)} are missing.")
+    return whole, not missing
 
 
 def _processor(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
@@ -305,19 +245,12 @@ def _processor(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
     for name in names:
         try:
             return getattr(transformers, name).from_pretrained(model, **hub, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        except Exception as error:  # files that are foreign or damaged fail in many ways
             reasons.append(first_line(error)[:160])
     if kind == "video":
         with contextlib.suppress(OSError, ValueError):
             return _FrameProcessor(model, hub)
     raise InputError(f"`kind` {kind!r} needs a {names[0]} that {model!r} does not have ({reasons[-1]}).")
-
-
-def _seconds_limit(processor: Any, seconds: float | None) -> float | None:
-    """Seconds of audio, no more than the processor takes: some cut at random what is longer."""
-    limits = [getattr(processor, name, None) for name in ("chunk_length", "max_length_s")]
-    given = [float(limit) for limit in (seconds, *limits) if isinstance(limit, int | float) and limit > 0]
-    return min(given) if given else None
 
 
 class _FrameProcessor:
@@ -340,16 +273,6 @@ class _FrameProcessor:
 
     def save_pretrained(self, folder: Path) -> None:
         (folder / "video_preprocessor_config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
-
-
-def _token_limit(processor: Any, config: Any) -> int | None:
-    """Tokens that the model can take; None where nothing limits them."""
-    text = getattr(config, "text_config", config)
-    limits = [processor.model_max_length, getattr(text, "max_position_embeddings", math.inf)]
-    if text.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):  # positions begin behind the padding's index
-        limits[1] -= text.pad_token_id + 1
-    least = min(limits)
-    return int(least) if least < 2**20 else None
 
 
 def _projected(out: Any, inputs: Mapping[str, Tensor]) -> Encoded:

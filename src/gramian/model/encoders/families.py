@@ -1,0 +1,135 @@
+"""Families of transformers' models: what differs between them, asked of a model in one place.
+
+Most of it a model tells by its attributes, whatever its family: a method for its projected features, a decoder to leave out, a
+number of frames. What it does not tell is an entry of `FAMILIES`, by the `model_type` of its config.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gramian.data.media import Kind
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "encoder_of",
+    "family_of",
+    "method_of",
+    "present_tokens",
+    "reads_videos",
+    "seconds_limit",
+    "takes",
+    "token_limit",
+]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What models of one family want and do not say.
+
+    Attributes:
+        text_methods: methods that give a text's vector in the space of all kinds that the model reads, the best first; by
+            default `get_text_features` or `get_text_embeds`.
+        padding: of texts: "longest" of the batch, or "max_length" where the model was trained on texts of that length.
+        padded_positions: whether positions are counted from behind the padding's index, which leaves fewer for tokens.
+    """
+
+    text_methods: tuple[str, ...] = ()
+    padding: Literal["longest", "max_length"] = "longest"
+    padded_positions: bool = False
+
+
+_AS_ROBERTA = [
+    *("altclip_text_model", "camembert", "clap_text_model", "data2vec-text", "ibert", "longformer", "mpnet"),
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+]
+
+FAMILIES: dict[str, Family] = {
+    **dict.fromkeys(_AS_ROBERTA, Family(padded_positions=True)),
+    **dict.fromkeys(("siglip", "siglip_text_model", "siglip2", "siglip2_text_model"), Family(padding="max_length")),
+    "pe_audio": Family(text_methods=("get_text_audio_embeds",)),
+    "pe_audio_video": Family(text_methods=("get_text_audio_video_embeds", "get_text_audio_embeds", "get_text_video_embeds")),
+    "pe_video": Family(text_methods=("get_text_video_embeds",)),
+}
+"""Families by `model_type`; those that are not here are read by their attributes alone."""
+
+
+def family_of(config: Any) -> Family:
+    """The entry of a model's family, or that of families that want nothing."""
+    return FAMILIES.get(config.model_type, Family())
+
+
+def method_of(model: Any, kind: Kind) -> str | None:
+    """The method that gives a kind's vectors in the model's own shared space, if it has one."""
+    names = [f"get_{kind}_features", f"get_{kind}_embeds", *(family_of(model.config).text_methods if kind == "text" else ())]
+    return next((name for name in names if hasattr(model, name)), None)
+
+
+def encoder_of(model: Any, kind: Kind) -> Any:
+    """The part of a model that reads: of encoder–decoders the encoder."""
+    decodes = getattr(model.config, "is_encoder_decoder", False)
+    return model.get_encoder() if decodes and not method_of(model, kind) else model
+
+
+def reads_videos(model: Any) -> bool:
+    """Whether a model takes whole videos; one of images takes their frames."""
+    names = ("tubelet_size", "num_frames", "video_config")
+    return any(hasattr(model.config, name) for name in names) or method_of(model, "video") is not None
+
+
+def seconds_limit(processor: Any, seconds: float | None) -> float | None:
+    """Seconds of audio, no more than the processor takes: some cut at random what is longer."""
+    limits = (seconds, *(getattr(processor, name, None) for name in ("chunk_length", "max_length_s")))
+    return min((float(limit) for limit in limits if isinstance(limit, int | float) and limit > 0), default=None)
+
+
+def token_limit(processor: Any, config: Any) -> int | None:
+    """Tokens that a model takes; None where nothing limits them."""
+    text = getattr(config, "text_config", config)
+    positions = getattr(text, "max_position_embeddings", math.inf)
+    if family_of(text).padded_positions:
+        positions -= text.pad_token_id + 1
+    limit = min(processor.model_max_length, positions)
+    return int(limit) if limit < 2**20 else None
+
+
+def present_tokens(model: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Which states of an encoder are no padding.
+
+    Args:
+        model: the encoder.
+        hidden: (n, t, d) states.
+        mask: of its inputs: (n, t) as the states are, (n, samples) or (n, frames of a spectrogram); None if all count.
+
+    Returns:
+        (n, t) bool.
+    """
+    n, t = hidden.shape[:2]
+    everything = torch.ones(n, t, dtype=torch.bool, device=hidden.device)
+    if mask is None:
+        return everything
+    if mask.shape[1] == t:
+        return mask.bool()
+    base = getattr(model, "base_model", model)
+    for owner in (model, getattr(base, "model", base)):
+        if hasattr(owner, "_get_feature_vector_attention_mask"):  # samples → frames of wav2vec 2.0 and its kin
+            frames: Tensor = owner._get_feature_vector_attention_mask(t, mask)
+            return frames.bool()
+    step = mask.shape[1] / t  # frames of a spectrogram → states of Whisper: every second
+    index = (torch.arange(t, device=hidden.device) * step).long().clamp(max=mask.shape[1] - 1)
+    present = mask[:, index].bool()
+    return present | (~present.any(1, keepdim=True) & everything)
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of that name, or takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
