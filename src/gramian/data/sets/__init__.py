@@ -1,1 +1,1 @@
-"""The embedded data set "stamps": its feature table, its NOTICE, and the code that remakes the table."""
+"""Data sets that ship, or can be made: where they come from, and from raw files to a Table."""
