@@ -366,7 +366,7 @@ EYE = torch.eye(3)
         (
             {"a": [[NAN, 1.0], [1.0, 1.0], [1.0, float("inf")]], "b": [[1.0, NAN], None, [1.0, 1.0]]},
             None,
-            r"not finite: a 2, b 1 \(rows 0, 2\)\. Mend them, or mark them missing with `None` or `present`",
+            r"not finite: a 2, b 1 \(rows 0, 2\)\. Correct them, or mark them missing with `None` or `present`",
         ),
         ({"a": EYE * 0, "b": EYE}, None, r"zero and so have no direction: a 3 \(rows 0, 1, 2\)"),
         ({"a": torch.full((9, 2), NAN)}, None, r"a 9 \(rows 0, 1, 2, 3, 4 and 4 more\)"),
@@ -469,9 +469,9 @@ def test_the_constructor_checks_shapes(vectors, present, names, message):
         (lambda b: b["text"], r"indexed by rows; got 'text'. Use `.column\('text'\)` or `.select\('text'\)`"),
         (
             lambda b: b.same(known()),
-            "`item_ids` must be there to tell which rows of two Bundles are one item; got a Bundle without",
+            "`item_ids` must say which rows of two Bundles are one item; got a Bundle without",
         ),
-        (lambda b: known().same(b), "`item_ids` must be there to tell"),
+        (lambda b: known().same(b), "`item_ids` must say which rows"),
         (
             lambda _: Bundle.cat([known(), Bundle(known().vectors, known().present, known().modalities)]),
             "`bundles` must all have ids, or none; got 1 of 2 with ids",

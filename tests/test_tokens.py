@@ -192,7 +192,10 @@ def test_an_unknown_pooling_is_an_error_with_the_choices():
             "`parts` must hold Tokens of one",
         ),
         (lambda: Tokens.cat([Tokens.from_rows([[[1.0]]]), Tokens.from_rows([[[1.0]]] * 2)], dim=1), "`parts` must hold Tokens"),
-        (lambda: Tokens.from_rows([[[1.0]] * 3]).padded(2), "`length` must be at least the 3 tokens that are there; got 2"),
+        (
+            lambda: Tokens.from_rows([[[1.0]] * 3]).padded(2),
+            "`length` must be at least the 3 tokens of the longest sequence; got 2",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_named(make, message):

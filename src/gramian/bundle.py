@@ -1,8 +1,7 @@
-"""`Bundle`: n items, each with up to m modality vectors in one d-dimensional space, and a mask of what is there."""
+"""`Bundle`: n items, each with up to m modality vectors in one d-dimensional space, and a mask of what is present."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +18,14 @@ from torch.utils._pytree import register_pytree_node
 from gramian.errors import InputError, listing
 from gramian.files import atomic
 from gramian.geometry import unit
-from gramian.rows import read_mask, read_rows, row_index
+from gramian.rows import read_ids, read_mask, read_rows, row_index
 from gramian.tokens import PoolName, Tokens, pool
 
 __all__ = ["Bundle", "Vectors"]
 
 Vectors: TypeAlias = "Tensor | np.ndarray | Tokens | Sequence[Tensor | np.ndarray | Sequence[float] | None] | None"
 """One modality of n items: an (n, d) array, a sequence of n vectors with `None` where one is missing, or `None` for all; or
-`Tokens`, several vectors an item."""
+`Tokens`, several vectors per item."""
 
 _FORMAT = "gramian.bundle.v1"
 
@@ -45,6 +44,9 @@ class Bundle:
         item_ids: (n,) int64, or None where every row is an item of its own. Rows with one id are one item (two captions of a
             film): losses do not take them for each other's negatives, and evaluation counts either as found.
         tokens: modality → its tokens in the same space, unit length, where they are known; the vectors are pooled from them.
+
+    Raises:
+        InputError: shapes that do not go together.
 
     >>> bundle = Bundle.from_dict({"text": [[3.0, 4.0], [1.0, 0.0]], "audio": [[0.0, 2.0], None]})
     >>> bundle
@@ -96,16 +98,19 @@ class Bundle:
         pooling: PoolName = "mean",
         check: bool = True,
     ) -> Bundle:
-        """Build a Bundle from one (n, d) array a modality; rows are scaled to unit length here.
+        """Build a Bundle from one (n, d) array per modality; rows are scaled to unit length here.
 
         Args:
             columns: name → (n, d) array, or a sequence of n vectors with `None` for a missing one, or `None` if no item has
-                that modality; or `Tokens`, which are pooled to one vector an item and kept.
+                that modality; or `Tokens`, which are pooled to one vector per item and kept.
             present: name → (n,) mask of the rows that count; what a masked row holds is never read. A modality without an
                 entry is present wherever `columns` has a vector.
             item_ids: n whole numbers or names; rows with the same one are the same item. Names become 64-bit hashes.
             pooling: from tokens to vectors: "mean", "max" or "first".
             check: False skips the checks of the values (not of the shapes), which wait for the device.
+
+        Returns:
+            n items with unit rows where present and zero rows where not.
 
         Raises:
             InputError: unequal n or d, an unknown name in `present`, present rows that are not finite or have no length, an
@@ -169,8 +174,8 @@ class Bundle:
                         f"`columns[{name!r}]` has {int(wrong.sum())} tokens that are zero or not finite (rows {where}). "
                         "Mask them in `Tokens.present`."
                     )
-        there = {name: column.present & mask[:, names.index(name), None] for name, column in tokens.items()}
-        scaled = {name: Tokens(unit(column.values.to(dtype)), there[name]) for name, column in tokens.items()}
+        token_masks = {name: column.present & mask[:, names.index(name), None] for name, column in tokens.items()}
+        scaled = {name: Tokens(unit(column.values.to(dtype)), token_masks[name]) for name, column in tokens.items()}
         return cls(unit(raw), mask, names, None if item_ids is None else read_ids(item_ids, n).to(device), scaled)
 
     def __len__(self) -> int:
@@ -210,7 +215,11 @@ class Bundle:
         return self.present[:, [self.position(name) for name in modalities]].any(1)
 
     def select(self, *modalities: str) -> Bundle:
-        """The same items with `modalities` alone, in the order given. Some items may be left with nothing: see `has`."""
+        """The same items with `modalities` alone, in the order given. Some items may be left with nothing: see `has`.
+
+        Raises:
+            InputError: no modality, one twice, or one that the Bundle lacks.
+        """
         if not modalities:
             raise InputError(f"`modalities` must name at least one of {', '.join(self.modalities)}; got none.")
         index = [self.position(name) for name in modalities]
@@ -232,7 +241,7 @@ class Bundle:
             return torch.eye(len(self), dtype=torch.bool, device=self.vectors.device)
         first, second = self.item_ids, (self if other is None else other).item_ids
         if first is None or second is None:
-            raise InputError("`item_ids` must be there to tell which rows of two Bundles are one item; got a Bundle without.")
+            raise InputError("`item_ids` must say which rows of two Bundles are one item; got a Bundle without.")
         return first[:, None] == second
 
     def distinct(self) -> int:
@@ -257,6 +266,9 @@ class Bundle:
         """All items of `bundles`, which share modalities (in any order: the first one's holds) and width.
 
         Tokens are kept where all of them have them; ids have to be in all or in none.
+
+        Raises:
+            InputError: no Bundle, other modalities, other widths, or ids in some of them.
         """
         parts = list(bundles)
         if not parts:
@@ -329,16 +341,16 @@ class Bundle:
                         f"`path` must be a Bundle written by `Bundle.save`; {str(path)!r} is another safetensors file."
                     )
                 names = tuple(json.loads(metadata[_FORMAT])["modalities"])
-                there = set(file.keys())
+                keys = set(file.keys())
                 return cls(
                     file.get_tensor("vectors"),
                     file.get_tensor("present"),
                     names,
-                    file.get_tensor("ids") if "ids" in there else None,
+                    file.get_tensor("ids") if "ids" in keys else None,
                     {
                         name: Tokens(file.get_tensor(f"tokens.{i}"), file.get_tensor(f"tokens.{i}.present"))
                         for i, name in enumerate(names)
-                        if f"tokens.{i}" in there
+                        if f"tokens.{i}" in keys
                     },
                 )
         except FileNotFoundError:
@@ -354,36 +366,17 @@ def _flatten(bundle: Bundle) -> tuple[list[Any], tuple[tuple[str, ...], tuple[st
 
 def _unflatten(leaves: Iterable[Any], context: tuple[tuple[str, ...], tuple[str, ...]]) -> Bundle:
     """A Bundle of whatever a wrapper has made of the leaves: not checked."""
-    vectors, present, ids, *parts = leaves
+    vectors, mask, ids, *parts = leaves
     bundle, tokens = object.__new__(Bundle), {}
-    for name, values, there in zip(context[1], parts[::2], parts[1::2], strict=True):
+    for name, values, present in zip(context[1], parts[::2], parts[1::2], strict=True):
         tokens[name] = object.__new__(Tokens)
-        tokens[name].__dict__.update(values=values, present=there)
-    bundle.__dict__.update(vectors=vectors, present=present, modalities=context[0], item_ids=ids, tokens=tokens)
+        tokens[name].__dict__.update(values=values, present=present)
+    bundle.__dict__.update(vectors=vectors, present=mask, modalities=context[0], item_ids=ids, tokens=tokens)
     return bundle
 
 
 # Wrappers that act on the tensors which a module returns, as FSDP does, find those of a Bundle.
 register_pytree_node(Bundle, _flatten, _unflatten, serialized_type_name="gramian.Bundle")
-
-
-def read_ids(ids: Tensor | Sequence[int] | Sequence[str], n: int) -> Tensor:
-    """`item_ids` as an (n,) int64 tensor; names become the first 64 bits of a hash that is the same everywhere."""
-    if not isinstance(ids, Tensor):
-        if not isinstance(ids, Iterable):
-            raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {ids!r}.")
-        listed = [_hash(value) if isinstance(value, str) else value for value in ids]
-        whole_numbers = (isinstance(value, int | np.integer) and not isinstance(value, bool) for value in listed)
-        if not all(whole_numbers) or not all(-(2**63) <= value < 2**63 for value in listed):
-            raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {listing(map(repr, ids))}.")
-        ids = torch.tensor(listed, dtype=torch.int64)
-    if ids.shape != (n,) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {ids.dtype} of shape {tuple(ids.shape)}.")
-    return ids.long()
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
@@ -410,7 +403,7 @@ def _check_rows(vectors: Tensor, present: Tensor, names: tuple[str, ...]) -> Non
             rows = listing(wrong.any(1).nonzero().flatten().tolist())
             raise InputError(
                 f"`columns` has present vectors that are {what}: {counts} (rows {rows}). "
-                "Mend them, or mark them missing with `None` or `present`."
+                "Correct them, or mark them missing with `None` or `present`."
             )
     empty = ~present.any(1)
     if empty.any():

@@ -1,7 +1,8 @@
-"""Rows with holes: vectors of which some are missing, read into one tensor and a mask; masks and indices of rows."""
+"""Rows with holes: vectors of which some are missing, read into one tensor and a mask; masks, ids and indices of rows."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -14,11 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gramian.errors import InputError, first_line, listing
 
-__all__ = ["all_none", "one_width", "read_mask", "read_rows", "row_index"]
+__all__ = ["all_none", "one_width", "read_ids", "read_mask", "read_rows", "row_index"]
 
 
 def read_rows(subject: str, rows: Tensor | np.ndarray | Sequence[Any], ndim: Literal[1, 2] = 1) -> tuple[Tensor, Tensor]:
-    """N vectors, or n sequences of vectors, in one tensor, with a mask of those that are there.
+    """Vectors, or sequences of vectors, in one tensor, with a mask of those that are present.
 
     Args:
         subject: what is read, for errors.
@@ -108,3 +109,26 @@ def read_mask(name: str, mask: Tensor | np.ndarray | Sequence[bool], n: int) -> 
     if read.dtype != torch.bool or read.shape != (n,):
         raise InputError(f"`present[{name!r}]` must be bool of shape ({n},); got {read.dtype} of shape {tuple(read.shape)}.")
     return read
+
+
+def read_ids(ids: Tensor | Sequence[int] | Sequence[str], n: int) -> Tensor:
+    """`item_ids` as an (n,) int64 tensor; names become the first 64 bits of a hash that is the same everywhere.
+
+    Raises:
+        InputError: another number of them, or neither whole numbers nor names.
+    """
+    if not isinstance(ids, Tensor):
+        if not isinstance(ids, Iterable):
+            raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {ids!r}.")
+        listed = [_hash(value) if isinstance(value, str) else value for value in ids]
+        whole_numbers = (isinstance(value, int | np.integer) and not isinstance(value, bool) for value in listed)
+        if not all(whole_numbers) or not all(-(2**63) <= value < 2**63 for value in listed):
+            raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {listing(map(repr, ids))}.")
+        ids = torch.tensor(listed, dtype=torch.int64)
+    if ids.shape != (n,) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise InputError(f"`item_ids` must be {n} whole numbers or {n} names; got {ids.dtype} of shape {tuple(ids.shape)}.")
+    return ids.long()
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)

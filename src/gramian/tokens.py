@@ -1,4 +1,4 @@
-"""`Tokens`: one modality of n items, each known by up to t vectors; poolings from tokens to one vector an item."""
+"""`Tokens`: one modality of n items, each known by up to t vectors; poolings from tokens to one vector per item."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class Tokens:
     Attributes:
         values: (n, t, d) floating point; what a masked token holds is never read.
         present: (n, t) bool; a row without a token is an item that lacks the modality.
+
+    Raises:
+        InputError: shapes that do not go together.
 
     >>> tokens = Tokens.from_rows([[[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0]], None])
     >>> tokens
@@ -80,16 +83,26 @@ class Tokens:
         return Tokens(self.values.to(device=device, dtype=dtype), self.present.to(device=device))
 
     def padded(self, length: int) -> Tokens:
-        """The same tokens, with masked ones behind them up to `length`."""
+        """The same tokens, with masked ones behind them up to `length`.
+
+        Raises:
+            InputError: a `length` below that of the longest sequence.
+        """
         more = length - self.values.shape[1]
         if more < 0:
-            raise InputError(f"`length` must be at least the {self.values.shape[1]} tokens that are there; got {length}.")
+            raise InputError(
+                f"`length` must be at least the {self.values.shape[1]} tokens of the longest sequence; got {length}."
+            )
         pad = torch.nn.functional.pad
         return Tokens(pad(self.values, (0, 0, 0, more)), pad(self.present, (0, more)))
 
     @staticmethod
     def cat(parts: Sequence[Tokens], dim: Literal[0, 1] = 0) -> Tokens:
-        """Sequences below each other (`dim` 0), padded to the longest, or tokens of the same items behind each other (1)."""
+        """Sequences below each other (`dim` 0), padded to the longest, or tokens of the same items behind each other (1).
+
+        Raises:
+            InputError: no part, or parts of several widths or, for `dim` 1, lengths.
+        """
         shapes = [tuple(part.values.shape) for part in parts]
         if not parts or len({shape[2] for shape in shapes}) > 1 or (dim == 1 and len({shape[0] for shape in shapes}) > 1):
             raise InputError(f"`parts` must hold Tokens of one width, and for `dim` 1 of one length n; got {shapes or 'none'}.")
@@ -100,7 +113,7 @@ class Tokens:
 
 
 def pool(tokens: Tokens, how: PoolName = "mean") -> Tensor:
-    """One vector a sequence.
+    """One vector per sequence.
 
     Args:
         tokens: n sequences.

@@ -125,17 +125,17 @@ def _present(values: Any) -> Tensor:
     kind = values.type
     if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
         content, path = (pc.struct_field(values, [name]) for name in ("bytes", "path"))
-        there = pc.is_valid(content)
+        filled = pc.is_valid(content)
         if not pa.types.is_null(path.type):
-            there = pc.or_(there, pc.fill_null(pc.greater(pc.binary_length(path), 0), False))
-        there = pc.and_(pc.is_valid(values), there)
+            filled = pc.or_(filled, pc.fill_null(pc.greater(pc.binary_length(path), 0), False))
+        filled = pc.and_(pc.is_valid(values), filled)
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        there = pc.fill_null(pc.greater(pc.binary_length(values), 0), False)
+        filled = pc.fill_null(pc.greater(pc.binary_length(values), 0), False)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        there = pc.fill_null(pc.greater(pc.list_value_length(values), 0), False)
+        filled = pc.fill_null(pc.greater(pc.list_value_length(values), 0), False)
     else:
-        there = pc.is_valid(values)
-    return torch.from_numpy(there.combine_chunks().to_numpy(zero_copy_only=False).astype(bool))
+        filled = pc.is_valid(values)
+    return torch.from_numpy(filled.combine_chunks().to_numpy(zero_copy_only=False).astype(bool))
 
 
 def _feed(digest: Any, cell: Any, folder: Path | None) -> None:

@@ -90,7 +90,11 @@ def open_source(source: Source, folder: Path | None = None) -> bytes | Path:
 
 @contextmanager
 def open_content(opened: bytes | Path) -> Iterator[BinaryIO]:
-    """A file without a name, so that no library can judge it by its ending or take a colon in it for a protocol."""
+    """A file without a name, so that no library can judge it by its ending or take a colon in it for a protocol.
+
+    Raises:
+        Unreadable: a file that may not be opened.
+    """
     if isinstance(opened, bytes):
         yield BytesIO(opened)
         return
@@ -105,7 +109,11 @@ def open_content(opened: bytes | Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_container(opened: bytes | Path, what: str) -> Iterator[Any]:
-    """PyAV's container of a source; Unreadable, as one of no `what`, where FFmpeg fails."""
+    """PyAV's container of a source.
+
+    Raises:
+        Unreadable: nothing of the kind `what` that FFmpeg can read.
+    """
     import av
 
     alone = {"protocol_whitelist": "none"}  # a playlist opens no other files
@@ -117,7 +125,11 @@ def open_container(opened: bytes | Path, what: str) -> Iterator[Any]:
 
 
 def known_stream(stream: Any) -> Any:
-    """The stream, if FFmpeg knows its codec; Unreadable otherwise."""
+    """The stream itself.
+
+    Raises:
+        Unreadable: FFmpeg does not know its codec.
+    """
     if stream.codec_context is None:
         raise Unreadable(f"a codec of {stream.type} that FFmpeg does not know")
     return stream

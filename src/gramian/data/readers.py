@@ -28,6 +28,9 @@ class Reader:
             generator: for what is drawn in training: the window of a recording, the frames of a video. Without one the
                 same cell is always read the same way.
 
+        Returns:
+            What `collate` takes.
+
         Raises:
             Unreadable: there is nothing in it to encode.
         """

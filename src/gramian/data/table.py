@@ -32,7 +32,7 @@ _FORMAT = "gramian.table.v1"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
-    """n items with one column a modality.
+    """n items with one column per modality.
 
     Attributes:
         columns: name → features, (n, width) floating point, finite where present, zero where not; or raw `Cells`, n of them.
@@ -42,6 +42,9 @@ class Table:
         metadata: string → string, kept in the safetensors header.
         item_ids: the n names of what the rows are about, or None where every row is an item of its own. Rows with one name are
             one item, as two captions of a film are: no negatives of each other, and either counts as found.
+
+    Raises:
+        InputError: no column, or lengths and shapes that do not go together.
 
     >>> table = Table.from_columns({"text": [[1.0, 2.0], [0.5, 1.0]], "audio": [None, [3.0]]})
     >>> table
@@ -105,6 +108,9 @@ class Table:
             split: n split names.
             item_ids: n names of what the rows are about, where several rows may be one item.
 
+        Returns:
+            The table, with zeros where features are missing.
+
         Raises:
             InputError: no items, unequal lengths, rows of different widths, values that are not finite, repeated ids.
         """
@@ -120,9 +126,9 @@ class Table:
             raise InputError("the table is empty: no items. Give it at least one row.")
         for name, given in (present or {}).items():
             check_choice("present", name, read)
-            values, there = read[name]
-            there = there & read_mask(name, given, n).to(there.device)
-            read[name] = (values if isinstance(values, Cells) else values.masked_fill(~there[:, None], 0), there)
+            values, mask = read[name]
+            mask = mask & read_mask(name, given, n).to(mask.device)
+            read[name] = (values if isinstance(values, Cells) else values.masked_fill(~mask[:, None], 0), mask)
         return cls.of_columns(read, ids, split, item_ids)
 
     @classmethod
@@ -140,6 +146,9 @@ class Table:
             ids: see `from_columns`.
             split: see `from_columns`.
             item_ids: see `from_columns`.
+
+        Returns:
+            The table; rows without ids are numbered.
 
         Raises:
             InputError: see `check`.
@@ -180,7 +189,7 @@ class Table:
                 rows = listing(self.ids[i] for i in wrong.nonzero().flatten().tolist())
                 raise InputError(
                     f"column `{name}` holds NaN or infinite values in {int(wrong.sum())} of {len(self)} rows (ids {rows}). "
-                    "Mend them, or leave those cells empty."
+                    "Correct them, or leave those cells empty."
                 )
 
     def __len__(self) -> int:
@@ -234,7 +243,11 @@ class Table:
         )
 
     def select(self, *modalities: str) -> Table:
-        """The same items with `modalities` alone, in the order given."""
+        """The same items with `modalities` alone, in the order given.
+
+        Raises:
+            InputError: no modality, or one that the table lacks.
+        """
         for name in modalities:
             check_choice("modalities", name, self.columns)
         if not modalities:
@@ -287,8 +300,11 @@ class Table:
     def save(self, path: str | Path) -> None:
         """Write the table, whole or not at all; the ending of `path` picks the format.
 
-        `.safetensors` keeps the types and stores rows that are present alone; `.parquet` has a column a modality with lists of
-        float32, empty where missing, and `id`, `split` and `item`.
+        `.safetensors` keeps the types and stores rows that are present alone; `.parquet` has one column per modality with lists
+        of float32, empty where missing, and `id`, `split` and `item`.
+
+        Raises:
+            InputError: another ending, or a column of raw cells.
         """
         path = Path(path)
         check_choice("path", path.suffix, ENDINGS)
@@ -308,7 +324,11 @@ class Table:
 
     @classmethod
     def load(cls, path: str | Path) -> Table:
-        """Read a `.safetensors` table that `save` wrote, or one that holds plain (n, width) matrices, all present."""
+        """Read a `.safetensors` table that `save` wrote, or one that holds plain (n, width) matrices, all present.
+
+        Raises:
+            InputError: no such file, or one that is damaged or holds something else.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = dict(file.metadata() or {})

@@ -63,7 +63,7 @@ def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, 
         return
     row = rows.setdefault(f"{folder}/{stem}" if folder else stem, {})
     if ending in row:
-        raise ValueError(f"{member.name} is there twice")
+        raise ValueError(f"{member.name} stands in the archive twice")
     if ending in _TEXT:
         row[ending] = _content(archive, member).decode("utf-8-sig")
     elif ending == "json":

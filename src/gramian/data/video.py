@@ -80,8 +80,8 @@ def read_video(
             raise Unreadable("no frame can be decoded")
         if not found.keys() >= chosen:  # fewer frames than packets: the last one stands for those behind it
             found[last[0]] = _upright(last[1])
-    there = np.array(sorted(found))
-    return np.stack([found[int(there[there <= place][-1] if (there <= place).any() else there[0])] for place in wanted])
+    decoded = np.array(sorted(found))
+    return np.stack([found[int(decoded[max(0, np.searchsorted(decoded, place, side="right") - 1)])] for place in wanted])
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
