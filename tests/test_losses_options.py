@@ -1,16 +1,18 @@
 """What losses have in common beyond a batch of different items: ids, empty rows, sums, temperatures, anchors, negatives."""
 
 import copy
+import inspect
 import math
 from itertools import combinations
+from typing import Unpack, get_args
 
 import pytest
 import torch
 
 from gramian import PMRL, Bundle, Centroid, Contrast, Gram, HyperGram, InputError, Pairwise, Symile, Triangle
 from gramian.errors import TooSmallError
-from gramian.losses import Loss, Matching, Sum, saturation
-from gramian.losses.softmax import Temperature
+from gramian.losses import LOSSES, Loss, LossOutput, Matching, SoftmaxLoss, Sum, info_nce, saturation
+from gramian.losses.softmax import SoftmaxOptions, Temperature
 from gramian.tokens import Tokens
 from reference import angles, hyperbolic, pairwise, siglip
 from reference import cone as reference_cone
@@ -339,9 +341,50 @@ def test_each_temperature_of_several_is_held_and_learned_on_its_own():
         ),
         (lambda: HyperGram(alpha=0.0), r"`alpha` must lie in \(0, 1\); got 0.0. For α = 1 use Gram\(\)"),
         (lambda: HyperGram(alpha=math.nan), r"`alpha` must lie in \(0, 1\); got nan"),
+        (lambda: Pairwise(anchor="text", pairs=[("text", "image")]), "`pairs` and `anchor` both choose the pairs"),
+        (lambda: Pairwise(pairs=[("text", "text")]), "`pairs` must hold pairs of two modalities"),
+        (lambda: Pairwise(pairs=[("text", "txt")])(batch(1)), "`pairs` must be of the modalities text, image, audio; got txt"),
+        (lambda: Pairwise(objective="sigmod"), "`objective` must be one of softmax, sigmoid; got 'sigmod'"),
+        (
+            lambda: Pairwise(objective="sigmoid", negatives=3),
+            "`label_smoothing`, `negatives` and `backend` belong to `objective` 'softmax'",
+        ),
+        (lambda: Pairwise(weights={"text-image": -1.0}), "`weights` must be finite and not negative"),
+        (lambda: Pairwise(weights={"text-imag": 1.0})(batch(1)), "`weights` must name pairs such as .*; got text-imag"),
+        (
+            lambda: Pairwise(weights=dict.fromkeys(("text-image", "text-audio", "image-audio"), 0.0))(batch(1)),
+            "`weights` must leave some pair a positive factor",
+        ),
+        (
+            lambda: Pairwise(temperature={"text-image": 0.1})(batch(1)),
+            "`temperature` must name each of text-image, text-a",
+        ),
+        (lambda: Pairwise(temperature={}), "`temperature` must be at least 0.01; got none"),
+        (lambda: Contrast(negatives=0), "`negatives` must be at least 1, or None for all; got 0"),
+        (lambda: info_nce(torch.zeros(2, 2), negatives=0), "`negatives` must be at least 1, or None for all; got 0"),
+        (lambda: HyperGram(curvature=0.0), r"`curvature` must lie in \(0, 400\]; got 0.0"),
+        (lambda: Symile(negatives="n²"), "`negatives` must be one of n, n_squared; got 'n²'"),
+        (lambda: Symile()(batch(1).select("text")), "`items` must have at least two modalities; got text"),
+        (lambda: Symile(negatives="n_squared")(batch(1, n=420)), "'n_squared' takes n\\^m = 420\\^3 products"),
+        (lambda: Sum([]), "`weights` must give each of the losses one factor; got 0 for 0"),
+        (lambda: Sum([PMRL()], [1.0, 2.0]), "one factor; got 2 for 1"),
+        (lambda: -1 * PMRL(), "`weights` must be finite and not negative; got -1.0"),
+        *(
+            (
+                lambda make=make: make(label_smothing=0.1),
+                f"`label_smothing` is not an option of {make.__name__}. Did you mean 'lab",
+            )
+            for make in (Gram, Pairwise, Contrast, Centroid, Triangle, HyperGram)
+        ),
+        (lambda: Gram(scor="cone"), "`scor` is not an option of Gram. Did you mean 'score'"),
+        (lambda: Contrast(negatives=2, block_size=4), "`negatives` needs all scores at once"),
+        (lambda: Triangle(block_size=0), "`block_size` must be at least 1, or None to pick by size; got 0"),
+        (lambda: Gram(backend="cuda"), "`backend` must be one of torch, triton; got 'cuda'"),
+        (lambda: Gram(backend="triton", negatives=2), "`backend` 'triton' cuts blocks of its own"),
+        (lambda: Contrast(temperature={"text": 0.1})(batch(1)), "`temperature` must name each of text, image, audio; got text"),
     ],
 )
-def test_bad_temperatures_and_alphas_are_named(make, message):
+def test_bad_options_are_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
@@ -490,5 +533,77 @@ def test_saturation_of_a_part_that_reads_tokens_is_a_number():
     assert all(math.isfinite(value) for value in found.values())
 
 
-def test_every_loss_is_a_loss():
+# --- options, as tools see them
+
+
+@pytest.mark.parametrize("make", [make for make in LOSSES.values() if issubclass(make, SoftmaxLoss)])
+def test_the_signature_spells_out_the_shared_options_with_the_class_s_defaults(make):
+    parameters = inspect.signature(make).parameters
+    smoothing = 0.1 if make in (Gram, Triangle, HyperGram) else 0.0
+    shared = {
+        "temperature": None if make is Pairwise else 0.07,
+        "learn_temperature": True,
+        "label_smoothing": smoothing,
+        "negatives": None,
+        "block_size": None,
+        "backend": "torch",
+    }
+    assert {name: parameters[name].default for name in list(parameters)[-6:]} == shared
+    assert get_args(parameters["backend"].annotation) == ("torch", "triton")
+    loss = make(**{name: parameter.default for name, parameter in parameters.items()})
+    assert repr(loss) == repr(make()) and loss.label_smoothing == smoothing
+    assert tau_of(loss) == pytest.approx(0.07)
+
+
+def test_a_class_of_one_s_own_states_its_defaults_and_takes_the_options():
+    class Sharp(Contrast):
+        """A cone at a temperature of its own."""
+
+        defaults = Contrast.defaults | {"temperature": 0.02}
+
+        def __init__(self, power: float = 1.0, **options: Unpack[SoftmaxOptions]) -> None:
+            super().__init__("cone", **options)
+            self.power = power
+
+    assert list(inspect.signature(Sharp).parameters) == ["power", *SoftmaxOptions.__annotations__]
+    assert tau_of(Sharp()) == pytest.approx(0.02) and tau_of(Sharp(temperature=0.3)) == pytest.approx(0.3)
+    close(Sharp(temperature=0.07)(batch(1)).total, Contrast("cone")(batch(1)).total, 0)
+
+
+@pytest.mark.parametrize("make", [Contrast, Gram, Centroid, Triangle, HyperGram])
+def test_an_anchor_may_have_a_temperature_of_its_own(make):
+    items, taus = batch(29), {"text": 0.1, "image": 0.3, "audio": 0.05}
+    parts = make(anchor="each", temperature=taus)(items).parts
+    for name, tau in taus.items():
+        close(parts[name], make(anchor=name, temperature=tau)(items).total, 1e-6)  # τ is held in float32
+
+
+@pytest.mark.parametrize("make", [Centroid, Triangle, HyperGram])
+def test_the_hardest_negatives_of_every_anchored_loss(make):
+    items = batch(30, n=8)
+    values = [make(negatives=k, label_smoothing=0.0)(items).total.item() for k in (1, 3, 7)]
+    assert values == sorted(values) and values[0] < values[-1]
+    close(values[-1], make(label_smoothing=0.0)(items).total)
+
+
+def test_a_sum_of_losses_without_parts_has_a_total():
+    class Nothing(Loss):
+        sign_blind = False
+
+        def compute(self, bundle, generator):
+            del generator
+            return LossOutput(bundle.vectors.sum() * 0, {})
+
+    assert Sum([Nothing()])(batch(31)) == (0, {}, 0)
+
+
+def test_every_loss_is_a_loss_with_papers():
     assert all(isinstance(make(), Loss) for make in FORMS.values())
+    assert [
+        str(paper) for paper in (0.5 * Pairwise(objective="sigmoid") + PMRL() + Gram() + Matching(torch.nn.Identity())).papers
+    ] == [
+        "SigLIP, arXiv 2303.15343",
+        "PMRL, arXiv 2507.17343",
+        "GRAM, arXiv 2412.11959",
+    ]
+    assert Contrast(lambda queries, items: queries @ items.T).papers == () == Contrast("cone").papers

@@ -234,14 +234,14 @@ def test_gradients_are_exact():
 
 
 @pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_score_draws_and_values_are_finite_everywhere(score, kind):
-    raw = degenerate(kind).clone().requires_grad_()
-    present = torch.ones(4, 3, dtype=torch.bool)
-    present[1, 2] = present[2, 1] = False
-    total = Matching(Head(), score=score, anchor="each")(Bundle(raw, present, NAMES[:3])).total
-    total.backward()
-    assert total.isfinite() and total >= 0 and raw.grad.isfinite().all()
+def test_every_score_draws_and_values_are_finite_everywhere(score):
+    for kind in KINDS:
+        raw = degenerate(kind).clone().requires_grad_()
+        present = torch.ones(4, 3, dtype=torch.bool)
+        present[1, 2] = present[2, 1] = False
+        total = Matching(Head(), score=score, anchor="each")(Bundle(raw, present, NAMES[:3])).total
+        total.backward()
+        assert total.isfinite() and total >= 0 and raw.grad.isfinite().all(), kind
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.errors import InputError
-from gramian.kernels import Exchange, Form, Given, LogSums, all_pairs
+from gramian.kernels import Backend, Exchange, Form, Given, LogSums, all_pairs
 
 __all__ = ["info_nce", "sigmoid_loss"]
 
@@ -21,6 +21,7 @@ def info_nce(
     label_smoothing: float = 0.0,
     negatives: int | None = None,
     block_size: int | None = None,
+    backend: Backend = "torch",
     exchange: Exchange = LOCAL,
 ) -> Tensor:
     """Symmetric cross-entropy of an (n, n) matrix whose diagonal holds the matches: ½ [CE(L, i) + CE(Lᵀ, i)].
@@ -31,6 +32,7 @@ def info_nce(
         label_smoothing: share of the target spread evenly over all candidates of the softmax, in [0, 1).
         negatives: keep the match and this many of the highest negatives of each query; all by default.
         block_size: see `SoftmaxOptions`.
+        backend: see `SoftmaxOptions`.
         exchange: which items are candidates.
 
     Returns:
@@ -54,7 +56,7 @@ def info_nce(
         rows = _cross_entropy(table, match, same & ~match, label_smoothing, negatives)
         columns = _cross_entropy(table.T, match, same & ~match, label_smoothing, negatives)
         return (rows + columns) / 2
-    sums = exchange.log_sums(form, ids, totals=label_smoothing > 0, block_size=block_size)
+    sums = exchange.log_sums(form, ids, totals=label_smoothing > 0, block_size=block_size, backend=backend)
     counted = None if label_smoothing == 0 else exchange.contrasted(ids, n, device)
     return exchange.mean(cross_entropies(sums, label_smoothing, counted))
 

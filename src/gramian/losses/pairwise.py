@@ -34,7 +34,7 @@ class Pairwise(SoftmaxLoss):
         objective: "softmax" is symmetric InfoNCE; "sigmoid" is SigLIP, −Σᵢⱼ log σ(±(cosᵢⱼ/τ + b))/n with b learned from −10.
         weights: how much each pair counts, as in {"text-image": 2.0}; 1 for those not named; 0 leaves a pair out.
         **options: see `SoftmaxOptions`. `temperature` is by default 0.07 (CLIP), and 0.1 for "sigmoid" (SigLIP);
-            `label_smoothing` and `negatives` are for "softmax" alone.
+            `label_smoothing`, `negatives` and `backend` are for "softmax" alone.
 
     Raises:
         InputError: an unknown option, a value out of its range, or options that exclude each other; when called, a pair or
@@ -68,8 +68,8 @@ class Pairwise(SoftmaxLoss):
             raise InputError("`pairs` and `anchor` both choose the pairs; got both. Leave one out.")
         if pairs is not None and not (pairs and all(len(pair) == 2 and pair[0] != pair[1] for pair in pairs)):
             raise InputError(f"`pairs` must hold pairs of two modalities; got {listing(pairs) or 'none'}.")
-        if objective == "sigmoid" and (self.label_smoothing or self.negatives is not None):
-            raise InputError("`label_smoothing` and `negatives` belong to `objective` 'softmax'; got 'sigmoid'.")
+        if objective == "sigmoid" and (self.label_smoothing or self.negatives is not None or self.backend != "torch"):
+            raise InputError("`label_smoothing`, `negatives` and `backend` belong to `objective` 'softmax'; got 'sigmoid'.")
         if weights is not None and not all(0 <= weight < float("inf") for weight in weights.values()):
             raise InputError(f"`weights` must be finite and not negative; got {dict(weights)}.")
         self.anchor = anchor

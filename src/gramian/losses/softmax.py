@@ -6,14 +6,14 @@ import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypedDict, Unpack, get_type_hints
+from typing import Any, ClassVar, TypedDict, Unpack, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, unknown_option
-from gramian.kernels import Form
+from gramian.kernels import Backend, Form
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.functional import check_block_size, check_negatives, info_nce
 
@@ -34,6 +34,7 @@ class SoftmaxOptions(TypedDict, total=False):
         block_size: rows and columns of the blocks in which the (n, n) scores are made, used and made anew in the backward
             pass, so that memory grows with n and not with n². None to pick by size: what fits is kept. A score of your own
             is called on the whole batch all the same.
+        backend: "torch"; or "triton" for fused kernels on CUDA, which take products in bfloat16 and serve some scores alone.
     """
 
     temperature: float | Mapping[str, float] | None
@@ -41,6 +42,7 @@ class SoftmaxOptions(TypedDict, total=False):
     label_smoothing: float
     negatives: int | None
     block_size: int | None
+    backend: Backend
 
 
 class SoftmaxLoss(Loss):
@@ -62,6 +64,7 @@ class SoftmaxLoss(Loss):
         "label_smoothing": 0.0,
         "negatives": None,
         "block_size": None,
+        "backend": "torch",
     }
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -77,11 +80,16 @@ class SoftmaxLoss(Loss):
         chosen = self.defaults | options
         if chosen["block_size"] is not None and chosen["negatives"] is not None:
             raise InputError("`negatives` needs all scores at once to find the hardest; got `block_size` too. Leave one out.")
+        if chosen["backend"] != "torch" and (chosen["block_size"] or chosen["negatives"]) is not None:
+            raise InputError(
+                "`backend` 'triton' cuts blocks of its own, of all negatives; leave `block_size` and `negatives` out."
+            )
         if not 0 <= chosen["label_smoothing"] < 1:
             raise InputError(f"`label_smoothing` must lie in [0, 1); got {chosen['label_smoothing']}.")
         self.label_smoothing = chosen["label_smoothing"]
         self.negatives = check_negatives(chosen["negatives"])
         self.block_size = check_block_size(chosen["block_size"])
+        self.backend = check_choice("backend", chosen["backend"], get_args(Backend))
         temperature = 0.07 if chosen["temperature"] is None else chosen["temperature"]
         self.temperature = Temperature(temperature, learned=chosen["learn_temperature"])
 
@@ -97,6 +105,7 @@ class SoftmaxLoss(Loss):
             label_smoothing=self.label_smoothing,
             negatives=self.negatives,
             block_size=self.block_size,
+            backend=self.backend,
             exchange=self.exchange,
         )
 
@@ -132,9 +141,11 @@ class SoftmaxLoss(Loss):
         return LossOutput(torch.as_tensor(total) / sum(factors), parts)
 
     def extra_repr(self) -> str:
-        """The options that all softmax losses share; those that are None are left out."""
-        options = {"label_smoothing": self.label_smoothing, "negatives": self.negatives, "block_size": self.block_size}
-        return ", ".join([repr(self.temperature), *(f"{name}={v}" for name, v in options.items() if v is not None)])
+        """The options that all softmax losses share; negatives, blocks and backend where they are not the default."""
+        options = {"negatives": self.negatives, "block_size": self.block_size}
+        named = [f"{name}={value}" for name, value in options.items() if value is not None]
+        named += [] if self.backend == "torch" else [f"backend={self.backend!r}"]
+        return ", ".join([repr(self.temperature), f"label_smoothing={self.label_smoothing}", *named])
 
 
 def _spelled_out(init: Callable[..., None], defaults: SoftmaxOptions) -> inspect.Signature:
