@@ -372,7 +372,7 @@ def test_large_parquet_is_mapped_from_the_cache(tmp_path, monkeypatch):
         ("a.csv", "é,v\n1,[1]\n".encode("latin-1"), "cannot be read as CSV: 'utf-8'"),
         ("a.csv", b"v,v\n[1],[1]\n", "has several columns 'v'. Give each a name of its own"),
         ("a.csv", b'id,v\n1,"[1]"\n2\n', "has a row of 1 fields, not 2: '2'"),
-        ("a.csv", b"\n", "cannot be read as CSV"),
+        ("a.csv", b"\n", "is empty: no rows"),
         ("a.jsonl", b'{"v": [1]}\n{"v": \n', r"a.jsonl', line 2: no JSON \(Expecting value"),
         ("a.jsonl", b'{"v": [1]}\n\xff\n', "a.jsonl', line 2: not UTF-8"),
         ("a.jsonl", b'{"v": [1]}\n3\n', "a.jsonl', line 2: must be an object, a row; got 3"),
@@ -412,6 +412,72 @@ def test_streams_know_which_columns_held_features(tmp_path):
     assert next(parts).modalities == ("v", "w")
     with pytest.raises(InputError, match="column `v` must hold lists of floats; it holds string"):
         next(parts)
+
+
+def test_empty_lines_of_one_column_are_rows(tmp_path):
+    cells = ["a", None, "b", None]
+    for writer in ("polars", "pandas", "pyarrow"):
+        path = tmp_path / f"{writer}.csv"
+        if writer == "polars":
+            pl.DataFrame({"text": cells}).write_csv(path)
+        elif writer == "pandas":
+            pd.DataFrame({"text": cells}).to_csv(path, index=False)
+        else:
+            pc.write_csv(pa.table({"text": cells}), path)
+        assert list(load(path, raw=["text"]).columns["text"]) == cells, writer
+    (tmp_path / "two.csv").write_text("a,text\n1,x\n\n2,y\n\n")
+    assert list(load(tmp_path / "two.csv", raw=["text"]).columns["text"]) == ["x", "y"]
+
+
+@pytest.mark.parametrize("size", [0.3, 0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("ending", ["file.arrow", "stream.arrow", "t.parquet"])
+def test_files_that_are_cut_off_are_refused(tmp_path, ending, size):
+    table = pa.table({"id": [str(i) for i in range(40)], "v": [[float(i)] for i in range(40)]})
+    path = tmp_path / ending
+    if ending == "t.parquet":
+        pq.write_table(table, path, row_group_size=5)
+    else:
+        new = pa.ipc.new_file if ending == "file.arrow" else pa.ipc.new_stream
+        with new(str(path), table.schema) as writer:
+            writer.write_table(table, max_chunksize=5)
+    path.write_bytes(path.read_bytes()[: int(size * path.stat().st_size)])
+    with pytest.raises(InputError, match=f"{ending}' cannot be read as"):
+        load(path)
+
+
+def test_a_stream_that_stops_between_batches_is_refused(tmp_path):
+    sink = io.BytesIO()
+    sizes = []
+    with pa.ipc.new_stream(sink, pa.schema([("v", pa.list_(pa.float32()))])) as writer:
+        for i in range(3):
+            writer.write_batch(pa.record_batch({"v": pa.array([[float(i)]], pa.list_(pa.float32()))}))
+            sizes.append(sink.tell())
+    (tmp_path / "t.arrow").write_bytes(sink.getvalue()[: sizes[1]])
+    with pytest.raises(InputError, match="it is cut off, or no Arrow file"):
+        load(tmp_path / "t.arrow")
+    (tmp_path / "t.arrow").write_bytes(sink.getvalue())
+    assert len(load(tmp_path / "t.arrow")) == 3
+
+
+def test_an_open_quote_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text('id,v\na,[1]\nb,"[2]\nc,[3]\n')
+    with pytest.raises(InputError):
+        load(tmp_path / "t.csv")
+
+
+def test_an_id_column_that_is_not_there_is_an_error(tmp_path):
+    (tmp_path / "t.csv").write_text("v\n[1]\n")
+    with pytest.raises(InputError, match="`id_column` must be one of v; got 'key'"):
+        load(tmp_path / "t.csv", id_column="key")
+
+
+def test_pictures_beside_tables_are_theirs(tmp_path, caplog):
+    (tmp_path / "images").mkdir()
+    for name in ("logo.png", "images/1.png"):
+        (tmp_path / name).write_bytes(b"x")
+    pq.write_table(pa.table({"id": ["a", "b"], "image": ["images/1.png", None]}), tmp_path / "t.parquet")
+    assert list(load(tmp_path, raw=["image"]).columns["image"]) == ["images/1.png", None]
+    assert caplog.text == ""
 
 
 def test_rows_longer_than_a_block_of_csv_are_refused_and_shorter_ones_read(tmp_path, monkeypatch):

@@ -30,6 +30,8 @@ Wanted = Callable[[Sequence[str]], list[str]]
 IN_MEMORY = 2**28
 """Bytes of an unpacked parquet file with raw columns beyond which it is mapped from the cache."""
 
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
 _BLOCK = 2**24  # bytes of a CSV, or rows' worth of it, that are parsed at a time: no row may be longer
 _ROWS = 2**14  # rows of a part of parquet or JSON lines
 
@@ -147,6 +149,9 @@ def _arrow(path: Path, wanted: Wanted) -> Iterator[Part]:
     try:
         table = pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid:
+        source.seek(max(0, source.size() - len(_END_OF_STREAM)))
+        if source.read() != _END_OF_STREAM:  # a stream that stops between two batches would be read without a word
+            raise InputError(f"{str(path)!r} cannot be read as Arrow: it is cut off, or no Arrow file.") from None
         source.seek(0)
         table = pa.ipc.open_stream(source).read_all()
     names = _checked(table.column_names, path)
@@ -174,7 +179,11 @@ def _csv(path: Path, wanted: Wanted) -> Iterator[Part]:
         with pc.open_csv(
             path,
             read_options=pc.ReadOptions(block_size=block, use_threads=False),
-            parse_options=pc.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
+            parse_options=pc.ParseOptions(
+                newlines_in_values=True,
+                invalid_row_handler=refuse,
+                ignore_empty_lines=len(names) > 1,  # of one column they are rows with nothing in them
+            ),
             convert_options=options,
         ) as reader:
             yield _part(reader.schema.empty_table(), names, path)

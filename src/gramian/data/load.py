@@ -57,7 +57,8 @@ def load(
         The rows, in the order of the files' names.
 
     Raises:
-        InputError: no such file or column, an empty file, rows of different widths, NaN, an unknown split.
+        InputError: no such file or column, a file that cannot be read or has no rows, rows of different widths, NaN, an unknown
+            split.
 
     >>> load("stamps", split="test").select("image", "text").widths
     {'image': 1280, 'text': 384}
@@ -121,6 +122,8 @@ def _table_of(
     if part.rows == 0:
         raise InputError(f"{source!r} is empty: no rows.")
     reserved = dict.fromkeys((id_column, "split", "item"))
+    if id_column != "id":
+        check_choice("id_column", id_column, part.names)
     clash = [name for name in raw if name in reserved]
     if clash:
         raise InputError(f"`raw` must not name column `{clash[0]}`, which tells the rows apart. Rename it for a modality.")

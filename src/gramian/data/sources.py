@@ -158,12 +158,13 @@ def _of_folder(folder: Path, wanted: Wanted, mapped: bool) -> Iterator[Part]:
         return
     shards = _of_embedding(folder) or _of_saved(folder)
     names = [] if shards else _names(folder)
-    metadata = [name for name in names if name.name in _METADATA]
+    tables = [name for name in names if name.suffix.lower() in READERS and not _ASIDE.fullmatch(name.name)]
     media = {name: kind for name in names for kind, medium in MEDIA.items() if kind != "text" and _ends(name, medium.endings)}
-    if media:
-        yield from _of_media(folder, names, media, metadata, wanted)
+    if media and all(name.name in _METADATA for name in tables):
+        yield from _of_media(folder, names, media, tables, wanted)
         return
-    for file in shards or _of_tables(folder, names):
+    _warn_of_others(folder, [name for name in names if name not in tables and name not in media])  # tables may name the media
+    for file in shards or _of_tables(folder, names, tables):
         for part in read_file(file.path, wanted, mapped=mapped):
             yield _in_split(part, file.split)
 
@@ -228,9 +229,8 @@ def _json_of(path: Path, key: str) -> Any:
         raise InputError(f"{str(path)!r} is damaged ({first_line(error)}). Save it anew.") from None
 
 
-def _of_tables(folder: Path, names: Sequence[Path]) -> list[_File]:
+def _of_tables(folder: Path, names: Sequence[Path], tables: Sequence[Path]) -> list[_File]:
     """Every table below a folder; all of one format."""
-    tables = [name for name in names if name.suffix.lower() in READERS and not _ASIDE.fullmatch(name.name)]
     if not tables:
         raise InputError(f"{str(folder)!r} cannot be read as a folder: it holds no table and no media ({_some(names)}).")
     endings = dict.fromkeys(name.suffix.lower() for name in tables)
@@ -239,7 +239,6 @@ def _of_tables(folder: Path, names: Sequence[Path]) -> list[_File]:
         raise InputError(
             f"{str(folder)!r} holds tables of several formats ({firsts}). Name one file, or keep one format there."
         )
-    _warn_of_others(folder, [name for name in names if name not in tables])
     splits: Sequence[str | None] = _splits_of_folders(tables) or _splits_of_files(tables) or [None] * len(tables)
     return [_File(folder / name, split) for name, split in zip(tables, splits, strict=True)]
 
