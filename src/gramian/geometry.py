@@ -300,7 +300,9 @@ def orthogonalize(vectors: Tensor, present: Tensor | None = None) -> Orthogonali
     """Gram–Schmidt over the m vectors, masked; a vector within rounding of the span before it counts as dependent."""
     Z = _masked(vectors, present)
     there = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
-    return Orthogonalization(*_GramSchmidt.apply(Z, there))  # type: ignore[no-untyped-call]
+    batch, (m, d) = Z.shape[:-2], Z.shape[-2:]
+    basis, distances = _GramSchmidt.apply(Z.reshape(-1, m, d), there.reshape(-1, m))  # type: ignore[no-untyped-call]
+    return Orthogonalization(basis.reshape(*batch, m, d), distances.reshape(*batch, m))
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
@@ -370,7 +372,7 @@ class _GramSchmidt(torch.autograd.Function):
             along = torch.zeros_like(L[..., i : i + 1, :i])
             for _ in range(2 if i else 0):  # one pass leaves errors of ε/distance; twice is enough (Kahan, Parlett)
                 more = residual @ before.mT
-                torch.sub(residual, more @ before, out=residual)
+                residual -= more @ before
                 along += more
             distance = torch.linalg.vector_norm(residual, dim=-1)
             usable = distance > tolerance
@@ -394,8 +396,7 @@ class _GramSchmidt(torch.autograd.Function):
         identity = torch.eye(Q.shape[-2], dtype=Q.dtype, device=Q.device).expand_as(L)
         inverse = torch.linalg.solve_triangular(L, identity, upper=False).mT
         grad = (inverse * independent.unsqueeze(-2)) @ grad_basis
-        grad += (inverse @ turn) @ Q
-        return grad, None
+        return grad.baddbmm_(inverse @ turn, Q), None
 
 
 class _Eigenvalues(torch.autograd.Function):

@@ -49,7 +49,7 @@ def volume_form(Q: Side, M: Side) -> Form:
     if Q.width > 1:
         return traced(lambda Q, M: -safe_sqrt(_own(Q, M)), Q, M, -1, 0, entries=Q.width * (Q.width + M.width))
     own = orthogonalize(M.vectors, M.present)
-    a = Q.vectors[:, 0]
+    a = Q.vectors.squeeze(1)
     return Form(Residual(M.width), (a, (a * a).sum(-1)), (-own.volume, own.basis), -1, 0)
 
 
@@ -84,7 +84,7 @@ def span_form(Q: Side, M: Side, *, signed: bool = True) -> Form:
     if Q.width == 1:
         # The sum lies in the span: ⟨a, Σz⟩ = Σ ⟨a, bₖ⟩⟨bₖ, Σz⟩ costs no further product.
         side = ((basis @ M.sum.unsqueeze(-1)).squeeze(-1).detach(),) if signed else ()
-        return Form(Projection(M.width), (Q.vectors[:, 0],), (basis.new_ones(len(basis)), basis, *side), low, 1)
+        return Form(Projection(M.width), (Q.vectors.squeeze(1),), (basis.new_ones(len(basis)), basis, *side), low, 1)
 
     def between_spans(queries: tuple[Tensor, ...], items: tuple[Tensor, ...]) -> Tensor:
         B = products(queries[0], items[0])
