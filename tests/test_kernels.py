@@ -283,3 +283,23 @@ def test_block_size_is_checked():
         Gram(negatives=3, block_size=16)
     assert "block_size=64" in repr(Gram(block_size=64)) and "block_size" not in repr(Gram())
     assert "block_size=64" in repr(PMRL(block_size=64))
+
+
+def test_backend_is_checked(monkeypatch):
+    from gramian.distributed import Ring
+    from gramian.errors import InputError
+
+    assert "backend='triton'" in repr(Gram(backend="triton")) and "backend" not in repr(Gram())
+    with pytest.raises(InputError, match="`backend` must be one of torch, triton; got 'cuda'"):
+        Gram(backend="cuda")
+    for name in ("negatives", "block_size"):
+        with pytest.raises(InputError, match="`backend` 'triton' cuts blocks of its own, of all negatives"):
+            Contrast("span", backend="triton", **{name: 3})
+    with pytest.raises(InputError, match="`negatives` and `backend` belong to `objective` 'softmax'; got 'sigmoid'"):
+        Pairwise(objective="sigmoid", backend="triton")
+    with pytest.raises(InputError, match="`loss` must have the backend 'torch' to pass round a ring"):
+        Ring(Gram(backend="triton"))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for loss in (Gram(backend="triton"), Pairwise(backend="triton"), HyperGram(backend="triton")):
+        with pytest.raises(InputError, match="`backend` 'triton' cannot serve here"):
+            loss(bundle(3, 5, dtype=torch.float32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -230,6 +230,14 @@ class Bundle:
         else:
             vectors, present = self.vectors[:, index], self.present[:, index]
         return Bundle(vectors, present, modalities, self.item_ids, kept)
+
+    def apart(self, first: Sequence[str], second: Sequence[str]) -> tuple[Bundle, Bundle]:
+        """`select` of both; where one follows the other and nothing is left, their gradients come back as one tensor."""
+        bundles = self.select(*first), self.select(*second)
+        if (*first, *second) != self.modalities:
+            return bundles
+        parts = torch.split(self.vectors, [len(first), len(second)], 1)
+        return replace(bundles[0], vectors=parts[0]), replace(bundles[1], vectors=parts[1])
 
     def same(self, other: Bundle | None = None) -> Tensor:
         """Which rows are one item, (n, n) bool: equal `item_ids`; against the rows of `other`, (n, n of it).

@@ -33,7 +33,7 @@ TILE_CUDA = 8192
 ENTRIES = 2**24  # numbers that a tile of a rule with many per pair holds at a time on the CPU
 ENTRIES_CUDA = 2**28
 # Pairs of a tile that the elementwise passes take at a time on the CPU: what they read and write then stays in the caches.
-BAND = 2**18
+BAND = 2**17
 # e^60 and e^−60 are far from the ends of float32's range: one exponential serves rows and columns whose sums are this close,
 # and where they are this close to 0 it needs no shift.
 SAFE = 60.0

@@ -79,7 +79,7 @@ class Contrast(SoftmaxLoss):
 
     def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
         """The score of each anchor with each item's other modalities."""
-        anchors, others = usable.select(query), usable.select(*targets)
+        anchors, others = usable.apart((query,), targets)
         if isinstance(self.function, Score):
             return self.function.of(anchors, others)
         return Given.form(self.function(anchors, others))
