@@ -27,9 +27,7 @@ def compare_with_chance(model: Path, data: Path) -> Sheet:
     aligner = Aligner.from_pretrained(model, towers={"video": VideoTower(), "audio": AudioTower()})
     test = load(data, split="test", columns=list(aligner.modalities), raw=aligner.raw_modalities())
     report = evaluate(aligner.embed(test), subsets=False)
-    rows = tuple(
-        (found.name, str(found.gallery), found.recall(1).percent(), f"{100 / found.gallery:.1f}") for found in report.singles
-    )
+    rows = tuple((one.name, str(one.gallery), one.recall(1).percent(), f"{100 / one.gallery:.1f}") for one in report.singles)
     note = f"In %, on {len(test)} test clips of which {int((~test.present['audio']).sum())} are silent."
     return Sheet("R@1 and chance", ("direction", "gallery", "R@1 [95 %]", "chance"), rows, note)
 

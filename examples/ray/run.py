@@ -16,10 +16,10 @@ from gramian.integrations.ray import Embed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a parquet file or folder, with a column a modality")
+    parser.add_argument("--data", required=True, help="a parquet file or folder, with one column per modality")
     parser.add_argument("--model", required=True, help="a saved Aligner that every worker can reach: a folder or a hub id")
     parser.add_argument(
-        "--output", required=True, type=Path, help="folder of parquet files: id, a vector a modality, unreadable"
+        "--output", required=True, type=Path, help="folder of parquet files: id, one vector per modality, unreadable"
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)

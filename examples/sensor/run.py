@@ -4,7 +4,7 @@
 
 Each item is somebody who moves: what an accelerometer felt (three axes, as long as it took), a row about the person and the
 device (numbers, one of them often unknown, and a category), and a sentence, of which the features of a frozen encoder are
-computed once. All of it is made up here.
+computed once. All of it is made up.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def felt(activity: str, place: str, height: int, rng: np.random.Generator) -> ND
 
 
 def pad(recordings: list[Tensor]) -> dict[str, Tensor]:
-    """Recordings of any length as one tensor, and which of it is there."""
+    """Recordings of any length as one tensor, and a mask of what is not padding."""
     lengths = torch.tensor([len(one) for one in recordings])
     values = nn.utils.rnn.pad_sequence(recordings, batch_first=True)
-    return {"values": values, "there": torch.arange(values.shape[1]) < lengths[:, None]}
+    return {"values": values, "valid": torch.arange(values.shape[1]) < lengths[:, None]}
 
 
 class SensorNet(nn.Module):
-    """Convolutions over time; the mean and the maximum over what is there."""
+    """Convolutions over time; the mean and the maximum over what is not padding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class SensorNet(nn.Module):
         )
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        there = inputs["there"][:, None, ::4]  # each layer keeps every second step
+        valid = inputs["valid"][:, None, ::4]  # each layer keeps every second step
         maps = self.layers(inputs["values"].transpose(1, 2))
-        mean = (maps * there).sum(2) / there.sum(2)
-        return torch.cat([mean, maps.masked_fill(~there, -torch.inf).amax(2)], 1)
+        mean = (maps * valid).sum(2) / valid.sum(2)
+        return torch.cat([mean, maps.masked_fill(~valid, -torch.inf).amax(2)], 1)
 
 
 def as_tensors(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -106,8 +106,8 @@ class RowNet(nn.Module):
         self.layers = nn.Sequential(nn.Linear(8 + 4, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU())
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        found: Tensor = self.layers(torch.cat([self.place(inputs["place"]), inputs["numbers"]], 1))
-        return found
+        vectors: Tensor = self.layers(torch.cat([self.place(inputs["place"]), inputs["numbers"]], 1))
+        return vectors
 
 
 def sentence_features(sentences: list[str]) -> Tensor:
@@ -138,9 +138,7 @@ def main() -> int:
     fit(aligner, Pairwise(temperature=0.1), train, validation, recipe=Recipe(epochs=arguments.epochs, batch_size=70))
 
     report = evaluate(aligner.embed(test), subsets=False)
-    rows = tuple(
-        (found.name, str(found.gallery), found.recall(1).percent(), f"{100 / found.gallery:.1f}") for found in report.singles
-    )
+    rows = tuple((one.name, str(one.gallery), one.recall(1).percent(), f"{100 / one.gallery:.1f}") for one in report.singles)
     note = f"In %, on {len(test)} test items, {int((~test.present['sensor']).sum())} of them without a recording."
     print(Sheet("R@1 and chance", ("direction", "gallery", "R@1 [95 %]", "chance"), rows, note).markdown())
     return 0

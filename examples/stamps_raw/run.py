@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/stamps_raw"), help="folder (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="take so many stamps, at least 12, to try it (default: all)")
     parser.add_argument("--stamps", type=Path, default=FOLDER, help="stamps folder (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs an objective (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each objective (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=Recipe().epochs, help="epochs of a run (default: %(default)s)")
     parser.add_argument("--ship", action="store_true", help="every stamp and column into stamps.safetensors, and no comparison")
     arguments = parser.parse_args()

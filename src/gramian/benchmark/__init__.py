@@ -1,4 +1,4 @@
-"""What the objectives and scores cost: the published formulas, the plain forms, the blocked forms and the bare products."""
+"""Comparisons: studies of methods by several seeds, and what objectives and scores cost against the published formulas."""
 
 from gramian.benchmark.costs import Measurement, bench
 

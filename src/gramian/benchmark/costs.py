@@ -123,8 +123,14 @@ def bench(
         galleries: items that 1,000 queries are scored against.
         dim: d.
         rounds: how often each form is timed; fewer where it takes long.
-        device: "cpu", "cuda"; CUDA where there is one by default.
+        device: "cpu" or "cuda"; CUDA by default if there is one.
         console: where the table goes; nowhere by default.
+
+    Returns:
+        One measurement per case and form.
+
+    Raises:
+        InputError: an unknown task, or sizes that are too small or too many.
     """
     require("matplotlib")
     for name, values, least in (("sizes", sizes, 2), ("modalities", modalities, 2), ("galleries", galleries, 1)):
@@ -140,17 +146,17 @@ def bench(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     console = console or Console(quiet=True)
     output.mkdir(parents=True, exist_ok=True)
-    found: list[Measurement] = []
+    rows: list[Measurement] = []
     for case in _cases(tasks, sizes, modalities, galleries, dim, where):
         console.print(f"{case.task}: {case.q:,} × {case.n:,}, m = {case.m}, {case.work}", highlight=False)
-        found += _measure(case, rounds, where)
-        _write(output / "costs.csv", found)
-    for sheet in _sheets(found):
+        rows += _measure(case, rounds, where)
+        _write(output / "costs.csv", rows)
+    for sheet in _sheets(rows):
         console.print(sheet.rich())
-    figure = cost_curves([asdict(row) for row in found])
+    figure = cost_curves([asdict(row) for row in rows])
     figure.savefig(output / "costs.png", dpi=120, bbox_inches="tight")
     console.print(f"wrote {output / 'costs.csv'} and costs.png", highlight=False)
-    return found
+    return rows
 
 
 def _cases(
@@ -363,7 +369,7 @@ def _write(path: Path, rows: Sequence[Measurement]) -> None:
 
 
 def _sheets(rows: Sequence[Measurement]) -> Iterator[Sheet]:
-    """A table a task: one line a case, a column a form."""
+    """One table per task: one line per case, one column per form."""
     for task in dict.fromkeys(row.task for row in rows):
         cases: dict[tuple[int, int, int, str], dict[str, Measurement]] = {}
         for row in rows:

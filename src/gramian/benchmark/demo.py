@@ -63,21 +63,24 @@ def demo(
         data: a table with the splits "train", "validation" and "test"; see `gramian.data.load`.
         columns: its modalities to use.
         anchor: the modality that the joint scores ask with, and GRAM's anchor as published.
-        seeds: runs a method, with seeds 0, 1, ….
+        seeds: runs of each method, with seeds 0, 1, ….
         dim: width of the shared space.
         recipe: how to train; its seed is replaced by the run's.
-        resume: take the finished runs that are in `output` already, if they were made with the same settings.
+        resume: take the finished runs in `output` that have the same settings.
         console: where to print.
 
     Returns:
-        The paths of what was written for the reader.
+        The paths of the report and the pictures.
+
+    Raises:
+        InputError: no seeds, one column, or an anchor that is none of the columns.
     """
     if anchor not in columns or len(columns) < 2:
         raise InputError(
             f"`anchor` must be one of the columns {', '.join(columns)}, of which there must be two; got {anchor!r}."
         )
     console = console or Console()
-    require("accelerate", "matplotlib", "sklearn")
+    require("matplotlib", "sklearn")
     output, recipe = Path(output), recipe or Recipe()
     table = load(data, columns=list(columns))
     task = Task("demo", lambda _: table, dim, recipe)
@@ -162,7 +165,7 @@ def _joint(runs: Sequence[Run], anchor: str, others: tuple[str, ...]) -> tuple[d
         for score in JOINT
     }
     by_score = {
-        score: float(np.mean([recall_at_k(gain.joint.ranks, 1) for _, gain in found])) for score, found in gains.items()
+        score: float(np.mean([recall_at_k(gain.joint.ranks, 1) for _, gain in pairs])) for score, pairs in gains.items()
     }
     first = gains[JOINT[0]]
     single = float(np.mean([recall_at_k(gain.single.ranks, 1) for _, gain in first]))

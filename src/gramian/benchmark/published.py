@@ -12,7 +12,7 @@ __all__ = ["gram_loss", "pmrl_loss", "volumes"]
 
 
 def volumes(anchors: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """√|det G| of every anchor with every item: a (q, n, m, m) tensor of Gram matrices, and a determinant a pair.
+    """√|det G| of every anchor with every item: a (q, n, m, m) tensor of Gram matrices, one determinant per pair.
 
     Args:
         anchors: (q, d).
@@ -42,6 +42,9 @@ def gram_loss(vectors: Tensor, temperature: float = 0.07, smoothing: float = 0.1
         vectors: (n, m, d), the anchor first.
         temperature: τ.
         smoothing: label smoothing.
+
+    Returns:
+        A scalar.
     """
     anchor, *others = vectors.unbind(1)
     target = torch.arange(len(vectors), device=vectors.device)
@@ -57,6 +60,9 @@ def pmrl_loss(vectors: Tensor, alignment_temperature: float = 0.05, instance_tem
         vectors: (n, m, d).
         alignment_temperature: τ₁.
         instance_temperature: τ₂.
+
+    Returns:
+        A scalar.
 
     Source: PMRL.
     """

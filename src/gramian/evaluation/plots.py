@@ -30,6 +30,9 @@ def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes, *
 
     Returns:
         The Axes.
+
+    Raises:
+        InputError: a matrix that is not (m, m).
     """
     if values.shape != (len(names), len(names)):
         raise InputError(f"`values` must have shape ({len(names)}, {len(names)}); got {values.shape}.")
@@ -47,13 +50,16 @@ def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes, *
 
 
 def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Seconds against n on logarithmic axes: a panel a task and number of modalities, a curve a form.
+    """Seconds against n on logarithmic axes: one panel per task and number of modalities, one curve per form.
 
     Args:
         rows: measurements with the keys of `gramian.benchmark.Measurement`; of each form the costliest `work` is drawn.
 
     Returns:
         The Figure.
+
+    Raises:
+        InputError: no measurements.
     """
     from matplotlib.figure import Figure
 
@@ -65,13 +71,13 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(3.6 * columns, 3.2 * lines))
     for place, (task, m) in enumerate(panels, 1):
         ax = figure.add_subplot(lines, columns, place)
-        some = [row for row in rows if (row["task"], row["m"]) == (task, m)]
-        work = max((str(row["work"]) for row in some), key=len)
-        for form in dict.fromkeys(str(row["form"]) for row in some):
-            points = sorted((row["n"], row["seconds"]) for row in some if row["form"] == form and row["work"] == work)
+        panel = [row for row in rows if (row["task"], row["m"]) == (task, m)]
+        work = max((str(row["work"]) for row in panel), key=len)
+        for form in dict.fromkeys(str(row["form"]) for row in panel):
+            points = sorted((row["n"], row["seconds"]) for row in panel if row["form"] == form and row["work"] == work)
             ax.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=form)
         ax.set_title(f"{task}, m = {m}, {work}", fontsize=8)
-        sizes = sorted({int(row["n"]) for row in some})
+        sizes = sorted({int(row["n"]) for row in panel})
         ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
         ax.set_xticks([], minor=True)
         ax.set_xlabel("n")
@@ -83,7 +89,7 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def tsne(bundle: Bundle, ax: Axes, *, seed: int = 0) -> Axes:
-    """All present vectors of a Bundle in two dimensions (t-SNE of cosine distances), a colour a modality.
+    """All present vectors of a Bundle in two dimensions (t-SNE of cosine distances), one colour per modality.
 
     Where modalities are aligned the colours mix; where there is a modality gap they form islands. The points are labelled for
     a legend, which is left to the caller: several panels need one alone.
@@ -95,6 +101,9 @@ def tsne(bundle: Bundle, ax: Axes, *, seed: int = 0) -> Axes:
 
     Returns:
         The Axes.
+
+    Raises:
+        InputError: fewer than four vectors.
     """
     from sklearn.manifold import TSNE
 

@@ -36,7 +36,7 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
 
 
 def provenance() -> dict[str, Any]:
-    """What the embedded table was made of, as its header has it.
+    """What the embedded table was made from, as its header says.
 
     Returns:
         "source": package, version, licence and SHA-256 (see `source_sha256`) of the collection; "columns": encoder, packages,
@@ -61,7 +61,7 @@ def raw(folder: Path = FOLDER, *, ids: Collection[str] | None = None, test: int 
         the splits "train", "validation", "test" and "shared".
 
     Raises:
-        InputError: no stamps there, or too few for the test gallery.
+        InputError: no stamps in the folder, or too few for the test gallery.
     """
     stamps = {name: files for name, files in discover(folder).items() if ids is None or name in ids}
     columns: dict[str, list[str | None]] = {
