@@ -460,8 +460,8 @@ def test_published_pmrl_is_saturated_long_before_the_vectors_agree():
     G = torch.full((4, 4), 0.2, dtype=torch.float64).fill_diagonal_(1)
     rows = torch.linalg.cholesky(G)
     items = Bundle.cat([Bundle(rows.roll(i, 1)[None], torch.ones(1, 4, dtype=torch.bool), NAMES) for i in range(4)])
-    published, mended = PMRL()(items).parts["alignment"], PMRL(alignment_temperature=0.5)(items).parts["alignment"]
-    assert published < 0.003 < 0.5 < mended
+    published, warm = PMRL()(items).parts["alignment"], PMRL(alignment_temperature=0.5)(items).parts["alignment"]
+    assert published < 0.003 < 0.5 < warm
 
 
 def test_pairs_weights_and_temperatures_are_a_pair_s_own():

@@ -40,13 +40,12 @@ class Paper:
     def cite(self) -> str:
         """One line of a list of references.
 
-        >>> SYMILE.cite()
-        'Saporta et al., "Contrasting with Symile: Simple Model-Agnostic Representation Learning for Unlimited Modalities", \
-NeurIPS 2024, arXiv 2411.01053'
+        >>> PMRL.cite()
+        'PMRL: Liu et al., "Principled Multimodal Representation Learning", TPAMI 2026, arXiv 2507.17343'
         """
         parts = (
-            f"{self.author.split()[-1]} et al." if self.author else None,
-            f'"{self.title}"' if self.title else self.name,
+            f"{self.name}: {self.author.split()[-1]} et al." if self.author else self.name,
+            f'"{self.title}"' if self.title else None,
             self._published(),
             self._number(),
         )

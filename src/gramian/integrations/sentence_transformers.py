@@ -69,7 +69,7 @@ class AlignmentLoss(nn.Module):
         """The loss of one batch.
 
         Args:
-            sentence_features: a mapping of tokenised inputs a column, n rows each.
+            sentence_features: one mapping of tokenised inputs per column, n rows each.
             labels: (n,) whole numbers, equal where rows are one item; others are not used.
 
         Returns:
@@ -138,8 +138,8 @@ class AlignmentLoss(nn.Module):
         return self.columns or tuple(map(str, range(count)))
 
     def _embed(self, features: Features) -> Tensor:
-        found: Tensor = self.model(dict(features))["sentence_embedding"]
-        return found
+        embeddings: Tensor = self.model(dict(features))["sentence_embedding"]
+        return embeddings
 
     def _present(self, features: Sequence[Features]) -> list[Tensor | None]:
         """For each column which rows hold a text; None where it is no text. To be asked before the model changes masks."""
@@ -287,7 +287,7 @@ def _parts(features: Features, size: int) -> list[dict[str, Any]]:
             f"got {', '.join(f'{name} {tuple(value.shape)}' for name, value in tensors.items())}. Use AlignmentLoss."
         )
     n = rows.pop()
-    found = []
+    parts = []
     for start in range(0, n, size):
         part = {
             name: value[start : start + size].clone() if name in tensors and len(value) == n else value
@@ -299,8 +299,8 @@ def _parts(features: Features, size: int) -> list[dict[str, Any]]:
             for name, value in part.items():
                 if isinstance(value, Tensor) and not value.is_floating_point() and value.shape[1:] == (width,):
                     part[name] = value[:, :needed]
-        found.append(part)
-    return found
+        parts.append(part)
+    return parts
 
 
 def _full(values: Tensor) -> Tensor:

@@ -75,11 +75,11 @@ class PMRL(Loss):
         del generator
         several = bundle.present.sum(1) > 1
         device = several.device
-        found = self.exchange.distinct(
+        distinct = self.exchange.distinct(
             None if bundle.item_ids is None else bundle.item_ids[several], int(several.sum()), device
         )
-        if not found or self.exchange.distinct(bundle.item_ids, len(bundle), device) < 2:
-            raise too_small(found, "two or more modalities")
+        if not distinct or self.exchange.distinct(bundle.item_ids, len(bundle), device) < 2:
+            raise too_small(distinct, "two or more modalities")
         sigma, u = spectrum(bundle.vectors, bundle.present)
         if self.signed:
             total = _masked_sum(bundle)

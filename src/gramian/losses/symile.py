@@ -85,8 +85,8 @@ class Symile(Loss):
         n, device = len(usable), usable.vectors.device
         wide = torch.promote_types(usable.vectors.dtype, torch.float32)
         a = usable.column(anchor).to(wide)
-        there = [usable.has(name) for name in others]
-        factors = [usable.column(name).to(wide).masked_fill(~has[:, None], 1) for name, has in zip(others, there, strict=True)]
+        masks = [usable.has(name) for name in others]
+        factors = [usable.column(name).to(wide).masked_fill(~has[:, None], 1) for name, has in zip(others, masks, strict=True)]
         rows = torch.arange(n, device=device)
         if self.negatives == "n":
             index = torch.stack([self._shuffle(n, place, generator).to(device) for place in range(len(others))])
@@ -100,7 +100,7 @@ class Symile(Loss):
         tuples = torch.ones(index.shape[1], usable.dim, dtype=wide, device=device)
         filled = torch.zeros(index.shape[1], dtype=torch.bool, device=device)
         own = torch.ones(n, index.shape[1], dtype=torch.bool, device=device)
-        for factor, has, where in zip(factors, there, index, strict=True):
+        for factor, has, where in zip(factors, masks, index, strict=True):
             tuples = tuples * factor[where]
             filled = filled | has[where]
             if usable.item_ids is not None:

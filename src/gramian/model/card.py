@@ -83,7 +83,7 @@ def run_card(
         f"Data: `{data}`.",
         Sheet("Items", ("split", "all", *names), tuple(rows)).markdown(),
         f"Objective: `{loss!r}`.",
-        "\n".join(f"- {paper.name}: {paper.cite()}" for paper in loss.papers),
+        "\n".join(f"- {paper.cite()}" for paper in loss.papers),
         f"Epoch chosen by {chosen}. Recipe: `{dict(recipe)}`. gramian {version}.",
     ]
     if broken:

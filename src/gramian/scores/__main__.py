@@ -1,6 +1,6 @@
 """`python -m gramian.scores`: the page docs/scores.md, made of what `SCORES` says of each score."""
 
-from gramian.scores import score_table
+from gramian.scores import SCORES, score_table
 
 PAGE = """\
 # Scores
@@ -11,4 +11,6 @@ tensor, and gives (q, n) values, higher is better. What they make of incomplete 
 [accuracy.md](accuracy.md).
 """
 
-print(PAGE + "\n" + score_table().markdown(), end="")
+papers = dict.fromkeys(paper for score in SCORES.values() for paper in score.papers)
+references = "\n".join(f"- {paper.cite()}" for paper in papers)
+print(f"{PAGE}\n{score_table().markdown().rstrip()}\n\n## Papers\n\n{references}")

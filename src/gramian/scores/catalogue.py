@@ -324,7 +324,7 @@ SCORES: dict[ScoreName, Score] = {
 
 
 def score_table() -> Sheet:
-    """What docs/scores.md shows: a row a score, from `SCORES`."""
+    """What docs/scores.md shows: one row per score, from `SCORES`."""
     header = (
         "score",
         "formula",
