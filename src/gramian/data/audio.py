@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def audio_seconds(source: Source, folder: Path | None = None) -> float:
     opened = open_source(source, folder)
     with open_content(opened) as content, suppress(soundfile.SoundFileError):
         info = soundfile.info(content)
-        if info.frames < _UNKNOWN:
+        if info.frames < _UNKNOWN and (info.format != "MP3" or _is_length(opened, info.duration)):
             return float(info.duration)
     with open_container(opened, "audio") as container:
         return _length(container, _audio_track(container))
@@ -114,6 +114,12 @@ def _decoded_samples(
     return samples[start:] if count < 0 else samples[start : start + count], rate
 
 
+def _is_length(opened: bytes | Path, seconds: float) -> bool:
+    """Whether an MP3 is as long as libsndfile says: without a header it guesses from the first rate, and of several takes one."""
+    with open_container(opened, "audio") as container:
+        return abs(_length(container, _audio_track(container)) - seconds) < 0.2  # the encoder's delay counts or does not
+
+
 def _soundfile_samples(
     opened: bytes | Path, seconds: float | None, generator: np.random.Generator | None
 ) -> tuple[NDArray[np.float32], int] | None:
@@ -121,7 +127,7 @@ def _soundfile_samples(
     import soundfile
 
     with open_content(opened) as content, suppress(soundfile.SoundFileError), soundfile.SoundFile(content) as file:
-        if file.frames >= _UNKNOWN:
+        if file.frames >= _UNKNOWN or (file.format == "MP3" and not _is_length(opened, file.frames / file.samplerate)):
             return None
         start, count = _window(file.frames / file.samplerate, seconds, generator, file.samplerate)
         if start:
@@ -147,7 +153,7 @@ def _av_samples(
         parts: deque[NDArray[np.float32]] = deque()
         first = have = 0
         resampler, kind = None, None
-        for frame in until_end(container.decode(stream)):
+        for frame in _frames(container, stream):
             if resampler is None or kind != _kind(frame):
                 resampler, kind = av.AudioResampler(format="fltp", rate=rate), _kind(frame)
             for part in resampler.resample(frame):
@@ -183,12 +189,32 @@ def _audio_track(container: Any) -> Any:
 
 
 def _length(container: Any, stream: Any) -> float:
-    """Seconds by the header; infinite where it does not say."""
+    """Seconds by the header, of MP3 by all packets; infinite where nothing says."""
     import av
 
+    if _is_mp3(container):
+        ticks = sum(packet.duration or 0 for packet in until_end(container.demux(stream)))
+        container.seek(0)
+        return float(ticks * stream.time_base)
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else math.inf
+
+
+def _is_mp3(container: Any) -> bool:
+    return bool(container.format.name == "mp3")
+
+
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames; what stands between MP3s that were joined is passed over, as FFmpeg's own programs do."""
+    import av
+
+    for packet in until_end(container.demux(stream)):
+        try:
+            yield from packet.decode()
+        except av.InvalidDataError:
+            if not _is_mp3(container):
+                raise
 
 
 def _window(length: float, seconds: float | None, generator: np.random.Generator | None, rate: int) -> tuple[int, int]:

@@ -48,7 +48,8 @@ def read_image(source: Source | Image | NDArray[Any], folder: Path | None = None
                 if width * height > MAX_PIXELS:
                     raise Unreadable(f"{width} × {height} pixels, more than {MAX_PIXELS:,}")
                 image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+                deep = image.format in ("PNG", "PPM")  # integers of these formats are of 16 bits, however dark the image is
+                return _rgb(ImageOps.exif_transpose(image), deep)
     except UnidentifiedImageError:
         raise Unreadable("not an image that Pillow knows") from None
     except Image.DecompressionBombError as error:
@@ -80,14 +81,19 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name != "EPS"]
 
 
-def _rgb(image: Image) -> Image:
+def _rgb(image: Image, deep: bool) -> Image:
     from PIL import Image
 
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         values = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():
             raise Unreadable("pixels that are not finite")
-        top = 65535.0 if image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) > 255) else 255.0
+        top = (
+            65535.0 if image.mode.startswith("I;16") or (image.mode == "I" and (deep or values.max(initial=0) > 255)) else 255.0
+        )
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):  # one of the values stands for nothing
+            values[values == transparent] = top
         image = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def read_video(
         if width * height > MAX_PIXELS:
             raise Unreadable(f"frames of {width} × {height} pixels, more than {MAX_PIXELS:,}")
         stream.thread_type = "AUTO"
-        total = sum(packet.size > 0 for packet in until_end(container.demux(stream)))  # headers cannot be relied on
+        total = _shown(until_end(container.demux(stream)))
         if not total:
             raise Unreadable("no frames")
     wanted = np.minimum((places * total).astype(int), total - 1)
@@ -84,6 +85,26 @@ def read_video(
     return np.stack([found[int(decoded[max(0, np.searchsorted(decoded, place, side="right") - 1)])] for place in wanted])
 
 
+def _shown(packets: Iterator[Any]) -> int:
+    """How many packets become frames: headers cannot be relied on.
+
+    Those before the first key frame cannot be decoded, and those that an edit list cuts off are decoded for others alone.
+    """
+    kinds = [(packet.is_keyframe, packet.is_discard) for packet in packets if packet.size > 0]
+    first = next((number for number, (is_key, _) in enumerate(kinds) if is_key), 0)
+    return sum(not is_cut for _, is_cut in kinds[first:])
+
+
 def _upright(frame: Any) -> NDArray[np.uint8]:
+    """RGB as the display matrix shows it: turned by quarters, and mirrored. (`frame.rotation` knows no mirrors.)"""
+    from av.sidedata.sidedata import Type
+
     image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, round(getattr(frame, "rotation", 0) / 90)))
+    side = frame.side_data.get(Type.DISPLAYMATRIX)
+    if side is not None:
+        (a, b), (c, d) = np.sign(np.rint(np.frombuffer(bytes(side), np.int32)[[[0, 1], [3, 4]]] / 65536))
+        if not a and not d:  # x is shown as y
+            image = image.swapaxes(0, 1)
+        down, right = (d, a) if a or d else (b, c)
+        image = image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
+    return np.ascontiguousarray(image)
