@@ -6,6 +6,7 @@ import zlib
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -31,6 +32,7 @@ from gramian.data.media import (  # noqa: E402
     read_video,
 )
 from gramian.data.readers import Media  # noqa: E402
+from gramian.data.video import _upright  # noqa: E402
 from gramian.errors import InputError  # noqa: E402
 
 RATE = 16_000
@@ -77,6 +79,7 @@ def _clip(
     count: int = 20,
     form: str = "mp4",
     codec: str = "mpeg4",
+    group: int | None = None,
     size: tuple[int, int] = (64, 48),
     samples: np.ndarray | None = None,
     rate: int = RATE,
@@ -90,6 +93,9 @@ def _clip(
             video = container.add_stream(codec, rate=10, width=size[0], height=size[1])
             video.pix_fmt = {"png": "rgb24", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
             video.codec_context.qmin = video.codec_context.qmax = 2
+            if group:  # of pictures, the first of which is a key frame
+                video.codec_context.gop_size = group
+                video.options = {"sc_threshold": "1000000000"}
         if samples is not None:
             layout = "stereo" if len(samples) == 2 else "mono"
             track = container.add_stream(audio, rate=rate, layout=layout)
@@ -156,6 +162,17 @@ def test_16_bits_are_scaled_to_8_however_dark(values):
     image = Image.fromarray(np.array([values], np.uint16))
     assert image.mode == "I;16"
     assert _pixels(_encoded(image)) == [[round(value / 257)] * 3 for value in values]
+
+
+@pytest.mark.parametrize("grey", [0, 100, 255, 256, 300, 30_000, 65_535])
+def test_16_bit_integers_are_scaled_however_dark(grey):
+    content = b"P5 2 1 65535\n" + np.full(2, grey, ">u2").tobytes()
+    assert _pixels(content) == [[round(grey / 257)] * 3] * 2
+
+
+def test_a_transparent_value_of_16_bits_is_white():
+    image = Image.fromarray(np.array([[5, 6, 30_000]], np.uint16))
+    assert [pixel[0] for pixel in _pixels(_encoded(image, transparency=5))] == [255, 0, 117]
 
 
 def test_floating_point_images():
@@ -547,6 +564,79 @@ def test_frames_are_turned_upright():
     assert turned.shape == (3, 64, 32, 3)
     assert turned[:, :28].min() > 200 and turned[:, 36:].max() < 50
     assert np.array_equal(turned, np.rot90(read_video(content, 3), -1, axes=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c", "d"), [(x, 0, 0, y) for x in (-1, 1) for y in (-1, 1)] + [(0, x, y, 0) for x in (-1, 1) for y in (-1, 1)]
+)
+def test_display_matrices_turn_and_mirror(a, b, c, d):
+    """Against the definition: the pixel (x, y) is shown at (a x + c y, b x + d y), moved into the frame."""
+    from av.sidedata.sidedata import Type
+
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    matrix = (np.array([a, b, 0, c, d, 0, 0, 0, 1 << 14]) * (1 << 16)).astype(np.int32)
+    frame = SimpleNamespace(to_ndarray=lambda **_: pixels, side_data={Type.DISPLAYMATRIX: matrix.tobytes()})
+    shown = {}
+    for y in range(2):
+        for x in range(3):
+            shown[a * x + c * y, b * x + d * y] = pixels[y, x]
+    left, top = min(x for x, _ in shown), min(y for _, y in shown)
+    image = _upright(frame)
+    assert image.shape[0] * image.shape[1] == 6
+    for (x, y), pixel in shown.items():
+        assert np.array_equal(image[y - top, x - left], pixel)
+
+
+def test_what_an_edit_list_cuts_off_is_not_counted():
+    buffer = BytesIO()
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(BytesIO(_clip(24, group=12))) as clip, av.open(buffer, "w", format="mp4", options=options) as cut:
+        source = clip.streams.video[0]
+        stream = cut.add_stream_from_template(source)
+        for packet in clip.demux(source):
+            if packet.dts is not None:
+                shift = round(0.8 / source.time_base)  # eight frames
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = stream
+                cut.mux(packet)
+    with av.open(BytesIO(buffer.getvalue())) as container:
+        assert sum(packet.is_discard for packet in container.demux(video=0)) == 8
+    assert _numbers(read_video(buffer.getvalue(), 8)) == [9, 11, 13, 15, 17, 19, 21, 23]
+
+
+def test_a_stream_that_begins_inside_a_group_of_pictures():
+    content = _clip(24, "mpegts", "mpeg2video", group=6)
+    with av.open(BytesIO(content)) as container:
+        packets = [(packet.pos, packet.is_keyframe) for packet in container.demux(video=0) if packet.size]
+    start = packets[4][0]
+    first = next(number for number, (at, is_key) in enumerate(packets) if is_key and at > start)
+    tables = content[: 188 * 3]  # which streams there are
+    numbers = _numbers(read_video(tables + content[start:], 24 - first))
+    assert numbers == list(range(first, 24))
+
+
+def _mp3(seconds: float, **options: str) -> bytes:
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="mp3", options=options) as container:
+        track = container.add_stream("libmp3lame", rate=RATE, layout="mono", options={"compression_level": "9"})
+        track.codec_context.qscale = True
+        track.codec_context.global_quality = 9 * 118
+        quiet = np.zeros(round(seconds * RATE / 2), np.float32)
+        loud = np.random.default_rng(0).normal(size=len(quiet)).astype(np.float32) / 8
+        for frame in _audio_frames(np.concatenate([loud, quiet])[None], RATE):
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return buffer.getvalue()
+
+
+def test_mp3s_without_a_length_and_joined_ones_are_read_whole():
+    plain = _mp3(4.0, write_xing="0", id3v2_version="0")
+    assert abs(len(read_audio(plain)) / RATE - 4) < 0.2
+    assert abs(audio_seconds(plain) - 4) < 0.2
+    joined = _mp3(2.0) + _mp3(3.0)
+    assert abs(len(read_audio(joined)) / RATE - 5) < 0.3
+    assert abs(audio_seconds(joined) - 5) < 0.3
+    assert len(read_audio(plain, seconds=1.0, generator=np.random.default_rng(3))) == RATE
 
 
 def test_a_cover_is_no_video():

@@ -115,7 +115,7 @@ def _decoded_samples(
 
 
 def _is_length(opened: bytes | Path, seconds: float) -> bool:
-    """Whether an MP3 is as long as libsndfile says: without a header it guesses from the first rate, and of several takes one."""
+    """Whether an MP3 is as long as libsndfile says; it guesses by the first rate, and of several that are joined takes one."""
     with open_container(opened, "audio") as container:
         return abs(_length(container, _audio_track(container)) - seconds) < 0.2  # the encoder's delay counts or does not
 
@@ -127,7 +127,9 @@ def _soundfile_samples(
     import soundfile
 
     with open_content(opened) as content, suppress(soundfile.SoundFileError), soundfile.SoundFile(content) as file:
-        if file.frames >= _UNKNOWN or (file.format == "MP3" and not _is_length(opened, file.frames / file.samplerate)):
+        if file.frames >= _UNKNOWN:
+            return None
+        if file.format == "MP3" and not _is_length(opened, file.frames / file.samplerate):
             return None
         start, count = _window(file.frames / file.samplerate, seconds, generator, file.samplerate)
         if start:

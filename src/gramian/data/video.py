@@ -86,7 +86,7 @@ def read_video(
 
 
 def _shown(packets: Iterator[Any]) -> int:
-    """How many packets become frames: headers cannot be relied on.
+    """Count the packets that become frames; headers cannot be relied on.
 
     Those before the first key frame cannot be decoded, and those that an edit list cuts off are decoded for others alone.
     """
@@ -96,7 +96,7 @@ def _shown(packets: Iterator[Any]) -> int:
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
-    """RGB as the display matrix shows it: turned by quarters, and mirrored. (`frame.rotation` knows no mirrors.)"""
+    """RGB as the display matrix shows it: turned by quarters, and mirrored; `frame.rotation` knows no mirrors."""
     from av.sidedata.sidedata import Type
 
     image = frame.to_ndarray(format="rgb24")
