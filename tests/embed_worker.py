@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from gramian.data import Cells, Table
-from gramian.distributed import Watch, rank
-from gramian.embedding import embed_shards
+from gramian.distributed import rank
+from gramian.embedding import Watch, embed_shards
 from gramian.errors import InputError
 from gramian.model import Custom, Towers
 

@@ -127,10 +127,10 @@ def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
     [
         ({"video": torch.zeros(2, 3)}, "`columns` has unknown modalities video; the model knows text, image, audio"),
         ({"text": torch.zeros(2, 3)}, "column `text` must have width 12; got 3"),
-        ({"text": [None] * 2}, "`columns` must hold at least one vector"),
+        ({"text": [None] * 2}, "`columns` must hold a filled cell of text, image, audio; got none"),
         ({"text": [None, [0.0] * 12]}, "1 of 2 items with no modality present"),
         ({"text": torch.full((2, 12), torch.nan)}, "NaN or infinite values in 2 of 2"),
-        ({"text": None}, "`columns` must hold at least one vector"),
+        ({"text": None}, "`columns` must hold a filled cell of text, image, audio; got none"),
     ],
 )
 def test_bad_columns_are_refused(aligner, columns, message):

@@ -8,18 +8,15 @@ Two ways to contrast the items of every process with each other:
 
 Both give the value and the gradient that one process would have with all the items, under the rule of data-parallel training
 that gradients are averaged over the processes (as DistributedDataParallel and FSDP do). Processes may hold different numbers
-of items, or none.
+of items, or none. All that knows of other processes is here, which makes it longer than other files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -37,7 +34,6 @@ from gramian.tokens import Tokens
 __all__ = [
     "Gathered",
     "Ring",
-    "Watch",
     "average_gradients",
     "check_precision",
     "device",
@@ -120,77 +116,6 @@ def share(values: Sequence[Value], group: Group = None) -> Sequence[Value]:
     number = rank(group) if world_size(group) > 1 else 0
     start = number * whole + min(number, rest)
     return values[start : start + whole + (number < rest)]
-
-
-class Watch:
-    """Notices when another process is gone, by a file that each of them touches: no collective that would wait for it.
-
-    Args:
-        folder: one that all processes see; every file of the watch in it begins with `Watch.PREFIX`.
-
-    >>> with Watch(Path("runs")) as watch:  # one process: nothing to watch, and no file
-    ...     watch.checked(1)
-    1
-    """
-
-    PREFIX = "process-"
-    BEAT, LIMIT = 1.0, 20.0
-    """Seconds between two touches, and without one until a process counts as gone."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.others = [number for number in range(world_size()) if number != rank()]
-        self._start = self._looked = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> Watch:
-        if self.others:
-            self._file("done").unlink(missing_ok=True)  # of an earlier run
-            self._file().touch()
-            self._start = self._file().stat().st_mtime
-            self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if not self.others:
-            return
-        self._stop.set()
-        self._thread.join()
-        self._file().unlink(missing_ok=True)
-        done = [self._file("done", number) for number in self.others]
-        if error is None and any(path.exists() or path.with_suffix(".alive").exists() for path in done):
-            self._file("done").touch()
-            for path in [self._file("done"), *done] if all(path.exists() for path in done) else ():
-                path.unlink(missing_ok=True)
-
-    def check(self) -> None:
-        """Raise if another process is gone.
-
-        Raises:
-            InputError: a process that has not ended its work, and was not heard of for `LIMIT` seconds.
-        """
-        if not self.others or time.monotonic() - self._looked < self.BEAT:
-            return
-        self._looked = time.monotonic()
-        now = self._file().stat().st_mtime  # by the clock of the folder, as the others' are
-        for number in self.others:
-            path = self._file("alive", number)
-            last = max(path.stat().st_mtime if path.exists() else 0, self._start)
-            if now - last > self.LIMIT and not self._file("done", number).exists():
-                raise InputError(f"process {number} of {world_size()} is gone. Start all of them again to resume.")
-
-    def _file(self, state: str = "alive", number: int | None = None) -> Path:
-        return self.folder / f"{self.PREFIX}{rank() if number is None else number}.{state}"
-
-    def _beat(self) -> None:
-        while not self._stop.wait(self.BEAT):
-            self._file().touch()
-
-    def checked(self, value: Value) -> Value:
-        """`value`, after a `check`."""
-        self.check()
-        return value
 
 
 def gather(bundle: Bundle, group: Group = None) -> Bundle:

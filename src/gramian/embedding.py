@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 
@@ -16,7 +17,7 @@ from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken
 from gramian.data.sources import MANIFEST, files_state
 from gramian.data.table import Table
-from gramian.distributed import Watch, check_precision, is_main_process, join, rank, world_size
+from gramian.distributed import check_precision, is_main_process, join, rank, world_size
 from gramian.errors import InputError, listing, require
 from gramian.files import atomic, write_text
 from gramian.model.aligner import Aligner
@@ -24,11 +25,12 @@ from gramian.model.encoders import Encoder, fingerprint
 from gramian.model.towers import Columns, Towers, evaluating
 from gramian.sheets import progress_bar
 
-__all__ = ["Embedded", "embed_shards", "encode_table"]
+__all__ = ["Embedded", "Watch", "embed_shards", "encode_table"]
 
 _FORMAT = "gramian.embedding.v1"
 
 Model: TypeAlias = Aligner | Towers
+Value = TypeVar("Value")
 Precision: TypeAlias = Literal["no", "bf16", "fp16"]
 
 
@@ -116,6 +118,77 @@ def embed_shards(
             folder.finish(count)
     written = folder.read()
     return written._replace(kept=len(earlier & {folder.shard(number).name for number in range(written.shards)}))
+
+
+class Watch:
+    """Notices when another process is gone, by a file that each of them touches: no collective that would wait for it.
+
+    Args:
+        folder: one that all processes see; every file of the watch in it begins with `Watch.PREFIX`.
+
+    >>> with Watch(Path("runs")) as watch:  # one process: nothing to watch, and no file
+    ...     watch.checked(1)
+    1
+    """
+
+    PREFIX = "process-"
+    BEAT, LIMIT = 1.0, 20.0
+    """Seconds between two touches, and without one until a process counts as gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.others = [number for number in range(world_size()) if number != rank()]
+        self._start = self._looked = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Watch:
+        if self.others:
+            self._file("done").unlink(missing_ok=True)  # of an earlier run
+            self._file().touch()
+            self._start = self._file().stat().st_mtime
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if not self.others:
+            return
+        self._stop.set()
+        self._thread.join()
+        self._file().unlink(missing_ok=True)
+        done = [self._file("done", number) for number in self.others]
+        if error is None and any(path.exists() or path.with_suffix(".alive").exists() for path in done):
+            self._file("done").touch()
+            for path in [self._file("done"), *done] if all(path.exists() for path in done) else ():
+                path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raise if another process is gone.
+
+        Raises:
+            InputError: a process that has not ended its work, and was not heard of for `LIMIT` seconds.
+        """
+        if not self.others or time.monotonic() - self._looked < self.BEAT:
+            return
+        self._looked = time.monotonic()
+        now = self._file().stat().st_mtime  # by the clock of the folder, as the others' are
+        for number in self.others:
+            path = self._file("alive", number)
+            last = max(path.stat().st_mtime if path.exists() else 0, self._start)
+            if now - last > self.LIMIT and not self._file("done", number).exists():
+                raise InputError(f"process {number} of {world_size()} is gone. Start all of them again to resume.")
+
+    def _file(self, state: str = "alive", number: int | None = None) -> Path:
+        return self.folder / f"{self.PREFIX}{rank() if number is None else number}.{state}"
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.BEAT):
+            self._file().touch()
+
+    def checked(self, value: Value) -> Value:
+        """`value`, after a `check`."""
+        self.check()
+        return value
 
 
 def _parts(

@@ -20,6 +20,7 @@ from torch import Tensor
 from gramian.benchmark.environment import environment
 from gramian.benchmark.published import gram_loss, pmrl_loss, volumes
 from gramian.bundle import Bundle
+from gramian.distributed import device as best_device
 from gramian.errors import InputError, require
 from gramian.evaluation.plots import cost_curves
 from gramian.files import atomic
@@ -143,7 +144,7 @@ def bench(
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown or not tasks:
         raise InputError(f"`tasks` must be of gram, pmrl and scoring; got {', '.join(unknown) or 'none'}.")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = torch.device(device or best_device())
     console = console or Console(quiet=True)
     output.mkdir(parents=True, exist_ok=True)
     rows: list[Measurement] = []

@@ -35,9 +35,9 @@ def check(
         trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
     """
     console = console_of()
-    made = build_towers(towers, columns, trust_code=trust_code)
-    table = load(data, columns=columns, raw=list(made))
-    checked = check_table(table, collator_for(table, made), workers=workers)
+    encoders = build_towers(towers, columns, trust_code=trust_code)
+    table = load(data, columns=columns, raw=list(encoders))
+    checked = check_table(table, collator_for(table, encoders), workers=workers)
     for sheet in checked.sheets():
         console.print(sheet.rich())
     if strict and checked.broken:

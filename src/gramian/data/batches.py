@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from gramian.data.cells import Broken, Cells
+from gramian.data.cells import Broken, Cells, is_empty
 from gramian.data.media import Unreadable
 from gramian.data.readers import FeatureReader, Reader
 from gramian.data.table import Table
+from gramian.distributed import device
 from gramian.errors import InputError, listing
 
 __all__ = ["Batch", "Collator", "Loader", "Reading"]
@@ -60,9 +61,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same with its inputs on `device`."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+    def to(self, where: torch.device | str) -> Batch:
+        """The same with its inputs on a device."""
+        return self._mapped(lambda tensor: tensor.to(where, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU can copy from while the CPU goes on."""
@@ -89,6 +90,33 @@ class Collator:
     def raw_modalities(self) -> tuple[str, ...]:
         """The modalities whose cells are raw; those of the others are features."""
         return tuple(name for name, reader in self.readers.items() if not isinstance(reader, FeatureReader))
+
+    def table(
+        self,
+        columns: Mapping[str, Any],
+        *,
+        present: Mapping[str, Any] | None = None,
+        item_ids: Sequence[str] | None = None,
+    ) -> Table:
+        """A Table of columns as they come: arrays of features, or sequences of features or raw cells, as the towers read them.
+
+        Args:
+            columns: modality → n cells; one that is `None`, or has no filled cell, is left out.
+            present: see `Table.from_columns`.
+            item_ids: see `Table.from_columns`.
+
+        Raises:
+            InputError: no filled cell, or columns that make no table.
+        """
+        raw = self.raw_modalities()
+        filled = {
+            name: Cells(column) if name in raw and isinstance(column, list | tuple) else column
+            for name, column in columns.items()
+            if column is not None and not (isinstance(column, list | tuple) and all(map(is_empty, column)))
+        }
+        if not filled:
+            raise InputError(f"`columns` must hold a filled cell of {', '.join(self.readers)}; got none.")
+        return Table.from_columns(filled, present=present, item_ids=item_ids)
 
     def check(self, table: Table, argument: str = "columns") -> None:
         """Compare the columns of a table with what the towers read, without reading a cell.
@@ -197,7 +225,7 @@ class Loader:
             prefetch_factor=2 if workers else None,
             persistent_workers=workers > 0,
             worker_init_fn=_quiet_worker,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device().type == "cuda",
             generator=torch.Generator().manual_seed(0),  # nothing is drawn: our seeds are per cell
         )
 

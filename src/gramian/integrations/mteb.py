@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gramian.bundle import Bundle
-from gramian.data.cells import Broken, Cells, is_empty
+from gramian.data.cells import Broken, is_empty
 from gramian.data.media import KINDS, MEDIA
-from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, listing, require
 from gramian.model.aligner import Aligner
 from gramian.scores import SCORES, ScoreName
@@ -148,18 +147,12 @@ class AlignerEncoder:
             )
         n, m = len(next(iter(columns.values()))), len(self.aligner.modalities)
         flat = torch.zeros(n, m * (self.aligner.dim + 1))
-        there = [row for row in range(n) if not all(is_empty(cells[row]) for cells in columns.values())]
-        if not there:
+        filled = [row for row in range(n) if not all(is_empty(cells[row]) for cells in columns.values())]
+        if not filled:
             return flat
-        raw = self.aligner.raw_modalities()
-        read: dict[str, Any] = {}
-        for own, cells in columns.items():
-            kept = [cells[row] for row in there]
-            if all(map(is_empty, kept)):
-                continue
-            read[own] = Cells(kept) if own in raw else kept
-        bundle = self.aligner.embed(Table.from_columns(read), broken=broken).to("cpu").select(*self.aligner.modalities)
-        flat[there] = torch.cat([bundle.vectors.flatten(1).float(), bundle.present.float()], 1)
+        table = self.aligner.collator().table({own: [cells[row] for row in filled] for own, cells in columns.items()})
+        bundle = self.aligner.embed(table, broken=broken).to("cpu").select(*self.aligner.modalities)
+        flat[filled] = torch.cat([bundle.vectors.flatten(1).float(), bundle.present.float()], 1)
         return flat
 
     def _meta(self, name: str, revision: str) -> Any:

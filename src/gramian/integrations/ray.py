@@ -9,8 +9,6 @@ import torch
 
 from gramian import distributed
 from gramian.data.arrow import vector_array
-from gramian.data.cells import Cells
-from gramian.data.table import Table
 from gramian.errors import InputError, check_choice
 from gramian.model.aligner import Aligner
 from gramian.model.towers import Tower, Towers
@@ -66,24 +64,22 @@ class Embed:
         """The batch with the vectors, as lists of float32 (`large_list`)."""
         import pyarrow as pa
 
-        there = [name for name in self.columns if name in batch.column_names]
-        if not there and batch.num_rows:
+        names = [name for name in self.columns if name in batch.column_names]
+        if not names and batch.num_rows:
             raise InputError(
                 f"the batch must have some of the columns {', '.join(self.columns)}; it has {', '.join(batch.column_names)}."
             )
-        raw = self.model.raw_modalities()
-        filled = [name for name in there if batch.column(name).null_count < batch.num_rows]
+        filled = [name for name in names if batch.column(name).null_count < batch.num_rows]
         nothing = torch.zeros(batch.num_rows, 1), torch.zeros(batch.num_rows, dtype=torch.bool)
-        found = dict.fromkeys(there, nothing)
+        vectors = dict.fromkeys(names, nothing)
         notes: list[list[str]] = [[] for _ in range(batch.num_rows)]
         if filled:
-            cells = {name: batch.column(name) for name in filled}
-            table = Table.from_columns({name: Cells(c) if name in raw else c.to_pylist() for name, c in cells.items()})
-            prepared = self.model.collator()(table)
-            found |= self.model.encode(prepared, filled)
+            collator = self.model.collator()
+            prepared = collator(collator.table({name: batch.column(name).to_pylist() for name in filled}))
+            vectors |= self.model.encode(prepared, filled)
             for row, modality, reason in prepared.broken:
                 notes[int(row)].append(f"{modality}: {reason}")
-        kept = batch if self.keep is None else batch.select([name for name in self.keep if name in batch.column_names])
-        for name in there:
-            kept = kept.append_column(name + self.suffix, vector_array(*found[name]))
-        return kept.append_column("unreadable", pa.array(["; ".join(note) for note in notes], pa.string()))
+        table = batch if self.keep is None else batch.select([name for name in self.keep if name in batch.column_names])
+        for name in names:
+            table = table.append_column(name + self.suffix, vector_array(*vectors[name]))
+        return table.append_column("unreadable", pa.array(["; ".join(note) for note in notes], pa.string()))

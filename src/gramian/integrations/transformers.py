@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.data.batches import Batch, Collator
-from gramian.data.cells import Cells, is_empty
-from gramian.data.table import Table
+from gramian.data.cells import is_empty
 from gramian.distributed import Gathered
 from gramian.errors import InputError, TooSmallError, listing
 from gramian.losses.base import Loss
@@ -93,25 +92,19 @@ def collate(
         items: a column that says what a row is about; rows with one value are no negatives of each other.
         draw: draw windows of recordings and frames of videos, as in training; otherwise each cell is always read the same.
     """
-    return partial(_collate, aligner.collator(), frozenset(aligner.raw_modalities()), items, draw)
+    return partial(_collate, aligner.collator(), items, draw)
 
 
-def _collate(
-    prepare: Collator, raw: frozenset[str], items: str | None, draw: bool, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Batch]:
-    filled = [row for row in rows if not all(is_empty(row.get(name)) for name in prepare.readers)]
-    columns = {name: [row.get(name) for row in filled] for name in prepare.readers}
-    columns = {name: cells for name, cells in columns.items() if not all(map(is_empty, cells))}
-    if not columns:
+def _collate(collator: Collator, items: str | None, draw: bool, rows: Sequence[Mapping[str, Any]]) -> dict[str, Batch]:
+    filled = [row for row in rows if not all(is_empty(row.get(name)) for name in collator.readers)]
+    if not filled:
         raise InputError(
-            f"`rows` must hold a filled cell of {', '.join(prepare.readers)}; they have {listing(rows[0]) or 'no columns'}. "
+            f"`rows` must hold a filled cell of {', '.join(collator.readers)}; they have {listing(rows[0]) or 'no columns'}. "
             "Trainer drops columns unless `remove_unused_columns=False`."
         )
-    table = Table.from_columns(
-        {name: Cells(cells) if name in raw else cells for name, cells in columns.items()},
-        item_ids=None if items is None else [str(row[items]) for row in filled],
-    )
-    return {"batch": prepare(table, seed=int(torch.randint(2**62, ())) if draw else None)}
+    columns = {name: [row.get(name) for row in filled] for name in collator.readers}
+    table = collator.table(columns, item_ids=None if items is None else [str(row[items]) for row in filled])
+    return {"batch": collator(table, seed=int(torch.randint(2**62, ())) if draw else None)}
 
 
 def _drop_twins(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

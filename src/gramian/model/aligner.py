@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.data.batches import Batch, Collator, Loader, Reading
-from gramian.data.cells import Broken, Cells, summary
+from gramian.data.cells import Broken, summary
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, listing
 from gramian.geometry import unit
@@ -22,7 +22,6 @@ from gramian.model import saving
 from gramian.model.heads import HeadName, Modality, build_head
 from gramian.model.matcher import Matcher
 from gramian.model.towers import Columns, Encoded, Features, Tower, Towers, device_of, evaluating, seeded
-from gramian.rows import all_none
 from gramian.tokens import Tokens
 
 __all__ = ["Aligner"]
@@ -155,7 +154,7 @@ class Aligner(nn.Module):
             InputError: an unknown modality, a wrong width, values that are not finite, an item with nothing present.
         """
         if isinstance(columns, Mapping):
-            columns = _as_table(columns, present, self.raw_modalities())
+            columns = self.collator().table(columns, present=present)
         elif present is not None:
             raise InputError("`present` goes with a dict of features; a Table or a Batch has masks of its own.")
         if isinstance(columns, Table):
@@ -355,15 +354,3 @@ def _modality(entry: Modality | Tower | int) -> Modality:
 
 def _full(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _as_table(columns: Mapping[str, Any], present: Mapping[str, Tensor] | None, raw: Sequence[str]) -> Table:
-    # Arrays of features for a raw modality stay what they are, for `check` to refuse.
-    filled = {
-        name: Cells(column) if name in raw and isinstance(column, list | tuple) else column
-        for name, column in columns.items()
-        if column is not None and not all_none(column)
-    }
-    if not filled:
-        raise InputError("`columns` must hold at least one vector; got only None.")
-    return Table.from_columns(filled, present=present)

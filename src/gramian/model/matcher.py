@@ -16,7 +16,7 @@ __all__ = ["Matcher"]
 
 
 class Matcher(nn.Module):
-    """A transformer decoder over the query's tokens that attends to the item's; one logit a pair.
+    """A transformer decoder over the query's tokens that attends to the item's; one logit per pair.
 
     What a modality is known by are its tokens in the Bundle, or its vector where there are none. Each is projected to
     `width` and gets the embedding of its modality. The first place of the decoder holds a learned vector that the logit is
@@ -33,6 +33,9 @@ class Matcher(nn.Module):
         layers: of the decoder.
         heads: of its attention; they divide `width`.
         dropout: in the decoder.
+
+    Raises:
+        InputError: fewer than two modalities, an anchor that is none of them, sizes that do not go together.
 
     Source: the data-anchor matching head of GRAM, which is a BERT with cross-attention.
 
@@ -88,10 +91,10 @@ class Matcher(nn.Module):
         """
         if len(queries) != len(items):
             raise InputError(f"`queries` and `items` must have one number of rows; got {len(queries)} and {len(items)}.")
-        asked, asked_there = self._read("queries", queries, self.answer)
-        found, found_there = self._read("items", items, self.nothing)
-        read = self.decoder(asked, found, tgt_key_padding_mask=~asked_there, memory_key_padding_mask=~found_there)
-        logits: Tensor = self.logit(read[:, 0]).squeeze(-1)
+        target, target_mask = self._read("queries", queries, self.answer)
+        memory, memory_mask = self._read("items", items, self.nothing)
+        states = self.decoder(target, memory, tgt_key_padding_mask=~target_mask, memory_key_padding_mask=~memory_mask)
+        logits: Tensor = self.logit(states[:, 0]).squeeze(-1)
         return logits
 
     def _read(self, argument: str, bundle: Bundle, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,14 +107,16 @@ class Matcher(nn.Module):
             )
         parts = []
         for name in bundle.modalities:
-            tokens = bundle.tokens.get(name) or Tokens(bundle.column(name)[:, None], bundle.has(name)[:, None])
+            tokens = bundle.tokens.get(name)
+            if tokens is None:
+                tokens = Tokens(bundle.column(name)[:, None], bundle.has(name)[:, None])
             # The entries of a unit vector are of the order of 1/√d; a linear map wants them of the order of 1.
             projected = self.project(tokens.values.to(self.project.weight.dtype) * self.dim**0.5)
             parts.append(Tokens(projected + self.kind.weight[self.modalities.index(name)], tokens.present))
         together = Tokens.cat(parts, dim=1)
         head = first.to(together.values.dtype).expand(len(bundle), 1, -1)
-        there = together.present.new_ones(len(bundle), 1)
-        return torch.cat([head, together.values], 1), torch.cat([there, together.present], 1)
+        present = together.present.new_ones(len(bundle), 1)
+        return torch.cat([head, together.values], 1), torch.cat([present, together.present], 1)
 
     def extra_repr(self) -> str:
         """The options."""

@@ -177,7 +177,7 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
         InputError: files that are missing, damaged, of another kind or of another version; `towers` that do not fit.
     """
     config = _read_config(folder)
-    made: dict[str, Tower] = {}
+    restored: dict[str, Tower] = {}
     try:
         entries = {str(name): (int(entry["width"]), str(entry["head"])) for name, entry in config["modalities"].items()}
         described = {str(name): dict(entry) for name, entry in config["towers"].items()}
@@ -189,8 +189,8 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
     if unknown:
         raise InputError(f"`towers` names {listing(unknown)}, which the saved Aligner has no tower for.")
     for name, entry in described.items():
-        made[name] = _tower(name, entry, folder, towers.get(name), made)
-    modalities = {name: Modality(width, head, made.get(name)) for name, (width, head) in entries.items()}  # type: ignore[arg-type]
+        restored[name] = _tower(name, entry, folder, towers.get(name), restored)
+    modalities = {name: Modality(width, head, restored.get(name)) for name, (width, head) in entries.items()}  # type: ignore[arg-type]
     card = folder / CARD
     return Saved(modalities, dim, matcher, tokens, card.read_text(encoding="utf-8") if card.is_file() else None)
 
@@ -214,17 +214,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _tower(name: str, entry: Mapping[str, Any], folder: Path, given: Tower | None, made: Mapping[str, Tower]) -> Tower:
-    if given is not None:
+def _tower(name: str, entry: Mapping[str, Any], folder: Path, own: Tower | None, earlier: Mapping[str, Tower]) -> Tower:
+    if own is not None:
         files = entry.get("files") or entry.get("adapter")
-        if isinstance(given, Encoder) and files:
+        if isinstance(own, Encoder) and files:
             raise InputError(
                 f"`towers` replaces the encoder of `{name}`, whose weights lie in {str(folder / str(files))!r}. Leave it "
                 "out, or make the encoder from there and build the Aligner anew."
             )
-        return given
-    if entry.get("same_as") in made:
-        return made[entry["same_as"]]
+        return own
+    if entry.get("same_as") in earlier:
+        return earlier[entry["same_as"]]
     kind = entry.get("class")
     if kind is None:
         raise _damaged(folder, f"{CONFIG} does not say what the tower of {name!r} is")

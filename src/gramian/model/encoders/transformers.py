@@ -71,8 +71,8 @@ class _HuggingFaceReader(Media):
             return self._audio(cells)
         if self.per_frame:
             frames = [frame for cell in cells for frame in cell]
-            found = dict(self.processor(images=frames, return_tensors="pt"))
-            return {name: value.reshape(len(cells), -1, *value.shape[1:]) for name, value in found.items()}
+            inputs = dict(self.processor(images=frames, return_tensors="pt"))
+            return {name: value.reshape(len(cells), -1, *value.shape[1:]) for name, value in inputs.items()}
         return dict(self.processor([list(cell) for cell in cells], return_tensors="pt"))
 
     def _audio(self, cells: list[Any]) -> dict[str, Tensor]:
