@@ -34,7 +34,7 @@ class SoftmaxOptions(TypedDict, total=False):
         block_size: rows and columns of the blocks in which the (n, n) scores are made, used and made anew in the backward
             pass, so that memory grows with n and not with n². None to pick by size: what fits is kept. A score of your own
             is called on the whole batch all the same.
-        backend: "torch"; or "triton" for fused kernels on CUDA, which take products of features in bfloat16 and sums in float32,
+        backend: "torch"; or "triton" for fused kernels on CUDA, with products of features in bfloat16 and sums in float32,
             for cosine, and for volume and span of at most four vectors. No GPU has run them yet.
     """
 

@@ -48,10 +48,13 @@ def cone(queries: Items, items: Items) -> Tensor:
 
 
 def cone_form(Q: Side, M: Side) -> Form:
-    """The form of `cone`; the side of fewer vectors asks. What knows one side alone, its Gram matrix and its active sets, is
-    worked out once and is a part of that side.
+    """The form of `cone`; the side of fewer vectors asks.
+
+    What depends on one side alone, its Gram matrix and its active sets, is worked out once and is a part of that side.
     """
     asks, item, swapped = (Q, M, False) if Q.width <= M.width else (M, Q, True)
+    first: tuple[Tensor, ...]
+    second: tuple[Tensor, ...]
     H, G = asks.gram(), item.gram()
     if asks.width == 1:
         function, first, second = _of_one, (asks.vectors[:, 0],), (*item, G, _active_sets(item, G, 2))
@@ -201,8 +204,8 @@ def _roots(inverses: Tensor, m: int) -> Tensor:
 def _unpack(flat: Tensor, m: int, least: int) -> list[Subset]:
     """The subsets and their matrices, of the layout of `_active_sets`."""
     subsets = _subsets(m, least)
-    parts = flat.split([len(S) ** 2 for S in subsets], 1) if subsets else ()
-    return [(S, part.unflatten(1, (len(S), len(S)))) for S, part in zip(subsets, parts, strict=True)]
+    parts = torch.split(flat, [len(S) ** 2 for S in subsets], 1) if subsets else ()
+    return [(S, torch.unflatten(part, 1, (len(S), len(S)))) for S, part in zip(subsets, parts, strict=True)]
 
 
 def _subsets(m: int, least: int) -> list[list[int]]:
