@@ -124,3 +124,14 @@ def test_version_is_that_of_the_metadata():
     from importlib.metadata import version
 
     assert gramian.__version__ == version("gramian")
+
+
+def test_the_names_of_the_package_come_when_they_are_asked_for():
+    assert set(gramian.__all__) <= set(dir(gramian))
+    for name in gramian.__all__:
+        assert getattr(gramian, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'lod'"):
+        _ = gramian.lod
+    script = "import sys, gramian; print(sorted({name.split('.')[1] for name in sys.modules if name.startswith('gramian.')}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"model", "training", "evaluation", "data"} & set(ast.literal_eval(done.stdout))
