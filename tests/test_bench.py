@@ -67,6 +67,7 @@ def test_what_does_not_fit_is_left_out(tmp_path, monkeypatch):
         ("--modalities=9", "`modalities` go up to 8"),
         ("--tasks=speed", "`tasks` must be of gram, pmrl and scoring; got speed"),
         ("--rounds=0", "at least 1"),
+        ("--device=tpu", "`device` must be one of"),
     ],
 )
 def test_bad_options(option, message, tmp_path, capsys):

@@ -10,12 +10,14 @@ import yaml
 
 from gramian.benchmark.demo import demo, methods
 from gramian.cli import COMMANDS, main
-from gramian.data import load
+from gramian.cli.parsing import parse
+from gramian.data import Table, load
 from gramian.errors import InputError
 from gramian.losses import LOSSES
 from gramian.model import Aligner
 from gramian.model.options import options_of
-from gramian.training import Recipe
+from gramian.model.specs import build_loss
+from gramian.training import Recipe, train
 from synthetic import world
 
 FAST = ["--recipe.epochs", "2", "--recipe.batch_size", "32", "--dim", "8"]
@@ -246,6 +248,165 @@ def test_bad_input_is_one_line_exit_code_2_and_no_output(data, tmp_path, capsys,
     error = _fails(capsys, *(word.format(data=data, out=out) for word in words))
     assert re.search(message, error), error
     assert not out.exists() or not any(path.is_file() for path in out.rglob("*"))
+
+
+TRAIN = ["train", "--data", "{data}", "--output", "{out}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*TRAIN, "--loss", "Gram", "--loss.temperature", "0"], "`loss`: `temperature` must be at least 0.01; got 0"),
+        ([*TRAIN, "--loss", "Gram", "--loss.temperature", "-1"], "`loss`: `temperature` must be at least 0.01; got -1"),
+        ([*TRAIN, "--loss", "Gram", "--loss.label_smoothing", "1"], r"`label_smoothing` must lie in \[0, 1\); got 1"),
+        ([*TRAIN, "--loss", "Gram", "--loss.block_size", "0"], "`block_size` must be at least 1, or None"),
+        ([*TRAIN, "--loss", "Gram", "--loss.negatives", "0"], "`negatives` must be at least 1, or None"),
+        ([*TRAIN, "--loss", "PMRL", "--loss.alignment_temperature", "0"], "`alignment_temperature` must be positive; got 0"),
+        ([*TRAIN, "--loss", "PMRL", "--loss.signed", "maybe"], "`loss.signed` must be true or false; got 'maybe'"),
+        ([*TRAIN, "--loss.score", "cone"], "`loss.score` needs the name of what it is an option of"),
+        ([*TRAIN, "--loss", "Matching"], "name that one, and add --matching 0.1"),
+        ([*TRAIN, "--loss", "os.system"], "`loss` names 'os.system', which runs code: allow it by --trust-code"),
+        ([*TRAIN, "--towers", "HuggingFace"], "`towers` must map columns to encoders"),
+        ([*TRAIN, "--dim", "1.5"], "`dim` must be an integer; got 1.5"),
+        ([*TRAIN, "--dim", "0"], "`dim` must lie in"),
+        ([*TRAIN, "--head", "liner"], "`head` must be one of identity, linear, mlp; got 'liner'. Did you mean 'linear'"),
+        ([*TRAIN, "--recipe", "fast"], "`recipe` must be a mapping of names to values; got 'fast'"),
+        ([*TRAIN, "--recipe.epochs.more", "1"], "`recipe.epochs.more` is not an option"),
+        ([*TRAIN, "--dim.more", "1"], "`dim.more` is not an option"),
+        ([*TRAIN, "--recipe.ring", "yes"], "'yes' belongs to no option"),
+        ([*TRAIN, "--recipe.precision", "fp32"], "`recipe.precision` must be one of no, bf16, fp16; got 'fp32'"),
+        ([*TRAIN, "--recipe.weight_decay", ".nan"], "`weight_decay` must be finite"),
+        ([*TRAIN, "--validation_share", "much"], "`validation_share` must be a number; got 'much'"),
+        ([*TRAIN, "--matching", ".inf"], "`matching` must be a finite weight"),
+        ([*TRAIN, "--resume", "yes"], "'yes' belongs to no option"),
+        ([*TRAIN, "--resume=perhaps"], "`resume` must be true or false; got 'perhaps'"),
+        ([*TRAIN, "stamps"], "'stamps' belongs to no option"),
+        ([*TRAIN, "--columns", ""], "`columns` must not be empty"),
+        ([*TRAIN, "--columns", "text,,image"], "`columns` must not be empty; got 'text,,image'"),
+        ([*TRAIN, "--columns"], "--columns needs a value behind it; got nothing"),
+        (["train", "--data", "{data}", "--output", ""], "`output` must not be empty"),
+        (["train", "--data", "{data}", "--output="], "`output` must not be empty"),
+        (["train", "--data", "{data}", "--output", "--dim", "3"], "--output needs a value behind it; got --dim"),
+        (["train", "--config", "a.yaml", "b.yaml"], "`config` must be one YAML file; got a.yaml, b.yaml"),
+        (["train", "--trust-cod"], "Did you mean 'trust_code'"),
+        (["evaluate", "--data", "{data}", "--scores", ""], "`scores` must not be empty"),
+        (["evaluate", "--data", "{data}", "--ks", "1,x"], "`ks` must be an integer; got 'x'"),
+        (["evaluate", "--data", "{data}", "--model", "{model}", "--ks", "0"], "`ks` must be positive cut-offs"),
+        (["evaluate", "--data", "{data}", "--columns", "text", "--workers", "-1"], "`workers` must be"),
+        (["evaluate", "--strict", "{data}"], "belongs to no option"),
+        (["embed", "--data", "{data}", "--model", "{model}", "--output", "{out}", "--workers", "-1"], "`workers` must be"),
+        (["embed", "--data", "{data}", "--model", "{model}", "--output", "{out}", "--batch_size", "0"], "`batch_size` must be"),
+        (["embed", "--data", "{data}", "--model", "{model}", "--output", "{out}", "--shard_size", "0"], "`shard_size` must be"),
+        (["bench", "--device", "tpu", "--output", "{out}"], "`device` must be one of .*cpu; got 'tpu'"),
+        (["bench", "--output", "{out}", "--sizes", "many"], "`sizes` must be an integer; got 'many'"),
+        (["check"], "--data must be given. See gramian check --help"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_one_line(data, tmp_path, capsys, request, words, message):
+    model = request.getfixturevalue("model") if "{model}" in words else None
+    capsys.readouterr()
+    out = tmp_path / "out"
+    error = _fails(capsys, *(word.format(data=data, out=out, model=model) for word in words))
+    assert re.search(message, error), error
+    assert not out.exists() or not any(path.is_file() for path in out.rglob("*"))
+
+
+@pytest.fixture
+def checked(data, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"data": data, "output": "unused", "dim": 8, "recipe": {"epochs": 3}, "columns": ["text"]}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{file}"],
+        ["--strict", "{file}"],
+        ["{file}", "--strict"],
+        ["--config={file}"],
+        ["--config", "{file}"],
+        ["--workers", "0", "{file}"],
+        ["--workers=0", "--no-strict", "{file}"],
+        ["{file}", "--columns", "text"],
+        ["--columns", "text", "{file}"],
+        ["--data", "{data}", "--columns", "text", "--strict"],
+    ],
+)
+def test_check_reads_the_file_wherever_it_stands(data, checked, words, capsys):
+    assert main(["check", *(word.format(file=checked, data=data) for word in words)]) == 0
+    page = capsys.readouterr().out
+    assert "text" in page and "image" not in page
+
+
+def test_what_is_typed_goes_before_what_the_file_says(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "data: a\noutput: b\nloss: {class_path: PMRL, init_args: {signed: true, instance_temperature: 0.2}}\n"
+        "recipe: {epochs: 3, seed: 5}\n"
+        "towers: {text: HuggingFace, image: {class_path: HuggingFace, init_args: {kind: image}}}\n"
+    )
+    command = COMMANDS["train"]
+    options = parse(
+        "train", command, ["--recipe.epochs", "4", "--no-loss.signed", str(file), "--towers.image.mode=lora", "--resume"]
+    )
+    assert options["recipe"] == Recipe(epochs=4, seed=5)
+    assert options["loss"] == {"class_path": "PMRL", "init_args": {"signed": False, "instance_temperature": 0.2}}
+    assert options["towers"] == {
+        "text": "HuggingFace",
+        "image": {"class_path": "HuggingFace", "init_args": {"kind": "image", "mode": "lora"}},
+    }
+    assert options["resume"] is True and options["output"] == Path("b")
+    options = parse("train", command, [str(file), "--loss.score", "cone", "--loss", "Gram", "--data", "c", "--no-resume"])
+    assert options["loss"] == {"class_path": "Gram", "init_args": {"score": "cone"}}
+    assert options["data"] == "c" and options["resume"] is False
+    options = parse("train", command, [str(file), "--loss", "PMRL", "--loss.signed", "--columns", "a", "b", "--dim", "4"])
+    assert build_loss(options["loss"]).signed is True
+    assert options["columns"] == ["a", "b"] and options["dim"] == 4
+
+
+def test_names_with_markup_and_control_characters_are_shown(tmp_path, capsys):
+    names = ("audio[mel]", "text[/en]", "b\x1b[31mold")
+    columns = dict(zip(names, world(missing=0.0).columns.values(), strict=True))
+    Table.from_columns(columns).save(tmp_path / "w.safetensors")
+    run = tmp_path / "run[/test]"
+    assert main(["train", "--data", str(tmp_path / "w.safetensors"), "--output", str(run), *FAST]) == 0
+    out = capsys.readouterr().out
+    assert "audio[mel] → text[/en]" in out
+    assert "\x1b" not in out and "b\\x1b[31mold" in out
+    assert f"{run / 'aligner'}" in out.replace("\n", "")
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_the_card_says_when_the_figures_flatter(tmp_path, tested):
+    table = world()
+    split = tuple(name if tested or name != "test" else "train" for name in table.split)
+    type(table)(table.columns, table.present, table.ids, split).save(tmp_path / "t.safetensors")
+    assert main(["train", "--data", str(tmp_path / "t.safetensors"), "--output", str(tmp_path / "run"), *FAST]) == 0
+    card = (tmp_path / "run" / "aligner" / "README.md").read_text(encoding="utf-8")
+    assert ("These items chose the epoch, which flatters the figures." in card) == (not tested)
+    assert f"Retrieval on the {'test' if tested else 'validation'} split" in card
+
+
+def test_training_is_one_line_of_python(data, tmp_path, capsys):
+    run = train(data, tmp_path / "run", "PMRL", dim=8, recipe=Recipe(epochs=2, batch_size=32), progress=False)
+    assert [path.name for path in run.written] == ["aligner", "report.md"]
+    assert all(path.exists() for path in run.written)
+    assert run.report.settings["split"] == "test"
+    assert len(run.history.records) == 2
+    assert "PMRL" in run.aligner.card and run.aligner.card == (tmp_path / "run" / "aligner" / "README.md").read_text("utf-8")
+    assert capsys.readouterr().out == ""
+
+
+def test_evaluating_vectors_reads_no_record_of_the_working_directory(data, model, tmp_path, monkeypatch, caplog):
+    out = str(tmp_path / "v.parquet")
+    assert main(["embed", "--data", data, "--model", model, "--split", "train", "--output", out]) == 0
+    (tmp_path / "here").mkdir()
+    (tmp_path / "splits.json").write_text(json.dumps({"train": load(data).ids}))
+    monkeypatch.chdir(tmp_path / "here")
+    caplog.clear()
+    assert main(["evaluate", "--data", out, "--split", "all"]) == 0
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from gramian.benchmark.environment import environment
 from gramian.benchmark.published import gram_loss, pmrl_loss, volumes
 from gramian.bundle import Bundle
 from gramian.distributed import device as best_device
-from gramian.errors import InputError, require
+from gramian.errors import InputError, check_choice, require
 from gramian.evaluation.plots import cost_curves
 from gramian.files import atomic
 from gramian.geometry import orthogonalize, safe_sqrt
@@ -144,7 +144,8 @@ def bench(
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown or not tasks:
         raise InputError(f"`tasks` must be of gram, pmrl and scoring; got {', '.join(unknown) or 'none'}.")
-    where = torch.device(device or best_device())
+    best = best_device()
+    where = best if device is None else torch.device(check_choice("device", device, dict.fromkeys([best.type, "cpu"])))
     console = console or Console(quiet=True)
     output.mkdir(parents=True, exist_ok=True)
     rows: list[Measurement] = []
