@@ -82,6 +82,17 @@ def test_tokens_lie_in_the_vectors_space_and_padding_is_masked(models, family, k
         torch.testing.assert_close(mean, encoded.vectors)
 
 
+def test_a_family_is_one_entry(models, monkeypatch):
+    families = importlib.import_module("gramian.model.encoders.families")
+    assert tower_of(models, "bert", "text").reader.collate(["a cat"])["input_ids"].shape[1] == 4
+    entry = families.Family(padding="max_length", padded_positions=True)
+    monkeypatch.setitem(families.FAMILIES, "bert", entry)
+    assert tower_of(models, "bert", "text").reader.collate(["a cat"])["input_ids"].shape[1] == 31  # of 32, behind the padding's
+    monkeypatch.setitem(families.FAMILIES, "bert", families.Family(text_methods=("get_input_embeddings",)))
+    with pytest.raises(InputError, match=r"is not what .* reads"):  # that method gives no vectors of texts
+        tower_of(models, "bert", "text")
+
+
 def test_whisper_pools_over_the_frames_that_were_heard(models):
     tower = tower_of(models, "whisper", "audio")
     encoded = tower(tower.reader.collate([np.ones(16_000, np.float32)]))  # half of a window of two seconds

@@ -228,6 +228,10 @@ class Aligner(nn.Module):
 
         Raises:
             InputError: columns that do not fit; a cell that cannot be read, if the reading is strict.
+
+        >>> table = Table.from_columns({"text": [[1.0, 2.0], None], "audio": [None, [3.0]]})
+        >>> Aligner({"text": 2, "audio": 1}, dim=4).embed(table).present.tolist()
+        [[True, False], [False, True]]
         """
         self.check(table.table if isinstance(table, Loader) else table)
         loader = table if isinstance(table, Loader) else Loader(table, self.collator(), reading)

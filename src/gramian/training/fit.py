@@ -125,7 +125,7 @@ def fit(
     reading = Reading(recipe.workers, strict)
     loader = Loader(train, aligner.collator(), reading)
     looks = None if validation is None else Loader(validation, aligner.collator(), reading)
-    with torch.random.fork_rng(), progress_bar(progress and is_main_process(), note=True) as bar:
+    with _forked(accelerator.device), progress_bar(progress and is_main_process(), note=True) as bar:
         if folder is not None and resume:
             best = folder.restore(history)
         task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
@@ -246,6 +246,11 @@ def _tracker(report_to: str | None) -> str | None:
     return report_to
 
 
+def _forked(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Random states of the CPU and of one device, which are put back: asking every GPU of a machine is slow and warns."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def _dry_run(objective: Objective, train: Table) -> bool:
     """Run the loss once on the few items that have most, so that data it cannot use fails before anything is written.
 
@@ -256,7 +261,7 @@ def _dry_run(objective: Objective, train: Table) -> bool:
     richest = train.mask().sum(1).argsort(descending=True, stable=True)[:8]
     complete = world_size() > 1 and bool(train.mask().all()) and not objective.aligner.raw_modalities()
     batch = objective.aligner.collator()(train[richest.sort().values])
-    with torch.random.fork_rng(), contextlib.suppress(TooSmallError), torch.set_grad_enabled(complete):
+    with _forked(objective.aligner.device), contextlib.suppress(TooSmallError), torch.set_grad_enabled(complete):
         total = objective.loss(objective.aligner(batch)).total
         trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         return complete and None not in torch.autograd.grad(total, trained, allow_unused=True)
