@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from gramian.bundle import Bundle
 from gramian.evaluation.metrics import hits_at_k, ranks
-from gramian.evaluation.stats import bootstrap_mean
+from gramian.evaluation.stats import share_interval
 from gramian.files import write_text
 from gramian.scores import SCORES
 from gramian.sheets import Sheet
@@ -45,7 +45,7 @@ def main() -> None:
             hit = hits_at_k(ranks(score(queries, items), torch.arange(N)), 1)
             complete = items.present.all(1).numpy()
             found[seed, 0, complete], found[seed, 1, ~complete] = hit[complete], hit[~complete]
-        both, incomplete = (bootstrap_mean(found[:, [i]]).percent() for i in (0, 1))
+        both, incomplete = (share_interval(found[:, [i]]).percent() for i in (0, 1))
         rows.append((f"`{name}`", both, incomplete, f"{100 * np.nanmean(found):.1f}"))
     note = (
         f"R@1 in % of text → image+sound, {DRAWS} draws of {N} items, d = {D}; {N // 2} items have both vectors, {N // 2} one. "

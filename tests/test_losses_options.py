@@ -11,7 +11,8 @@ import torch
 
 from gramian import PMRL, Bundle, Centroid, Contrast, Gram, HyperGram, InputError, Pairwise, Symile, Triangle
 from gramian.errors import TooSmallError
-from gramian.losses import LOSSES, Loss, LossOutput, Matching, SoftmaxLoss, Sum, info_nce, saturation
+from gramian.evaluation import saturation
+from gramian.losses import LOSSES, Loss, LossOutput, Matching, SoftmaxLoss, Sum, info_nce
 from gramian.losses.softmax import SoftmaxOptions, Temperature
 from gramian.tokens import Tokens
 from reference import angles, hyperbolic, pairwise, siglip

@@ -134,13 +134,13 @@ class Oracle(torch.nn.Module):
 def test_the_best_k_are_put_in_order_and_the_others_stay_behind(k):
     bundle = _bundle(seed=3)
     for each in reranked_directions(bundle, Oracle(bundle), "cosine", k):
-        before, after = each.first.ranks.mean, each.final.ranks.mean
+        before, after = each.first.ranks.expected, each.final.ranks.expected
         assert each.k == min(k, 12)
         assert np.array_equal(after[before <= k], np.ones((before <= k).sum()))  # the oracle puts it first
         assert np.array_equal(after[before > k], before[before > k])
     wrong = list(reranked_directions(bundle, Oracle(bundle, scale=-1.0), "cosine", k))
     for each in wrong:
-        before, after = each.first.ranks.mean, each.final.ranks.mean
+        before, after = each.first.ranks.expected, each.final.ranks.expected
         assert np.array_equal(after[before <= k], np.full((before <= k).sum(), min(k, 12)))
 
 
@@ -154,7 +154,7 @@ def test_only_the_best_k_are_read_and_the_anchor_always_asks():
 def test_two_rows_of_one_item_both_count_as_found():
     bundle = _bundle(seed=3, ids=[i // 2 for i in range(12)])
     for each in reranked_directions(bundle, Oracle(bundle, scale=-1.0), "cosine", 12):
-        assert (each.final.ranks.mean <= 11).all()  # the other row of the item is never put last
+        assert (each.final.ranks.expected <= 11).all()  # the other row of the item is never put last
 
 
 def test_the_report_shows_both_and_replaces_nothing(tmp_path):
@@ -173,10 +173,10 @@ def test_the_report_shows_both_and_replaces_nothing(tmp_path):
 
 def test_reranking_leaves_the_mode_of_the_head_and_draws_nothing():
     bundle, matcher = _bundle(30), _matcher(dropout=0.5).train()
-    one, same = (evaluate(bundle, subsets=False, matcher=matcher) for _ in range(2))
+    one, same = (evaluate(bundle, subsets="none", matcher=matcher) for _ in range(2))
     assert matcher.training
     for a, b in zip(one.reranked, same.reranked, strict=True):
-        assert np.array_equal(a.final.ranks.mean, b.final.ranks.mean)
+        assert np.array_equal(a.final.ranks.expected, b.final.ranks.expected)
 
 
 def test_evaluate_refuses_what_the_head_does_not_know():

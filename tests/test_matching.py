@@ -7,7 +7,8 @@ import torch
 
 from gramian import Bundle, Gram, InputError, Matching
 from gramian.errors import TooSmallError
-from gramian.losses import hard_negatives, saturation
+from gramian.evaluation import saturation
+from gramian.losses import hard_negatives
 from gramian.scores import SCORES
 from gramian.tokens import Tokens
 from reference import angles

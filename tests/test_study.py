@@ -17,7 +17,7 @@ from gramian.bundle import Bundle
 from gramian.cli import main
 from gramian.errors import InputError
 from gramian.evaluation import evaluate, hits
-from gramian.evaluation.stats import bootstrap_mean
+from gramian.evaluation.stats import difference_interval, share_interval
 from gramian.losses import Gram, Pairwise
 from gramian.model import Aligner
 from gramian.training import Recipe, fit
@@ -58,7 +58,7 @@ def test_a_run_is_what_fit_gives_by_hand(tmp_path):
     history = fit(aligner, Gram(temperature=0.2), train, validation, recipe=SHORT, progress=False, cpu=True)
     torch.testing.assert_close(one.embedded.vectors, aligner.embed(test).vectors, rtol=0, atol=0)
     assert (one.best, one.best_epoch) == (history.best, history.best_epoch)
-    assert one.report.to_dict() == evaluate(aligner.embed(test), subsets=False).to_dict()
+    assert one.report.to_dict() == evaluate(aligner.embed(test), subsets="none").to_dict()
 
 
 def test_the_split_and_what_a_method_says_for_itself_are_used(tmp_path):
@@ -121,10 +121,10 @@ def test_methods_are_compared_item_by_item_and_seed_by_seed(tmp_path):
     runs, reference = run(tmp_path)["world"].values()
 
     def by_hand(own, k):
-        return np.stack([hits(evaluate(one.embedded, subsets=False).singles, len(one.embedded), k) for one in own])
+        return np.stack([hits(evaluate(one.embedded, subsets="none").singles, len(one.embedded), k) for one in own])
 
-    assert study.difference(runs, reference, 5) == bootstrap_mean(by_hand(runs, 5) - by_hand(reference, 5))
-    assert study.recall(runs, 5) == bootstrap_mean(by_hand(runs, 5))
+    assert study.difference(runs, reference, 5) == difference_interval(by_hand(runs, 5) - by_hand(reference, 5))
+    assert study.recall(runs, 5) == share_interval(by_hand(runs, 5))
     with pytest.raises(InputError, match="`reference` must have the seeds, directions and items"):
         study.difference(runs, reference[::-1])
     with pytest.raises(InputError, match="`reference` must have the seeds"):

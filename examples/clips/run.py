@@ -26,7 +26,7 @@ def compare_with_chance(model: Path, data: Path) -> Sheet:
     # The code of one's own towers is not in the saved model: it is handed over, and the weights are read.
     aligner = Aligner.from_pretrained(model, towers={"video": VideoTower(), "audio": AudioTower()})
     test = load(data, split="test", columns=list(aligner.modalities), raw=aligner.raw_modalities())
-    report = evaluate(aligner.embed(test), subsets=False)
+    report = evaluate(aligner.embed(test), subsets="none")
     rows = tuple((one.name, str(one.gallery), one.recall(1).percent(), f"{100 / one.gallery:.1f}") for one in report.singles)
     note = f"In %, on {len(test)} test clips of which {int((~test.present['audio']).sum())} are silent."
     return Sheet("R@1 and chance", ("direction", "gallery", "R@1 [95 %]", "chance"), rows, note)

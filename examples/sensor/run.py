@@ -137,7 +137,7 @@ def main() -> int:
     aligner = Aligner.for_table(train, dim=128, towers=towers)  # `text` holds features and needs no tower
     fit(aligner, Pairwise(temperature=0.1), train, validation, recipe=Recipe(epochs=arguments.epochs, batch_size=70))
 
-    report = evaluate(aligner.embed(test), subsets=False)
+    report = evaluate(aligner.embed(test), subsets="none")
     rows = tuple((one.name, str(one.gallery), one.recall(1).percent(), f"{100 / one.gallery:.1f}") for one in report.singles)
     note = f"In %, on {len(test)} test items, {int((~test.present['sensor']).sum())} of them without a recording."
     print(Sheet("R@1 and chance", ("direction", "gallery", "R@1 [95 %]", "chance"), rows, note).markdown())

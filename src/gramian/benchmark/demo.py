@@ -16,7 +16,7 @@ from gramian.data import Table, load
 from gramian.errors import InputError, require
 from gramian.evaluation import Report, hits
 from gramian.evaluation.metrics import recall_at_k
-from gramian.evaluation.stats import Interval, bootstrap_mean
+from gramian.evaluation.stats import Interval, difference_interval
 from gramian.files import atomic, write_text
 from gramian.losses import PMRL, Gram, Pairwise
 from gramian.scores import ScoreName
@@ -170,7 +170,7 @@ def _joint(runs: Sequence[Run], anchor: str, others: tuple[str, ...]) -> tuple[d
     first = gains[JOINT[0]]
     single = float(np.mean([recall_at_k(gain.single.ranks, 1) for _, gain in first]))
     paired = [hits([gain.joint], report.n, 1) - hits([gain.single], report.n, 1) for report, gain in first]
-    return by_score, single, bootstrap_mean(np.stack(paired))
+    return by_score, single, difference_interval(np.stack(paired), runs[0].report.items)
 
 
 def _plain(runs: Mapping[str, Sequence[Run]], settings: dict[str, object], anchor: str) -> dict[str, object]:

@@ -21,7 +21,7 @@ from gramian.bundle import Bundle
 from gramian.data import Table
 from gramian.errors import InputError, check_choice, require
 from gramian.evaluation import Report, evaluate, hits
-from gramian.evaluation.stats import Interval, bootstrap_mean
+from gramian.evaluation.stats import Interval, difference_interval, share_interval
 from gramian.files import write_text
 from gramian.losses import Loss
 from gramian.model import Aligner
@@ -151,7 +151,7 @@ def study(
                     bar.update(row, description=f"{task.name}: {method.name}, seed {trial.seed}")
                     path = folder / _slug(task.name) / f"{_slug(method.name)}-{trial.seed}.json"
                     embedded, outcome = (trial.stored(method, path) if resume else None) or trial.train(method, path)
-                    report = evaluate(embedded, scores=scores, subsets=bool(scores))
+                    report = evaluate(embedded, scores=scores, subsets="others" if scores else "none")
                     runs.append(Run(method, trial.seed, embedded, report, outcome["best"], outcome["best_epoch"]))
                     bar.advance(row)
                 results[task.name][method.name] = tuple(runs)
@@ -224,7 +224,7 @@ class _Trial:
 
 def recall(runs: Sequence[Run], k: int = 1) -> Interval:
     """Mean R@k over the directions between two modalities, with a 95 % interval over items and seeds."""
-    return bootstrap_mean(_hits(runs, k))
+    return share_interval(_hits(runs, k), runs[0].report.items)
 
 
 def difference(runs: Sequence[Run], reference: Sequence[Run], k: int = 1) -> Interval:
@@ -239,7 +239,7 @@ def difference(runs: Sequence[Run], reference: Sequence[Run], k: int = 1) -> Int
             "`reference` must have the seeds, directions and items of `runs` to be compared in pairs; "
             f"got {theirs.shape} and {ours.shape}."
         )
-    return bootstrap_mean(ours - theirs)
+    return difference_interval(ours - theirs, runs[0].report.items)
 
 
 def _hits(runs: Sequence[Run], k: int) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gramian import __version__
@@ -14,7 +13,7 @@ from gramian.cli.terminal import console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
 from gramian.distributed import device
-from gramian.evaluation import DEFAULT, evaluate
+from gramian.evaluation import DEFAULT, Subsets, evaluate
 from gramian.files import check_folder
 from gramian.model import Aligner
 from gramian.model.specs import Spec, build_towers
@@ -33,6 +32,7 @@ def evaluate_table(
     columns: list[str] | None = None,
     scores: list[ScoreName] | None = None,
     ks: list[int] | None = None,
+    subsets: Subsets = "others",
     output: Path | None = None,
     diagnose: bool = False,
     rerank: int = 50,
@@ -50,6 +50,8 @@ def evaluate_table(
         columns: the modalities to use; all by default.
         scores: of the joint directions; span, cone, centroid, cosine and volume by default.
         ks: cut-offs of the recall; 1, 5 and 10 by default.
+        subsets: which subsets of modalities are set against one: all others together ("others"), every subset of two or more
+            ("all"), whose number doubles with each modality, or "none".
         output: folder for report.json and report.md; nothing is written without one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
             the spectrum of a tuple, and how hard each objective would still pull.
@@ -84,15 +86,16 @@ def evaluate_table(
         bundle,
         scores=scores or DEFAULT,
         ks=ks or (1, 5, 10),
+        subsets=subsets,
         settings=settings,
+        broken=broken,
         diagnose=diagnose,
         matcher=matcher,
         rerank=rerank,
         progress=True,
     )
-    report = replace(report, broken=tuple(broken))
     console.print(f"{data}, split {split}: {bundle}")
-    for sheet in report.sheets(every_subset=False):
+    for sheet in report.sheets():
         console.print(sheet.rich())
     for path in report.save(output) if output is not None else ():
         console.print(f"wrote {path}")

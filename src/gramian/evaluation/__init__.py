@@ -2,28 +2,32 @@
 
 from gramian.evaluation.directions import (
     DEFAULT,
+    SUBSETS,
     Direction,
     Gain,
-    Reranked,
+    Subsets,
     hits,
-    reranked_directions,
     single_directions,
     subset_directions,
 )
 from gramian.evaluation.evaluate import evaluate
 from gramian.evaluation.report import Report
-from gramian.evaluation.shape import diagnostics
+from gramian.evaluation.reranking import Reranked, reranked_directions
+from gramian.evaluation.shape import diagnostics, saturation
 
 __all__ = [
     "DEFAULT",
+    "SUBSETS",
     "Direction",
     "Gain",
     "Report",
     "Reranked",
+    "Subsets",
     "diagnostics",
     "evaluate",
     "hits",
     "reranked_directions",
+    "saturation",
     "single_directions",
     "subset_directions",
 ]

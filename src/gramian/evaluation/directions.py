@@ -1,57 +1,61 @@
-"""Directions of retrieval in a Bundle: one modality → another, subsets of modalities ↔ one, re-ranked ones."""
+"""Directions of retrieval in a Bundle: one modality → another, and subsets of modalities ↔ one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations, permutations
+from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, listing
-from gramian.evaluation.metrics import Ranks, hits_at_k, ranks, recall_at_k
-from gramian.evaluation.stats import Interval, bootstrap_mean
-from gramian.model.matcher import Matcher
-from gramian.scores import SCORES, ScoreName
+from gramian.errors import check_choice
+from gramian.evaluation.metrics import Ranks, hits_at_k, recall_at_k
+from gramian.evaluation.rankings import Names, RankedRows, Rankings
+from gramian.evaluation.stats import Interval, difference_interval, share_interval
+from gramian.scores import ScoreName
 
-__all__ = ["DEFAULT", "Direction", "Gain", "Reranked", "hits", "reranked_directions", "single_directions", "subset_directions"]
-
-Names = tuple[str, ...]
+__all__ = ["DEFAULT", "SUBSETS", "Direction", "Gain", "Subsets", "hits", "single_directions", "subset_directions"]
 
 DEFAULT: tuple[ScoreName, ...] = ("span", "cone", "centroid", "cosine", "volume")
 """The scores of the joint directions that `evaluate` shows unless told otherwise; `SCORES` has more."""
 
-PAIRS = 4096  # of query and candidate that the matching head reads at a time
-BLOCK = 1024  # queries ranked at a time: (BLOCK, n, m) products are what evaluation holds at most
+Subsets: TypeAlias = Literal["others", "all", "none"]
+SUBSETS: tuple[Subsets, ...] = ("others", "all", "none")
+"""Which subsets are set against a single modality: all its others together, every subset of two or more of them, or none."""
 
 
 @dataclass(frozen=True)
 class Direction:
-    """How the items with `query` find their own `target` among all items that have a target.
+    """How the rows with `query` find their item's own `target` among all candidates.
+
+    Candidates are items, not rows: rows that share an item and their target vectors are one candidate.
 
     Attributes:
         query: modalities of the queries, known together.
         target: modalities of the candidates, known together.
         score: name of the score.
         rows: (q,) row numbers of the queries in the evaluated Bundle.
+        items: (q,) the item of each query; intervals are drawn over items.
         ranks: of the q matches.
-        gallery: number of candidates.
+        gallery: number of different candidates.
         incomplete: candidates or queries of the joint side with some of its modalities missing.
-        unasked: items of the Bundle that cannot be asked: query or target missing.
+        unasked: rows of the Bundle that cannot be asked: query or target missing.
     """
 
     query: Names
     target: Names
     score: str
     rows: NDArray[np.int64]
+    items: NDArray[np.int64]
     ranks: Ranks
     gallery: int
     incomplete: int
     unasked: int
+    _recall: dict[int, Interval] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -59,27 +63,30 @@ class Direction:
         return f"{'+'.join(self.query)} → {'+'.join(self.target)}"
 
     def recall(self, k: int) -> Interval:
-        """R@k with its 95 % bootstrap interval over the queries."""
-        return bootstrap_mean(hits_at_k(self.ranks, k))
+        """R@k with its 95 % interval over items."""
+        if k not in self._recall:
+            self._recall[k] = share_interval(hits_at_k(self.ranks, k), self.items)
+        return self._recall[k]
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a joint score finds beyond the best single modality, on the same queries and gallery.
+    """What a joint score finds beyond the best single modality, by the same queries.
 
     Attributes:
         joint: the direction under the joint score.
         single: the direction with that modality of the subset whose cosine alone finds most. It is chosen on these very
             queries, which flatters it: the gain is a cautious figure. Items without the modality cannot be found by it.
+            Its gallery holds the same items.
     """
 
     joint: Direction
     single: Direction
 
-    @property
+    @cached_property
     def difference(self) -> Interval:
         """R@1 of the joint score minus that of the best single modality, paired by query."""
-        return bootstrap_mean(hits_at_k(self.joint.ranks, 1) - hits_at_k(self.single.ranks, 1))
+        return paired(self.joint, self.single)
 
     @property
     def best_single(self) -> str:
@@ -87,137 +94,123 @@ class Gain:
         return (self.single.query if len(self.joint.query) > 1 else self.single.target)[0]
 
 
-@dataclass(frozen=True)
-class Reranked:
-    """What a matching head makes of the best k of a score, on the same queries and gallery.
-
-    Attributes:
-        first: the direction by the score alone.
-        final: the best k of each query put in the order of the head; the others stay behind them as they were.
-        k: how many were put in order; all candidates where there are fewer.
-    """
-
-    first: Direction
-    final: Direction
-    k: int
-
-    @property
-    def difference(self) -> Interval:
-        """R@1 after minus before, paired by query."""
-        return bootstrap_mean(hits_at_k(self.final.ranks, 1) - hits_at_k(self.first.ranks, 1))
+def paired(first: Direction, second: Direction) -> Interval:
+    """R@1 of the first minus that of the second, by the same queries, with its 95 % interval over items."""
+    return difference_interval(hits_at_k(first.ranks, 1) - hits_at_k(second.ranks, 1), first.items)
 
 
-def single_directions(bundle: Bundle) -> Iterator[Direction]:
+def single_directions(bundle: Bundle | Rankings) -> Iterator[Direction]:
     """One modality → another, by cosine, for all ordered pairs that at least two items share."""
-    for query, target in permutations(bundle.modalities, 2):
-        asked = bundle.has(query) & bundle.has(target)
-        if int(asked.sum()) > 1:
-            yield _direction(bundle, (query,), (target,), "cosine", asked, bundle.has(target))
+    rankings = bundle if isinstance(bundle, Rankings) else Rankings(bundle)
+    for query, target in permutations(rankings.bundle.modalities, 2):
+        rows = rankings.asked((query,), (target,))
+        if len(rows):
+            yield direction(rankings, (query,), (target,), "cosine", rows)
 
 
-def subset_directions(bundle: Bundle, scores: Sequence[ScoreName] = DEFAULT) -> Iterator[Gain]:
-    """Every subset of two or more modalities → another modality and back, by each of `scores`."""
-    for anchor in bundle.modalities:
-        others = [name for name in bundle.modalities if name != anchor]
-        for size in range(2, len(others) + 1):
-            for subset in combinations(others, size):
-                asked = bundle.has(anchor) & bundle.has(*subset)
-                if int(asked.sum()) > 1:
-                    yield from _gains(bundle, subset, (anchor,), scores, asked)
-                    yield from _gains(bundle, (anchor,), subset, scores, asked)
+def subset_directions(
+    bundle: Bundle | Rankings, scores: Sequence[ScoreName] = DEFAULT, subsets: Subsets = "others"
+) -> Iterator[Gain]:
+    """Subsets of two or more modalities → another modality and back, by each of `scores`.
 
-
-def reranked_directions(bundle: Bundle, matcher: Matcher, score: ScoreName = "span", k: int = 50) -> Iterator[Reranked]:
-    """Each anchor of `matcher` → all other modalities and back: the sets of modalities that it was trained on.
+    Args:
+        bundle: with its `Rankings`, where some of them are made already.
+        scores: by name.
+        subsets: "others" sets each modality against all the others together, "all" against every subset of them.
 
     Raises:
-        InputError: the Bundle lacks a modality that the head reads.
+        InputError: another name of `subsets`.
     """
-    absent = [name for name in matcher.modalities if name not in bundle.modalities]
-    if absent:
-        raise InputError(f"`bundle` lacks the modalities {listing(absent)} that the matching head was trained on.")
-    for anchor in matcher.anchors:
-        others = tuple(name for name in matcher.modalities if name != anchor)
-        asked = bundle.has(anchor) & bundle.has(*others)
-        if int(asked.sum()) < 2:
-            continue
-        for query, target in (((anchor,), others), (others, (anchor,))):
-            gallery = bundle.has(*target)
-            first = _direction(bundle, query, target, score, asked, gallery)
-            refine = _by_matcher(matcher, k, anchor_asks=query == (anchor,))
-            final = _direction(bundle, query, target, score, asked, gallery, refine)
-            yield Reranked(first, final, min(k, first.gallery))
+    rankings = bundle if isinstance(bundle, Rankings) else Rankings(bundle)
+    check_choice("subsets", subsets, SUBSETS)
+    for anchor in rankings.bundle.modalities:
+        others = [name for name in rankings.bundle.modalities if name != anchor]
+        sizes = {"others": range(max(2, len(others)), len(others) + 1), "all": range(2, len(others) + 1), "none": range(0)}
+        for size in sizes[subsets]:
+            for subset in combinations(others, size):
+                rows = rankings.asked(subset, (anchor,))
+                if len(rows):
+                    yield from _gains(rankings, subset, (anchor,), scores, rows)
+                    yield from _gains(rankings, (anchor,), subset, scores, rows)
 
 
-def _by_matcher(matcher: Matcher, k: int, *, anchor_asks: bool) -> Callable[[Bundle, Bundle, Tensor], Tensor]:
-    """A function of queries, candidates and their scores that puts the best k of each query in the order of the head."""
-
-    @torch.no_grad()
-    def refine(queries: Bundle, candidates: Bundle, scores: Tensor) -> Tensor:
-        training = matcher.training
-        matcher.eval()
-        best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-        asked = torch.arange(len(scores), device=scores.device).repeat_interleave(best.shape[1])
-        logits = []
-        for rows, found in zip(torch.split(asked, PAIRS), torch.split(best.flatten(), PAIRS), strict=True):
-            pair = queries[rows], candidates[found]
-            logits.append(matcher(*(pair if anchor_asks else pair[::-1])))
-        front = torch.cat(logits).double().reshape(best.shape)
-        front = front - front.amin(1, keepdim=True)  # at least 0; the others at most −1, in their order
-        behind = scores.double() - scores.double().amax(1, keepdim=True) - 1
-        matcher.train(training)
-        return behind.scatter(1, best, front)
-
-    return refine
-
-
-def _gains(bundle: Bundle, query: Names, target: Names, scores: Sequence[ScoreName], asked: Tensor) -> Iterator[Gain]:
-    """The joint direction by each score, against the best modality of the joint side alone: same queries, same gallery."""
-    gallery = bundle.has(*target)
-    if len(query) > 1:
-        alone = [_direction(bundle, (name,), target, "cosine", asked, gallery) for name in query]
-    else:
-        alone = [_direction(bundle, query, (name,), "cosine", asked, gallery) for name in target]
-    best = max(alone, key=lambda direction: recall_at_k(direction.ranks, 1))
+def _gains(
+    rankings: Rankings, query: Names, target: Names, scores: Sequence[ScoreName], rows: NDArray[np.int64]
+) -> Iterator[Gain]:
+    """The joint direction by each score, against the best modality of the joint side alone."""
+    alone = [_alone(rankings, query, target, name, rows) for name in (query if len(query) > 1 else target)]
+    best = max(alone, key=lambda one: recall_at_k(one.ranks, 1))
     for score in scores:
-        yield Gain(_direction(bundle, query, target, score, asked, gallery), best)
+        yield Gain(direction(rankings, query, target, score, rows), best)
 
 
-def _direction(
-    bundle: Bundle,
+def direction(
+    rankings: Rankings,
     query: Names,
     target: Names,
     score: ScoreName,
-    asked: Tensor,
-    gallery: Tensor,
-    refine: Callable[[Bundle, Bundle, Tensor], Tensor] | None = None,
+    rows: NDArray[np.int64],
+    ranked: RankedRows | None = None,
 ) -> Direction:
-    """Rank block by block; `asked` and `gallery` are the (n,) masks of the queries and the candidates."""
-    candidates = bundle[gallery].select(*target)
-    match = gallery.long().cumsum(0) - 1
-    blocks = []
-    for rows in torch.split(asked.nonzero().flatten(), BLOCK):
-        queries = bundle[rows].select(*query)
-        relevant = match[rows] if bundle.item_ids is None else queries.same(candidates)
-        table = SCORES[score](queries, candidates)
-        blocks.append(ranks(table if refine is None else refine(queries, candidates, table), relevant))
-    joint = query if len(query) > 1 else target
-    incomplete = (asked if joint == query else gallery) & ~bundle.select(*joint).present.all(1)
+    """The direction of those queries, by the rankings' own ranks or by others."""
+    gallery = rankings.side(target)
+    present = rankings.bundle.present.cpu().numpy()
+    if len(query) > 1:
+        joint, asks = query, rows
+    else:
+        joint, asks = target, gallery.rows
+    columns = [rankings.bundle.position(name) for name in joint]
     return Direction(
         query=query,
         target=target,
         score=score,
-        rows=asked.nonzero().flatten().cpu().numpy(),
-        ranks=Ranks(*(np.concatenate(parts) for parts in zip(*blocks, strict=True))),
-        gallery=int(gallery.sum()),
-        incomplete=int(incomplete.sum()),
-        unasked=int((~asked).sum()),
+        rows=rows,
+        items=rankings.items[rows],
+        ranks=(ranked or rankings.rows(query, target, score)).at(rows),
+        gallery=len(gallery.candidates),
+        incomplete=int((~present[asks][:, columns]).any(1).sum()),
+        unasked=len(rankings.bundle) - len(rows),
     )
 
 
-def hits(directions: Sequence[Direction], items: int, k: int) -> NDArray[np.float64]:
-    """Whether each item was found among the best k, (directions, items): see `hits_at_k`; NaN where it was not asked."""
-    found = np.full((len(directions), items), np.nan)
-    for row, direction in zip(found, directions, strict=True):
-        row[direction.rows] = hits_at_k(direction.ranks, k)
-    return found
+def _alone(rankings: Rankings, query: Names, target: Names, name: str, rows: NDArray[np.int64]) -> Direction:
+    """The direction by one modality of the joint side alone, with the joint direction's queries and items.
+
+    It is the ranking between two modalities, which is made once, with those added that lack the modality: as queries they
+    find nothing, as candidates they come behind all others.
+    """
+    asks = len(query) > 1  # the joint side asks
+    pair = ((name,), target) if asks else (query, (name,))
+    ranked = rankings.rows(pair[0], pair[1], "cosine")
+    better, tied = (part[rows] for part in ranked)
+    has = rankings.bundle.has(name).cpu().numpy()
+    gallery = rankings.side(pair[1])
+    size, lacking = len(gallery.candidates), 0
+    if asks:
+        # Nothing to ask with: all candidates tie but for the item's own.
+        own = np.bincount(gallery.candidates.items.numpy(), minlength=len(rankings.items))[rankings.items[rows]]
+        better, tied = np.where(has[rows], better, 0), np.where(has[rows], tied, size - own)
+    else:
+        joint = rankings.bundle.has(*target).cpu().numpy()
+        lacking = len(np.unique(rankings.items[joint & ~has]))  # one candidate per item, of nothing
+        unfound = better < 0
+        better, tied = np.where(unfound, size, better), np.where(unfound, lacking - 1, tied)
+    return Direction(
+        query=pair[0],
+        target=pair[1],
+        score="cosine",
+        rows=rows,
+        items=rankings.items[rows],
+        ranks=Ranks(better, tied),
+        gallery=size + lacking,
+        incomplete=lacking,
+        unasked=len(rankings.bundle) - len(rows),
+    )
+
+
+def hits(directions: Sequence[Direction], n: int, k: int) -> NDArray[np.float64]:
+    """Whether each of n rows found its match among the best k, (directions, n): see `hits_at_k`; NaN where it was not asked."""
+    table = np.full((len(directions), n), np.nan)
+    for row, one in zip(table, directions, strict=True):
+        row[one.rows] = hits_at_k(one.ranks, k)
+    return table

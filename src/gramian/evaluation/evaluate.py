@@ -1,4 +1,4 @@
-"""Every direction of retrieval in a Bundle: one modality → another, and subsets of modalities ↔ one; → `Report`."""
+"""The directions of retrieval in a Bundle, one modality → another and subsets of modalities ↔ one, as a `Report`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import TypeVar
 from rich.progress import Progress, TaskID
 
 from gramian.bundle import Bundle
+from gramian.data.cells import Broken
 from gramian.errors import InputError, check_choice, listing
-from gramian.evaluation.directions import DEFAULT, Reranked, reranked_directions, single_directions, subset_directions
+from gramian.evaluation.directions import DEFAULT, SUBSETS, Subsets, single_directions, subset_directions
+from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.report import Report
+from gramian.evaluation.reranking import Reranked, reranked_directions
 from gramian.evaluation.shape import diagnostics
 from gramian.model.matcher import Matcher
 from gramian.scores import SCORES, ScoreName
@@ -25,30 +28,39 @@ def evaluate(
     *,
     scores: Sequence[ScoreName] = DEFAULT,
     ks: Sequence[int] = (1, 5, 10),
-    subsets: bool = True,
+    subsets: Subsets = "others",
     diagnose: bool = False,
     matcher: Matcher | None = None,
     rerank: int = 50,
     progress: bool = False,
     settings: Mapping[str, str] | None = None,
+    broken: Sequence[Broken] = (),
 ) -> Report:
-    """Rank every direction of a Bundle whose row i is one item in all modalities.
+    """Rank the directions of a Bundle whose row i is one item in all modalities.
+
+    Each ranking is made once, in memory that grows with n. Candidates are items, not rows: rows that share an item
+    (`Bundle.item_ids`) and the target's vectors, to rounding, are one candidate, and either row of an item counts as found.
 
     Args:
-        bundle: n items, m ≥ 2 modalities. Every candidate that has the target is in the gallery; queries need the query and
+        bundle: n rows, m ≥ 2 modalities. Every candidate that has the target is in the gallery; queries need the query and
             the target. Missing modalities of a joint side are left to the score.
         scores: how a subset of modalities is compared with one, each by name.
         ks: cut-offs of the recall.
-        subsets: False leaves the joint directions out.
+        subsets: which subsets of modalities are set against one: "others" takes all others together, "all" every subset of
+            two or more, 2^(m−1) − m of them for each modality, "none" leaves the joint directions out.
         diagnose: add the figures of `diagnostics` to the Report.
         matcher: a trained matching head; the directions that it answers for are re-ranked by it, too, and shown beside the
             figures of the embeddings alone, by the first of `scores`.
         rerank: how many of the best it puts in order.
         progress: show a progress bar.
         settings: kept in the Report.
+        broken: cells that could not be read and count as missing; listed in the Report.
+
+    Returns:
+        The Report.
 
     Raises:
-        InputError: one modality only, an unknown score, no two modalities that share two items.
+        InputError: one modality only, an unknown score or name of subsets, no two modalities that share two items.
     """
     if len(bundle.modalities) < 2:
         raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")
@@ -58,24 +70,38 @@ def evaluate(
         raise InputError(f"`rerank` must be at least 1; got {rerank}.")
     if not ks or min(ks) < 1:
         raise InputError(f"`ks` must be positive cut-offs such as 1, 5, 10; got {listing(ks) or 'none'}.")
+    check_choice("subsets", subsets, SUBSETS)
     m = len(bundle.modalities)
-    joint = m * (2 ** (m - 1) - m) * 2 * len(scores) if subsets else 0
+    count = {"others": int(m > 2), "all": 2 ** (m - 1) - m, "none": 0}[subsets]
+    joint = m * count * 2 * len(scores)
+    rankings = Rankings(bundle)
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("ranking", total=m * (m - 1) + joint)
-        singles = tuple(_counted(single_directions(bundle), bar, task))
+        singles = tuple(_counted(single_directions(rankings), bar, task))
         if not singles:
             raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
-        gains = tuple(_counted(subset_directions(bundle, scores), bar, task)) if subsets else ()
+        gains = tuple(_counted(subset_directions(rankings, scores, subsets), bar, task))
         reranked: tuple[Reranked, ...] = ()
         if matcher is not None:
             task = bar.add_task("re-ranking", total=2 * len(matcher.anchors))
             score = scores[0] if scores else DEFAULT[0]
-            reranked = tuple(_counted(reranked_directions(bundle, matcher, score, rerank), bar, task))
+            reranked = tuple(_counted(reranked_directions(rankings, matcher, score, rerank), bar, task))
     shape = diagnostics(bundle) if diagnose else {}
-    return Report(len(bundle), bundle.counts(), tuple(ks), singles, gains, dict(settings or {}), shape, reranked)
+    return Report(
+        n=len(bundle),
+        present=bundle.counts(),
+        ks=tuple(ks),
+        singles=singles,
+        gains=gains,
+        settings=dict(settings or {}),
+        diagnostics=shape,
+        reranked=reranked,
+        broken=tuple(broken),
+        items=rankings.items,
+    )
 
 
-def _counted(found: Iterator[T], bar: Progress, task: TaskID) -> Iterator[T]:
-    for one in found:
+def _counted(results: Iterator[T], bar: Progress, task: TaskID) -> Iterator[T]:
+    for one in results:
         bar.advance(task)
         yield one

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gramian.errors import InputError
+from gramian.kernels import Form, Given, Linear, log_sums
+from gramian.kernels.ranks import top_k
 
 __all__ = [
     "Ranks",
@@ -42,7 +44,7 @@ class Ranks(NamedTuple):
     tied: NDArray[np.int64]
 
     @property
-    def mean(self) -> NDArray[np.float64]:
+    def expected(self) -> NDArray[np.float64]:
         """(q,) expected rank, 1 the best; halves where scores tie."""
         return 1 + self.better + self.tied / 2
 
@@ -60,7 +62,7 @@ def ranks(scores: Tensor, relevant: Tensor) -> Ranks:
     Raises:
         InputError: NaN among the scores, a query without a match.
 
-    >>> ranks(torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.2, 0.1]]), torch.tensor([2, 0])).mean
+    >>> ranks(torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.2, 0.1]]), torch.tensor([2, 0])).expected
     array([2. , 1.5])
     """
     if scores.ndim != 2 or scores.shape[1] == 0:
@@ -112,7 +114,7 @@ def median_rank(ranks: Ranks) -> float:
     >>> median_rank(Ranks(np.array([0, 2, 7]), np.array([0, 0, 0])))
     3.0
     """
-    return float(np.median(ranks.mean)) if len(ranks.better) else float("nan")
+    return float(np.median(ranks.expected)) if len(ranks.better) else float("nan")
 
 
 def mean_reciprocal_rank(ranks: Ranks) -> float:
@@ -129,7 +131,7 @@ def mean_reciprocal_rank(ranks: Ranks) -> float:
 
 
 def uniformity(vectors: Tensor, *, t: float = 2.0) -> float:
-    """How evenly unit vectors cover the sphere: log of the mean of exp(−t‖x − y‖²) over all pairs.
+    """How evenly unit vectors cover the sphere: log of the mean of exp(−t‖x − y‖²) over all pairs, tile by tile.
 
     Args:
         vectors: (n, d), n ≥ 2.
@@ -144,8 +146,11 @@ def uniformity(vectors: Tensor, *, t: float = 2.0) -> float:
     -4.0
     """
     _check_vectors(vectors, 2)
-    squared = torch.pdist(vectors.double()).square()
-    return float((torch.logsumexp(-t * squared, 0) - np.log(len(squared))).item())
+    x, n = vectors.detach().double(), len(vectors)
+    length = (x * x).sum(1)
+    # −t‖x − y‖² − t‖x‖² + … = 2t⟨x, y⟩ − t‖y‖²: a linear form. Each row's sum holds the pair of a vector with itself.
+    rows = log_sums(Form(Linear(), (2 * t * x,), (x, -t * length))).rows - t * length
+    return float(torch.log(torch.expm1(rows.clamp(min=0)).sum() / (n * (n - 1))).item())
 
 
 def modality_gap(first: Tensor, second: Tensor) -> float:
@@ -202,15 +207,18 @@ def effective_rank(vectors: Tensor) -> float:
     3.0
     """
     _check_vectors(vectors, 1)
-    sigma = torch.linalg.svdvals(vectors.double())
+    rest = vectors.new_empty(0, vectors.shape[1], dtype=torch.float64)
+    for rows in torch.split(vectors.detach(), max(4096, vectors.shape[1])):  # the triangle of a QR has the singular values
+        rest = torch.linalg.qr(torch.cat([rest, rows.double()]), mode="r").R
+    sigma = torch.linalg.svdvals(rest)
     return float(torch.special.entr(sigma / sigma.sum()).sum().exp().item())
 
 
-def hubness(scores: Tensor, *, k: int = 10) -> float:
-    """Skewness of how often each candidate is among a query's best k.
+def hubness(scores: Tensor | Form, *, k: int = 10) -> float:
+    """Skewness of how often each candidate is among a query's best k; of equal scores the lower column is the better.
 
     Args:
-        scores: (q, n), higher is better.
+        scores: (q, n), higher is better; of a form no tile is kept.
         k: length of the lists; all n where n is smaller.
 
     Returns:
@@ -222,10 +230,10 @@ def hubness(scores: Tensor, *, k: int = 10) -> float:
     >>> hubness(torch.eye(4), k=1)
     0.0
     """
-    if scores.ndim != 2 or not all(scores.shape) or k < 1:
+    if len(scores.shape) != 2 or not all(scores.shape) or k < 1:
         raise InputError(f"`scores` must have shape (q, n) and `k` be at least 1; got {tuple(scores.shape)} and {k}.")
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices.flatten()
-    occurrence = torch.bincount(best, minlength=scores.shape[1]).double()
+    _, best = top_k(Given.form(scores) if isinstance(scores, Tensor) else scores, k)
+    occurrence = torch.bincount(best.flatten(), minlength=scores.shape[1]).double()
     deviation = occurrence - occurrence.mean()
     spread = deviation.square().mean().sqrt()
     return float((deviation.pow(3).mean() / spread**3).item()) if spread > 0 else 0.0

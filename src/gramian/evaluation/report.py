@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.evaluation.directions import Direction, Gain, Reranked, hits
+from gramian.data.cells import Broken
+from gramian.evaluation.directions import Direction, Gain, hits
 from gramian.evaluation.metrics import mean_reciprocal_rank, median_rank, recall_at_k
+from gramian.evaluation.reranking import Reranked
 from gramian.evaluation.shape import DIAGNOSTICS_NOTE
-from gramian.evaluation.stats import Interval, bootstrap_mean
+from gramian.evaluation.stats import Interval, share_interval
 from gramian.files import write_text
 from gramian.sheets import Sheet, unreadable
 
@@ -24,15 +26,16 @@ class Report:
     """The figures of one evaluation.
 
     Attributes:
-        n: number of items in the Bundle.
-        present: name → items that have the modality.
+        n: number of rows of the Bundle.
+        present: name → rows that have the modality.
         ks: cut-offs of the recall.
         singles: directions between two modalities, by cosine.
         gains: directions between a subset and one modality, by each joint score.
         settings: what was evaluated, for the reader: data, split, model.
         diagnostics: the shape of the space, by name; see `diagnostics`.
         reranked: directions between an anchor and all other modalities, before and after a matching head.
-        broken: cells that could not be read and counted as missing: (id, modality, reason).
+        broken: cells that could not be read and counted as missing.
+        items: (n,) the item of each row; every row is an item of its own by default. Intervals are over items.
     """
 
     n: int
@@ -43,7 +46,14 @@ class Report:
     settings: dict[str, str] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
     reranked: tuple[Reranked, ...] = ()
-    broken: tuple[tuple[str, str, str], ...] = ()
+    broken: tuple[Broken, ...] = ()
+    items: NDArray[np.int64] | None = field(default=None, repr=False)
+    _means: dict[int, Interval] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def distinct(self) -> int:
+        """The number of different items."""
+        return self.n if self.items is None else len(np.unique(self.items))
 
     @property
     def joints(self) -> tuple[Direction, ...]:
@@ -52,7 +62,9 @@ class Report:
 
     def mean_recall(self, k: int) -> Interval:
         """Mean R@k over the single-modality directions, each weighing the same, with a 95 % interval over items."""
-        return bootstrap_mean(hits(self.singles, self.n, k))
+        if k not in self._means:
+            self._means[k] = share_interval(hits(self.singles, self.n, k), self.items)
+        return self._means[k]
 
     def matrix(self, k: int) -> NDArray[np.float64]:
         """R@k of every direction between two modalities, (m, m): queries in rows; NaN where there is none."""
@@ -66,7 +78,8 @@ class Report:
         """Everything as plain numbers, lists and dicts; shares in [0, 1]."""
         return {
             "settings": self.settings,
-            "items": self.n,
+            "rows": self.n,
+            "items": self.distinct,
             "present": self.present,
             "missing": {name: self.n - count for name, count in self.present.items()},
             "unreadable": [{"id": row, "modality": name, "reason": reason} for row, name, reason in self.broken],
@@ -93,30 +106,27 @@ class Report:
             ],
         }
 
-    def sheets(self, *, every_subset: bool = True) -> list[Sheet]:
-        """The report as tables, for the terminal and for Markdown.
-
-        Args:
-            every_subset: False shows only the joint directions between one modality and all the others.
-        """
+    def sheets(self) -> list[Sheet]:
+        """The report as tables, for the terminal and for Markdown."""
         sizes = [direction.gallery for direction in self.singles]
         gallery = f"{min(sizes)}–{max(sizes)}" if min(sizes) < max(sizes) else str(sizes[0])
         means = [self.mean_recall(k) for k in self.ks]
         mean = ("mean", "", gallery, means[0].percent(), *(f"{100 * value.value:.1f}" for value in means[1:]), "")
         header = ("queries", "gallery", f"R@{self.ks[0]} [95 %]", *(f"R@{k}" for k in self.ks[1:]), "MdR")
         missing = ", ".join(f"{name} {self.n - count}" for name, count in self.present.items())
+        rows, over = f"{self.n} items", "the queries"
+        if self.distinct < self.n:
+            rows, over = f"{self.n} rows of {self.distinct} items", "items"
         sheets = [
             Sheet(
                 "One modality → another, by cosine",
                 ("direction", *header),
                 (*((direction.name, *self._cells(direction)) for direction in self.singles), mean),
-                f"{self.n} items; missing: {missing}. Recall in %, intervals over the queries; MdR is the median rank.",
+                f"{rows}; missing: {missing}. Recall in %, intervals over {over}; MdR is the median rank.",
             )
         ]
-        size = len(self.present) if not every_subset else None
-        gains = [gain for gain in self.gains if size in (None, len(gain.joint.query) + len(gain.joint.target))]
-        if gains:
-            rows = [
+        if self.gains:
+            lines = [
                 (
                     gain.joint.name,
                     gain.joint.score,
@@ -125,16 +135,14 @@ class Report:
                     gain.best_single,
                     gain.difference.percent(),
                 )
-                for gain in gains
+                for gain in self.gains
             ]
             note = (
                 "Incomplete items lack some modality of the subset. The gain is R@1 over the best single modality on the same "
                 "queries and gallery, paired."
             )
-            if len(gains) < len(self.gains):
-                note += f" {len(self.gains) - len(gains)} directions with smaller subsets stand in the saved report."
             joint_header = ("direction", "score", *header, "incomplete", "best single", "gain [95 %]")
-            sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", joint_header, tuple(rows), note))
+            sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", joint_header, tuple(lines), note))
         if self.reranked:
             sheets.append(self._reranked_sheet())
         if self.diagnostics:

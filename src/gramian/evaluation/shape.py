@@ -5,23 +5,27 @@ from __future__ import annotations
 from itertools import combinations, permutations
 
 import torch
+from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.evaluation.metrics import antipodal_share, effective_rank, hubness, modality_gap, uniformity
 from gramian.geometry import singular_values, spectral_entropy_rank, volume
-from gramian.losses import PMRL, Gram, Loss, Pairwise, saturation
-from gramian.scores import cosine
+from gramian.losses import PMRL, Gram, Loss, Pairwise
+from gramian.scores import SCORES
 
-__all__ = ["DIAGNOSTICS_NOTE", "diagnostics"]
+__all__ = ["DIAGNOSTICS_NOTE", "diagnostics", "saturation"]
 
 BATCH = 256
 """Items of the batch that gradients are taken over: what an objective sees in training is of that order."""
 
+SAMPLE = 10_000
+"""Vectors of a modality, and complete items, that the figures which grow with n² or hold much of each item are taken over."""
 
 DIAGNOSTICS_NOTE = (
     "Uniformity: 0 when all coincide, lower is more even. Modality gap: 0 when the centres coincide. Antipodal share: matched "
     "pairs with a negative cosine. Hubness: skewness of how often a candidate is among the best 10, 0 is none. 1 − volume: 1 "
     "when aligned up to signs; matched should be far above mismatched. Energy share: all on σ1 when aligned up to signs. "
+    f"What is marked so is of {SAMPLE:,} vectors or items, drawn at random with a fixed seed. "
     "Gradient: how hard each part of an objective with its published options still pulls; near 0 it is saturated."
 )
 
@@ -33,7 +37,10 @@ def diagnostics(bundle: Bundle) -> dict[str, float]:
     that have both; "hubness" of each direction's cosines (k = 10). Over the items with all modalities: GRAM's alignment
     metric, the mean of 1 − volume, of matched tuples and of tuples whose modalities come from different items; the mean share
     of each singular value in a tuple's energy, σᵢ²/m, and the mean effective rank of a tuple. Over a batch of at most 256 of
-    them: the length of the gradient of each part of each objective, see `gramian.losses.saturation`.
+    them: the length of the gradient of each part of each objective, see `saturation`.
+
+    Uniformity, hubness and what is of tuples are taken over at most 10,000 vectors or items, drawn at random with a fixed seed
+    where there are more; the names of these figures say so, as in "uniformity, text (10,000 of 50,000)".
 
     Args:
         bundle: n items; at least two of them with two modalities.
@@ -44,8 +51,9 @@ def diagnostics(bundle: Bundle) -> dict[str, float]:
     found: dict[str, float] = {}
     vectors = {name: bundle.column(name)[bundle.has(name)].detach() for name in bundle.modalities}
     vectors = {name: rows for name, rows in vectors.items() if len(rows) > 1}
+    samples = {name: rows[_sample(len(rows))] for name, rows in vectors.items()}
     for name, rows in vectors.items():
-        found[f"uniformity, {name}"] = uniformity(rows)
+        found[f"uniformity, {name}{_marked(rows)}"] = uniformity(samples[name])
         found[f"effective rank, {name}"] = effective_rank(rows)
     for first, second in combinations(vectors, 2):
         found[f"modality gap, {first} – {second}"] = modality_gap(vectors[first], vectors[second])
@@ -54,20 +62,32 @@ def diagnostics(bundle: Bundle) -> dict[str, float]:
             share = antipodal_share(bundle.column(first)[both], bundle.column(second)[both])
             found[f"antipodal share, {first} – {second}"] = share
     for query, target in permutations(vectors, 2):
-        found[f"hubness, {query} → {target}"] = hubness(cosine(vectors[query], vectors[target]))
-    complete = bundle[bundle.present.all(1)]
+        name = f"hubness, {query} → {target}{_marked(max(vectors[query], vectors[target], key=len))}"
+        found[name] = hubness(SCORES["cosine"].of(samples[query], samples[target]))
+    rows = bundle.present.all(1).nonzero().flatten()
+    mark = _marked(rows)
+    complete = bundle[rows[_sample(len(rows))]]
     whole = complete.vectors.detach()
     if len(whole) > bundle.present.shape[1]:
         mixed = torch.stack([whole[:, i].roll(i, 0) for i in range(whole.shape[1])], 1)
-        found["1 − volume, matched"] = float(1 - volume(whole).mean())
-        found["1 − volume, mismatched"] = float(1 - volume(mixed).mean())
+        found[f"1 − volume, matched{mark}"] = float(1 - volume(whole).mean())
+        found[f"1 − volume, mismatched{mark}"] = float(1 - volume(mixed).mean())
         shares = singular_values(whole).square().mean(0) / whole.shape[1]
-        found |= {f"energy share, σ{i}": float(share) for i, share in enumerate(shares, 1)}
-        found["effective rank of a tuple"] = float(spectral_entropy_rank(whole).mean())
+        found |= {f"energy share, σ{i}{mark}": float(share) for i, share in enumerate(shares, 1)}
+        found[f"effective rank of a tuple{mark}"] = float(spectral_entropy_rank(whole).mean())
         for label, loss in _objectives(bundle.modalities).items():
             for part, length in saturation(loss, complete[:BATCH]).items():
                 found[f"gradient, {label}: {part}"] = length
     return found
+
+
+def _sample(n: int) -> Tensor:
+    """Row numbers of all of n, or of as many as are taken for them, in order."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
+
+
+def _marked(rows: Tensor) -> str:
+    return f" ({SAMPLE:,} of {len(rows):,})" if len(rows) > SAMPLE else ""
 
 
 def _objectives(modalities: tuple[str, ...]) -> dict[str, Loss]:
@@ -79,3 +99,38 @@ def _objectives(modalities: tuple[str, ...]) -> dict[str, Loss]:
         "PMRL": PMRL(),
         "PMRL, signed": PMRL(signed=True, alignment_temperature=0.5),
     }
+
+
+def saturation(loss: Loss, bundle: Bundle) -> dict[str, float]:
+    """Length of the gradient of each part of `loss` with respect to the unit vectors, summed over the items.
+
+    Only the component along the sphere counts: it is what can turn a vector. A part that is a mean over n items gives each
+    1/n, so that the sum does not depend on the size of the batch. Near 0 a part is saturated: nothing is left to learn from
+    it, whether the vectors agree or not.
+
+    Args:
+        loss: in evaluation mode nothing is drawn; it is put into it here and back afterwards.
+        bundle: a batch of n items. A part that reads the tokens in place of a modality's vectors has no gradient in these.
+
+    Returns:
+        Part → Σᵢ ‖∂part/∂vectorsᵢ‖ ≥ 0.
+
+    >>> from gramian.losses import PMRL
+    >>> aligned = {"text": torch.eye(3), "image": torch.eye(3)}
+    >>> round(saturation(PMRL(), Bundle.from_dict(aligned))["alignment"], 3)
+    0.0
+    """
+    modes = {module: module.training for module in loss.modules()}
+    loss.eval()
+    try:
+        vectors = bundle.vectors.detach().masked_fill(~bundle.present[..., None], 0).requires_grad_()
+        parts = loss(Bundle(vectors, bundle.present, bundle.modalities, bundle.item_ids, bundle.tokens)).parts
+        found = {}
+        for name, part in parts.items():
+            (gradient,) = torch.autograd.grad(part, vectors, retain_graph=True, allow_unused=True, materialize_grads=True)
+            radial = (gradient * vectors.detach()).sum(-1, keepdim=True) * vectors.detach()
+            found[name] = float((gradient - radial).flatten(1).norm(dim=1).sum())
+        return found
+    finally:
+        for module, training in modes.items():
+            module.training = training

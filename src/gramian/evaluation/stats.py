@@ -1,7 +1,16 @@
-"""How sure a figure is: bootstrap intervals over items, widened by the spread of several runs."""
+"""How sure a figure is: intervals over items, widened by the spread of several runs. Nothing is drawn.
+
+Standard errors are those of a ratio of sums over items, linearised ("ultimate clusters", Woodruff 1971): rows of one item
+depend on each other, and so do one item's successes in several directions. Shares have Wilson's interval with the number of
+items that this error amounts to (Korn and Graubard 1998; Dean and Pagano 2015): it stays within [0, 1] and has a width at
+both ends. Paired differences have Bonett and Price's (2012), which adds a success and a failure: it has a width where no
+pair differs.
+"""
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +18,7 @@ from numpy.typing import NDArray
 
 from gramian.errors import InputError
 
-__all__ = ["Interval", "bootstrap_mean", "student_quantile"]
+__all__ = ["Interval", "difference_interval", "share_interval", "student_quantile"]
 
 
 class Interval(NamedTuple):
@@ -28,76 +37,161 @@ class Interval(NamedTuple):
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
-def bootstrap_mean(values: NDArray[np.float64], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean over runs and strata of the mean over items, with an interval over items and runs.
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
-    Items are drawn with replacement, the same draw in every run and stratum (one item's successes in different directions
-    depend on each other); the interval's ends are percentiles of the draws. Three or five runs are too few to be drawn from:
-    where there are several, Student's half-width of the mean of the runs, t·s/√runs, is added in quadrature.
+
+def share_interval(values: NDArray[np.float64], items: NDArray[np.int64] | None = None, *, level: float = 0.95) -> Interval:
+    """Mean over runs and strata of the share of rows, each in [0, 1], with its interval over items and runs.
+
+    Wilson's interval, with the number of independent items that the standard error of the mean amounts to; where all rows
+    agree, which says nothing of their dependence, the number of items. Where there are several runs, Student's half-width of
+    their mean, t·s/√runs, is added in quadrature.
 
     Args:
-        values: (items,), (strata, items) or (runs, strata, items); NaN where an item does not take part. A stratum is
+        values: (rows,), (strata, rows) or (runs, strata, rows) in [0, 1]; NaN where a row does not take part. A stratum is
             something to average over with equal weight, such as a retrieval direction.
+        items: (rows,) the item of each row; every row is an item of its own by default.
         level: share of such intervals that hold the true value.
-        resamples: number of draws.
-        seed: of the draws.
 
     Returns:
-        The estimate and its interval; NaN if nothing takes part.
+        The mean and its interval within [0, 1]; NaN if nothing takes part.
 
-    >>> bootstrap_mean(np.array([0.0, 1.0, 1.0, 1.0])).value
-    0.75
+    Raises:
+        InputError: values of another shape or range, another number of items, a level that is no share.
+
+    Source: Wilson 1927; Korn and Graubard, "Confidence intervals for proportions with small expected number of positive
+    counts estimated from survey data", 1998; Dean and Pagano, "Evaluating confidence interval methods for binomial
+    proportions in clustered surveys", 2015.
+
+    >>> share_interval(np.ones(20)).percent(), share_interval(np.array([0.0, 1.0, 1.0, 1.0])).value
+    ('100.0 [83.9, 100.0]', 0.75)
     """
+    found = _mean(values, items, level, 0, 1)
+    if found is None:
+        return UNKNOWN
+    p, z = found.value, found.z
+    n = found.independent(p * (1 - p))
+    centre, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((centre + side * width) / (1 + z * z / n) for side in (-1, 1))
+    return Interval(p, min(p, max(0.0, low)), max(p, min(1.0, high)))
+
+
+def difference_interval(
+    values: NDArray[np.float64], items: NDArray[np.int64] | None = None, *, level: float = 0.95
+) -> Interval:
+    """Mean over runs and strata of paired differences of two shares, each in [−1, 1], with its interval over items and runs.
+
+    Bonett and Price's interval: that of the mean after one more item that differs for and one that differs against, of as
+    many independent items as the standard error amounts to.
+
+    Args:
+        values: as for `share_interval`, in [−1, 1].
+        items: likewise.
+        level: likewise.
+
+    Returns:
+        The mean and its interval within [−1, 1]; NaN if nothing takes part.
+
+    Raises:
+        InputError: as for `share_interval`.
+
+    Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+    data", 2012.
+
+    >>> difference_interval(np.zeros(100)).percent()
+    '0.0 [-2.7, 2.7]'
+    """
+    found = _mean(values, items, level, -1, 1)
+    if found is None:
+        return UNKNOWN
+    n = found.independent(found.square - found.value**2)
+    centre, square = n * found.value / (n + 2), (n * found.square + 2) / (n + 2)
+    width = found.z * math.sqrt(max(0.0, square - centre**2) / (n + 2))
+    low, high = max(-1.0, centre - width), min(1.0, centre + width)
+    return Interval(found.value, min(low, found.value), max(high, found.value))
+
+
+class _Mean(NamedTuple):
+    """A mean, the mean square, the standard error over items and runs, how many items and observations there are, and z."""
+
+    value: float
+    square: float
+    error: float
+    items: int
+    observations: int
+    z: float
+
+    def independent(self, variance: float) -> float:
+        """The number of independent observations of that variance whose mean is as uncertain: at most all of them."""
+        if variance <= 1e-12 or self.error <= 1e-9 or self.items < 2:  # all agree
+            return float(self.items)
+        return min(variance / self.error**2, float(self.observations))
+
+
+def _mean(values: NDArray[np.float64], items: NDArray[np.int64] | None, level: float, low: float, high: float) -> _Mean | None:
     if not 0 < level < 1:
         raise InputError(f"`level` must lie in (0, 1); got {level}.")
     if values.ndim not in (1, 2, 3):
         raise InputError(f"`values` must have 1 to 3 axes; got shape {values.shape}.")
     data = np.asarray(values, dtype=np.float64).reshape((1,) * (3 - values.ndim) + values.shape)
-    runs, strata, items = data.shape
-    there = ~np.isnan(data)
-    if not there.any():
-        return Interval(float("nan"), float("nan"), float("nan"))
-    # Items with the same values in every run and stratum are interchangeable: draw how often each kind comes up.
-    kinds, counts = np.unique(
-        np.concatenate([np.nan_to_num(data), there]).reshape(2 * runs * strata, items), axis=1, return_counts=True
-    )
-    sums, members = kinds.reshape(2, runs, strata, -1)
-
-    def estimates(weights: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(draws, kinds) weights → (draws, runs): a run's mean over strata; NaN where a draw holds nobody that takes part."""
-        total, count = (np.einsum("rsk,bk->brs", x, weights, optimize=True) for x in (sums, members))
-        means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-        filled = (count > 0).sum(2)
-        mean: NDArray[np.float64] = np.divide(means.sum(2), filled, out=np.full(filled.shape, np.nan), where=filled > 0)
-        return mean
-
-    draws = estimates(np.random.default_rng(seed).multinomial(items, counts / items, size=resamples))
-    drawn = draws[~np.isnan(draws).any(1)].mean(1)
-    by_run = estimates(counts[None])[0]
-    by_run = by_run[~np.isnan(by_run)]
-    value = float(by_run.mean())
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (value, value)
-    width = 0.0
+    if items is not None and items.shape != data.shape[2:]:
+        raise InputError(f"`items` must name the item of each of {data.shape[2]} rows; got shape {items.shape}.")
+    if np.nanmin(data, initial=low) < low or np.nanmax(data, initial=high) > high:
+        raise InputError(f"`values` must lie in [{low}, {high}]; got {np.nanmin(data)} to {np.nanmax(data)}.")
+    data = data[~np.isnan(data).all((1, 2))]
+    if not data.size:
+        return None
+    there, data = ~np.isnan(data), np.nan_to_num(data)
+    counts = there.sum(2)
+    strata = (counts > 0).sum(1)  # of each run that have anyone
+    weight = there / np.maximum(counts, 1)[..., None] / strata[:, None, None] / len(data)  # of each row in the mean
+    means = data.sum(2) / np.maximum(counts, 1)
+    influence = (weight * (data - means[..., None])).sum((0, 1))
+    taking_part = there.any((0, 1))
+    if items is not None:
+        names = np.unique(items, return_inverse=True)[1].reshape(-1)
+        influence, taking_part = np.bincount(names, influence), np.bincount(names, taking_part) > 0
+    number = int(taking_part.sum())
+    error = float(np.linalg.norm(influence))
+    by_run = means.sum(1) / strata
+    z = NormalDist().inv_cdf((1 + level) / 2)
     if len(by_run) > 1:
         width = student_quantile((1 + level) / 2, len(by_run) - 1) * float(by_run.std(ddof=1)) / len(by_run) ** 0.5
-    return Interval(value, value - float(np.hypot(value - low, width)), value + float(np.hypot(high - value, width)))
+        error = math.hypot(error, width / z)
+    square = float((weight * np.square(data)).sum())
+    return _Mean(float(by_run.mean()), square, error, number, int(there.sum((1, 2)).max()), z)
 
 
 def student_quantile(p: float, degrees: int) -> float:
-    """Quantile of Student's t distribution.
-
-    With t = √ν·tan φ the density is proportional to cos(φ)^(ν−1), which a fine grid integrates to six digits.
+    """Quantile of Student's t distribution, by bisection of its distribution function, which is a finite sum for whole ν.
 
     Args:
         p: in [0.5, 1).
         degrees: ν ≥ 1, degrees of freedom.
+
+    Raises:
+        InputError: another p or ν.
+
+    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
 
     >>> round(student_quantile(0.975, 2), 3), round(student_quantile(0.975, 100), 3)
     (4.303, 1.984)
     """
     if not 0.5 <= p < 1 or degrees < 1:
         raise InputError(f"`p` must lie in [0.5, 1) and `degrees` be at least 1; got {p} and {degrees}.")
-    angle = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(angle) ** (degrees - 1)
-    share = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(degrees**0.5 * np.tan(np.interp(2 * p - 1, share / share[-1], angle)))
+
+    def within(angle: float) -> float:
+        """P(|t| ≤ √ν tan φ)."""
+        sine, cosine = math.sin(angle), math.cos(angle)
+        odd = degrees % 2
+        term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+        for j in range(1, (degrees - odd) // 2 + 1):
+            total += term
+            term *= cosine * cosine * (2 * j / (2 * j + 1) if odd else (2 * j - 1) / (2 * j))
+        return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < 2 * p - 1 else (low, middle)
+    return math.sqrt(degrees) * math.tan((low + high) / 2)

@@ -24,8 +24,6 @@ __all__ = ["AlignerEncoder"]
 
 logger = logging.getLogger("gramian")
 
-_ENTRIES = 2**26  # products of vectors held at a time
-
 
 class AlignerEncoder:
     """What mteb calls an encoder: its EncoderProtocol, around an Aligner.
@@ -111,10 +109,7 @@ class AlignerEncoder:
 
         What has nothing present scores less than anything else, but not −∞, of which mteb takes means.
         """
-        queries, items = self.bundle(embeddings1), self.bundle(embeddings2)
-        rows = max(1, _ENTRIES // max(1, items.present.numel() * len(items.modalities)))
-        starts = range(0, max(1, len(queries)), rows)
-        return torch.cat([self._score(queries[slice(start, start + rows)], items) for start in starts])
+        return self._score(self.bundle(embeddings1), self.bundle(embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """The score of each row with the row beside it, (n, w) and (n, w) → (n,)."""

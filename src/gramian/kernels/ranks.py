@@ -35,6 +35,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def to(self, device: torch.device) -> Candidates:
+        """The same candidates on another device."""
+        return Candidates(self.rows.to(device), self.items.to(device))
+
     def weights(self, n: int) -> Tensor:
         """(n,) how many candidates each of the form's n rows stands for."""
         return torch.bincount(self.rows, minlength=n)

@@ -18,7 +18,6 @@
 
 from gramian.losses.base import Loss, LossOutput, Sum
 from gramian.losses.contrast import Centroid, Contrast, Gram, HyperGram, Triangle
-from gramian.losses.diagnosis import saturation
 from gramian.losses.functional import info_nce, sigmoid_loss
 from gramian.losses.matching import Matching, hard_negatives
 from gramian.losses.pairwise import Pairwise
@@ -45,7 +44,6 @@ __all__ = [
     "hard_negatives",
     "info_nce",
     "recommended",
-    "saturation",
     "sigmoid_loss",
 ]
 

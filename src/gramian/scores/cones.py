@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from typing import TypeAlias
@@ -14,6 +15,9 @@ from gramian.kernels import Form, Traced
 from gramian.scores.sides import Items, Side, products, scored, sides
 
 __all__ = ["cone"]
+
+BLOCK = 2**15
+"""Pairs worked on at a time where no graph is kept: the hundred or so passes over them stay in the cache."""
 
 Parts: TypeAlias = tuple[Tensor, ...]
 Subset: TypeAlias = tuple[list[int], Tensor]
@@ -53,9 +57,10 @@ def cone_form(Q: Side, M: Side) -> Form:
     What depends on one side alone, its Gram matrix and its active sets, is worked out once and is a part of that side.
     """
     asks, item, swapped = (Q, M, False) if Q.width <= M.width else (M, Q, True)
-    first: tuple[Tensor, ...]
-    second: tuple[Tensor, ...]
     H, G = asks.gram(), item.gram()
+    function: Callable[[Parts, Parts], Tensor]
+    first: Parts
+    second: Parts
     if asks.width == 1:
         function, first, second = _of_one, (asks.vectors[:, 0],), (*item, G, _active_sets(item, G, 2))
     else:
@@ -69,15 +74,26 @@ def cone_form(Q: Side, M: Side) -> Form:
 
 
 def _of_one(queries: Parts, items: Parts) -> Tensor:
-    """(b, c) cosines of one vector each with the items' cones; all sums run over (b, c) tables, one per vector."""
+    """(b, c) cosines of one vector each with the items' cones."""
     (a,), (vectors, present, G, inverses) = queries, items
     cosines = [a @ z.T for z in vectors.unbind(1)]
+    # Numbers of all items side by side: tables are multiplied by rows many times faster than by strided columns.
+    present, inverses, G = present.T.contiguous(), inverses.T.contiguous(), G.permute(1, 2, 0).contiguous()
+    if torch.is_grad_enabled():
+        return _combined(cosines, present, G, inverses)
+    rows = max(1, BLOCK // max(1, len(vectors)))
+    blocks = zip(*(torch.split(table, rows) for table in cosines), strict=True)
+    return torch.cat([_combined(list(block), present, G, inverses) for block in blocks])
+
+
+def _combined(cosines: list[Tensor], present: Tensor, G: Tensor, inverses: Tensor) -> Tensor:
+    """The best combination's cosine, (b, c), from those of the m vectors; all sums run over (b, c) tables, one per vector."""
     with torch.no_grad():
         w = _weights(cosines, present, inverses)
     inner, squared = torch.zeros_like(cosines[0]), torch.zeros_like(cosines[0])
     for i, w_i in enumerate(w):
         inner = inner + w_i * cosines[i]
-        squared = squared + w_i * sum((G[:, i, j] * w_j for j, w_j in enumerate(w)), start=torch.zeros_like(inner))
+        squared = squared + w_i * sum((G[i, j] * w_j for j, w_j in enumerate(w)), start=torch.zeros_like(inner))
     return _ratio(inner, safe_sqrt(squared))
 
 
@@ -103,30 +119,39 @@ def _weights(cosines: list[Tensor], present: Tensor, inverses: Tensor) -> list[T
     The projection on a cone lies inside the cone of some linearly independent subset S of the generators, where it is the
     projection on span S: w = G_S⁻¹ c_S, w > 0, squared length c_Sᵀ w. Every subset with w > 0 gives a point of the cone, so
     the largest is the maximum. Where no vector agrees with the query, the nearest generator is. The inverses of dependent
-    subsets are NaN, which is never larger.
+    subsets are zero, whose weights are not positive.
     """
     m = len(cosines)
-    best, nearest = torch.stack([c.masked_fill(~present[:, j], -torch.inf) for j, c in enumerate(cosines)]).max(0)
-    weights = [(nearest == j).to(best.dtype) for j in range(m)]
-    best = best.clamp_(min=0).square_()
-    for S, inverse in _unpack(inverses, m, 2):
+    masked = [c.masked_fill(~there, -torch.inf) for c, there in zip(cosines, present, strict=True)]
+    best = masked[0]
+    for c in masked[1:]:
+        best = torch.maximum(best, c)
+    free, weights = torch.ones_like(best, dtype=torch.bool), []
+    for c in masked:
+        nearest = (c == best).logical_and_(free)
+        free = free.logical_and_(~nearest)
+        weights.append(nearest.to(best.dtype))
+    best = best.clamp(min=0).square_()
+    for S, inverse in _unpack(inverses.T, m, 2):
         found = {}
         squared, better = torch.zeros_like(best), None
-        for i, a in enumerate(S):
-            w = cosines[S[0]] * inverse[:, i, 0]
-            for j, b in enumerate(S[1:], 1):
-                w.addcmul_(cosines[b], inverse[:, i, j])
+        for a, row in zip(S, inverse.permute(1, 2, 0), strict=True):
+            w = cosines[S[0]] * row[0]
+            for b, entry in zip(S[1:], row[1:], strict=True):
+                w.addcmul_(cosines[b], entry)
             squared.addcmul_(cosines[a], w)
             better = w > 0 if better is None else better.logical_and_(w > 0)
             found[a] = w
         assert better is not None
-        better.logical_and_(squared > best)
-        best = torch.where(better, squared, best)
-        weights = [torch.where(better, found[j], w) if j in found else w.masked_fill_(better, 0) for j, w in enumerate(weights)]
+        taken = better.logical_and_(squared > best).to(best.dtype)  # 0 or 1, at which lerp is exact
+        best.lerp_(squared, taken)
+        for j, w in enumerate(weights):
+            w.lerp_(found[j], taken) if j in found else w.addcmul_(w, taken, value=-1)
     largest = weights[0]
     for w in weights[1:]:
         largest = torch.maximum(largest, w)
-    return [w / largest for w in weights]
+    scale = largest.reciprocal()
+    return [w * scale for w in weights]
 
 
 def _pair_weights(
@@ -177,7 +202,7 @@ def _pair_weights(
 def _active_sets(side: Side, G: Tensor, least: int) -> Tensor:
     """Inverses of the Gram matrices of all subsets of at least `least` vectors, side by side, (n, Σ s²).
 
-    NaN where the subset is not all present, or not independent.
+    Zero where the subset is not all present, or not independent.
     """
     tolerance = 1024 * torch.finfo(G.dtype).eps
     inverses = [G.new_empty(len(G), 0)]
@@ -187,25 +212,22 @@ def _active_sets(side: Side, G: Tensor, least: int) -> Tensor:
         # independence that does not shrink with the number of well-aligned vectors.
         distance_squared = 1 / inverse.diagonal(dim1=-2, dim2=-1)
         usable = side.present[:, S].all(-1) & (failed == 0) & (distance_squared > tolerance).all(-1)
-        inverses.append(inverse.masked_fill(~usable[:, None, None], torch.nan).flatten(1))
+        inverses.append(inverse.masked_fill(~usable[:, None, None], 0).flatten(1))
     return torch.cat(inverses, 1)
 
 
 @torch.no_grad()
 def _roots(inverses: Tensor, m: int) -> Tensor:
-    """Cholesky factors of the inverses, laid out alike; zero for those that are NaN."""
-    roots = []
-    for _, inverse in _unpack(inverses, m, 1):
-        usable = inverse.isfinite().all(-1).all(-1)[:, None, None]
-        roots.append((torch.linalg.cholesky_ex(inverse.where(usable, 0)).L * usable).nan_to_num().flatten(1))
-    return torch.cat(roots, 1)
+    """Cholesky factors of the inverses, laid out alike; zero for those that are zero."""
+    roots = [torch.linalg.cholesky_ex(inverse).L.nan_to_num() for _, inverse in _unpack(inverses, m, 1)]
+    return torch.cat([root.flatten(1) for root in roots], 1)
 
 
 def _unpack(flat: Tensor, m: int, least: int) -> list[Subset]:
     """The subsets and their matrices, of the layout of `_active_sets`."""
     subsets = _subsets(m, least)
     parts = torch.split(flat, [len(S) ** 2 for S in subsets], 1) if subsets else ()
-    return [(S, torch.unflatten(part, 1, (len(S), len(S)))) for S, part in zip(subsets, parts, strict=True)]
+    return [(S, part.reshape(-1, len(S), len(S))) for S, part in zip(subsets, parts, strict=True)]
 
 
 def _subsets(m: int, least: int) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gramian import __version__
@@ -161,7 +161,7 @@ def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading
         return None
     broken: list[Broken] = []
     bundle = aligner.embed(table, reading=reading, broken=broken)
-    return replace(evaluate(bundle, settings=settings), broken=tuple(broken))
+    return evaluate(bundle, settings=settings, broken=broken)
 
 
 def _anchor(loss: Loss, modalities: Sequence[str]) -> str:

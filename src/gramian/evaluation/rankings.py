@@ -1,0 +1,226 @@
+"""Every ranking of a Bundle, each made once: the candidates of its sides, and where each row's match stands among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gramian.bundle import Bundle
+from gramian.evaluation.metrics import Ranks
+from gramian.kernels.ranks import Candidates, MatchRanks, match_ranks
+from gramian.scores import SCORES, ScoreName
+
+__all__ = ["Names", "RankedRows", "Rankings", "Side"]
+
+Names = tuple[str, ...]
+
+CHUNK = 4096  # rows compared at a time
+
+
+@dataclass(frozen=True)
+class Side:
+    """The different candidates that a Bundle has of one or more modalities known together.
+
+    Rows that share an item and these vectors are one candidate. Candidates of several items with the same vectors share a
+    row of the score's form.
+
+    Attributes:
+        candidates: c of them, in the order in which their vectors come up.
+        first: (u,) row number of the first row with each of the u different tuples of vectors.
+        of_row: (n,) the candidate of each row of the Bundle; −1 where it has none of the modalities.
+    """
+
+    candidates: Candidates
+    first: NDArray[np.int64]
+    of_row: NDArray[np.int64]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(c,) a row number of the vectors of each candidate."""
+        rows: NDArray[np.int64] = self.first[self.candidates.rows.numpy()]
+        return rows
+
+
+class RankedRows(NamedTuple):
+    """Where the best match of each row of a Bundle stands, (n,) each; −1 where the row has no query or no match.
+
+    Attributes:
+        better: candidates of other items with a higher score.
+        tied: candidates of other items with the same score.
+    """
+
+    better: NDArray[np.int64]
+    tied: NDArray[np.int64]
+
+    def at(self, rows: NDArray[np.int64]) -> Ranks:
+        """Those of some rows."""
+        return Ranks(self.better[rows], self.tied[rows])
+
+
+class Rankings:
+    """The rankings of a Bundle, made when they are asked for and kept.
+
+    Args:
+        bundle: n rows.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle.detach()
+        ids = np.arange(len(bundle)) if bundle.item_ids is None else bundle.item_ids.cpu().numpy()
+        self.items: NDArray[np.int64] = np.unique(ids, return_inverse=True)[1].astype(np.int64).reshape(-1)
+        self._vectors: dict[str, NDArray[np.int64]] = {}
+        self._sides: dict[Names, Side] = {}
+        self._rows: dict[tuple[Names, Names, ScoreName], RankedRows] = {}
+
+    def rows(self, query: Names, target: Names, score: ScoreName) -> RankedRows:
+        """Where each row's match stands when `query` asks for `target`.
+
+        A symmetric score ranks both ways by one table, in which the side of fewer modalities asks.
+        """
+        key = query, target, score
+        if key not in self._rows:
+            both = SCORES[score].symmetric
+            if both and len(query) > len(target):
+                self.rows(target, query, score)
+            else:
+                sides = self.side(query), self.side(target)
+                ranked = self._ranked(*sides, query, target, score, both=both)
+                self._rows[key] = _by_row(ranked[0], sides[0])
+                if both:
+                    self._rows[target, query, score] = _by_row(ranked[1], sides[1])
+        return self._rows[key]
+
+    @torch.no_grad()
+    def _ranked(
+        self, first: Side, second: Side, query: Names, target: Names, score: ScoreName, *, both: bool
+    ) -> tuple[MatchRanks, ...]:
+        device = self.bundle.vectors.device
+        queries, items = (
+            _rows_of(self.bundle.select(*names), side.first) for side, names in ((first, query), (second, target))
+        )
+        candidates = first.candidates.to(device), second.candidates.to(device)
+        return match_ranks(SCORES[score].of(queries, items), *candidates, both=both)
+
+    def asked(self, query: Names, target: Names) -> NDArray[np.int64]:
+        """The rows that can be asked: those with some of `query` and some of `target`; none where they are all one item."""
+        mask = self.bundle.has(*query) & self.bundle.has(*target)
+        rows: NDArray[np.int64] = mask.nonzero().flatten().cpu().numpy()
+        return rows if len(np.unique(self.items[rows])) > 1 else rows[:0]
+
+    def side(self, names: Names) -> Side:
+        """The candidates of some modalities."""
+        if names not in self._sides:
+            vectors = np.stack([self._of_modality(name) for name in names], 1)
+            rows = np.flatnonzero((vectors >= 0).any(1))
+            _, first, tuples = np.unique(vectors[rows], axis=0, return_index=True, return_inverse=True)
+            order = np.argsort(first)  # in the order of the rows, so that matches lie near the diagonal of the table
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            key = place[tuples.reshape(-1)] * (len(self.items) + 1) + self.items[rows]
+            different, candidate = np.unique(key, return_inverse=True)
+            of_row = np.full(len(self.items), -1)
+            of_row[rows] = candidate.reshape(-1)
+            tuple_of, item_of = np.divmod(different, len(self.items) + 1)
+            candidates = Candidates(torch.from_numpy(tuple_of), torch.from_numpy(item_of))
+            self._sides[names] = Side(candidates, rows[first[order]], of_row)
+        return self._sides[names]
+
+    def _of_modality(self, name: str) -> NDArray[np.int64]:
+        """(n,) which vector each row has of a modality, as the number of the first row that has it; −1 where missing."""
+        if name not in self._vectors:
+            has = self.bundle.has(name).cpu().numpy()
+            parts = [self.bundle.column(name)]
+            if name in self.bundle.tokens:
+                tokens = self.bundle.tokens[name]
+                parts += [tokens.values.masked_fill(~tokens.present[..., None], 0).flatten(1), tokens.present.float()]
+            numbers = np.arange(len(has))
+            if self.bundle.item_ids is not None:
+                numbers = _folded(parts, self.items, has)
+            self._vectors[name] = np.where(has, _alike(parts, numbers), -1)
+        return self._vectors[name]
+
+
+def _by_row(ranked: MatchRanks, side: Side) -> RankedRows:
+    """Of every row, from those of its candidates."""
+    known = (side.of_row >= 0) & ranked.matched.cpu().numpy()[side.of_row]
+    better, tied = (np.where(known, part.cpu().numpy()[side.of_row], -1) for part in ranked[:2])
+    return RankedRows(better, tied)
+
+
+def _rows_of(bundle: Bundle, rows: NDArray[np.int64]) -> Bundle:
+    """Those rows, without a copy where they are all."""
+    return bundle if len(rows) == len(bundle) else bundle[rows]
+
+
+def _folded(parts: Sequence[Tensor], items: NDArray[np.int64], has: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(n,) for each row the first row of its item with the same vector, to rounding.
+
+    Copies of a film that were embedded in batches of different sizes differ in their last bits: vectors of one item count as
+    the same where ‖x − y‖² is at most the ε of their type, which is a cosine of 1 to rounding.
+    """
+    numbers = np.arange(len(items))
+    known = has.nonzero()[0]
+    rows = known[np.argsort(items[known], kind="stable")]  # of one item side by side
+    sorted_items = items[rows]
+    starts = np.flatnonzero(np.r_[True, sorted_items[1:] != sorted_items[:-1]]) if len(rows) else np.empty(0, np.int64)
+    sizes = np.diff(np.r_[starts, len(rows)])
+    place = np.arange(len(rows)) - np.repeat(starts, sizes)
+    for back in range(1, int(sizes.max(initial=1))):
+        later = np.flatnonzero(place >= back)
+        same = _close(parts, rows[later], rows[later - back])
+        later = later[same]
+        np.minimum.at(numbers, rows[later], numbers[rows[later - back]])
+    while (numbers[numbers] != numbers).any():  # to rounding, being the same is not quite transitive
+        numbers = numbers[numbers]
+    return numbers
+
+
+def _close(parts: Sequence[Tensor], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
+    found = [np.empty(0, bool)]
+    for start in range(0, len(first), CHUNK):
+        one, other = (torch.from_numpy(rows[start : start + CHUNK]).to(parts[0].device) for rows in (first, second))
+        close = torch.ones(len(one), dtype=torch.bool, device=one.device)
+        for part in parts:
+            eps = torch.finfo(part.dtype).eps * max(1, part.shape[1] // parts[0].shape[1])  # of each token
+            wide = torch.promote_types(part.dtype, torch.float32)
+            close &= (part[one].to(wide) - part[other].to(wide)).square().sum(1) <= eps
+        found.append(close.cpu().numpy())
+    return np.concatenate(found)
+
+
+def _alike(parts: Sequence[Tensor], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) for each row, standing for row `numbers`, the first row with exactly its vector, whatever its item.
+
+    By a hash of the bits, and a comparison of those whose hashes agree.
+    """
+    _, index, inverse = np.unique(_hashes(parts), return_index=True, return_inverse=True)
+    first = index[inverse.reshape(-1)]
+    rows = np.flatnonzero(first != np.arange(len(first)))
+    for start in range(0, len(rows), CHUNK):
+        one = rows[start : start + CHUNK]
+        same = torch.ones(len(one), dtype=torch.bool, device=parts[0].device)
+        for part in parts:
+            same &= (part[torch.from_numpy(one)] == part[torch.from_numpy(first[one])]).all(1)
+        different = one[~same.cpu().numpy()]
+        first[different] = different
+    return first[numbers]
+
+
+def _hashes(parts: Sequence[Tensor]) -> NDArray[np.int64]:
+    """(n,) 64 bits of each row: its 32-bit words times random odd numbers, summed modulo 2⁶⁴."""
+    generator = torch.Generator().manual_seed(0)
+    total = np.zeros(len(parts[0]), np.int64)
+    for part in parts:
+        odd = torch.randint(-(2**62), 2**62, (2 * part.shape[1],), generator=generator) * 2 + 1
+        for start in range(0, len(part), CHUNK):
+            values = part[start : start + CHUNK].cpu() + 0.0  # −0 is 0
+            values = values if values.dtype in (torch.float32, torch.float64) else values.float()
+            words = values.contiguous().view(torch.int32).long()
+            total[start : start + CHUNK] += (words * odd[: words.shape[1]]).sum(1).numpy()
+    return total

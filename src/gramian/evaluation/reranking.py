@@ -1,0 +1,122 @@
+"""The best k of a score put in order by a matching head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gramian.bundle import Bundle
+from gramian.errors import InputError, listing
+from gramian.evaluation.directions import Direction, direction, paired
+from gramian.evaluation.rankings import Names, RankedRows, Rankings
+from gramian.evaluation.stats import Interval
+from gramian.kernels.ranks import Candidates, match_ranks, top_k
+from gramian.model.matcher import Matcher
+from gramian.scores import SCORES, ScoreName
+
+__all__ = ["Reranked", "reranked_directions"]
+
+PAIRS = 4096  # of query and candidate that the matching head reads at a time
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """What a matching head makes of the best k of a score, on the same queries and gallery.
+
+    Attributes:
+        first: the direction by the score alone.
+        final: the best k of each query put in the order of the head; the others stay behind them as they were.
+        k: how many were put in order; all candidates where there are fewer.
+    """
+
+    first: Direction
+    final: Direction
+    k: int
+
+    @cached_property
+    def difference(self) -> Interval:
+        """R@1 after minus before, paired by query."""
+        return paired(self.final, self.first)
+
+
+def reranked_directions(
+    bundle: Bundle | Rankings, matcher: Matcher, score: ScoreName = "span", k: int = 50
+) -> Iterator[Reranked]:
+    """Each anchor of `matcher` → all other modalities and back: the sets of modalities that it was trained on.
+
+    Args:
+        bundle: with its `Rankings`, where some of them are made already.
+        matcher: the head.
+        score: by name; of equal scores the lower row comes first among the best k.
+        k: how many candidates of each query the head reads.
+
+    Raises:
+        InputError: the Bundle lacks a modality that the head reads.
+    """
+    rankings = bundle if isinstance(bundle, Rankings) else Rankings(bundle)
+    absent = [name for name in matcher.modalities if name not in rankings.bundle.modalities]
+    if absent:
+        raise InputError(f"`bundle` lacks the modalities {listing(absent)} that the matching head was trained on.")
+    for anchor in matcher.anchors:
+        others = tuple(name for name in matcher.modalities if name != anchor)
+        rows = rankings.asked((anchor,), others)
+        if not len(rows):
+            continue
+        for query, target in (((anchor,), others), (others, (anchor,))):
+            before, after = _reranked(rankings, matcher, query, target, score, k, rows)
+            first = direction(rankings, query, target, score, rows, before)
+            yield Reranked(first, direction(rankings, query, target, score, rows, after), min(k, first.gallery))
+
+
+@torch.no_grad()
+def _reranked(
+    rankings: Rankings, matcher: Matcher, query: Names, target: Names, score: ScoreName, k: int, rows: NDArray[np.int64]
+) -> tuple[RankedRows, RankedRows]:
+    """Where each row's match stands before and after.
+
+    The form has one row per candidate, so that its best k are k candidates; ranks and best k are read off the same tiles.
+    """
+    gallery = rankings.side(target)
+    queries, candidates = rankings.bundle[rows].select(*query), rankings.bundle[gallery.rows].select(*target)
+    items = torch.from_numpy(rankings.items[rows]), gallery.candidates.items
+    asked, found = (Candidates(torch.arange(len(ids)), ids).to(queries.vectors.device) for ids in items)
+    form = SCORES[score].of(queries, candidates)
+    (ranks,) = match_ranks(form, asked, found)
+    _, best = top_k(form, k)
+    logits = _logits(matcher, queries, candidates, best, anchor_asks=len(query) == 1)
+    own = found.items[best] == asked.items[:, None]
+    highest = logits.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
+    # A match that is not among the best k stays behind them all, level with those that it tied with and that are not either.
+    behind = ranks.better.clamp(min=best.shape[1])
+    better = torch.where(own.any(1), ((logits > highest) & ~own).sum(1), behind)
+    tied = torch.where(own.any(1), ((logits == highest) & ~own).sum(1), ranks.better + ranks.tied - behind)
+    return _rows_only(rankings, rows, ranks.better, ranks.tied), _rows_only(rankings, rows, better, tied)
+
+
+def _logits(matcher: Matcher, queries: Bundle, candidates: Bundle, best: Tensor, *, anchor_asks: bool) -> Tensor:
+    """The head's (q, k) opinion of each query with its best k."""
+    training = matcher.training
+    matcher.eval()
+    asked = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
+    logits = []
+    for rows, found in zip(torch.split(asked, PAIRS), torch.split(best.flatten(), PAIRS), strict=True):
+        pair = queries[rows], candidates[found]
+        logits.append(matcher(*(pair if anchor_asks else pair[::-1])))
+    matcher.train(training)
+    return torch.cat(logits).double().reshape(best.shape)
+
+
+def _rows_only(rankings: Rankings, rows: NDArray[np.int64], better: Tensor, tied: Tensor) -> RankedRows:
+    """The ranks of those rows, with −1 for all others."""
+    found = []
+    for part in (better, tied):
+        whole = np.full(len(rankings.bundle), -1)
+        whole[rows] = part.cpu().numpy()
+        found.append(whole)
+    return RankedRows(*found)
