@@ -19,9 +19,9 @@ pytest.importorskip("soxr")
 Image = pytest.importorskip("PIL.Image")
 
 from gramian.data.media import (  # noqa: E402
-    KINDS,
     MEDIA,
     Kind,
+    Medium,
     Sampling,
     Unreadable,
     audio_seconds,
@@ -771,7 +771,7 @@ def test_parts_of_an_archive(tmp_path):
 
 
 def test_the_table_of_media_can_be_relied_on():
-    assert set(MEDIA) == set(KINDS) == set(get_args(Kind))
+    assert set(MEDIA) == set(get_args(Kind))
     for kind, medium in MEDIA.items():
         reader = Media(kind, rate=8000, frames=3)
         blank = medium.blank(Sampling(8000, frames=3))
@@ -779,6 +779,30 @@ def test_the_table_of_media_can_be_relied_on():
         assert type(reader.read(blank)) is type(blank), "what is decoded passes"
         assert medium.example.startswith('["') and medium.processors and medium.endings
     assert MEDIA["video"].blank(Sampling(frames=3)).shape == (3, 64, 64, 3)
+
+
+def test_a_kind_of_media_is_an_entry_of_the_table(tmp_path, monkeypatch):
+    from gramian.data import load
+    from gramian.data.batches import Collator
+    from gramian.data.checking import check_table
+
+    depth = Medium(
+        read=lambda cell, _sampling, folder, _generator: np.asarray(read_image(cell, folder))[..., 0] / np.float32(255),
+        blank=lambda _: np.zeros((4, 4), np.float32),
+        example='["map.depth"]',
+        argument="images",
+        processors=("AutoImageProcessor",),
+        endings=".depth",
+    )
+    monkeypatch.setitem(MEDIA, "depth", depth)
+    Image.new("L", (4, 4), 51).save(tmp_path / "a.depth", "png")
+    (tmp_path / "b.depth").write_bytes(b"")
+    table = load(tmp_path, raw=["depth"])
+    reader = Media("depth")
+    checked = check_table(table, Collator({"depth": reader}), progress=False)
+    assert [cell.id for cell in checked.broken] == ["1"]
+    assert np.array_equal(reader.read(table.columns["depth"][0], folder=tmp_path), np.full((4, 4), 0.2, np.float32))
+    assert reader.blank().shape == (4, 4)
 
 
 def test_images_that_are_decoded_give_what_their_files_would():

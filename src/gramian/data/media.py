@@ -20,7 +20,6 @@ from gramian.data.video import read_video
 from gramian.errors import require
 
 __all__ = [
-    "KINDS",
     "MEDIA",
     "Kind",
     "Medium",
@@ -69,7 +68,7 @@ class Medium:
         read: (cell, sampling, folder of relative paths, generator or None) → the decoded cell; raises `Unreadable`.
         blank: sampling → a decoded cell with nothing to see or hear, to try an encoder on.
         example: how Python code writes a cell of it, for model cards.
-        argument: what processors of transformers call their input of this kind.
+        argument: what the processors of transformers call their input of this kind.
         processors: their classes, the first that a model has.
         feature: the feature of Hugging Face datasets that would decode it; empty if there is none.
         endings: of files of this kind in a folder, with spaces between.
@@ -206,6 +205,3 @@ MEDIA: dict[Kind, Medium] = {
     ),
 }
 """Kind → what is known of it."""
-
-KINDS: tuple[Kind, ...] = tuple(MEDIA)
-"""The kinds of media that are decoded here."""

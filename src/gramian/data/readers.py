@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from gramian.data.media import KINDS, MEDIA, Kind, Sampling, Unreadable
+from gramian.data.media import MEDIA, Kind, Sampling, Unreadable
 from gramian.errors import check_choice, first_line
 
 __all__ = ["CustomReader", "FeatureReader", "Media", "Reader"]
@@ -70,7 +70,7 @@ class Media(Reader):
     """
 
     def __init__(self, kind: Kind, *, rate: int = 16_000, seconds: float | None = None, frames: int = 8) -> None:
-        self.kind = check_choice("kind", kind, KINDS)
+        self.kind = check_choice("kind", kind, MEDIA)
         self.sampling = Sampling(rate, seconds, frames)
 
     def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from gramian.bundle import Bundle
 from gramian.data.cells import Broken, is_empty
-from gramian.data.media import KINDS, MEDIA
+from gramian.data.media import MEDIA
 from gramian.errors import InputError, check_choice, listing, require
 from gramian.model.aligner import Aligner
 from gramian.scores import SCORES, ScoreName
@@ -56,11 +56,11 @@ class AlignerEncoder:
         require("mteb")
         check_choice("score", score, SCORES)
         for kind, own in (modalities or {}).items():
-            check_choice("modalities", kind, KINDS)
+            check_choice("modalities", kind, MEDIA)
             check_choice("modalities", own, aligner.modalities)
         self.aligner = aligner
         self.score: ScoreName = score
-        self.modalities = dict(modalities or {kind: kind for kind in KINDS if kind in aligner.modalities})
+        self.modalities = dict(modalities or {kind: kind for kind in MEDIA if kind in aligner.modalities})
         if not self.modalities:
             raise InputError(
                 f"`modalities` must say which of {', '.join(aligner.modalities)} reads text, image, audio or video, as in "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gramian.data.media import KINDS, MEDIA, Kind
+from gramian.data.media import MEDIA, Kind
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, listing, require
 from gramian.model.encoders.base import Encoder, EncoderOptions, out_of_memory, without_bars
@@ -65,15 +65,15 @@ class _HuggingFaceReader(Media):
         if self.kind == "text":
             options: dict[str, Any] = {"padding": self.padding, "truncation": True, "max_length": self.length}
             return dict(self.processor(cells, return_tensors="pt", **options))
-        if self.kind == "image":
-            return dict(self.processor(images=cells, return_tensors="pt"))
         if self.kind == "audio":
             return self._audio(cells)
         if self.per_frame:
             frames = [frame for cell in cells for frame in cell]
             inputs = dict(self.processor(images=frames, return_tensors="pt"))
             return {name: value.reshape(len(cells), -1, *value.shape[1:]) for name, value in inputs.items()}
-        return dict(self.processor([list(cell) for cell in cells], return_tensors="pt"))
+        if self.kind == "video":
+            return dict(self.processor([list(cell) for cell in cells], return_tensors="pt"))
+        return dict(self.processor(**{MEDIA[self.kind].argument: cells}, return_tensors="pt"))
 
     def _audio(self, cells: list[Any]) -> dict[str, Tensor]:
         options: dict[str, Any] = {"sampling_rate": self.sampling.rate, "return_tensors": "pt"}
@@ -130,7 +130,7 @@ class HuggingFace(Encoder):
         **options: Unpack[EncoderOptions],
     ) -> None:
         require("transformers")
-        check_choice("kind", kind, KINDS)
+        check_choice("kind", kind, MEDIA)
         check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
         if seconds is not None and not seconds > 0:
             raise InputError(f"`seconds` must be positive, or None for whole recordings; got {seconds}.")
