@@ -372,7 +372,7 @@ def test_large_parquet_is_mapped_from_the_cache(tmp_path, monkeypatch):
         ("a.csv", "é,v\n1,[1]\n".encode("latin-1"), "cannot be read as CSV: 'utf-8'"),
         ("a.csv", b"v,v\n[1],[1]\n", "has several columns 'v'. Give each a name of its own"),
         ("a.csv", b'id,v\n1,"[1]"\n2\n', "has a row of 1 fields, not 2: '2'"),
-        ("a.csv", b"\n", "is empty"),
+        ("a.csv", b"\n", "is empty: no rows"),
         ("a.jsonl", b'{"v": [1]}\n{"v": \n', r"a.jsonl', line 2: no JSON \(Expecting value"),
         ("a.jsonl", b'{"v": [1]}\n\xff\n', "a.jsonl', line 2: not UTF-8"),
         ("a.jsonl", b'{"v": [1]}\n3\n', "a.jsonl', line 2: must be an object, a row; got 3"),

@@ -95,6 +95,9 @@ def stream(
 
     Yields:
         Tables. A column that is empty in all rows of a part is not in its table.
+
+    Raises:
+        InputError: see `load`.
     """
     seen = 0
     known: set[str] = set()
@@ -103,6 +106,8 @@ def stream(
         seen += len(table)
         known |= set(table.widths)
         yield table
+    if not seen:
+        raise InputError(f"{str(data)!r} is empty: no rows.")
 
 
 def _table_of(
