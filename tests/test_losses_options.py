@@ -579,6 +579,16 @@ def test_an_anchor_may_have_a_temperature_of_its_own(make):
         close(parts[name], make(anchor=name, temperature=tau)(items).total, 1e-6)  # τ is held in float32
 
 
+def test_an_anchor_of_symile_may_have_a_temperature_of_its_own():
+    items, taus = batch(29), {"text": 0.1, "image": 0.3, "audio": 0.05}
+    loss = Symile(negatives="n_squared", temperature=taus)
+    parts = loss(items).parts
+    for name, tau in taus.items():
+        close(parts[name], Symile(negatives="n_squared", temperature=tau)(items).parts[name], 1e-6)
+    with pytest.raises(InputError, match="`temperature` must name each of text, image; got text, image, audio"):
+        loss(items.select("text", "image"))
+
+
 @pytest.mark.parametrize("make", [Centroid, Triangle, HyperGram])
 def test_the_hardest_negatives_of_every_anchored_loss(make):
     items = batch(30, n=8)
