@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -557,3 +558,55 @@ def test_the_hub_is_read_by_datasets(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: 1 / 0)
     with pytest.raises(InputError, match="'owner/name' cannot be read as a hub data set: division by zero"):
         load("owner/name")
+
+
+def _damaged(content: bytes, random: Random) -> bytes:
+    data = bytearray(content)
+    for _ in range(random.choice([1, 1, 2, 4, 8])):
+        at = random.randrange(len(data))
+        match random.randrange(5):
+            case 0 | 1:
+                data[at] = random.randrange(256)
+            case 2:
+                data[at:at] = random.randbytes(random.randrange(5))
+            case 3:
+                data[at : at + 4] = random.choice([b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\xff" * 4, b"\0\0\0\x80"])
+            case 4:
+                del data[at : at + random.randrange(1, 20)]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "file.arrow", "stream.arrow", "t.csv", "t.jsonl"])
+def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, name):
+    n = 12
+    table = pa.table(
+        {
+            "id": [f"row {i}" for i in range(n)],
+            "v": pa.array([[float(i), 1.0] if i % 3 else None for i in range(n)], pa.list_(pa.float32())),
+            "text": ["é", None, "", "x"] * 3,
+            "captions": [["a", "b"], [], None] * 4,
+            "word": pa.array(["u", None, "w"] * 4).dictionary_encode(),
+            "image": pa.array([{"bytes": b"ab", "path": None}] * n, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        }
+    )
+    path = tmp_path / name
+    if name == "t.parquet":
+        pq.write_table(table, path, row_group_size=5)
+    elif name.endswith("arrow"):
+        (ipc if name == "file.arrow" else ipc_stream)(table, path)
+    elif name == "t.csv":
+        path.write_text("id,v,text\n" + "".join(f'{i},"[{i}, 1.0]","a, ""b"""\n' for i in range(n)))
+    else:
+        path.write_text(
+            "".join(json.dumps({"id": i, "v": [1.0, i], "text": ["a"], "image": {"path": "x"}}) + "\n" for i in range(n))
+        )
+    content, random = path.read_bytes(), Random(0)
+    reasons = []
+    for _ in range(100):
+        path.write_bytes(_damaged(content, random))
+        try:
+            load(path, raw=["text", "captions", "word", "image"]).digest()
+        except InputError as error:
+            reasons.append(str(error))
+    assert reasons
+    assert not [reason for reason in reasons if "\n" in reason]

@@ -88,7 +88,17 @@ def read_file(path: Path, wanted: Wanted, *, mapped: bool = False) -> Iterator[P
 
 
 def _part(table: pyarrow.Table, names: Sequence[str], path: Path) -> Part:
+    for kind in table.schema.types:
+        _decode_names(kind)
     return Part({name: plain(table.column(name)) for name in table.column_names}, table.num_rows, tuple(names), str(path))
+
+
+def _decode_names(kind: pyarrow.DataType) -> None:
+    """Names of nested fields are decoded when they are asked for: here, where an error names the file."""
+    for i in range(kind.num_fields):
+        field = kind.field(i)
+        str(field.name)
+        _decode_names(field.type)
 
 
 def _checked(names: Sequence[str], path: Path) -> list[str]:
@@ -109,6 +119,7 @@ def _parquet(path: Path, wanted: Wanted) -> Iterator[Part]:
         yield _part(kinds.empty_table(), names, path)  # a file without rows, or of empty row groups, still has its types
         for batch in file.iter_batches(_ROWS, columns=chosen):
             table = pa.Table.from_batches([batch]).select(chosen)  # "a" brings "a.b" along
+            table.validate(full=True)
             yield _part(table, names, path)
 
 
@@ -154,6 +165,7 @@ def _arrow(path: Path, wanted: Wanted) -> Iterator[Part]:
             raise InputError(f"{str(path)!r} cannot be read as Arrow: it is cut off, or no Arrow file.") from None
         source.seek(0)
         table = pa.ipc.open_stream(source).read_all()
+    table.validate(full=path.stat().st_size <= IN_MEMORY)  # a full look at a larger file would read all of it
     names = _checked(table.column_names, path)
     yield _part(table.select(wanted(names)), names, path)
 
