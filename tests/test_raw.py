@@ -416,9 +416,11 @@ def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_p
     with pytest.raises(InputError, match=r"was not finished\. Run the same `gramian embed` again"):
         load(tmp_path / "killed")
     (tmp_path / "killed" / ".part-00003.parquet.xyz.partial").write_bytes(b"half")
+    (tmp_path / "killed" / "process-1.alive").touch()  # of two processes that were killed
     again = embed_shards(model, table, tmp_path / "killed", shard_size=5, progress=False)
     assert again[:3] == (36, 8, 3)
     assert load(tmp_path / "killed").digest() == load(tmp_path / "whole").digest()
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
     nn = model["text"].model.embeddings.word_embeddings.weight
     with torch.no_grad():
         nn.mul_(2)
@@ -534,6 +536,7 @@ def test_towers_of_ones_own_are_told_apart(tmp_path):
         embed_shards(custom(1), table, tmp_path / "out", progress=False)
     with pytest.raises(InputError, match="`columns` has unknown modalities y; the model knows x"):
         embed_shards(custom(0), Table.from_columns({"y": Cells(["a"])}), tmp_path / "y", progress=False)
+    assert not (tmp_path / "y").exists()
     with pytest.raises(InputError, match="column `x` must hold raw cells, which its tower reads; it holds features"):
         embed_shards(custom(0), Table.from_columns({"x": torch.randn(2, 2)}), tmp_path / "z", progress=False)
 

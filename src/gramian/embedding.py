@@ -92,6 +92,8 @@ def embed_shards(
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None and value < 1:
             raise InputError(f"`{name}` must be at least 1; got {value}.")
+    if isinstance(data, Table):
+        model.check(data)  # before anything is written
     device = join(cpu)
     check_precision(precision, device)
     model.to(device)
@@ -196,7 +198,6 @@ def _parts(
 ) -> Iterator[tuple[Table, Iterable[Batch]]]:
     """The items of each shard, and their Batches."""
     if isinstance(data, Table):
-        model.check(data)
         loader = Loader(data, model.collator(), reading)  # its processes serve all shards
         for start in range(0, len(data), shard_size):
             rows = range(start, min(start + shard_size, len(data)))
@@ -322,8 +323,11 @@ class _Shards:
         rows = sum(shard["rows"] for shard in shards)
         manifest = self.description | {"complete": True, "rows": rows, "shards": shards, "broken": broken}
         write_text(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        for path in [*self.path.glob("part-*.json"), *self.path.glob(".part-*.partial")]:
-            path.unlink()
+        strays = [*self.path.glob("part-*.json"), *self.path.glob(".part-*.partial")]
+        # Of processes that were killed and are not among these.
+        strays += [path for path in self.path.glob(f"{Watch.PREFIX}*") if world_size() == 1]
+        for path in strays:
+            path.unlink(missing_ok=True)
 
     def read(self) -> Embedded:
         manifest = self._load()

@@ -43,5 +43,5 @@ def check(
     if strict and checked.broken:
         row, modality, reason = checked.broken[0]
         raise InputError(
-            f"{len(checked.broken)} cells cannot be read, the first in column `{modality}`, id {row!r}: {reason}. Mend them."
+            f"{len(checked.broken)} cells cannot be read, the first in column `{modality}`, id {row!r}: {reason}. Fix them."
         )

@@ -22,7 +22,7 @@ from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken, summary
 from gramian.data.splits import paired_items
 from gramian.data.table import Table
-from gramian.distributed import Gathered, Ring, check_precision, gather, is_main_process, rank, share, world_size
+from gramian.distributed import Gathered, Ring, check_precision, device, gather, is_main_process, rank, share, world_size
 from gramian.errors import InputError, TooSmallError, check_choice, require
 from gramian.evaluation import single_directions
 from gramian.evaluation.metrics import Ranks, mean_reciprocal_rank, recall_at_k
@@ -212,7 +212,7 @@ def _accelerator(precision: str, cpu: bool, report_to: str | None, output: str |
     from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 
     # Without an accelerator accelerate joins the processes of torchrun only where it is told to stay on the CPU.
-    cpu = cpu or not torch.accelerator.is_available()
+    cpu = device(cpu).type == "cpu"
     tracker = _tracker(report_to)
     try:
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
