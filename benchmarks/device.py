@@ -157,9 +157,7 @@ def main() -> None:
     large = [ratio for n, ratio in verdict if n >= 4096]
     if device.type == "cuda":
         keep = bool(large) and median(large) >= ENOUGH
-        print(
-            f"VERDICT: {'keep' if keep else 'DELETE'} the Triton kernels: median {median(large or [0]):.2f} at n ≥ 4,096, {ENOUGH} asked"
-        )
+        print(f"VERDICT: {'keep' if keep else 'DELETE'} the Triton kernels: median {median(large or [0]):.2f}, {ENOUGH} asked")
     else:
         print("dry run: no verdict")
 

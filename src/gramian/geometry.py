@@ -123,8 +123,7 @@ def singular_values(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     >>> singular_values(torch.tensor([[1.0, 0.0], [0.28, 0.96]]))
     tensor([1.1314, 0.8485])
     """
-    eigenvalues: Tensor = _Eigenvalues.apply(gram_matrix(vectors, present))  # type: ignore[no-untyped-call]
-    sigma = safe_sqrt(eigenvalues)
+    sigma: Tensor = _Spectrum.apply(_masked(vectors, present), False)[0]  # type: ignore[no-untyped-call]
     if present is None:
         return sigma
     beyond = torch.arange(sigma.shape[-1], device=sigma.device) >= present.sum(-1, keepdim=True)
@@ -157,7 +156,7 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
 @full_precision
 def spectrum(vectors: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`singular_values` (..., m) and `leading_direction` (..., d) by one factorisation, of rows scaled to unit length."""
-    sigma, u = _Spectrum.apply(_masked(vectors, present))  # type: ignore[no-untyped-call]
+    sigma, u = _Spectrum.apply(_masked(vectors, present), True)  # type: ignore[no-untyped-call]
     return sigma, u
 
 
@@ -399,26 +398,10 @@ class _GramSchmidt(torch.autograd.Function):
         return grad.baddbmm_(inverse @ turn, Q), None
 
 
-class _Eigenvalues(torch.autograd.Function):
-    """Eigenvalues of symmetric matrices, largest first. Their gradient is finite at repeated ones, which torch's is not."""
-
-    @staticmethod
-    def forward(ctx: Any, G: Tensor) -> Tensor:
-        eigenvalues, eigenvectors = torch.linalg.eigh(G)
-        ctx.save_for_backward(eigenvectors)
-        largest_first: Tensor = eigenvalues.flip(-1)
-        return largest_first
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (W,) = ctx.saved_tensors
-        inner: Tensor = torch.matmul(W * grad.flip(-1).unsqueeze(-2), W.mT)
-        return inner
-
-
 class _Spectrum(torch.autograd.Function):
-    """Singular values and leading direction of Z with its rows at unit length, from the eigenvectors W of its Gram matrix.
+    """Singular values of Z and, with `scaled`, of Z with its rows at unit length; there the leading direction as well.
+
+    All from the eigenvectors W of the Gram matrix. Without `scaled` the direction is empty.
 
     u = Zᵀw/σ₁, w = w₁ with the sign that `leading_direction` describes. The backward pass makes no (d, d) matrix and no
     derivative of an eigenvector but that of w: with p the gradient of u, orthogonal to it, over σ₁,
@@ -431,8 +414,13 @@ class _Spectrum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, Z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, Z: Tensor, scaled: bool) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         G = Z @ Z.mT
+        if not scaled:
+            eigenvalues, W = torch.linalg.eigh(G)
+            ctx.save_for_backward(Z, eigenvalues, W)
+            return safe_sqrt(eigenvalues).flip(-1), Z.new_empty(0)
         length = G.diagonal(dim1=-2, dim2=-1).sqrt()
         shorten = length.reciprocal().masked_fill_(length == 0, 0)
         G *= shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
@@ -448,28 +436,34 @@ class _Spectrum(torch.autograd.Function):
         u = ((w * shorten).unsqueeze(-2) @ Z).squeeze(-2)
         along = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
         u *= along.reciprocal().masked_fill_(along <= 32 * torch.finfo(Z.dtype).eps, 0)
-        ctx.save_for_backward(Z, u, G, eigenvalues, sigma, W, w, shorten)
+        ctx.save_for_backward(Z, eigenvalues, W, u, G, w, shorten)
         return sigma.flip(-1), u
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_sigma: Tensor, grad_u: Tensor) -> Tensor:
-        Z, u, G, eigenvalues, sigma, W, w, shorten = ctx.saved_tensors
-        eps = torch.finfo(Z.dtype).eps
-        S = (W * (2 * grad_sigma.flip(-1) * safe_sqrt_slope(eigenvalues)).unsqueeze(-2)) @ W.mT
-        largest = sigma[..., -1:]
-        p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
-        p *= largest.reciprocal().masked_fill_(largest <= 0, 0)
-        grad = Z * p.unsqueeze(-2)  # room for the result: new memory of this size costs more than the products
-        along = grad.sum(-1) * shorten
-        gaps = eigenvalues[..., -1:] - eigenvalues
-        inverse_gaps = gaps.reciprocal().masked_fill_(gaps <= 128 * eps, 0)
-        v = (W @ (inverse_gaps * (along.unsqueeze(-2) @ W).squeeze(-2)).unsqueeze(-1)).squeeze(-1)
-        turn = v.unsqueeze(-1) * w.unsqueeze(-2)
-        S = S + turn + turn.mT
-        radial = (S * G).sum(-1) + w * along
+    def backward(ctx: Any, grad_sigma: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, None]:
+        Z, eigenvalues, W, *leading = ctx.saved_tensors
+        if grad_sigma is None and (grad_u is None or not leading):
+            return None, None
+        S = torch.zeros_like(W)
+        if grad_sigma is not None:
+            S = (W * (2 * grad_sigma.flip(-1) * safe_sqrt_slope(eigenvalues)).unsqueeze(-2)) @ W.mT
+        if not leading:
+            return S @ Z, None
+        u, G, w, shorten = leading
+        radial = torch.zeros_like(w)
+        if grad_u is not None:
+            largest = eigenvalues[..., -1:].clamp(min=0).sqrt()
+            p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
+            p *= largest.reciprocal().masked_fill_(largest <= 0, 0)
+            along = (Z @ p.unsqueeze(-1)).squeeze(-1) * shorten
+            gaps = eigenvalues[..., -1:] - eigenvalues
+            inverse_gaps = gaps.reciprocal().masked_fill_(gaps <= 128 * torch.finfo(Z.dtype).eps, 0)
+            v = (W @ (inverse_gaps.unsqueeze(-1) * (W.mT @ along.unsqueeze(-1)))).squeeze(-1)
+            turn = v.unsqueeze(-1) * w.unsqueeze(-2)
+            S = S + turn + turn.mT
+            radial = w * along
+        radial = radial + (S * G).sum(-1)
         S = (S - torch.diag_embed(radial)) * shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
-        torch.matmul(S, Z, out=grad)
-        grad.addcmul_((w * shorten).unsqueeze(-1), p.unsqueeze(-2))
-        total: Tensor = grad
-        return total
+        grad = S @ Z
+        return grad if grad_u is None else grad.addcmul_((w * shorten).unsqueeze(-1), p.unsqueeze(-2)), None
