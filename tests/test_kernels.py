@@ -273,6 +273,27 @@ def test_no_tensor_grows_with_all_pairs(name):
     assert largest.elements >= n * n  # what fits is kept
 
 
+@pytest.mark.parametrize("rest", [1.0, 1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("size", [1, 5, 33])
+def test_near_the_span_gradients_are_good_to_rounding_over_what_is_left(rest, size):
+    """All vectors lie within √rest of one plane, so that 1 − ‖Qᵀa‖² ≈ rest for every pair: see `Residual`."""
+    generator = torch.Generator().manual_seed(0)
+    plane = torch.linalg.qr(torch.randn(65, 2, generator=generator, dtype=torch.float64)).Q
+    within, beyond = (F.normalize(torch.randn(61, 3, k, generator=generator, dtype=torch.float64), dim=-1) for k in (2, 65))
+    vectors = F.normalize(within @ plane.T + rest**0.5 * beyond, dim=-1).float()
+    results = []
+    for dtype, block_size in ((torch.float64, None), (torch.float32, None), (torch.float32, size)):
+        leaf = vectors.to(dtype).requires_grad_()
+        total = Gram(block_size=block_size)(Bundle(leaf, torch.ones(61, 3, dtype=torch.bool), NAMES)).total
+        results.append((total.item(), torch.autograd.grad(total, leaf)[0].double()))
+    (value, exact), *others = results
+    eps = torch.finfo(torch.float32).eps
+    for got, grad in others:  # as many roundings as a product has features would allow far more than four
+        assert abs(got - value) <= 4 * eps / (rest**0.5 * 0.07) + 8 * eps * value
+        assert (grad - exact).norm() <= (4 * eps / rest + 16 * eps) * exact.norm()
+    assert (others[0][1] - others[1][1]).norm() <= (4 * eps / rest + 16 * eps) * exact.norm()
+
+
 def test_block_size_is_checked():
     from gramian.errors import InputError
 

@@ -38,8 +38,9 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        values = (getattr(value, "vectors", value) for value in (*args, *kwargs.values()))
-        tensor = next((value for value in values if isinstance(value, Tensor)), None)
+        # A Bundle has vectors, Tokens have values.
+        held = (getattr(value, "vectors", getattr(value, "values", value)) for value in (*args, *kwargs.values()))
+        tensor = next((value for value in held if isinstance(value, Tensor)), None)
         with torch.autocast("cpu" if tensor is None else tensor.device.type, enabled=False):
             return function(*args, **kwargs)
 
@@ -456,7 +457,7 @@ class _Spectrum(torch.autograd.Function):
             largest = eigenvalues[..., -1:].clamp(min=0).sqrt()
             p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
             p *= largest.reciprocal().masked_fill_(largest <= 0, 0)
-            along = (Z @ p.unsqueeze(-1)).squeeze(-1) * shorten
+            along = (p.unsqueeze(-2) @ Z.mT).squeeze(-2) * shorten
             gaps = eigenvalues[..., -1:] - eigenvalues
             inverse_gaps = gaps.reciprocal().masked_fill_(gaps <= 128 * torch.finfo(Z.dtype).eps, 0)
             v = (W @ (inverse_gaps.unsqueeze(-1) * (W.mT @ along.unsqueeze(-1)))).squeeze(-1)
