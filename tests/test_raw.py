@@ -633,7 +633,8 @@ def test_a_stream_in_which_a_part_has_nothing(tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for model in (Aligner({"image": 2, "text": 3}, dim=4), Towers({"image": Features(2)})):
         output = tmp_path / type(model).__name__
-        embed_shards(model, stream(tmp_path / "t.jsonl", 4, columns=["image"]), output, progress=False)
+        embed_shards(model, stream(tmp_path / "t.jsonl", 4, columns=["image"]), output, columns=["image"], progress=False)
+        assert set(pq.read_table(output / "part-00000.parquet").column_names) == {"id", "image"}
         assert load(output, columns=["image"]).present["image"].tolist() == [False] * 4 + [True] * 4
 
 

@@ -18,7 +18,7 @@ from gramian.data.cells import Broken
 from gramian.data.sources import MANIFEST, files_state
 from gramian.data.table import Table
 from gramian.distributed import check_precision, is_main_process, join, rank, world_size
-from gramian.errors import InputError, listing, require
+from gramian.errors import InputError, check_choice, listing, require
 from gramian.files import atomic, write_text
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import Encoder, fingerprint
@@ -56,6 +56,7 @@ def embed_shards(
     output: Path,
     *,
     source: str = "",
+    columns: Sequence[str] | None = None,
     batch_size: int | None = None,
     shard_size: int = 4096,
     reading: Reading = Reading(),  # noqa: B008 (frozen)
@@ -74,6 +75,8 @@ def embed_shards(
         data: the items; or tables of at most `shard_size` items one after the other, as from `gramian.data.stream`.
         output: folder.
         source: name of the data, for the manifest; it tells streamed data apart, which cannot be hashed beforehand.
+        columns: the modalities to write; by default those of a table, and of a stream, whose parts may lack some, all that the
+            model reads.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         shard_size: items per file.
         reading: how raw cells are read; those that cannot be are empty and listed in the manifest.
@@ -92,8 +95,11 @@ def embed_shards(
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None and value < 1:
             raise InputError(f"`{name}` must be at least 1; got {value}.")
+    for name in columns or ():
+        check_choice("columns", name, model.modalities)
     if isinstance(data, Table):
         model.check(data)  # before anything is written
+        columns = columns or data.modalities
     device = join(cpu)
     check_precision(precision, device)
     model.to(device)
@@ -105,13 +111,12 @@ def embed_shards(
     count = 0
     with Watch(output) as watch, progress_bar(progress and is_main_process()) as bar:
         task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
-        for number, (part, batches) in enumerate(_parts(model, data, shard_size, batch_size, reading)):
+        for number, (part, batches) in enumerate(_parts(model, data, columns, shard_size, batch_size, reading)):
             count += 1
             if number % world_size() == rank() and not folder.has(number):
                 broken: list[Broken] = []
                 watched = (watch.checked(batch) for batch in batches)
-                names = data.modalities if isinstance(data, Table) else None  # parts of a stream may lack columns
-                folder.write(number, part, _encode(model, watched, names, precision, broken), broken)
+                folder.write(number, part, _encode(model, watched, columns, precision, broken), broken)
             bar.update(task, advance=len(part))
         while not (folder.complete() or (is_main_process() and all(map(folder.has, range(count))))):
             watch.check()
@@ -194,7 +199,12 @@ class Watch:
 
 
 def _parts(
-    model: Model, data: Table | Iterable[Table], shard_size: int, batch_size: int | None, reading: Reading
+    model: Model,
+    data: Table | Iterable[Table],
+    columns: Sequence[str] | None,
+    shard_size: int,
+    batch_size: int | None,
+    reading: Reading,
 ) -> Iterator[tuple[Table, Iterable[Batch]]]:
     """The items of each shard, and their Batches."""
     if isinstance(data, Table):
@@ -204,11 +214,12 @@ def _parts(
             yield data[start : rows.stop], loader.in_order(batch_size, rows)
         return
     for part in data:
-        known = [name for name in part.modalities if name in model.modalities and bool(part.present[name].any())]
+        wanted = columns or model.modalities
+        known = [name for name in part.modalities if name in wanted and bool(part.present[name].any())]
         if known:
-            columns = part.select(*known)
-            model.check(columns)
-            yield part, Loader(columns, model.collator(), reading).in_order(batch_size)
+            filled = part.select(*known)
+            model.check(filled)
+            yield part, Loader(filled, model.collator(), reading).in_order(batch_size)
         else:
             yield part, [Batch({}, {}, part.ids, part.item_ids)]
 

@@ -107,6 +107,7 @@ def embed(
         items,
         output,
         source=data,
+        columns=columns,
         batch_size=batch_size,
         shard_size=shard_size,
         reading=reading,
