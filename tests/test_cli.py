@@ -165,6 +165,10 @@ def test_columns_and_scores_are_written_with_commas(data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "R@3" in out
     assert "uniformity, image" in out
+    assert main(["evaluate", "--data", data, "--model", model, "--subsets", "none"]) == 0
+    assert "by joint score" not in capsys.readouterr().out
+    assert main(["evaluate", "--data", data, "--model", model, "--subsets", "every"]) == 2
+    assert "subsets" in capsys.readouterr().err
 
 
 def test_a_table_without_splits_is_split_by_the_seed(tmp_path):

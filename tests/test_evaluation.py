@@ -374,6 +374,19 @@ def test_unreadable_cells_stand_in_the_report(tmp_path):
     ]
 
 
+def test_diagnostics_of_many_vectors_are_of_a_sample_and_say_so(monkeypatch):
+    bundle = _bundle(n=60, missing=0.0)
+    whole = diagnostics(bundle)
+    monkeypatch.setattr("gramian.evaluation.shape.SAMPLE", 40)
+    found = diagnostics(bundle)
+    marked = {name for name in found if name.endswith(" (40 of 60)")}
+    assert {name.removesuffix(" (40 of 60)") for name in found} == set(whole)
+    assert "uniformity, text (40 of 60)" in marked and "hubness, text → image (40 of 60)" in marked
+    assert found["effective rank, text"] == whole["effective rank, text"]
+    assert found["uniformity, text (40 of 60)"] == pytest.approx(whole["uniformity, text"], abs=0.2)
+    assert diagnostics(bundle) == found  # the same sample each time
+
+
 def test_diagnostics_leave_out_what_is_missing():
     bundle = Bundle.from_dict({"a": torch.eye(6), "b": torch.eye(6), "c": [[1.0] * 6, *[None] * 5]})
     found = diagnostics(bundle)
