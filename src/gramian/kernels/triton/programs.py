@@ -11,6 +11,8 @@ Scores (`Kind`), with x_k = ⟨A_i, B_kj⟩:
     residual     w_j √(a2_i − Σ x_k²), where the root is `gramian.geometry.safe_sqrt`
     projection   ± w_j min(√Σ x_k², 1), with the sign of Σ t_jk x_k, + where that is 0 or where there is no t
 
+Over 400 lines: Triton compiles functions of one module, and every kernel lists its two dozen operands.
+
 Importing this module imports Triton. With TRITON_INTERPRET=1 in the environment before that it runs on the CPU, slowly.
 """
 
