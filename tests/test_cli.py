@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import yaml
 
 from gramian.benchmark.demo import demo, methods
 from gramian.cli import COMMANDS, main
-from gramian.cli.parsing import parse
+from gramian.cli.parsing import Command, parse
 from gramian.data import Table, load
 from gramian.errors import InputError
 from gramian.losses import LOSSES
@@ -67,6 +68,29 @@ def test_each_command_explains_its_options(capsys, command):
         assert f"  --{name}" in page.replace("-", "_").replace("__", "--"), name
         assert option.help or name == "recipe", name
     assert max(map(len, page.splitlines())) <= 128
+
+
+def greet(name: str, times: int = 1, size: Literal["small", "large"] = "small", loud: bool = False) -> None:
+    """Say hello.
+
+    Args:
+        name: of whom.
+        times: how often.
+        size: of the letters.
+        loud: with capitals.
+    """
+    print(" ".join([name.upper() if loud else name] * times), size)
+
+
+def test_a_command_is_a_function_and_a_line_in_the_table(monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, "greet", Command(greet, "say hello"))
+    assert main(["greet", "--name", "you", "--times=2", "--loud"]) == 0
+    assert main(["greet", "--help"]) == 0
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert "YOU YOU small\n" in out and "  greet     say hello\n" in out
+    assert "  --times INT\n      how often. (default: 1)\n" in out and "  --size small|large\n" in out and "  --loud\n" in out
+    assert "`size` must be one of small, large; got 'huge'" in _fails(capsys, "greet", "--size", "huge", "--name", "x")
 
 
 def test_train_evaluate_embed_hand_over(data, model, tmp_path, capsys):
@@ -283,6 +307,9 @@ TRAIN = ["train", "--data", "{data}", "--output", "{out}"]
         ([*TRAIN, "--validation_share", "much"], "`validation_share` must be a number; got 'much'"),
         ([*TRAIN, "--matching", ".inf"], "`matching` must be a finite weight"),
         ([*TRAIN, "--resume", "yes"], "'yes' belongs to no option"),
+        ([*TRAIN, "--no-resume=true"], "--no-resume takes no value; got 'true'"),
+        ([*TRAIN, "--no-dim"], "`dim` must be an integer; got False"),
+        ([*TRAIN, "--columns", "text", "--columns", "image"], "`columns` stands twice"),
         ([*TRAIN, "--resume=perhaps"], "`resume` must be true or false; got 'perhaps'"),
         ([*TRAIN, "stamps"], "'stamps' belongs to no option"),
         ([*TRAIN, "--columns", ""], "`columns` must not be empty"),
@@ -367,6 +394,9 @@ def test_what_is_typed_goes_before_what_the_file_says(tmp_path):
     options = parse("train", command, [str(file), "--loss", "PMRL", "--loss.signed", "--columns", "a", "b", "--dim", "4"])
     assert build_loss(options["loss"]).signed is True
     assert options["columns"] == ["a", "b"] and options["dim"] == 4
+    options = parse("train", command, [str(file), "--towers.my-col.gradient-checkpointing", "--columns", "[a,", "b]"])
+    assert options["towers"]["my-col"] == {"init_args": {"gradient_checkpointing": True}}
+    assert options["columns"] == ["a", "b"]
 
 
 def test_names_with_markup_and_control_characters_are_shown(tmp_path, capsys):

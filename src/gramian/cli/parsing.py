@@ -83,13 +83,14 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
             files.append(word)
             continue
         key, equals, text = word[2:].partition("=")
-        key, yes = _flag(key.replace("-", "_"), options)
-        if key == "config":
-            files.append(text if equals else _next(key, rest))
+        path, yes = _path(key, options)
+        if path == ["config"]:
+            files.append(text if equals else _next("config", rest))
             continue
-        path = key.split(".")
         hint = _hint(options, path, owner)
-        typed.append((path, _value(key, text if equals else None, rest, hint, yes)))
+        if any(path == earlier for earlier, _ in typed):
+            raise InputError(f"`{'.'.join(path)}` stands twice. Leave one out; a list takes its entries together: a,b.")
+        typed.append((path, _value(".".join(path), text if equals else None, rest, hint, yes)))
     values = _read(files, command, owner)
     for path, value in sorted(typed, key=lambda entry: len(entry[0]) > 1):  # the name of an object before its options
         values[path[0]] = _placed(values.get(path[0]), path[1:], value, options[path[0]].hint)
@@ -99,15 +100,21 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
     return {key: _converted(value, options[key]) for key, value in values.items()}
 
 
-def _flag(key: str, options: Mapping[str, Option]) -> tuple[str, bool]:
-    """`--no-x` is x, and says no."""
-    negative = key.startswith("no_") and key.split(".")[0] not in options
-    return (key.removeprefix("no_"), False) if negative else (key, True)
+def _path(key: str, options: Mapping[str, Option]) -> tuple[list[str], bool]:
+    """The parts of a name behind `--`, and whether it says yes: `--no-x` is x, and says no."""
+    path = key.split(".")
+    root = path[0].replace("-", "_")
+    yes = root in options or not root.startswith("no_")
+    root = root if yes else root.removeprefix("no_")
+    columns = path[1:2] if root in options and _holds_objects(options[root].hint) else []  # the user's names, as they are
+    return [root, *columns, *(part.replace("-", "_") for part in path[1 + len(columns) :])], yes
 
 
 def _value(key: str, value: str | None, rest: list[str], hint: Any, yes: bool) -> Any:
     """What follows an option: nothing for a flag, several words for a list, otherwise one."""
-    if value is None and (bool in alternatives(hint) or not yes):
+    if not yes and value is not None:
+        raise InputError(f"--no-{key} takes no value; got {value!r}.")
+    if not yes or (value is None and bool in alternatives(hint)):
         return yes
     if value is None and hint is Any and (not rest or rest[0].startswith("--") or rest[0].endswith(YAML)):
         return yes  # an option of a named object, whose type is known when that is built
@@ -115,7 +122,7 @@ def _value(key: str, value: str | None, rest: list[str], hint: Any, yes: bool) -
         several = []
         while rest and not rest[0].startswith("--") and not rest[0].endswith(YAML):
             several.append(rest.pop(0))
-        value = ",".join(several) if several else _next(key, rest)
+        value = (" " if several and several[0].startswith("[") else ",").join(several) if several else _next(key, rest)
     if value is None:
         value = _next(key, rest)
     if not value.strip() or (_is_list(hint) and not all(part.strip() for part in value.split(","))):
@@ -270,7 +277,8 @@ def _of_option(name: str, option: Option) -> list[str]:
     """One option: its type, what the docstring says, what may be chosen, the default."""
     choices = _choices(option.hint)
     text = f"{option.help} One of {', '.join(choices)}." if len(choices) > FEW else option.help
-    return _entry(name, _metavar(option.hint), text, "required" if option.required else _default(option.default))
+    note = f"default; --no-{name} turns it off" if option.default is True else _default(option.default)
+    return _entry(name, _metavar(option.hint), text, "required" if option.required else note)
 
 
 def _entry(name: str, metavar: str, text: str, note: str = "") -> list[str]:
