@@ -148,8 +148,8 @@ class Rankings:
 
 def _by_row(ranked: MatchRanks, side: Side) -> RankedRows:
     """Of every row, from those of its candidates."""
-    known = (side.of_row >= 0) & ranked.matched.cpu().numpy()[side.of_row]
-    better, tied = (np.where(known, part.cpu().numpy()[side.of_row], -1) for part in ranked[:2])
+    known = np.append(ranked.matched.cpu().numpy(), False)[side.of_row]  # −1, of a row without a candidate, is the last
+    better, tied = (np.where(known, np.append(part.cpu().numpy(), -1)[side.of_row], -1) for part in ranked[:2])
     return RankedRows(better, tied)
 
 
