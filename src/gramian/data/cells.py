@@ -53,7 +53,7 @@ class Cells:
         values: n cells, `None` or empty where missing; an Arrow column stays on the disk it is mapped from.
         folder: what relative paths in them are relative to.
         rows: (k,) which of `values` count, in order; all by default.
-        present: (k,) which of them are filled; found out by default.
+        present: (k,) which of them are filled; asked of the values by default.
 
     Raises:
         InputError: one text in the place of a list.

@@ -43,7 +43,7 @@ class Checked:
     splits: dict[str, int] = field(default_factory=dict)
 
     def sheets(self) -> list[Sheet]:
-        """One row a column; then what is wrong, cell by cell, the first of it."""
+        """One row per column; then what is wrong, cell by cell, the first of it."""
         count = Counter(modality for _, modality, _ in self.broken)
         rows = tuple(
             (name, str(filled), str(self.rows - filled), str(count[name]), str(len(self.cut.get(name, {}))))
@@ -54,7 +54,7 @@ class Checked:
         sheets = [Sheet("Columns", ("column", "filled", "missing", "unreadable", "cut"), rows, note)]
         if self.broken:
             sheets.append(unreadable(self.broken))
-        cut = [(name, row, what) for name, found in self.cut.items() for row, what in found.items()]
+        cut = [(name, row, what) for name, cells in self.cut.items() for row, what in cells.items()]
         if cut:
             sheets.append(Sheet("Cut off", ("column", "id", "what"), tuple(cut[:_LISTED]), f"{len(cut)} in all."))
         return sheets
@@ -76,18 +76,18 @@ def check_table(table: Table, collator: Collator, *, workers: int = 0, progress:
         InputError: columns and towers that do not fit.
     """
     collator.check(table)
-    found = Checked(len(table), table.counts())
+    checked = Checked(len(table), table.counts())
     if table.split is not None:
-        found.splits = dict(Counter(table.split))
+        checked.splits = dict(Counter(table.split))
     rows = torch.utils.data.DataLoader(
         _CheckedRows(table, collator.readers), batch_size=None, num_workers=workers, generator=torch.Generator()
     )
-    for here in track(rows, description="reading", total=len(table), disable=not progress):
-        found.empty += not here["readable"]
-        found.broken.extend(here["broken"])
-        for modality, row, what in here["cut"]:
-            found.cut.setdefault(modality, {})[row] = what
-    return found
+    for result in track(rows, description="reading", total=len(table), disable=not progress):
+        checked.empty += not result["readable"]
+        checked.broken.extend(result["broken"])
+        for modality, row, what in result["cut"]:
+            checked.cut.setdefault(modality, {})[row] = what
+    return checked
 
 
 class _CheckedRows(torch.utils.data.Dataset[Any]):

@@ -97,7 +97,11 @@ class CustomReader(Reader):
         self._read, self._collate = read, collate
 
     def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
-        """What the user's function makes of a cell; without one a list becomes a float32 tensor."""
+        """What the user's function makes of a cell; without one a list becomes a float32 tensor.
+
+        Raises:
+            Unreadable: the function raised a ValueError, or a list holds no numbers of one shape.
+        """
         del folder, generator
         if self._read is None:
             return _as_tensor(cell) if isinstance(cell, list | np.ndarray) else cell

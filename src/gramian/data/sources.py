@@ -332,8 +332,8 @@ def _of_hub(source: str, revision: str | None, wanted: Wanted, streaming: bool) 
     import pyarrow as pa
 
     with _quiet(), _retold(source):
-        found = datasets.load_dataset(source, revision=revision, streaming=streaming)
-        parts = found if isinstance(found, Mapping) else {"train": found}
+        loaded = datasets.load_dataset(source, revision=revision, streaming=streaming)
+        parts = loaded if isinstance(loaded, Mapping) else {"train": loaded}
         for split, rows in parts.items():
             rows = _undecoded(rows)
             if streaming:

@@ -178,7 +178,7 @@ class Table:
             homes: dict[str, set[str]] = {}
             for name, home in zip(self.item_ids, self.split, strict=True):
                 homes.setdefault(name, set()).add(home)
-            torn = [name for name, found in homes.items() if len(found) > 1]
+            torn = [name for name, splits in homes.items() if len(splits) > 1]
             if torn:
                 raise InputError(f"`item_ids` must each lie in one split; {len(torn)} lie in several ({listing(torn)}).")
         for name, column in self.columns.items():

@@ -67,13 +67,13 @@ def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, 
     if ending in _TEXT:
         row[ending] = _content(archive, member).decode("utf-8-sig")
     elif ending == "json":
-        found = json.loads(_content(archive, member))
-        if not isinstance(found, dict):
+        fields = json.loads(_content(archive, member))
+        if not isinstance(fields, dict):
             raise ValueError(f"{member.name} does not hold an object")
-        clash = [key for key in found if key in row]
+        clash = [key for key in fields if key in row]
         if clash:
             raise ValueError(f"{member.name} has a field {clash[0]!r}, which another file of the row gives")
-        row.update({key: value for key, value in found.items() if key != "id"})
+        row.update({key: value for key, value in fields.items() if key != "id"})
     elif ending == "npy":
         row[ending] = np.load(BytesIO(_content(archive, member)), allow_pickle=False).astype(np.float32).ravel().tolist()
     else:

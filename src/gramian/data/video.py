@@ -63,7 +63,7 @@ def read_video(
         if not total:
             raise Unreadable("no frames")
     wanted = np.minimum((places * total).astype(int), total - 1)
-    found: dict[int, NDArray[np.uint8]] = {}
+    images: dict[int, NDArray[np.uint8]] = {}
     last = None
     with open_container(opened, "video") as container:
         stream = container.streams[index]
@@ -74,15 +74,15 @@ def read_video(
                 raise Unreadable("frames that change size")
             last = (number, frame)
             if number in chosen:
-                found[number] = _upright(frame)
+                images[number] = _upright(frame)
             if number >= end:
                 break
         if last is None:
             raise Unreadable("no frame can be decoded")
-        if not found.keys() >= chosen:  # fewer frames than packets: the last one stands for those behind it
-            found[last[0]] = _upright(last[1])
-    decoded = np.array(sorted(found))
-    return np.stack([found[int(decoded[max(0, np.searchsorted(decoded, place, side="right") - 1)])] for place in wanted])
+        if not images.keys() >= chosen:  # fewer frames than packets: the last one stands for those behind it
+            images[last[0]] = _upright(last[1])
+    numbers = np.array(sorted(images))
+    return np.stack([images[int(numbers[max(0, np.searchsorted(numbers, place, side="right") - 1)])] for place in wanted])
 
 
 def _shown(packets: Iterator[Any]) -> int:
