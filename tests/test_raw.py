@@ -262,6 +262,8 @@ def test_check_on_the_command_line(config, capsys):
     out = capsys.readouterr().out
     assert "item-7" in out
     assert "24" in out
+    assert main(["check", str(config), "--workers", "-1"]) == 2
+    assert "`workers` must be a number of processes" in capsys.readouterr().err
     assert main(["check", str(config), "--strict"]) == 2
     assert "3 cells cannot be read, the first in column `image`, id 'item-2': 0 bytes" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from gramian.data.batches import Collator
+from gramian.data.batches import Collator, Reading
 from gramian.data.cells import Broken, Cells
 from gramian.data.media import Unreadable
 from gramian.data.readers import Reader
@@ -73,14 +73,17 @@ def check_table(table: Table, collator: Collator, *, workers: int = 0, progress:
         What the table holds.
 
     Raises:
-        InputError: columns and towers that do not fit.
+        InputError: columns and towers that do not fit; a number of processes below 0.
     """
     collator.check(table)
     checked = Checked(len(table), table.counts())
     if table.split is not None:
         checked.splits = dict(Counter(table.split))
     rows = torch.utils.data.DataLoader(
-        _CheckedRows(table, collator.readers), batch_size=None, num_workers=workers, generator=torch.Generator()
+        _CheckedRows(table, collator.readers),
+        batch_size=None,
+        num_workers=Reading(workers).workers,
+        generator=torch.Generator(),
     )
     for result in track(rows, description="reading", total=len(table), disable=not progress):
         checked.empty += not result["readable"]
