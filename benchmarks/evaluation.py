@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py                     # all four, about ten minutes on two cores
     python benchmarks/evaluation.py --only default
 
-Expected on two cores: the default of 10,000 items × 4 modalities in under 60 s and 1 GB beyond the inputs, the directions between
+Expected on two cores: the default of 10,000 items × 4 modalities in under 60 s and 1 GB beyond the inputs, directions between
 two modalities of 100,000 × 3 in under 10 minutes and 2 GB. Each runs in a process of its own, whose peak is its own.
 """
 
