@@ -36,7 +36,8 @@ _SPLITS = {name: name for name in ("train", "validation", "test")} | dict.fromke
 
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_ASIDE = re.compile(r"(readme|licen[cs]e|notice|changelog)\b.*|dataset_infos?\.json", re.IGNORECASE)
+_ASIDE = re.compile(r"(readme|licen[cs]e|notice|changelog)\b.*|dataset_infos?\.json|_[^.]*", re.IGNORECASE)
+"""Files beside a table: about it, or bookkeeping such as `_SUCCESS`."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,9 @@ def _of_folder(folder: Path, wanted: Wanted, mapped: bool) -> Iterator[Part]:
         return
     shards = _of_embedding(folder) or _of_saved(folder)
     names = [] if shards else _names(folder)
-    tables = [name for name in names if name.suffix.lower() in READERS and not _ASIDE.fullmatch(name.name)]
-    media = {name: kind for name in names for kind, medium in MEDIA.items() if kind != "text" and _ends(name, medium.endings)}
+    own = [name for name in names if not any(step.startswith("_") for step in name.parts[:-1])]  # no `_temporary` of Spark
+    tables = [name for name in own if name.suffix.lower() in READERS and not _ASIDE.fullmatch(name.name)]
+    media = {name: kind for name in own for kind, medium in MEDIA.items() if kind != "text" and _ends(name, medium.endings)}
     if media and all(name.name in _METADATA for name in tables):
         yield from _of_media(folder, names, media, tables, wanted)
         return
@@ -174,9 +176,9 @@ def _ends(name: Path, endings: str) -> bool:
 
 
 def _names(folder: Path) -> list[Path]:
-    """The files below a folder, relative to it, in order; hidden ones and bookkeeping such as `_SUCCESS` are none."""
+    """The files below a folder, relative to it, in order, without hidden ones."""
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return [name for name in names if not any(step.startswith((".", "_")) for step in name.parts)]
+    return [name for name in names if not any(step.startswith(".") for step in name.parts)]
 
 
 def _of_embedding(folder: Path) -> list[_File]:
