@@ -348,7 +348,7 @@ def _peak(run: Callable[[], object], device: torch.device) -> float | None:
 
 def _bytes(path: str, key: str) -> int:
     """An entry in kB of a file below /proc."""
-    lines = Path(path).read_text().splitlines()
+    lines = Path(path).read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 

@@ -32,15 +32,14 @@ from gramian.model.aligner import Aligner
 from gramian.model.towers import evaluating
 from gramian.sheets import progress_bar
 from gramian.training.caching import cached_backward
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 from gramian.training.checkpoints import RunFolder
 from gramian.training.objective import Objective, divide_gradients, parameter_groups, warmup_cosine
 from gramian.training.recipe import History, Recipe
 
-__all__ = ["fit"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
+__all__ = ["fit"]
 
 logger = logging.getLogger("gramian")
 
