@@ -1,6 +1,5 @@
-"""What a user sees first: imports without extras, no effects, one direction of arrows, a docstring for every public name."""
+"""What a user sees first: imports without extras, no effects, a docstring for every public name."""
 
-import ast
 import importlib
 import inspect
 import pkgutil
@@ -14,57 +13,6 @@ import gramian
 
 SOURCE = Path(gramian.__file__).parent
 MODULES = [module.name for module in pkgutil.walk_packages(gramian.__path__, "gramian.")]
-
-# A room may import from those to its left and from its own.
-ROOMS = [
-    "errors",
-    "files",
-    "sheets",
-    "papers",
-    "geometry",
-    "rows",
-    "tokens",
-    "bundle",
-    "kernels",
-    "scores",
-    "losses",
-    "distributed",
-    "data",
-    "model",
-    "embedding",
-    "evaluation",
-    "training",
-    "benchmark",
-    "integrations",
-    "cli",
-]
-
-
-def _imported(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gramian."):
-            names.add(node.module.split(".")[1])
-    return names
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_run_one_way(room):
-    paths = [SOURCE / f"{room}.py"] if (SOURCE / f"{room}.py").exists() else list((SOURCE / room).rglob("*.py"))
-    assert paths
-    for path in paths:
-        assert _imported(path) <= set(ROOMS[: ROOMS.index(room) + 1]), path
-
-
-def test_every_room_is_in_the_order():
-    found = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert found - {"__init__", "__main__", "__pycache__"} == set(ROOMS)
-
-
-def test_scores_do_not_know_the_losses_and_metrics_do_not_know_the_scores():
-    assert all("losses" not in _imported(path) for path in (SOURCE / "scores").glob("*.py"))
-    assert "scores" not in _imported(SOURCE / "evaluation" / "metrics.py")
-
 
 def test_core_imports_without_extras_and_without_effects():
     script = """
