@@ -10,7 +10,7 @@ import gramian
 
 SOURCE = Path(gramian.__file__).parent
 LIMIT = 420
-WHY_LONG = "Longer than most: "
+WHY_LONG = "Over 400 lines"
 VERSION = ("gramian", "__version__")  # the one thing that rooms may take from the package's face
 
 # A room may import from those to its left and from its own.

@@ -1,5 +1,6 @@
 """What a user sees first: imports without extras, no effects, a docstring for every public name."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -13,6 +14,7 @@ import gramian
 
 SOURCE = Path(gramian.__file__).parent
 MODULES = [module.name for module in pkgutil.walk_packages(gramian.__path__, "gramian.")]
+
 
 def test_core_imports_without_extras_and_without_effects():
     script = """
