@@ -51,23 +51,65 @@ def test_public_names_exist_and_have_docstrings(name):
                         assert inspect.getdoc(getattr(thing, method)), f"{name}.{public}.{method}"
 
 
-def test_public_functions_of_tensors_give_shapes():
-    from gramian import geometry, losses, scores
-    from gramian.evaluation import metrics
+def _without_shape(annotation: ast.AST) -> list[str]:
+    """The tensors of an annotation whose shape is not named by the letters of the library, as in `Float[Tensor, "n m d"]`."""
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) in ("Bool", "Float", "Int"):
+        assert isinstance(annotation.slice, ast.Tuple), ast.unparse(annotation)
+        array, shape = annotation.slice.elts
+        named = ast.unparse(array) == "Tensor" and set(ast.literal_eval(shape).split()) <= LETTERS
+        return [] if named else [ast.unparse(annotation)]
+    if isinstance(annotation, ast.Name) and annotation.id == "Tensor":
+        return ["Tensor"]
+    return [one for child in ast.iter_child_nodes(annotation) for one in _without_shape(child)]
 
-    for module in (geometry, scores, metrics):
-        for public in module.__all__:
-            thing = getattr(module, public)
-            if inspect.isfunction(thing):
-                document = inspect.getdoc(thing)
-                assert (
-                    "(q," in document
-                    or "(n" in document
-                    or "(..." in document
-                    or public in {"recall_at_k", "score_table"}
-                    or "rank" in public
-                )
-    assert {losses.LOSSES[name].__name__ for name in losses.LOSSES} == set(losses.LOSSES)
+
+LETTERS = {"...", *"nqmdtk", "p", "b", "c"}
+"""n items, q queries, m modalities, d dimensions, t tokens, k cut-off; p other items; (b, c) a tile of the table."""
+
+SHAPED = ["geometry.py", "bundle.py", "evaluation/metrics.py", "losses/functional.py", "losses/matching.py"]
+
+
+def _shapeless(path: Path) -> list[str]:
+    """The public functions and methods of a file with a tensor in the signature whose shape does not stand there."""
+    named = []
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    classes = [node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    methods = [method for one in classes for method in one.body]
+    for node in [*body, *methods]:
+        if not isinstance(node, ast.FunctionDef) or (node.name.startswith("_") and not node.name.startswith("__")):
+            continue
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        annotations = [node.returns, *(argument.annotation for argument in arguments)]
+        if node.name != "__init__" and any(_without_shape(annotation) for annotation in annotations if annotation):
+            named.append(node.name)
+    return named
+
+
+@pytest.mark.parametrize("file", [*SHAPED, *(f"scores/{path.name}" for path in sorted((SOURCE / "scores").glob("*.py")))])
+def test_public_functions_of_tensors_name_shapes(file):
+    assert not _shapeless(SOURCE / file)
+
+
+def test_tensors_without_shapes_are_seen(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        """
+def good(x: Float[Tensor, "... d"], ids: Int[Tensor, " n"] | None = None, *, tau: float = 1.0) -> Bool[Tensor, ""]: ...
+def bare(x: Tensor) -> Float[Tensor, " n"]: ...
+def union(x: list[Tensor | None]) -> None: ...
+def letters(x: Float[Tensor, "n width"]) -> None: ...
+def _private(x: Tensor) -> Tensor: ...
+class Box:
+    def method(self) -> Tensor: ...
+"""
+    )
+    assert _shapeless(path) == ["bare", "union", "letters", "method"]
+
+
+def test_losses_are_named_after_their_classes():
+    from gramian import losses
+
+    assert {loss.__name__ for loss in losses.LOSSES.values()} == set(losses.LOSSES)
 
 
 def test_version_is_that_of_the_metadata():

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from gramian.files import atomic
 from gramian.geometry import unit
 from gramian.rows import read_ids, read_mask, read_rows, row_index
 from gramian.tokens import PoolName, Tokens, pool
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 __all__ = ["Bundle", "Vectors"]
 
@@ -59,10 +62,10 @@ class Bundle:
             [1.0000, 0.0000]])
     """
 
-    vectors: Tensor
-    present: Tensor
+    vectors: Float[Tensor, "n m d"]
+    present: Bool[Tensor, "n m"]
     modalities: tuple[str, ...]
-    item_ids: Tensor | None = None
+    item_ids: Int[Tensor, " n"] | None = None
     tokens: Mapping[str, Tokens] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,8 +99,8 @@ class Bundle:
         cls,
         columns: Mapping[str, Vectors],
         *,
-        present: Mapping[str, Tensor | np.ndarray | Sequence[bool]] | None = None,
-        item_ids: Tensor | Sequence[int] | Sequence[str] | None = None,
+        present: Mapping[str, Bool[Tensor, " n"] | np.ndarray | Sequence[bool]] | None = None,
+        item_ids: Int[Tensor, " n"] | Sequence[int] | Sequence[str] | None = None,
         pooling: PoolName = "mean",
         check: bool = True,
     ) -> Bundle:
@@ -207,11 +210,11 @@ class Bundle:
             raise InputError(f"`modality` must be one of {', '.join(self.modalities)}; got {modality!r}.")
         return self.modalities.index(modality)
 
-    def column(self, modality: str) -> Tensor:
+    def column(self, modality: str) -> Float[Tensor, "n d"]:
         """The vectors of one modality, (n, d), zero where missing."""
         return self.vectors[:, self.position(modality)]
 
-    def has(self, *modalities: str) -> Tensor:
+    def has(self, *modalities: str) -> Bool[Tensor, " n"]:
         """Which items have at least one of `modalities` (all of the Bundle's by default), (n,) bool."""
         if not modalities:
             return self.present.any(1)
@@ -242,8 +245,8 @@ class Bundle:
         parts = torch.split(self.vectors, [len(first), len(second)], 1)
         return replace(bundles[0], vectors=parts[0]), replace(bundles[1], vectors=parts[1])
 
-    def same(self, other: Bundle | None = None) -> Tensor:
-        """Which rows are one item, (n, n) bool: equal `item_ids`; against the rows of `other`, (n, n of it).
+    def same(self, other: Bundle | None = None) -> Bool[Tensor, "n p"]:
+        """Which rows are one item, (n, p) bool: equal `item_ids`, against the p rows of `other`, or its own n by default.
 
         Raises:
             InputError: rows of two Bundles are compared and one of them has no ids.
@@ -259,7 +262,7 @@ class Bundle:
         """The number of different items: rows, but for those that share an id."""
         return len(self) if self.item_ids is None else int(torch.unique(self.item_ids).numel())
 
-    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Bundle:
+    def __getitem__(self, rows: int | slice | Sequence[int] | Int[Tensor, " p"] | Bool[Tensor, " n"] | np.ndarray) -> Bundle:
         """The items at `rows`: a slice, an index, indices or a boolean mask; always a Bundle, of one item for an index."""
         if isinstance(rows, str):
             raise InputError(f"a Bundle is indexed by rows; got {rows!r}. Use `.column({rows!r})` or `.select({rows!r})`.")

@@ -13,12 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from gramian.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 __all__ = [
     "gram_matrix",
@@ -51,7 +54,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @full_precision
-def gram_matrix(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+def gram_matrix(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None) -> Float[Tensor, "... m m"]:
     """Inner products of the vectors of each tuple: G = Z Zᵀ.
 
     Args:
@@ -69,7 +72,7 @@ def gram_matrix(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     return Z @ Z.mT
 
 
-def volume(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+def volume(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None) -> Float[Tensor, "..."]:
     """Volume of the parallelotope that the vectors span: V = √det(Z Zᵀ).
 
     For unit vectors V lies in [0, 1]: 0 when they are linearly dependent, 1 when they are orthogonal; |sin θ| for two. It is
@@ -91,7 +94,7 @@ def volume(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     return orthogonalize(vectors, present).volume
 
 
-def span_basis(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+def span_basis(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None) -> Float[Tensor, "... m d"]:
     """Orthonormal basis of the span of the vectors.
 
     Args:
@@ -109,7 +112,7 @@ def span_basis(vectors: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 @full_precision
-def singular_values(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+def singular_values(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None) -> Float[Tensor, "... m"]:
     """Singular values of each tuple's matrix Z, largest first: square roots of the eigenvalues of Z Zᵀ.
 
     For k unit vectors Σσ² = k; σ = (√k, 0, …) when they all coincide (up to sign), all ones when they are orthogonal.
@@ -135,7 +138,9 @@ def singular_values(vectors: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 @full_precision
-def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+def leading_direction(
+    vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None
+) -> Float[Tensor, "... d"]:
     """Direction the tuple agrees on most: the right singular vector of Z that belongs to σ₁.
 
     u = Zᵀ w₁ / σ₁ with w₁ the leading eigenvector of Z Zᵀ. A singular vector has no sign of its own; this one is chosen to
@@ -158,14 +163,18 @@ def leading_direction(vectors: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 @full_precision
-def spectrum(vectors: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def spectrum(
+    vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None
+) -> tuple[Float[Tensor, "... m"], Float[Tensor, "... d"]]:
     """`singular_values` (..., m) and `leading_direction` (..., d) by one factorisation, of rows scaled to unit length."""
     sigma, u = _Spectrum.apply(_masked(vectors, present), True)  # type: ignore[no-untyped-call]
     return sigma, u
 
 
 @full_precision
-def spectral_entropy_rank(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+def spectral_entropy_rank(
+    vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None
+) -> Float[Tensor, "..."]:
     """How many directions the tuple spreads over: exp of the entropy of its energies' shares σᵢ²/Σσ².
 
     For k unit vectors in [1, k]: 1 when they coincide up to sign, k when they are orthogonal.
@@ -191,7 +200,7 @@ def spectral_entropy_rank(vectors: Tensor, present: Tensor | None = None) -> Ten
     return entropy.exp()
 
 
-def triangle_area(vectors: Tensor, present: Tensor | None = None) -> Tensor:
+def triangle_area(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None) -> Float[Tensor, "..."]:
     """Area of the triangle between the end points of three vectors: ½ √(‖u‖²‖v‖² − (u·v)²), u and v two of its sides.
 
     For unit vectors in [0, ¾√3]: 0 when two of them coincide, largest when they point 120° apart in one plane. A missing
@@ -221,13 +230,15 @@ def triangle_area(vectors: Tensor, present: Tensor | None = None) -> Tensor:
     return safe_sqrt(squared).masked_fill(count < 2, 0) / 2
 
 
-def check_triangle(count: Tensor) -> None:
+def check_triangle(count: Int[Tensor, "..."]) -> None:
     """Raise where a tuple has more than three vectors."""
     if count.numel() and int(count.max()) > 3:
         raise InputError(f"`triangle` needs tuples of at most three vectors; got one of {int(count.max())}. Select modalities.")
 
 
-def lorentz_volume(vectors: Tensor, present: Tensor | None = None, *, curvature: float = 1.0) -> Tensor:
+def lorentz_volume(
+    vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None, *, curvature: float = 1.0
+) -> Float[Tensor, "..."]:
     """Volume of the tuple lifted to hyperbolic space: √|det G_L|, G_L the Lorentz inner products of the lifted vectors.
 
     A unit vector z becomes the point (cosh r, z sinh r)/r with r = √curvature, its image under the exponential map at the
@@ -260,7 +271,9 @@ def check_curvature(curvature: float) -> None:
         raise InputError(f"`curvature` must lie in (0, 400]; got {curvature}.")
 
 
-def lorentz(edges: Tensor, own: Tensor, count: Tensor, curvature: float) -> Tensor:
+def lorentz(
+    edges: Float[Tensor, "..."], own: Float[Tensor, "..."], count: Int[Tensor, "..."], curvature: float
+) -> Float[Tensor, "..."]:
     """`lorentz_volume` of tuples of `count` vectors from the squared volumes of their edges and of the vectors themselves."""
     check_curvature(curvature)
     r = curvature**0.5
@@ -271,13 +284,15 @@ def lorentz(edges: Tensor, own: Tensor, count: Tensor, curvature: float) -> Tens
 
 
 @full_precision
-def edge_volume(vectors: Tensor, present: Tensor) -> Tensor:
+def edge_volume(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"]) -> Float[Tensor, "..."]:
     """Volume of the parallelotope of the edges from a tuple's first vector to its others; (k − 1)! times the simplex's."""
     _, edges, there = edges_of(_masked(vectors, present), present)
     return orthogonalize(edges, there).volume
 
 
-def edges_of(Z: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def edges_of(
+    Z: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"]
+) -> tuple[Float[Tensor, "... d"], Float[Tensor, "... m d"], Bool[Tensor, "... m"]]:
     """First present vector (..., d) of each tuple, the others minus it (..., m, d), and the mask (..., m) of these edges."""
     first = torch.cumsum(present, -1).eq(1) & present
     base = (Z * first[..., None]).sum(-2)
@@ -288,18 +303,18 @@ def edges_of(Z: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class Orthogonalization(NamedTuple):
     """Gram–Schmidt of each tuple: (..., m, d) orthonormal basis and (..., m) distances to the span of the vectors before."""
 
-    basis: Tensor
-    distances: Tensor
+    basis: Float[Tensor, "... m d"]
+    distances: Float[Tensor, "... m"]
 
     @property
-    def volume(self) -> Tensor:
+    def volume(self) -> Float[Tensor, "..."]:
         """(...), the product of the distances."""
         product: Tensor = self.distances.prod(-1)
         return product
 
 
 @full_precision
-def orthogonalize(vectors: Tensor, present: Tensor | None = None) -> Orthogonalization:
+def orthogonalize(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None) -> Orthogonalization:
     """Gram–Schmidt over the m vectors, masked; a vector within rounding of the span before it counts as dependent."""
     Z = _masked(vectors, present)
     there = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
@@ -308,20 +323,20 @@ def orthogonalize(vectors: Tensor, present: Tensor | None = None) -> Orthogonali
     return Orthogonalization(basis.reshape(*batch, m, d), distances.reshape(*batch, m))
 
 
-def safe_sqrt(x: Tensor) -> Tensor:
+def safe_sqrt(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """√x where x ≥ ε; the chord x/√ε on [0, ε), where a squared length is rounding noise; 0 below. Finite slope everywhere."""
     eps = torch.finfo(x.dtype).eps
     chord: Tensor = x.clamp(min=0) / eps**0.5
     return torch.where(x > eps, x.clamp(min=eps).sqrt(), chord)
 
 
-def safe_sqrt_slope(x: Tensor) -> Tensor:
+def safe_sqrt_slope(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The slope of `safe_sqrt`: 1/(2√x) where x > ε, 1/√ε on [0, ε], 0 below."""
     eps = torch.finfo(x.dtype).eps
     return torch.where(x > eps, 0.5 / x.clamp(min=eps).sqrt(), (x >= 0) / eps**0.5)
 
 
-def direction(x: Tensor) -> Tensor:
+def direction(x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """A sum of unit vectors `x` (..., d) scaled to unit length; the zero vector where its length is rounding noise."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     noise = length <= 32 * torch.finfo(x.dtype).eps
@@ -329,7 +344,7 @@ def direction(x: Tensor) -> Tensor:
     return scaled
 
 
-def unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """`vectors` (..., d) scaled to unit length however long or short they are; zero where they are zero."""
     # Dividing by the largest entry first keeps the squares of very small and very large rows in range.
     largest = vectors.detach().abs().amax(-1, keepdim=True)

@@ -31,6 +31,9 @@ def methods(anchor: str = "text") -> tuple[Method, ...]:
 
     Args:
         anchor: of GRAM as published.
+
+    Returns:
+        Five methods; the first, all-pairs InfoNCE, is the reference.
     """
     return (
         Method("Pairwise InfoNCE", lambda: Pairwise(temperature=0.2)),
@@ -62,7 +65,7 @@ def demo(
         output: folder for the report, the pictures and the embedded test items of each run.
         data: a table with the splits "train", "validation" and "test"; see `gramian.data.load`.
         columns: its modalities to use.
-        anchor: the modality that the joint scores ask with, and GRAM's anchor as published.
+        anchor: the query modality of the joint scores, and the anchor of GRAM as published.
         seeds: runs of each method, with seeds 0, 1, ….
         dim: width of the shared space.
         recipe: how to train; its seed is replaced by the run's.
@@ -104,7 +107,10 @@ def compare(runs: Mapping[str, Sequence[Run]], anchor: str) -> Sheet:
 
     Args:
         runs: name of the method → its runs.
-        anchor: the modality that the joint scores ask with.
+        anchor: the query modality of the joint scores.
+
+    Returns:
+        The table; without joint scores where there are two modalities.
     """
     reference = next(iter(runs.values()))
     first = reference[0].report

@@ -252,7 +252,10 @@ def chosen(methods: Sequence[Method], names: Sequence[str] | None) -> list[Metho
 
     Args:
         methods: to choose from.
-        names: written in any way that gives the same small letters and digits: "gram-cone-each" is "Gram, cone, each".
+        names: compared by their lower-case letters and digits: "gram-cone-each" is "Gram, cone, each".
+
+    Returns:
+        The chosen methods, in the order of `methods`.
 
     Raises:
         InputError: a name that no method has.

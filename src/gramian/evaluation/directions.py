@@ -116,10 +116,15 @@ def subset_directions(
     Args:
         bundle: with its `Rankings`, where some of them are made already.
         scores: by name.
-        subsets: "others" sets each modality against all the others together, "all" against every subset of them.
+        subsets: "others" sets each modality against all the others together, "all" against every subset of two or more of
+            them, "none" against nothing.
+
+    Yields:
+        One Gain per subset, modality, score and way (subset → modality, modality → subset); none where fewer than two items
+        have both sides.
 
     Raises:
-        InputError: another name of `subsets`.
+        InputError: an unknown name in `subsets`.
     """
     rankings = bundle if isinstance(bundle, Rankings) else Rankings(bundle)
     check_choice("subsets", subsets, SUBSETS)

@@ -6,7 +6,7 @@ the t + 1 places, so that a constant score gives chance, and never success.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor
 from gramian.errors import InputError
 from gramian.kernels import Form, Given, Linear, log_sums
 from gramian.kernels.ranks import top_k
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 __all__ = [
     "Ranks",
@@ -49,7 +52,7 @@ class Ranks(NamedTuple):
         return 1 + self.better + self.tied / 2
 
 
-def ranks(scores: Tensor, relevant: Tensor) -> Ranks:
+def ranks(scores: Float[Tensor, "q n"], relevant: Int[Tensor, " q"] | Bool[Tensor, "q n"]) -> Ranks:
     """Where the best match of each query stands among the candidates.
 
     Args:
@@ -90,6 +93,9 @@ def ranks(scores: Tensor, relevant: Tensor) -> Ranks:
 def hits_at_k(ranks: Ranks, k: int) -> NDArray[np.float64]:
     """Whether each query finds its match among the best k, (q,): 1, 0, or between where a tie decides.
 
+    Raises:
+        InputError: k below 1.
+
     >>> hits_at_k(Ranks(np.array([0, 2, 4]), np.array([0, 3, 0])), 3)
     array([1.  , 0.25, 0.  ])
     """
@@ -100,6 +106,9 @@ def hits_at_k(ranks: Ranks, k: int) -> NDArray[np.float64]:
 
 def recall_at_k(ranks: Ranks, k: int) -> float:
     """Share of queries whose match is among the best k, in [0, 1]; NaN for no queries.
+
+    Raises:
+        InputError: k below 1.
 
     >>> recall_at_k(Ranks(np.array([0, 2, 7, 0]), np.array([0, 0, 0, 1])), 1)
     0.375
@@ -130,7 +139,7 @@ def mean_reciprocal_rank(ranks: Ranks) -> float:
     return float(np.mean((harmonic[last] - harmonic[ranks.better]) / (ranks.tied + 1)))
 
 
-def uniformity(vectors: Tensor, *, t: float = 2.0) -> float:
+def uniformity(vectors: Float[Tensor, "n d"], *, t: float = 2.0) -> float:
     """How evenly unit vectors cover the sphere: log of the mean of exp(−t‖x − y‖²) over all pairs, tile by tile.
 
     Args:
@@ -139,6 +148,9 @@ def uniformity(vectors: Tensor, *, t: float = 2.0) -> float:
 
     Returns:
         In [−4t, 0]; 0 when all coincide, about −2t when they are spread over many dimensions. Lower is more even.
+
+    Raises:
+        InputError: vectors that are not floating point of shape (n, d), or fewer than two.
 
     Source: Wang and Isola (arXiv 2005.10242).
 
@@ -153,15 +165,18 @@ def uniformity(vectors: Tensor, *, t: float = 2.0) -> float:
     return float(torch.log(torch.expm1(rows.clamp(min=0)).sum() / (n * (n - 1))).item())
 
 
-def modality_gap(first: Tensor, second: Tensor) -> float:
+def modality_gap(first: Float[Tensor, "n d"], second: Float[Tensor, "p d"]) -> float:
     """Distance between the centroids of two modalities' unit vectors.
 
     Args:
         first: (n, d).
-        second: (m, d).
+        second: (p, d).
 
     Returns:
         In [0, 2]; 0 when the two clouds share their centre.
+
+    Raises:
+        InputError: vectors that are not floating point with two axes, or none.
 
     Source: Liang et al. (arXiv 2203.02053).
 
@@ -173,7 +188,7 @@ def modality_gap(first: Tensor, second: Tensor) -> float:
     return float(torch.linalg.vector_norm(first.double().mean(0) - second.double().mean(0)).item())
 
 
-def antipodal_share(first: Tensor, second: Tensor) -> float:
+def antipodal_share(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> float:
     """Share of matched pairs whose cosine is negative: how far an objective that does not know the sign went astray.
 
     Args:
@@ -181,7 +196,10 @@ def antipodal_share(first: Tensor, second: Tensor) -> float:
         second: (n, d), row i the match of row i of `first`.
 
     Returns:
-        In [0, 1]; about ½ when the pairs have nothing to do with each other.
+        In [0, 1]; about ½ when the pairs are unrelated.
+
+    Raises:
+        InputError: vectors that are not floating point with two axes, or none; or two different shapes.
 
     >>> antipodal_share(torch.eye(2), torch.tensor([[0.6, 0.8], [0.0, -1.0]]))
     0.5
@@ -192,7 +210,7 @@ def antipodal_share(first: Tensor, second: Tensor) -> float:
     return float(((first * second).sum(1) < 0).double().mean().item())
 
 
-def effective_rank(vectors: Tensor) -> float:
+def effective_rank(vectors: Float[Tensor, "n d"]) -> float:
     """Number of dimensions the vectors make use of: exp of the entropy of their singular values' shares.
 
     Args:
@@ -200,6 +218,9 @@ def effective_rank(vectors: Tensor) -> float:
 
     Returns:
         In [1, min(n, d)]; 1 when all lie on one line, d when all directions weigh the same.
+
+    Raises:
+        InputError: vectors that are not floating point of shape (n, d), or none.
 
     Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007.
 
@@ -214,7 +235,7 @@ def effective_rank(vectors: Tensor) -> float:
     return float(torch.special.entr(sigma / sigma.sum()).sum().exp().item())
 
 
-def hubness(scores: Tensor | Form, *, k: int = 10) -> float:
+def hubness(scores: Float[Tensor, "q n"] | Form, *, k: int = 10) -> float:
     """Skewness of how often each candidate is among a query's best k; of equal scores the lower column is the better.
 
     Args:
@@ -222,8 +243,11 @@ def hubness(scores: Tensor | Form, *, k: int = 10) -> float:
         k: length of the lists; all n where n is smaller.
 
     Returns:
-        0 when every candidate comes up equally often or as often above as below the mean; large when a few candidates are
-        in everybody's list.
+        0 when every candidate comes up equally often, or the counts lie symmetrically about their mean; large when a few
+        candidates are on every query's list.
+
+    Raises:
+        InputError: scores without two axes or without entries, or k below 1.
 
     Source: Radovanović et al., "Hubs in space", JMLR 2010.
 

@@ -56,6 +56,9 @@ def reranked_directions(
         score: by name; of equal scores the lower row comes first among the best k.
         k: how many candidates of each query the head reads.
 
+    Yields:
+        Two comparisons per anchor, anchor → others and others → anchor; none where fewer than two items have both sides.
+
     Raises:
         InputError: the Bundle lacks a modality that the head reads.
     """

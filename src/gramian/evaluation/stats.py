@@ -169,8 +169,11 @@ def student_quantile(p: float, degrees: int) -> float:
         p: in [0.5, 1).
         degrees: ν ≥ 1, degrees of freedom.
 
+    Returns:
+        t with P(T ≤ t) = p.
+
     Raises:
-        InputError: another p or ν.
+        InputError: p outside [0.5, 1), or ν below 1.
 
     Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
 

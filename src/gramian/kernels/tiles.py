@@ -324,8 +324,11 @@ def log_sums(
         block_size: rows and columns of a tile, of which nothing is kept; by default tiles are kept where they fit.
         backend: "triton" for the fused kernels, which cut tiles of their own and take products in bfloat16.
 
+    Returns:
+        Log-sums of the rows (q,) and columns (n,), the matching scores (q,), and with `totals` the sums of the scores.
+
     Raises:
-        InputError: the form or its device is none for `backend`.
+        InputError: `backend` cannot take the form, its dtype or its device.
     """
     pairs = pairs or Pairs()
     if backend == "triton":

@@ -138,7 +138,11 @@ class Sum(Loss):
         return all(loss.sign_blind for loss in self._losses())
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
-        """The weighted sum over the terms that have something to contrast."""
+        """The weighted sum over the terms that have something to contrast.
+
+        Raises:
+            TooSmallError: no term has.
+        """
         names = [type(loss).__name__ for loss in self._losses()]
         repeated = {name for name, count in Counter(names).items() if count > 1}
         total = bundle.vectors.new_zeros(())

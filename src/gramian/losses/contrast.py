@@ -193,7 +193,11 @@ class Triangle(Contrast):
         self.squared = squared
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
-        """As for any anchor, over at most three modalities."""
+        """As for any anchor, over at most three modalities.
+
+        Raises:
+            InputError: more than three modalities.
+        """
         if len(bundle.modalities) > 3:
             raise InputError(
                 f"`items` must have at most three modalities for Triangle; got {', '.join(bundle.modalities)}. Select three."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,21 +11,24 @@ from torch import Tensor
 from gramian.errors import InputError
 from gramian.kernels import Backend, Exchange, Form, Given, LogSums, all_pairs
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
 __all__ = ["info_nce", "sigmoid_loss"]
 
 LOCAL = Exchange()
 
 
 def info_nce(
-    logits: Tensor | Form,
-    ids: Tensor | None = None,
+    logits: Float[Tensor, "n n"] | Form,
+    ids: Int[Tensor, " n"] | None = None,
     *,
     label_smoothing: float = 0.0,
     negatives: int | None = None,
     block_size: int | None = None,
     backend: Backend = "torch",
     exchange: Exchange = LOCAL,
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Symmetric cross-entropy of an (n, n) matrix whose diagonal holds the matches: ½ [CE(L, i) + CE(Lᵀ, i)].
 
     Args:
@@ -62,8 +67,12 @@ def info_nce(
 
 
 def sigmoid_loss(
-    logits: Tensor | Form, ids: Tensor | None = None, *, block_size: int | None = None, exchange: Exchange = LOCAL
-) -> Tensor:
+    logits: Float[Tensor, "n n"] | Form,
+    ids: Int[Tensor, " n"] | None = None,
+    *,
+    block_size: int | None = None,
+    exchange: Exchange = LOCAL,
+) -> Float[Tensor, ""]:
     """Every pair on its own: −Σᵢⱼ log σ(±Lᵢⱼ)/n, plus on the diagonal and minus elsewhere.
 
     Args:
@@ -87,7 +96,7 @@ def sigmoid_loss(
     return exchange.mean(sums.rows - F.logsigmoid(sums.matches))
 
 
-def cross_entropies(sums: LogSums, smoothing: float, counted: Tensor | int | None) -> Tensor:
+def cross_entropies(sums: LogSums, smoothing: float, counted: Int[Tensor, " n"] | int | None) -> Float[Tensor, " n"]:
     """(n,) mean over both directions of row i's and column i's cross-entropy, from sums over the pairs that count."""
     entropies = (sums.rows + sums.columns) / 2 - sums.matches * (1 - smoothing)
     if counted is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, RANDOM, against_others, anchors_of, draw_anchor
 from gramian.papers import GRAM, PMRL
 from gramian.scores import SCORES, ScoreName
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 __all__ = ["Matching", "hard_negatives"]
 
@@ -83,7 +88,9 @@ class Matching(Loss):
         return f"{matcher}, score={self.score!r}, anchor={self.anchor!r}, temperature={self.temperature}"
 
 
-def hard_negatives(logits: Tensor, same: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def hard_negatives(
+    logits: Float[Tensor, "n n"], same: Bool[Tensor, "n n"], generator: torch.Generator | None = None
+) -> Int[Tensor, " n"]:
     """One draw per row from the softmax over the columns that are another item.
 
     Args:

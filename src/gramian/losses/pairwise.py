@@ -88,7 +88,12 @@ class Pairwise(SoftmaxLoss):
         return False
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
-        """The mean over the pairs; one part per pair, named "first-second"."""
+        """The mean over the pairs; one part per pair, named "first-second".
+
+        Raises:
+            InputError: `anchor`, `pairs`, `weights` or `temperature` names what the Bundle lacks, or every weight is 0.
+            TooSmallError: no pair has two items.
+        """
         del generator
         comparisons = {self._name(*pair): (pair[0], pair[1:]) for pair in self._pairs(bundle.modalities)}
         self.temperature.check(list(comparisons))

@@ -71,7 +71,11 @@ class PMRL(Loss):
         return not self.signed
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
-        """The plain sum of the parts "alignment" and "instance"."""
+        """The plain sum of the parts "alignment" and "instance".
+
+        Raises:
+            TooSmallError: no item has two modalities, or all rows are one item.
+        """
         del generator
         several = bundle.present.sum(1) > 1
         device = several.device

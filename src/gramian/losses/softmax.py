@@ -200,14 +200,22 @@ class Temperature(nn.Module):
             self.register_buffer("log", log)
 
     def forward(self, name: str | None = None) -> Tensor:
-        """τ, a scalar; that of `name` where there are several."""
+        """τ, a scalar; that of `name` where there are several.
+
+        Raises:
+            InputError: there are several, and none has this name.
+        """
         tau: Tensor = _AtLeast.apply(self.log, math.log(self.minimum)).exp()  # type: ignore[no-untyped-call]
         if self.names is None:
             return tau
         return tau[self.names.index(check_choice("temperature", str(name), self.names))]
 
     def check(self, names: Sequence[str]) -> None:
-        """Raise an InputError where there are several τ that are not those of `names`."""
+        """Check that several τ are those of `names`.
+
+        Raises:
+            InputError: a name without a τ, or a τ without a name.
+        """
         if self.names is not None and set(self.names) != set(names):
             raise InputError(f"`temperature` must name each of {', '.join(names)}; got {', '.join(self.names)}.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +12,16 @@ from gramian.geometry import direction, full_precision, leading_direction
 from gramian.kernels import Form, Linear
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 __all__ = ["centroid", "cosine", "leading", "multilinear", "weighted_centroid"]
 
 
 @full_precision
 def cosine(
     queries: Items, items: Items, *, reduce: Literal["mean", "max", "softmax"] = "mean", temperature: float = 0.1
-) -> Tensor:
+) -> Float[Tensor, "q n"]:
     """Mean, largest or softmax-weighted cosine over all pairs of a present vector of the query and one of the item.
 
     Args:
@@ -29,6 +32,9 @@ def cosine(
 
     Returns:
         (q, n) in [−1, 1].
+
+    Raises:
+        InputError: an unknown `reduce`, a temperature below 1e-6, or sides of different widths.
 
     >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]))
     tensor([[1.0000, 0.6000, 0.0000]])
@@ -54,7 +60,7 @@ def cosine_form(Q: Side, M: Side, *, reduce: str = "mean", temperature: float = 
 
 
 @full_precision
-def centroid(queries: Items, items: Items) -> Tensor:
+def centroid(queries: Items, items: Items) -> Float[Tensor, "q n"]:
     """Cosine between the sums of the present vectors of query and item; 0 where a sum vanishes.
 
     Args:
@@ -82,7 +88,7 @@ def centroid_form(Q: Side, M: Side) -> Form:
 
 
 @full_precision
-def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1) -> Tensor:
+def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1) -> Float[Tensor, "q n"]:
     """Cosine between the query and the item's centroid with weights w ∝ exp(cosine to the query / temperature).
 
     Σ w⟨a, z⟩ / ‖Σ w z‖: vectors that have nothing to do with the query hardly count. A query of several vectors asks by
@@ -96,6 +102,9 @@ def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1)
 
     Returns:
         (q, n) in [−1, 1]; 0 where the weighted sum vanishes.
+
+    Raises:
+        InputError: a temperature below 1e-6.
 
     Source: SCALAR (2026).
 
@@ -124,7 +133,7 @@ def weighted_centroid_form(Q: Side, M: Side, *, temperature: float = 0.1) -> For
 
 
 @full_precision
-def leading(queries: Items, items: Items) -> Tensor:
+def leading(queries: Items, items: Items) -> Float[Tensor, "q n"]:
     """Cosine between the leading directions: the one that PMRL takes an item's vectors to agree on, with its sign.
 
     Args:
@@ -151,7 +160,7 @@ def leading_form(Q: Side, M: Side) -> Form:
 
 
 @full_precision
-def multilinear(queries: Items, items: Items) -> Tensor:
+def multilinear(queries: Items, items: Items) -> Float[Tensor, "q n"]:
     """Multilinear inner product: Σ over the dimensions of the product of all present vectors of query and item.
 
     Negating one vector negates it, negating two leaves it: it rewards agreement of the vectors' signs in each coordinate

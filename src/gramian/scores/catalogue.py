@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf, sqrt
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -40,6 +40,9 @@ from gramian.scores.volumes import (
     volume_form,
 )
 from gramian.sheets import Sheet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["SCORES", "Score", "ScoreName", "score_table"]
 
@@ -98,7 +101,7 @@ class Score:
     symmetric: bool = True
     read: Callable[[Items, Items], tuple[Side, Side]] = sides
 
-    def __call__(self, queries: Items, items: Items) -> Tensor:
+    def __call__(self, queries: Items, items: Items) -> Float[Tensor, "q n"]:
         """Scores (q, n) of queries × items."""
         return self.function(queries, items)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import combinations
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from gramian.geometry import full_precision, safe_sqrt
 from gramian.kernels import Form, Traced
 from gramian.scores.sides import Items, Side, products, scored, sides
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["cone"]
 
@@ -25,7 +28,7 @@ Subset: TypeAlias = tuple[list[int], Tensor]
 
 
 @full_precision
-def cone(queries: Items, items: Items) -> Tensor:
+def cone(queries: Items, items: Items) -> Float[Tensor, "q n"]:
     """Cosine between the query and the convex cone of the item's vectors: the best non-negative combination of them.
 
     max over w ≥ 0 of aᵀ(Zᵀw) / ‖Zᵀw‖; for a query of several vectors the cosine of the angle between the two cones. Exact,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -11,11 +13,14 @@ from gramian.kernels import Form
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 from gramian.tokens import Tokens
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 __all__ = ["maxsim"]
 
 
 @full_precision
-def maxsim(queries: Items | Tokens, items: Items | Tokens) -> Tensor:
+def maxsim(queries: Items | Tokens, items: Items | Tokens) -> Float[Tensor, "q n"]:
     """Mean over the query's tokens of the largest cosine to any token of the item.
 
     The tokens of all present modalities count together; a modality without tokens counts as one, its vector. Late

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.geometry import gram_matrix, unit
 from gramian.kernels import Form, Traced, all_pairs
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 __all__ = ["Items", "Side", "scored", "sides", "traced"]
 
@@ -22,16 +25,16 @@ Items: TypeAlias = "Bundle | Tensor"
 class Side(NamedTuple):
     """(n, m, d) vectors in float32 or better, zero where missing, and their (n, m) mask."""
 
-    vectors: Tensor
-    present: Tensor
+    vectors: Float[Tensor, "n m d"]
+    present: Bool[Tensor, "n m"]
 
     @property
-    def number(self) -> Tensor:
+    def number(self) -> Int[Tensor, " n"]:
         """(n,) present vectors."""
         return self.present.sum(1)
 
     @property
-    def sum(self) -> Tensor:
+    def sum(self) -> Float[Tensor, "n d"]:
         """(n, d) sum of the present vectors."""
         return self.vectors.sum(1)
 
@@ -40,13 +43,17 @@ class Side(NamedTuple):
         """m, the vectors an item may have."""
         return self.vectors.shape[1]
 
-    def gram(self) -> Tensor:
+    def gram(self) -> Float[Tensor, "n m m"]:
         """(n, m, m) inner products within each item."""
         return gram_matrix(self.vectors, self.present)
 
 
 def sides(queries: Items, items: Items) -> tuple[Side, Side]:
-    """Both arguments of a score, checked, in one floating type of at least 32 bits; plain vectors scaled to unit length."""
+    """Both arguments of a score, checked, in one floating type of at least 32 bits; plain vectors scaled to unit length.
+
+    Raises:
+        InputError: an argument that is neither a Bundle nor a floating-point tensor with two axes, or two different widths.
+    """
     first, second = _read("queries", "q", queries), _read("items", "n", items)
     if first.vectors.shape[-1] != second.vectors.shape[-1]:
         raise InputError(
@@ -56,7 +63,7 @@ def sides(queries: Items, items: Items) -> tuple[Side, Side]:
     return _cast(first, dtype), _cast(second, dtype)
 
 
-def products(first: Tensor, second: Tensor) -> Tensor:
+def products(first: Float[Tensor, "q k d"], second: Float[Tensor, "n m d"]) -> Float[Tensor, "q n k m"]:
     """Inner products of (q, k, d) with (n, m, d) → (q, n, k, m), as one matrix product."""
     q, k, d = first.shape
     n, m, _ = second.shape
@@ -64,7 +71,13 @@ def products(first: Tensor, second: Tensor) -> Tensor:
 
 
 def traced(
-    function: Callable[[Side, Side], Tensor], first: Side, second: Side, low: float = -1, high: float = 1, *, entries: int = 0
+    function: Callable[[Side, Side], Float[Tensor, "b c"]],
+    first: Side,
+    second: Side,
+    low: float = -1,
+    high: float = 1,
+    *,
+    entries: int = 0,
 ) -> Form:
     """The form of a function of two sides that gives (b, c) scores in [low, high], of a tile's rows of each.
 
@@ -75,18 +88,18 @@ def traced(
     return Form(rule, tuple(first), tuple(second), low, high)
 
 
-def scored(form: Form, first: Side, second: Side) -> Tensor:
+def scored(form: Form, first: Side, second: Side) -> Float[Tensor, "q n"]:
     """The scores of a form in their closed range, hidden where a side has nothing present."""
     return hide_empty(bounded(all_pairs(form), form.low, form.high), first, second)
 
 
-def bounded(scores: Tensor, low: float, high: float) -> Tensor:
+def bounded(scores: Float[Tensor, "q n"], low: float, high: float) -> Float[Tensor, "q n"]:
     """Scores that rounding has taken out of their range brought back, their gradient as it was."""
     within = scores.detach().clamp(low, high)
     return scores + (within - scores.detach()) if scores.requires_grad else within
 
 
-def hide_empty(scores: Tensor, first: Side, second: Side) -> Tensor:
+def hide_empty(scores: Float[Tensor, "q n"], first: Side, second: Side) -> Float[Tensor, "q n"]:
     """`scores` (q, n) with −∞ where the item has nothing present, or the query."""
     for there, axis in ((first.present.any(1), 1), (second.present.any(1), 0)):
         if not there.all():

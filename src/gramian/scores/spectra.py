@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -9,11 +11,14 @@ from gramian.geometry import full_precision, safe_sqrt, singular_values
 from gramian.kernels import Form
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 __all__ = ["spectral"]
 
 
 @full_precision
-def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Tensor:
+def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Float[Tensor, "q n"]:
     """Share of the joint tuple's energy along its leading direction: σ₁/√k, with k vectors in query and item together.
 
     1 when all vectors lie on one line, 1/√k when they are orthogonal. As PMRL's alignment it is sign-blind, and it rises with

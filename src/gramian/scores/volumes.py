@@ -9,6 +9,7 @@ bases gives all pairs; no m×m determinant is taken per pair.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,11 +19,14 @@ from gramian.geometry import check_triangle, edges_of, full_precision, lorentz, 
 from gramian.kernels import Form, Projection, Residual, Traced
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 __all__ = ["negative_hyperbolic_volume", "negative_triangle_area", "negative_volume", "span"]
 
 
 @full_precision
-def negative_volume(queries: Items, items: Items) -> Tensor:
+def negative_volume(queries: Items, items: Items) -> Float[Tensor, "q n"]:
     """GRAM: minus the volume of the parallelotope of the vectors of query and item.
 
     V(a, M) = V(M) · √(1 − ‖P_M a‖²) by the Schur complement, with P_M the projector on the span of the item's vectors. The
@@ -54,7 +58,7 @@ def volume_form(Q: Side, M: Side) -> Form:
 
 
 @full_precision
-def span(queries: Items, items: Items, *, signed: bool = True) -> Tensor:
+def span(queries: Items, items: Items, *, signed: bool = True) -> Float[Tensor, "q n"]:
     """Cosine between the query and the span of the item's vectors, ‖P_M a‖: the volume without the item's own factor.
 
     √(1 − span²) is V(Q, M) / (V(Q) V(M)), for a query of several vectors as well: there it is the product of the sines of
@@ -97,7 +101,7 @@ def span_form(Q: Side, M: Side, *, signed: bool = True) -> Form:
 
 
 @full_precision
-def negative_triangle_area(queries: Items, items: Items, *, squared: bool = False) -> Tensor:
+def negative_triangle_area(queries: Items, items: Items, *, squared: bool = False) -> Float[Tensor, "q n"]:
     """TRIANGLE: minus the area of the triangle whose corners are the end points of three vectors of query and item.
 
     ½ √(‖u‖²‖v‖² − (u·v)²) with u, v two sides. It is 0 as soon as two of the three vectors coincide, whatever the third does.
@@ -141,7 +145,9 @@ def triangle_form(Q: Side, M: Side, *, squared: bool = False) -> Form:
 
 
 @full_precision
-def negative_hyperbolic_volume(queries: Items, items: Items, *, alpha: float | Tensor = 0.5, curvature: float = 1.0) -> Tensor:
+def negative_hyperbolic_volume(
+    queries: Items, items: Items, *, alpha: float | Float[Tensor, ""] = 0.5, curvature: float = 1.0
+) -> Float[Tensor, "q n"]:
     """HyperGRAM: minus α times the Euclidean volume and 1 − α times that of the tuple lifted to hyperbolic space.
 
     The second is `gramian.geometry.lorentz_volume`. It knows a vector from its negative, and so does the mixture unless α is
@@ -157,6 +163,9 @@ def negative_hyperbolic_volume(queries: Items, items: Items, *, alpha: float | T
     Returns:
         (q, n), at most 0.
 
+    Raises:
+        InputError: α outside [0, 1], or a curvature outside (0, 400].
+
     Source: HyperGRAM (CVPR 2026).
 
     >>> vector = torch.tensor([[1.0, 0.0]])
@@ -169,8 +178,8 @@ def negative_hyperbolic_volume(queries: Items, items: Items, *, alpha: float | T
     return scored(hyperbolic_form(Q, M, alpha=alpha, curvature=curvature), Q, M)
 
 
-def hyperbolic_form(Q: Side, M: Side, *, alpha: float | Tensor = 0.5, curvature: float = 1.0) -> Form:
-    """The form of `hyperbolic_volume`."""
+def hyperbolic_form(Q: Side, M: Side, *, alpha: float | Float[Tensor, ""] = 0.5, curvature: float = 1.0) -> Form:
+    """The form of `negative_hyperbolic_volume`."""
     alpha = torch.as_tensor(alpha, dtype=M.vectors.dtype, device=M.vectors.device)
 
     def mixed(queries: tuple[Tensor, ...], items: tuple[Tensor, ...]) -> Tensor:

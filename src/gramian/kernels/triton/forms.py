@@ -1,6 +1,6 @@
 """The fused Triton kernels as a differentiable form of `log_sums`: `backend="triton"` of the softmax losses.
 
-No GPU has run them yet, so that nothing but that argument leads here.
+No GPU has run them yet, so nothing but that argument leads here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ __all__ = ["check_triton", "fused_sums"]
 
 
 def check_triton(form: Form) -> None:
-    """Raise where the kernels cannot take the form, and say why."""
+    """Check that the kernels can take the form.
+
+    Raises:
+        InputError: Triton is not installed, no kernel has the score, an item has too many vectors, or they are not in float32
+            on a CUDA GPU.
+    """
     queries = form.queries[0]
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: slowly, and on the CPU
     if find_spec("triton") is None:
@@ -59,6 +64,10 @@ def fused_sums(
         totals: whether to sum the scores as well.
         dtype: of the features in the products.
         plan: of the kernels; picked by default.
+
+    Returns:
+        Log-sums of rows (q,) and columns (n,), matching scores (q,), sums of rows (q,) and columns (n,); zeros for the last two
+        without `totals`.
 
     Raises:
         InputError: see `check_triton`.

@@ -196,7 +196,7 @@ def gradients(
     _plan: Plan | None = None,
     _bytes: int = SCRATCH,
 ) -> Gradients:
-    """Gradients of `log_sums` from those of its results; arguments that are not below are as there.
+    """Gradients of `log_sums`, given those of its results.
 
     The inner products' gradients are rounded to the type of A; sums are in float32.
 
@@ -217,6 +217,9 @@ def gradients(
         shift: the column that matches row 0.
         grad_row_totals: (q,), where the totals were asked for.
         grad_column_totals: (n,).
+
+    Returns:
+        The gradients of A, B, a2, w and offset, in the shape of each.
     """
     table = _operands(kind, A, B, a2, w, t, offset, row_ids, column_ids, shift)
     (q, d), (k, n, _) = A.shape, B.shape
