@@ -1,11 +1,11 @@
-"""One tuple at a time: the Gram matrix of an item's modality vectors and what is read off it.
+"""One tuple at a time: the Gram matrix of an item's modality vectors and what follows from it.
 
 All functions take `vectors` (..., m, d) with unit rows and an optional `present` (..., m) bool mask, and work in float32 or
 better. Rows that are not present are never read. Values and gradients are finite everywhere: identical, orthogonal,
 antipodal, missing vectors and m = d included.
 
 Over 400 lines, half of them docstrings with formulas and sources: the functions share one mask, one root and two
-factorisations with backward passes of their own, and a second file could not be read without the first.
+factorisations with hand-written backward passes, and a second file could not be read without this one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run `function` outside of autocast, whose 16-bit products 1 − cos² does not survive."""
+    """Run `function` outside autocast, whose 16-bit products are too coarse for 1 − cos²."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -141,11 +141,11 @@ def singular_values(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "..
 def leading_direction(
     vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None
 ) -> Float[Tensor, "... d"]:
-    """Direction the tuple agrees on most: the right singular vector of Z that belongs to σ₁.
+    """Direction on which the tuple agrees most: the right singular vector of Z for σ₁.
 
-    u = Zᵀ w₁ / σ₁ with w₁ the leading eigenvector of Z Zᵀ. A singular vector has no sign of its own; this one is chosen to
-    agree with the sum of the vectors, or where it is orthogonal to the sum, as for any two vectors at an obtuse angle, with
-    the first of them.
+    u = Zᵀ w₁ / σ₁ with w₁ the leading eigenvector of Z Zᵀ. The sign of a singular vector is arbitrary; here it agrees with
+    the sum of the vectors or, where u is orthogonal to the sum, as for any two vectors at an obtuse angle, with the first
+    vector.
 
     Args:
         vectors: (..., m, d).
@@ -175,7 +175,7 @@ def spectrum(
 def spectral_entropy_rank(
     vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None
 ) -> Float[Tensor, "..."]:
-    """How many directions the tuple spreads over: exp of the entropy of its energies' shares σᵢ²/Σσ².
+    """How many directions the tuple spreads over: exp of the entropy of its energy shares σᵢ²/Σσ².
 
     For k unit vectors in [1, k]: 1 when they coincide up to sign, k when they are orthogonal.
 
@@ -186,8 +186,8 @@ def spectral_entropy_rank(
     Returns:
         (...); 1 where nothing is present.
 
-    Source: the entropy of the spectrum is that of Roy and Vetterli, "The effective rank", EUSIPCO 2007, which takes the
-    shares of σ; energies weigh small singular values less.
+    Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007, take the entropy of the shares of σ; shares of energy weigh
+    small singular values less.
 
     >>> spectral_entropy_rank(torch.eye(3))
     tensor(3.)
@@ -204,11 +204,11 @@ def triangle_area(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... 
     """Area of the triangle between the end points of three vectors: ½ √(‖u‖²‖v‖² − (u·v)²), u and v two of its sides.
 
     For unit vectors in [0, ¾√3]: 0 when two of them coincide, largest when they point 120° apart in one plane. A missing
-    third vector counts as orthogonal to the other two, as it does in the volume.
+    third vector counts as orthogonal to the other two, as in the volume.
 
     Args:
         vectors: (..., m, d).
-        present: (..., m) bool, at most three to a tuple.
+        present: (..., m) bool, at most three per tuple.
 
     Returns:
         (...); 0 where fewer than two vectors are present.
@@ -231,7 +231,11 @@ def triangle_area(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... 
 
 
 def check_triangle(count: Int[Tensor, "..."]) -> None:
-    """Raise where a tuple has more than three vectors."""
+    """Check that no tuple has more than three vectors.
+
+    Raises:
+        InputError: one has.
+    """
     if count.numel() and int(count.max()) > 3:
         raise InputError(f"`triangle` needs tuples of at most three vectors; got one of {int(count.max())}. Select modalities.")
 
@@ -254,6 +258,9 @@ def lorentz_volume(
     Returns:
         (...), ≥ 0; 1/r where one vector is present, 1 where none is.
 
+    Raises:
+        InputError: a curvature outside (0, 400].
+
     Source: HyperGRAM (CVPR 2026), which mixes it with the Euclidean volume.
 
     >>> lorentz_volume(torch.tensor([[1.0, 0.0], [1.0, 0.0]])), lorentz_volume(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) > 2
@@ -266,7 +273,11 @@ def lorentz_volume(
 
 
 def check_curvature(curvature: float) -> None:
-    """Raise where the hyperbolic sine would leave the range of float32."""
+    """Check that the hyperbolic sine stays within the range of float32.
+
+    Raises:
+        InputError: a curvature outside (0, 400].
+    """
     if not 0 < curvature <= 400:
         raise InputError(f"`curvature` must lie in (0, 400]; got {curvature}.")
 
@@ -372,8 +383,8 @@ def _masked(vectors: Tensor, present: Tensor | None) -> Tensor:
 class _GramSchmidt(torch.autograd.Function):
     """Z = L Q with L lower triangular: the basis Q and the diagonal of L, with the gradient of a triangular factorisation.
 
-    A row that is missing, or within rounding of the span of those before it, has a zero row in Q; it neither gets a gradient
-    nor gives one.
+    A row that is missing, or within rounding of the span of those before it, has a zero row in Q; it neither receives nor
+    passes on a gradient.
     """
 
     @staticmethod
@@ -407,7 +418,7 @@ class _GramSchmidt(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_basis: Tensor, grad_distances: Tensor) -> tuple[Tensor, None]:
         Q, L, distances, independent = ctx.saved_tensors
-        # Q may only turn within its span against the rows before it, which fix the triangle; outside of it L⁻¹ dZ moves it.
+        # Within its span Q may only turn against the rows before it, which fix the triangle; outside it L⁻¹ dZ moves Q.
         turn = (grad_basis @ Q.mT).where(independent[..., None], 0)
         along = (grad_distances * distances).where(independent, 0) + turn.diagonal(dim1=-2, dim2=-1)
         turn = torch.diag_embed(along) - turn.tril() - turn.tril().mT
@@ -427,9 +438,9 @@ class _Spectrum(torch.autograd.Function):
 
     ∂L/∂Z = S Z + w pᵀ,  S = W diag(∂L/∂λ) Wᵀ·2 + v wᵀ + w vᵀ,  v = Σⱼ wⱼ ⟨wⱼ, Zp⟩ / (λ₁ − λⱼ).
 
-    Between eigenvalues that agree to rounding any rotation of their eigenvectors serves as well, so that the derivative along
-    it is taken as zero. Vectors rounded to 16 bits have lengths that differ; then the sum of two would not be orthogonal to
-    their difference, which is why the lengths are taken out here.
+    Eigenvectors whose eigenvalues agree to rounding are defined up to a rotation, so the derivative along it is taken as zero.
+    The lengths of vectors rounded to 16 bits differ slightly, and then the sum of two is not orthogonal to their difference:
+    that is why the lengths are divided out here.
     """
 
     @staticmethod

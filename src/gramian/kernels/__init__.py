@@ -1,6 +1,6 @@
-"""Scores of all pairs and what losses make of them, tile by tile: exact, in memory that grows with q + n and not with q·n.
+"""Scores of all pairs and their reductions for losses, tile by tile: exact, in memory that grows with q + n, not with q·n.
 
-Private: `gramian.scores` and `gramian.losses` are the public face of what is here.
+Private: `gramian.scores` and `gramian.losses` are the public interface.
 """
 
 from gramian.kernels.exchange import Exchange

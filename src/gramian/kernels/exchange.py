@@ -1,4 +1,4 @@
-"""`Exchange`: whose items a loss contrasts with whose. Here a process contrasts its own; `gramian.distributed` has the ring."""
+"""`Exchange`: which items are candidates: this process's own, or those of all processes (`gramian.distributed`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ __all__ = ["Exchange"]
 class Exchange:
     """The queries of one process against its own items.
 
-    `form` has a row a query and a row an item, row i of one matching row i of the other; `ids` (n,) say which are one item.
+    `form` has one row per query and one per item, and row i of the one matches row i of the other; rows with equal `ids` (n,)
+    are one item.
     """
 
     def log_sums(
@@ -32,11 +33,11 @@ class Exchange:
         return values.mean()
 
     def everyone(self, ids: Tensor) -> Tensor:
-        """The ids of all items that take part, given one's own (n,)."""
+        """The ids of all items that take part, given this process's own (n,)."""
         return ids
 
     def total(self, n: int, device: torch.device) -> int:
-        """How many items take part, given one's own number."""
+        """How many items take part, given the number of this process's own."""
         del device
         return n
 
@@ -45,7 +46,7 @@ class Exchange:
         return self.total(n, device) if ids is None else int(torch.unique(self.everyone(ids)).numel())
 
     def contrasted(self, ids: Tensor | None, n: int, device: torch.device) -> Tensor | int:
-        """With how many items each of the n is contrasted, its match included: (n,), or one number for all."""
+        """How many items each of the n is contrasted with, its match included: (n,), or one number for all."""
         if ids is None:
             return self.total(n, device)
         everyone = self.everyone(ids)

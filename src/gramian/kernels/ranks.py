@@ -1,7 +1,7 @@
-"""Where matches rank and which candidates are best: reductions of the same walk over tiles, in memory that grows with q + n.
+"""Where matches rank and which candidates are best: reductions over the same tiles, in memory that grows with q + n.
 
-A rank takes two passes. The first makes only the tiles that hold a match and notes the best score of each; the second counts
-what scores more and what ties. Both cut the table alike, so that a pair has one float in both.
+A rank takes two passes. The first computes only the tiles that hold a match and records the best score of each; the second
+counts the candidates that score more and those that tie. Both cut the table alike, so that a pair has the same float in both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Candidates:
 
     Attributes:
         rows: (c,) int64, ascending: the form's row that holds the vectors of each. Candidates with the same vectors share a
-            row, so that they tie exactly, whatever tiles they would have been worked out in.
+            row, so that they tie exactly, whichever tiles they would have fallen in.
         items: (c,) int64: the item that each is of. Candidates of one item on the two sides match.
     """
 
@@ -68,7 +68,7 @@ class MatchRanks(NamedTuple):
 
 @dataclass(frozen=True)
 class _Ranking(Reduction):
-    """What the two passes share: whose candidates the tile's rows and columns are, bounded scores, and both directions.
+    """What the two passes share: the candidates behind a tile's rows and columns, the range of the scores, the directions.
 
     Attributes:
         sides: the candidates of the queries' side and of the items' side.
@@ -122,7 +122,7 @@ class _ToRanks(_Ranking):
     """For each direction how many candidates score more than the best match, (c,), and how many as much, itself included.
 
     Attributes:
-        best: what `_ToBest` has found, one (c,) per direction.
+        best: the best scores from `_ToBest`, one (c,) per direction.
         weights: how many candidates each column stands for, and each row.
     """
 

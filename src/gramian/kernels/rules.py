@@ -1,8 +1,8 @@
 """How a score of one pair follows from inner products, written once for the plain and the blocked form.
 
-A `Form` is a score of q queries × n items: parts with a row a query, parts with a row an item, and the `Rule` that makes
-any tile of the (q, n) table from the rows of both. A rule also carries a tile's gradient back to those rows. Most rules do
-so by autograd (`Traced`); those of the scores that are trained most do it by hand, in a few passes over the tile.
+A `Form` is a score of q queries × n items: parts with one row per query, parts with one row per item, and the `Rule` that
+makes any tile of the (q, n) table from rows of both. A rule also carries a tile's gradient back to those rows. Most rules do
+so by autograd (`Traced`); the rules of the most-trained scores do it by hand, in a few passes over the tile.
 
 Just over 400 lines: the rules are short, alike, and read side by side.
 """
@@ -37,11 +37,11 @@ __all__ = [
 
 Parts = tuple[Tensor, ...]
 Into = tuple[Sequence[Tensor | None], Sequence[Tensor | None]]
-"""Where the gradients of the queries' parts and of the items' are added up; None where nobody asks."""
+"""Where the gradients of the queries' parts and of the items' parts are accumulated; None where none is needed."""
 
 
 class Scratch:
-    """Memory that one tile after the other is worked out in: new pages cost more than the arithmetic on what lies in them.
+    """Memory that successive tiles share: touching new pages costs more than the arithmetic on their contents.
 
     Args:
         like: a tensor of the tiles' dtype and device.
@@ -55,15 +55,15 @@ class Scratch:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the tiles are worked out on the CPU."""
+        """Whether the tiles are computed on the CPU."""
         return self._like.device.type == "cpu"
 
     def start(self, b: int, c: int) -> None:
-        """Begin a (b, c) tile: all that was handed out may be overwritten."""
+        """Begin a (b, c) tile: everything handed out before may be overwritten."""
         self._shape, self._taken = (b, c), 0
 
     def new(self) -> Tensor:
-        """(b, c), with anything in it."""
+        """A (b, c) tensor, uninitialised."""
         b, c = self._shape
         if self._taken == len(self._memory):
             self._memory.append(self._like.new_empty(0))
@@ -80,8 +80,8 @@ class Tile(NamedTuple):
         products: the rule's inner products, (b, c) each.
         queries: b rows of the queries' parts.
         items: c rows of the items' parts.
-        slopes: in the backward pass, where the products' gradients go; the products themselves where nobody needs them again.
-        scratch: where what follows from the products may lie.
+        slopes: in the backward pass, where the products' gradients go; the products themselves where they are not needed again.
+        scratch: memory for what is computed from the products.
     """
 
     products: Sequence[Tensor]
@@ -99,8 +99,8 @@ class Rule(ABC):
     """From b rows of the queries' parts and c rows of the items' parts to a (b, c) tile, and back.
 
     Attributes:
-        width: inner products a pair, where they may be kept for the backward pass; 0 where the tile is computed anew.
-        entries: numbers per pair that a tile holds at a time; `tiles.tile_size` keeps tiles of many small.
+        width: inner products per pair, where they may be kept for the backward pass; 0 where the tile is recomputed.
+        entries: numbers per pair that a tile holds at once; the more, the smaller `tiles.tile_size`.
     """
 
     width: int = 0
@@ -108,18 +108,18 @@ class Rule(ABC):
 
     @abstractmethod
     def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
-        """`width` (b, c) tiles of inner products: what costs, and what the rest is made of."""
+        """`width` (b, c) tiles of inner products: the expensive part, from which the scores follow."""
 
     @abstractmethod
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
-        """The (b, c) scores, and with `trace` what `pull` needs besides."""
+        """The (b, c) scores, and with `trace` whatever else `pull` needs."""
 
     @abstractmethod
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
         """Carry the gradient of Σ grad · scores back: to the products in `tile.slopes`, and past them to the rows in `into`."""
 
     def pull_products(self, slopes: Sequence[Tensor], queries: Parts, items: Parts, into: Into) -> None:
-        """Add to the rows in `into` what reaches them through the products, given the gradient of each."""
+        """Add to the rows in `into` the gradient that reaches them through the products, given the gradient of each product."""
         del slopes, queries, items, into  # by default nothing: `pull` has reached them
 
     @abstractmethod
@@ -135,7 +135,8 @@ class Form:
         rule: makes a tile of scores from rows of both sides.
         queries: the parts of the queries' side.
         items: the parts of the items' side.
-        low: the lowest value of the score itself; rounding may pass it. Who ranks or shows scores bounds them, see `bounded`.
+        low: the lowest value of the score itself, which rounding may exceed: `bounded` clamps scores before they are ranked or
+            shown.
         high: the highest value.
     """
 
@@ -176,7 +177,7 @@ class Linear(Rule):
         return (torch.add(product, offset[0], out=tile.new()) if offset else product), None
 
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
-        """The product's is the score's."""
+        """The gradient of the score is that of the product."""
         del trace
         tile.slopes[0].copy_(grad)
         if len(tile.items) > 1 and into[1][1] is not None:
@@ -193,7 +194,7 @@ class Linear(Rule):
 
 
 class _OfSpan(Rule):
-    """A function of the products with an orthonormal basis, times a factor an item: items (w, b (n, k, d), …)."""
+    """A function of the products with an orthonormal basis, times one factor per item: items (w, b (n, k, d), …)."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -214,7 +215,7 @@ class _OfSpan(Rule):
 
 
 class Residual(_OfSpan):
-    """w √(α − Σ ⟨a, bₖ⟩²): what the orthonormal b leave of a; queries (a, α), items (w, b (n, k, d)).
+    """w √(α − Σ ⟨a, bₖ⟩²): the part of a outside the span of the orthonormal b; queries (a, α), items (w, b (n, k, d)).
 
     The root is `safe_sqrt`. Where little is left, r = α − Σ ⟨a, bₖ⟩² is a difference of nearly equal numbers with the rounding
     error of the larger: the root is off by about ε/√r and its slope, relatively, by ε/r, whatever the order in which the
@@ -222,7 +223,7 @@ class Residual(_OfSpan):
     """
 
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
-        """The residual's root; its slope where rounding noise asks for the chord."""
+        """The residual's root; its slope where the residual is rounding noise and the chord replaces the root."""
         w, whole = tile.items[0], tile.queries[1][:, None]
         squares = _squares(tile)
         if torch.is_grad_enabled():
@@ -239,7 +240,7 @@ class Residual(_OfSpan):
         root, slope = trace
         if into[1][0] is not None:
             into[1][0].add_(torch.mul(grad, root, out=tile.new()).sum(0))
-        # What the slope has for a factor, −1 or −2, the items' factor takes.
+        # The items' factor takes the slope's own factor, −1 or −2.
         factor = torch.div(grad, root, out=root) if slope is None else slope.mul_(grad).mul_(2)
         factor.mul_(-tile.items[0])
         if into[0][1] is not None:
@@ -279,28 +280,28 @@ class Projection(_OfSpan):
 
 
 class Given(Rule):
-    """Scores that are there already: queries (scores (q, n),), items (their columns (n,),)."""
+    """Scores that are already computed: queries (scores (q, n),), items (their columns (n,),)."""
 
     width = 1
 
     def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
-        """The columns asked for."""
+        """The columns of the tile."""
         del scratch
         return [queries[0].index_select(1, items[0])]
 
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
-        """As they are."""
+        """The scores, unchanged."""
         del trace
         return tile.products[0], None
 
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
-        """As it is."""
+        """The gradient, unchanged, added to the columns of the tile."""
         del trace
         if into[0][0] is not None:
             into[0][0].index_add_(1, tile.items[0], grad)
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
-        """All of them."""
+        """Every score times the factor."""
         return Form(self, (queries[0] * scale,), items)
 
     @classmethod
@@ -324,12 +325,12 @@ class Traced(Rule):
         self.entries = entries
 
     def products(self, queries: Parts, items: Parts, scratch: Scratch | None = None) -> list[Tensor]:
-        """Nothing is kept."""
+        """None: the tile is recomputed in the backward pass."""
         del queries, items, scratch
         return []
 
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
-        """The function's value; its graph over leaves of its own."""
+        """The function's value, and with `trace` its graph over detached leaves."""
         if not trace:
             return self._evaluate(tile.queries, tile.items), None
         leaves = [[_leaf(part) for part in parts] for parts in (tile.queries, tile.items)]
@@ -338,7 +339,7 @@ class Traced(Rule):
         return scores.detach(), (scores, leaves)
 
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
-        """Autograd's."""
+        """By autograd through the traced graph."""
         del tile
         scores, leaves = trace
         wanted = [
@@ -355,7 +356,7 @@ class Traced(Rule):
                 row.add_(value)
 
     def scaled(self, queries: Parts, items: Parts, scale: Tensor) -> Form:
-        """A factor an item."""
+        """One factor per item, as the last of the items' parts."""
         if self.factor:
             return Form(self, queries, (*items[:-1], items[-1] * scale))
         return Form(Traced(self.function, factor=True, entries=self.entries), queries, (*items, scale.expand(len(items[0]))))
@@ -379,7 +380,7 @@ class _SelfProducts(torch.autograd.Function):
 
 
 def self_products(u: Tensor, scale: float) -> Tensor:
-    """`scale` U Uᵀ, whose backward pass is one product where that of two factors is two."""
+    """`scale` U Uᵀ; its backward pass takes one product, where that of two separate factors takes two."""
     products: Tensor = _SelfProducts.apply(u, scale)  # type: ignore[no-untyped-call]
     return products
 

@@ -1,7 +1,7 @@
 """Reductions of a (q, n) table of scores that is never held whole: each tile is made, used and dropped.
 
-The backward pass makes the tiles anew, or where they fit takes the inner products that the forward pass has kept. One pass
-over the tiles serves both directions of a contrastive loss: the rows' sums and the columns' grow side by side.
+The backward pass recomputes the tiles, or uses the inner products that the forward pass kept where they fit. One pass over the
+tiles serves both directions of a contrastive loss: the sums of the rows and of the columns grow side by side.
 
 Over 400 lines: the walk, the reductions that have a gradient and their one autograd function are one algorithm.
 """
@@ -24,12 +24,12 @@ from gramian.kernels.triton.forms import fused_sums
 __all__ = ["Backend", "LogSums", "Pairs", "SoftplusSums", "all_pairs", "log_sums", "softplus_sums"]
 
 Backend = Literal["torch", "triton"]
-"""What works a table out."""
+"""What computes a table."""
 
 Part = TypeVar("Part", Tensor, Tensor | None)
 
 KEEP = 2**28  # bytes of inner products that are kept for the backward pass
-PLAIN = 2**20  # pairs up to which autograd over the whole table serves
+PLAIN = 2**20  # pairs up to which autograd over the whole table is used
 TILE = 1024  # rows and columns of a tile on the CPU
 TILE_CUDA = 8192
 ENTRIES = 2**24  # numbers that a tile of a rule with many per pair holds at a time on the CPU
@@ -74,7 +74,7 @@ class Pairs:
 
 
 class Place(NamedTuple):
-    """Where a tile, or a band of its rows, lies in the table, and the memory that it is worked out in."""
+    """Where a tile, or a band of its rows, lies in the table, and the memory that it is computed in."""
 
     rows: slice
     columns: slice
@@ -89,7 +89,7 @@ class LogSums(NamedTuple):
         columns: (n,) log Σᵢ exp sᵢⱼ.
         matches: (q,) the scores of the matching pairs; 0 where the table has none.
         row_totals: (q,) Σⱼ sᵢⱼ over the pairs that count; zeros unless asked for.
-        column_totals: (n,) likewise.
+        column_totals: (n,) Σᵢ sᵢⱼ, under the same conditions.
     """
 
     rows: Tensor
@@ -108,7 +108,7 @@ class SoftplusSums(NamedTuple):
 
 @dataclass(frozen=True)
 class Reduction(ABC):
-    """What is made of the tiles: tensors that grow tile by tile."""
+    """What the tiles are reduced to: tensors that are updated tile by tile."""
 
     @abstractmethod
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
@@ -116,10 +116,10 @@ class Reduction(ABC):
 
     @abstractmethod
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
-        """Take one tile in; it is not overwritten."""
+        """Add one tile, which is left unchanged."""
 
     def reads(self, at: Place) -> bool:
-        """Whether the tile has anything for this reduction; others are not made."""
+        """Whether the reduction needs the tile; others are not computed."""
         del at
         return True
 
@@ -157,7 +157,7 @@ class ToLogSums(Differentiable):
     of_items = (1, 4)
 
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
-        # A band adds little to what is there: in float32 each addition would round the whole.
+        # A band adds little to a large sum: in float32 each addition would round the whole.
         dtype = torch.float64 if like.device.type == "cpu" else like.dtype
         sums = [like.new_full((size,), -torch.inf, dtype=dtype) for size in (q, n)]
         return [*sums, *(like.new_zeros(size, dtype=dtype) for size in (q, q, n))]
@@ -246,7 +246,7 @@ def _powers(scores: Tensor, shift: float, scratch: Scratch) -> Tensor:
 
 
 def _common_shift(rows: Tensor, columns: Tensor) -> float | None:
-    """What to take off every score of a tile before one exponential that serves both directions; None where none does.
+    """What to subtract from every score of a tile before the one exponential for both directions; None where no shift fits.
 
     `rows` and `columns` bound the scores of each row and column from above and are reached, or nearly so.
     """
@@ -337,12 +337,12 @@ def log_sums(
 
 
 def softplus_sums(form: Form, pairs: Pairs | None = None, *, block_size: int | None = None) -> SoftplusSums:
-    """Row sums of log(1 + exp) of a form's scores; arguments as for `log_sums`."""
+    """Row sums of log(1 + exp) of a form's scores. The arguments are those of `log_sums`."""
     return SoftplusSums(*_reduce(form, ToSoftplusSums(pairs or Pairs()), block_size))
 
 
 def all_pairs(form: Form, *, block_size: int | None = None) -> Tensor:
-    """The (q, n) scores themselves; beyond them, memory for a tile."""
+    """The (q, n) scores themselves, computed in the memory of one tile beside them."""
     if block_size is None and _serves_whole(form):
         return form.plain()
     return _reduce(form, _Table(), block_size)[0]
@@ -358,7 +358,9 @@ def _reduce(form: Form, reduction: Differentiable, block_size: int | None) -> li
         found = reduction.start(q, n, parts[0])
         forward(rule, reduction, found, form.queries, form.items, tile=tile)
         return reduction.finish(found, parts[0])
-    if block_size is None and rule.width == 0 and _serves_whole(form):  # autograd over the whole spares making the tiles twice
+    if (
+        block_size is None and rule.width == 0 and _serves_whole(form)
+    ):  # autograd over the whole avoids computing the tiles twice
         return _reduce(Given.form(form.plain()), reduction, None)
     return list(_Reduce.apply(rule, reduction, tile, keep, len(form.queries), *parts))  # type: ignore[no-untyped-call]
 
@@ -366,7 +368,7 @@ def _reduce(form: Form, reduction: Differentiable, block_size: int | None) -> li
 def forward(
     rule: Rule, reduction: Reduction, totals: list[Tensor], queries: Parts, items: Parts, *, tile: int, keep: bool = False
 ) -> list[list[Tensor]]:
-    """Take all tiles into `totals`; the inner products of each come back where they are kept."""
+    """Reduce all tiles into `totals`; return the inner products of each tile with `keep`."""
     kept = []
     scratch = Scratch(queries[0])
     with torch.no_grad():
@@ -413,7 +415,7 @@ def backward(
 
 
 def tiles(queries: Parts, items: Parts, size: int) -> Iterator[Place]:
-    """Where each tile of the table lies; all share their memory."""
+    """Where each tile of the table lies; all share the same memory."""
     q, n = len(queries[0]), len(items[0])
     scratch = Scratch(queries[0])
     for row in range(0, q, size):
@@ -437,12 +439,12 @@ def bands(rule: Rule, at: Place, scratch: Scratch) -> Iterator[tuple[slice, Plac
 
 
 def cut(parts: Sequence[Part], rows: slice) -> tuple[Part, ...]:
-    """The same rows of every part that is there."""
+    """The same rows of every part that is not None."""
     return tuple(part if part is None else part[rows] for part in parts)
 
 
 def tile_size(form: Form, block_size: int | None) -> int:
-    """Rows and columns of a tile: what was asked for, or what suits the device and the numbers that a pair takes."""
+    """Rows and columns of a tile: `block_size`, or what suits the device and the numbers per pair."""
     if block_size is not None:
         return block_size
     size, entries = (TILE_CUDA, ENTRIES_CUDA) if form.queries[0].is_cuda else (TILE, ENTRIES)
@@ -450,7 +452,7 @@ def tile_size(form: Form, block_size: int | None) -> int:
 
 
 def _serves_whole(form: Form) -> bool:
-    """Whether all pairs at once are as little as a tile or two."""
+    """Whether all pairs together are no more than a tile or two."""
     q, n = form.shape
     return q * n <= PLAIN and q * n * form.rule.entries <= ENTRIES
 
@@ -463,7 +465,7 @@ class _Reduce(torch.autograd.Function):
         ctx.kept = forward(rule, reduction, totals, queries, items, tile=tile, keep=keep)
         totals = reduction.finish(totals, queries[0])
         ctx.rule, ctx.reduction, ctx.tile, ctx.split = rule, reduction, tile, split
-        # The table itself needs not be kept: its gradient does not ask for it.
+        # The table itself need not be kept: its gradient does not depend on it.
         ctx.save_for_backward(*parts, *(() if isinstance(reduction, _Table) else totals))
         return tuple(totals)
 

@@ -1,8 +1,8 @@
 """Triton kernels for the log-sums of all pairs on a GPU, and for their gradients.
 
 One kernel makes each tile of scores once, in registers, and leaves the log-sums of its rows and of its columns; a few torch
-calls combine those of all tiles. The backward kernel makes the tiles anew and writes the gradient of the inner products, in
-the inputs' type and a strip of the table at a time, for cuBLAS to multiply with the features. Memory is bounded by a
+calls combine those of all tiles. The backward kernel recomputes the tiles and writes the gradient of the inner products, in
+the inputs' type and one strip of the table at a time, for cuBLAS to multiply with the features. Memory is bounded by a
 constant next to what grows with q + n.
 
 Scores (`Kind`), with x_k = ⟨A_i, B_kj⟩:
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
         columns: of a tile.
         depth: features taken at a time.
         warps: threads of a block, by 32.
-        stages: how many times `depth` features are on their way at once.
+        stages: how many loads of `depth` features are in flight at once.
         pieces: parts of a tile that the backward kernel finishes one after the other, 1, 2, 4 or 8.
     """
 
@@ -204,13 +204,13 @@ def gradients(
         kind: what the scores are.
         A: (q, d).
         B: (k, n, d).
-        R: (q,) the log-sums that `log_sums` found.
-        C: (n,) likewise.
+        R: (q,) the log-sums of the rows, from `log_sums`.
+        C: (n,) the log-sums of the columns.
         grad_R: (q,).
         grad_C: (n,).
         a2: (q,).
         w: (n,).
-        t: (n, k); it has no gradient.
+        t: (n, k), which has no gradient.
         offset: (n,).
         row_ids: (q,).
         column_ids: (n,).
