@@ -1,6 +1,6 @@
 """`Bundle`: n items, each with up to m modality vectors in one d-dimensional space, and a mask of what is present.
 
-Over 400 lines with its docstrings: one value with its constructors, cuts and joins, its file and its place in torch's pytrees.
+Over 400 lines, docstrings included: one value with its constructors, its cuts and joins, its file and its pytree registration.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _FORMAT = "gramian.bundle.v1"
 class Bundle:
     """n items × m named modalities, with a mask.
 
-    Build one with `Bundle.from_dict`, which normalises and checks; the plain constructor trusts the values it is given and
-    checks their shapes alone.
+    Build one with `Bundle.from_dict`, which normalises and checks; the plain constructor checks shapes only and trusts the
+    values.
 
     Attributes:
         vectors: (n, m, d) floating point; unit rows where present, zero rows where not.
         present: (n, m) bool.
         modalities: the m names, all different.
-        item_ids: (n,) int64, or None where every row is an item of its own. Rows with one id are one item (two captions of a
-            film): losses do not take them for each other's negatives, and evaluation counts either as found.
-        tokens: modality → its tokens in the same space, unit length, where they are known; the vectors are pooled from them.
+        item_ids: (n,) int64, or None where every row is an item of its own. Rows with the same id are one item (two captions of
+            one film): losses do not use them as each other's negatives, and evaluation accepts either as the match.
+        tokens: modality → its tokens in the same space, of unit length, where known; the vectors are pooled from them.
 
     Raises:
-        InputError: shapes that do not go together.
+        InputError: shapes that do not fit together.
 
     >>> bundle = Bundle.from_dict({"text": [[3.0, 4.0], [1.0, 0.0]], "audio": [[0.0, 2.0], None]})
     >>> bundle
@@ -113,7 +113,7 @@ class Bundle:
                 entry is present wherever `columns` has a vector.
             item_ids: n whole numbers or names; rows with the same one are the same item. Names become 64-bit hashes.
             pooling: from tokens to vectors: "mean", "max" or "first".
-            check: False skips the checks of the values (not of the shapes), which wait for the device.
+            check: False skips the checks of the values (not of the shapes), which synchronise with the device.
 
         Returns:
             n items with unit rows where present and zero rows where not.
@@ -238,7 +238,7 @@ class Bundle:
         return Bundle(vectors, present, modalities, self.item_ids, kept)
 
     def apart(self, first: Sequence[str], second: Sequence[str]) -> tuple[Bundle, Bundle]:
-        """`select` of both; where one follows the other and nothing is left, their gradients come back as one tensor."""
+        """`select` of both; where `first` and `second` are all modalities in order, the gradient of both is one tensor."""
         bundles = self.select(*first), self.select(*second)
         if (*first, *second) != self.modalities:
             return bundles
@@ -259,11 +259,15 @@ class Bundle:
         return first[:, None] == second
 
     def distinct(self) -> int:
-        """The number of different items: rows, but for those that share an id."""
+        """The number of different items: rows with the same id count once."""
         return len(self) if self.item_ids is None else int(torch.unique(self.item_ids).numel())
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Int[Tensor, " p"] | Bool[Tensor, " n"] | np.ndarray) -> Bundle:
-        """The items at `rows`: a slice, an index, indices or a boolean mask; always a Bundle, of one item for an index."""
+        """The items at `rows`: a slice, an index, indices or a boolean mask; always a Bundle, of one item for an index.
+
+        Raises:
+            InputError: a name in place of rows.
+        """
         if isinstance(rows, str):
             raise InputError(f"a Bundle is indexed by rows; got {rows!r}. Use `.column({rows!r})` or `.select({rows!r})`.")
         index = rows if isinstance(rows, slice) else row_index(rows, self.vectors.device)
@@ -277,12 +281,12 @@ class Bundle:
 
     @staticmethod
     def cat(bundles: Iterable[Bundle]) -> Bundle:
-        """All items of `bundles`, which share modalities (in any order: the first one's holds) and width.
+        """All items of `bundles`, which share their width and their modalities, in any order: that of the first is kept.
 
-        Tokens are kept where all of them have them; ids have to be in all or in none.
+        Tokens are kept where every Bundle has them; either all Bundles have ids or none.
 
         Raises:
-            InputError: no Bundle, other modalities, other widths, or ids in some of them.
+            InputError: no Bundle, different modalities or widths, or ids in only some of them.
         """
         parts = list(bundles)
         if not parts:
@@ -328,7 +332,7 @@ class Bundle:
         return Bundle(self.vectors.detach(), self.present, self.modalities, self.item_ids, tokens)
 
     def save(self, path: str | Path) -> None:
-        """Write the Bundle to one safetensors file, lossless, whole or not at all."""
+        """Write the Bundle to one safetensors file, lossless and atomic."""
         header = {_FORMAT: json.dumps({"modalities": self.modalities}, ensure_ascii=False)}
         tensors = {"vectors": self.vectors, "present": self.present}
         if self.item_ids is not None:
@@ -337,7 +341,7 @@ class Bundle:
             if name in self.tokens:
                 tensors |= {f"tokens.{i}": self.tokens[name].values, f"tokens.{i}.present": self.tokens[name].present}
         with atomic(path) as partial:
-            # Tensors that share memory, as one Tokens under two names does, are written each on its own.
+            # Tensors that share memory, as one Tokens under two names does, are each written separately.
             save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, header)
 
     @classmethod
@@ -345,7 +349,7 @@ class Bundle:
         """Read a Bundle that `save` wrote.
 
         Raises:
-            InputError: no such file, or not a Bundle.
+            InputError: no such file, or a file that is not a Bundle.
         """
         try:
             with safe_open(path, framework="pt", device=device) as file:
@@ -379,7 +383,7 @@ def _flatten(bundle: Bundle) -> tuple[list[Any], tuple[tuple[str, ...], tuple[st
 
 
 def _unflatten(leaves: Iterable[Any], context: tuple[tuple[str, ...], tuple[str, ...]]) -> Bundle:
-    """A Bundle of whatever a wrapper has made of the leaves: not checked."""
+    """A Bundle of the leaves, whatever a wrapper has turned them into: not checked."""
     vectors, mask, ids, *parts = leaves
     bundle, tokens = object.__new__(Bundle), {}
     for name, values, present in zip(context[1], parts[::2], parts[1::2], strict=True):
@@ -389,7 +393,7 @@ def _unflatten(leaves: Iterable[Any], context: tuple[tuple[str, ...], tuple[str,
     return bundle
 
 
-# Wrappers that act on the tensors which a module returns, as FSDP does, find those of a Bundle.
+# So that wrappers that act on the tensors a module returns, such as FSDP, find those of a Bundle.
 register_pytree_node(Bundle, _flatten, _unflatten, serialized_type_name="gramian.Bundle")
 
 

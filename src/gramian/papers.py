@@ -1,6 +1,6 @@
-"""The papers that scores and losses are from, as data: model cards, documentation pages and BibTeX are made of them.
+"""The papers behind scores and losses, as data, for model cards, documentation pages and BibTeX.
 
-A field that is not known is None. `Score.papers` and `Loss.papers` say which paper is whose.
+An unknown field is None. `Score.papers` and `Loss.papers` name the papers of each score and loss.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Paper:
     arxiv: str | None = None
 
     def __str__(self) -> str:
-        """The name, and the shortest way to find the paper."""
+        """The name, and the shortest reference to the paper."""
         return f"{self.name}, {self._number() or self._published()}"
 
     def cite(self) -> str:
-        """One line of a list of references.
+        """One line for a list of references.
 
         >>> PMRL.cite()
         'PMRL: Liu et al., "Principled Multimodal Representation Learning", TPAMI 2026, arXiv 2507.17343'
@@ -52,7 +52,7 @@ class Paper:
         return ", ".join(part for part in parts if part)
 
     def bibtex(self) -> str:
-        """The BibTeX entry; its key is made of the author's family name, the year and the method's name.
+        """The BibTeX entry; its key joins the author's family name, the year and the method's name.
 
         >>> print(HYPERGRAM.bibtex())
         @misc{hypergram2026,

@@ -1,4 +1,4 @@
-"""Measure how aligned a space is: ranks, intervals, directions of retrieval, the shape of the space, reports and plots."""
+"""Measure how well a space is aligned: ranks, intervals, directions of retrieval, the shape of the space, reports, plots."""
 
 from gramian.evaluation.directions import (
     DEFAULT,

@@ -21,16 +21,16 @@ from gramian.scores import ScoreName
 __all__ = ["DEFAULT", "SUBSETS", "Direction", "Gain", "Subsets", "hits", "single_directions", "subset_directions"]
 
 DEFAULT: tuple[ScoreName, ...] = ("span", "cone", "centroid", "cosine", "volume")
-"""The scores of the joint directions that `evaluate` shows unless told otherwise; `SCORES` has more."""
+"""The scores that `evaluate` uses by default for joint directions; `SCORES` has more."""
 
 Subsets: TypeAlias = Literal["others", "all", "none"]
 SUBSETS: tuple[Subsets, ...] = ("others", "all", "none")
-"""Which subsets are set against a single modality: all its others together, every subset of two or more of them, or none."""
+"""Which subsets are set against a single modality: all others together, every subset of two or more of them, or none."""
 
 
 @dataclass(frozen=True)
 class Direction:
-    """How the rows with `query` find their item's own `target` among all candidates.
+    """How well the rows with `query` find their own item's `target` among all candidates.
 
     Candidates are items, not rows: rows that share an item and their target vectors are one candidate.
 
@@ -42,8 +42,8 @@ class Direction:
         items: (q,) the item of each query; intervals are drawn over items.
         ranks: of the q matches.
         gallery: number of different candidates.
-        incomplete: candidates or queries of the joint side with some of its modalities missing.
-        unasked: rows of the Bundle that cannot be asked: query or target missing.
+        incomplete: candidates or queries of the joint side that lack some of its modalities.
+        unasked: rows of the Bundle that are not queries, since the query or the target is missing.
     """
 
     query: Names
@@ -71,13 +71,13 @@ class Direction:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a joint score finds beyond the best single modality, by the same queries.
+    """What a joint score finds beyond the best single modality, for the same queries.
 
     Attributes:
         joint: the direction under the joint score.
-        single: the direction with that modality of the subset whose cosine alone finds most. It is chosen on these very
-            queries, which flatters it: the gain is a cautious figure. Items without the modality cannot be found by it.
-            Its gallery holds the same items.
+        single: the direction with the modality of the subset whose cosine alone finds most. It is chosen on these very queries,
+            which flatters it, so the gain is a cautious figure. It cannot find items without the modality. Its gallery holds
+            the same items.
     """
 
     joint: Direction
@@ -95,7 +95,7 @@ class Gain:
 
 
 def paired(first: Direction, second: Direction) -> Interval:
-    """R@1 of the first minus that of the second, by the same queries, with its 95 % interval over items."""
+    """R@1 of the first direction minus that of the second, on the same queries, with its 95 % interval over items."""
     return difference_interval(hits_at_k(first.ranks, 1) - hits_at_k(second.ranks, 1), first.items)
 
 
@@ -114,7 +114,7 @@ def subset_directions(
     """Subsets of two or more modalities → another modality and back, by each of `scores`.
 
     Args:
-        bundle: with its `Rankings`, where some of them are made already.
+        bundle: the Bundle, or its `Rankings` where some have been computed already.
         scores: by name.
         subsets: "others" sets each modality against all the others together, "all" against every subset of two or more of
             them, "none" against nothing.
@@ -157,7 +157,7 @@ def direction(
     rows: NDArray[np.int64],
     ranked: RankedRows | None = None,
 ) -> Direction:
-    """The direction of those queries, by the rankings' own ranks or by others."""
+    """The direction of the queries in `rows`, by `ranked` or else by the rankings' own ranks."""
     gallery = rankings.side(target)
     present = rankings.bundle.present.cpu().numpy()
     if len(query) > 1:
@@ -181,8 +181,8 @@ def direction(
 def _alone(rankings: Rankings, query: Names, target: Names, name: str, rows: NDArray[np.int64]) -> Direction:
     """The direction by one modality of the joint side alone, with the joint direction's queries and items.
 
-    It is the ranking between two modalities, which is made once, with those added that lack the modality: as queries they
-    find nothing, as candidates they come behind all others.
+    It is the ranking between two modalities, which is computed once, with the items added that lack the modality: as queries
+    they find nothing, as candidates they come behind all others.
     """
     asks = len(query) > 1  # the joint side asks
     pair = ((name,), target) if asks else (query, (name,))
@@ -192,7 +192,7 @@ def _alone(rankings: Rankings, query: Names, target: Names, name: str, rows: NDA
     gallery = rankings.side(pair[1])
     size, lacking = len(gallery.candidates), 0
     if asks:
-        # Nothing to ask with: all candidates tie but for the item's own.
+        # A query without a vector: all candidates tie but for the item's own.
         own = np.bincount(gallery.candidates.items.numpy(), minlength=len(rankings.items))[rankings.items[rows]]
         better, tied = np.where(has[rows], better, 0), np.where(has[rows], tied, size - own)
     else:
@@ -214,7 +214,7 @@ def _alone(rankings: Rankings, query: Names, target: Names, name: str, rows: NDA
 
 
 def hits(directions: Sequence[Direction], n: int, k: int) -> NDArray[np.float64]:
-    """Whether each of n rows found its match among the best k, (directions, n): see `hits_at_k`; NaN where it was not asked."""
+    """Whether each of n rows found its match among the best k, (directions, n): see `hits_at_k`; NaN where it is no query."""
     table = np.full((len(directions), n), np.nan)
     for row, one in zip(table, directions, strict=True):
         row[one.rows] = hits_at_k(one.ranks, k)

@@ -38,20 +38,20 @@ def evaluate(
 ) -> Report:
     """Rank the directions of a Bundle whose row i is one item in all modalities.
 
-    Each ranking is made once, in memory that grows with n. Candidates are items, not rows: rows that share an item
-    (`Bundle.item_ids`) and the target's vectors, to rounding, are one candidate, and either row of an item counts as found.
+    Each ranking is computed once, in memory that grows with n. Candidates are items, not rows: rows that share an item
+    (`Bundle.item_ids`) and the target's vectors, up to rounding, are one candidate, and any row of the item is a match.
 
     Args:
-        bundle: n rows, m ≥ 2 modalities. Every candidate that has the target is in the gallery; queries need the query and
-            the target. Missing modalities of a joint side are left to the score.
-        scores: how a subset of modalities is compared with one, each by name.
+        bundle: n rows, m ≥ 2 modalities. Every candidate that has the target is in the gallery; a row is a query if it has both
+            the query and the target. How a joint side with missing modalities is treated depends on the score.
+        scores: names of the scores that compare a subset of modalities with one.
         ks: cut-offs of the recall.
         subsets: which subsets of modalities are set against one: "others" takes all others together, "all" every subset of
             two or more, 2^(m−1) − m of them for each modality, "none" leaves the joint directions out.
         diagnose: add the figures of `diagnostics` to the Report.
-        matcher: a trained matching head; the directions that it answers for are re-ranked by it, too, and shown beside the
+        matcher: a trained matching head; the directions that it was trained on are also re-ranked by it and shown beside the
             figures of the embeddings alone, by the first of `scores`.
-        rerank: how many of the best it puts in order.
+        rerank: how many of the best candidates it re-ranks.
         progress: show a progress bar.
         settings: kept in the Report.
         broken: cells that could not be read and count as missing; listed in the Report.
@@ -60,7 +60,8 @@ def evaluate(
         The Report.
 
     Raises:
-        InputError: one modality only, an unknown score or name of subsets, no two modalities that share two items.
+        InputError: a single modality, an unknown score or name of subsets, a cut-off below 1, or no two modalities that share
+            two items.
     """
     if len(bundle.modalities) < 2:
         raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")

@@ -1,7 +1,7 @@
 """Arrays in, numbers out: where the matches rank among the scores, and what shape the space has.
 
-Ties are broken at random, in expectation: a match that shares its score with t others is equally likely to stand at any of
-the t + 1 places, so that a constant score gives chance, and never success.
+Ties are broken at random, in expectation: a match that shares its score with t others is equally likely to take any of the
+t + 1 places, so that a constant score gives chance level, never success.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Ranks(NamedTuple):
-    """Where the best match of each of q queries stands.
+    """The rank of the best match of each of q queries.
 
     Attributes:
         better: (q,) candidates with a higher score.
@@ -53,17 +53,17 @@ class Ranks(NamedTuple):
 
 
 def ranks(scores: Float[Tensor, "q n"], relevant: Int[Tensor, " q"] | Bool[Tensor, "q n"]) -> Ranks:
-    """Where the best match of each query stands among the candidates.
+    """The rank of the best match of each query among the candidates.
 
     Args:
         scores: (q, n), higher is better; −∞ for what cannot be found.
         relevant: (q,) index of the match, or (q, n) bool of all matches; one match does not push another down.
 
     Returns:
-        (q,) candidates before the match, and level with it.
+        For each query, (q,), how many candidates score more than the match, and how many tie with it.
 
     Raises:
-        InputError: NaN among the scores, a query without a match.
+        InputError: wrong shapes, NaN among the scores, an index outside the gallery, or a query without a match.
 
     >>> ranks(torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.2, 0.1]]), torch.tensor([2, 0])).expected
     array([2. , 1.5])
@@ -189,7 +189,7 @@ def modality_gap(first: Float[Tensor, "n d"], second: Float[Tensor, "p d"]) -> f
 
 
 def antipodal_share(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> float:
-    """Share of matched pairs whose cosine is negative: how far an objective that does not know the sign went astray.
+    """Share of matched pairs whose cosine is negative: how far a sign-blind objective went astray.
 
     Args:
         first: (n, d).
@@ -211,13 +211,13 @@ def antipodal_share(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -
 
 
 def effective_rank(vectors: Float[Tensor, "n d"]) -> float:
-    """Number of dimensions the vectors make use of: exp of the entropy of their singular values' shares.
+    """Number of dimensions the vectors use: exp of the entropy of their singular values' shares.
 
     Args:
         vectors: (n, d).
 
     Returns:
-        In [1, min(n, d)]; 1 when all lie on one line, d when all directions weigh the same.
+        In [1, min(n, d)]; 1 when all lie on one line, d when all directions have equal weight.
 
     Raises:
         InputError: vectors that are not floating point of shape (n, d), or none.
@@ -236,10 +236,10 @@ def effective_rank(vectors: Float[Tensor, "n d"]) -> float:
 
 
 def hubness(scores: Float[Tensor, "q n"] | Form, *, k: int = 10) -> float:
-    """Skewness of how often each candidate is among a query's best k; of equal scores the lower column is the better.
+    """Skewness of how often each candidate is among a query's best k; of equal scores the lower column comes first.
 
     Args:
-        scores: (q, n), higher is better; of a form no tile is kept.
+        scores: (q, n), higher is better; a form is read tile by tile.
         k: length of the lists; all n where n is smaller.
 
     Returns:

@@ -26,7 +26,7 @@ def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes, *
         values: (m, m) shares in [0, 1]; NaN where a direction was not measured, as on the diagonal.
         names: the m modalities.
         ax: where to draw.
-        top: the share at the bright end of the colours; the largest of `values` by default.
+        top: the share at the bright end of the colour scale; the largest of `values` by default.
 
     Returns:
         The Axes.
@@ -53,7 +53,7 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Seconds against n on logarithmic axes: one panel per task and number of modalities, one curve per form.
 
     Args:
-        rows: measurements with the keys of `gramian.benchmark.Measurement`; of each form the costliest `work` is drawn.
+        rows: measurements with the keys of `gramian.benchmark.Measurement`; the costliest `work` of each form is drawn.
 
     Returns:
         The Figure.
@@ -91,8 +91,8 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def tsne(bundle: Bundle, ax: Axes, *, seed: int = 0) -> Axes:
     """All present vectors of a Bundle in two dimensions (t-SNE of cosine distances), one colour per modality.
 
-    Where modalities are aligned the colours mix; where there is a modality gap they form islands. The points are labelled for
-    a legend, which is left to the caller: several panels need one alone.
+    Where modalities are aligned the colours mix; a modality gap separates them into islands. The points are labelled for a
+    legend, which is left to the caller, since several panels share one.
 
     Args:
         bundle: at least four vectors in all.

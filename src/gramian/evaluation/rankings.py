@@ -1,4 +1,4 @@
-"""Every ranking of a Bundle, each made once: the candidates of its sides, and where each row's match stands among them."""
+"""Every ranking of a Bundle, each computed once: the candidates of its sides, and the rank of each row's match among them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Side:
     row of the score's form.
 
     Attributes:
-        candidates: c of them, in the order in which their vectors come up.
+        candidates: c of them, in the order in which their vectors first occur.
         first: (u,) row number of the first row with each of the u different tuples of vectors.
         of_row: (n,) the candidate of each row of the Bundle; −1 where it has none of the modalities.
     """
@@ -42,13 +42,13 @@ class Side:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """(c,) a row number of the vectors of each candidate."""
+        """(c,) for each candidate the number of a row with its vectors."""
         rows: NDArray[np.int64] = self.first[self.candidates.rows.numpy()]
         return rows
 
 
 class RankedRows(NamedTuple):
-    """Where the best match of each row of a Bundle stands, (n,) each; −1 where the row has no query or no match.
+    """The rank of the best match of each row of a Bundle, (n,) each; −1 where the row has no query or no match.
 
     Attributes:
         better: candidates of other items with a higher score.
@@ -59,12 +59,12 @@ class RankedRows(NamedTuple):
     tied: NDArray[np.int64]
 
     def at(self, rows: NDArray[np.int64]) -> Ranks:
-        """Those of some rows."""
+        """The ranks of some rows."""
         return Ranks(self.better[rows], self.tied[rows])
 
 
 class Rankings:
-    """The rankings of a Bundle, made when they are asked for and kept.
+    """The rankings of a Bundle, computed on first use and kept.
 
     Args:
         bundle: n rows.
@@ -79,9 +79,9 @@ class Rankings:
         self._rows: dict[tuple[Names, Names, ScoreName], RankedRows] = {}
 
     def rows(self, query: Names, target: Names, score: ScoreName) -> RankedRows:
-        """Where each row's match stands when `query` asks for `target`.
+        """The rank of each row's match, with `query` as the query and `target` as the gallery.
 
-        A symmetric score ranks both ways by one table, in which the side of fewer modalities asks.
+        A symmetric score ranks both ways by one table, with the side of fewer modalities as the query.
         """
         key = query, target, score
         if key not in self._rows:
@@ -108,7 +108,7 @@ class Rankings:
         return match_ranks(SCORES[score].of(queries, items), *candidates, both=both)
 
     def asked(self, query: Names, target: Names) -> NDArray[np.int64]:
-        """The rows that can be asked: those with some of `query` and some of `target`; none where they are all one item."""
+        """The rows that can be queries: those with some of `query` and some of `target`; none where they are all one item."""
         mask = self.bundle.has(*query) & self.bundle.has(*target)
         rows: NDArray[np.int64] = mask.nonzero().flatten().cpu().numpy()
         return rows if len(np.unique(self.items[rows])) > 1 else rows[:0]
@@ -132,7 +132,7 @@ class Rankings:
         return self._sides[names]
 
     def _of_modality(self, name: str) -> NDArray[np.int64]:
-        """(n,) which vector each row has of a modality, as the number of the first row that has it; −1 where missing."""
+        """(n,) which vector of a modality each row has, as the number of the first row with it; −1 where missing."""
         if name not in self._vectors:
             has = self.bundle.has(name).cpu().numpy()
             parts = [self.bundle.column(name)]
@@ -147,22 +147,22 @@ class Rankings:
 
 
 def _by_row(ranked: MatchRanks, side: Side) -> RankedRows:
-    """Of every row, from those of its candidates."""
+    """The ranks of every row, from those of its candidates."""
     known = np.append(ranked.matched.cpu().numpy(), False)[side.of_row]  # −1, of a row without a candidate, is the last
     better, tied = (np.where(known, np.append(part.cpu().numpy(), -1)[side.of_row], -1) for part in ranked[:2])
     return RankedRows(better, tied)
 
 
 def _rows_of(bundle: Bundle, rows: NDArray[np.int64]) -> Bundle:
-    """Those rows, without a copy where they are all."""
+    """The Bundle at `rows`, without a copy where they are all its rows."""
     return bundle if len(rows) == len(bundle) else bundle[rows]
 
 
 def _folded(parts: Sequence[Tensor], items: NDArray[np.int64], has: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(n,) for each row the first row of its item with the same vector, to rounding.
+    """(n,) for each row the first row of its item with the same vector, up to rounding.
 
     Copies of a film that were embedded in batches of different sizes differ in their last bits: vectors of one item count as
-    the same where ‖x − y‖² is at most the ε of their type, which is a cosine of 1 to rounding.
+    the same where ‖x − y‖² is at most the ε of their type, that is where their cosine is 1 up to rounding.
     """
     numbers = np.arange(len(items))
     known = has.nonzero()[0]
@@ -176,7 +176,7 @@ def _folded(parts: Sequence[Tensor], items: NDArray[np.int64], has: NDArray[np.b
         same = _close(parts, rows[later], rows[later - back])
         later = later[same]
         np.minimum.at(numbers, rows[later], numbers[rows[later - back]])
-    while (numbers[numbers] != numbers).any():  # to rounding, being the same is not quite transitive
+    while (numbers[numbers] != numbers).any():  # sameness up to rounding is not quite transitive
         numbers = numbers[numbers]
     return numbers
 
@@ -195,9 +195,9 @@ def _close(parts: Sequence[Tensor], first: NDArray[np.int64], second: NDArray[np
 
 
 def _alike(parts: Sequence[Tensor], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) for each row, standing for row `numbers`, the first row with exactly its vector, whatever its item.
+    """(n,) for each row, represented by row `numbers`, the first row of any item with exactly the same vector.
 
-    By a hash of the bits, and a comparison of those whose hashes agree.
+    Rows are compared by a hash of their bits, and where hashes agree by their values.
     """
     _, index, inverse = np.unique(_hashes(parts), return_index=True, return_inverse=True)
     first = index[inverse.reshape(-1)]

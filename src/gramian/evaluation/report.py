@@ -30,7 +30,7 @@ class Report:
         present: name → rows that have the modality.
         ks: cut-offs of the recall.
         singles: directions between two modalities, by cosine.
-        gains: directions between a subset and one modality, by each joint score.
+        gains: directions between a subset and one modality, for each joint score.
         settings: what was evaluated, for the reader: data, split, model.
         diagnostics: the shape of the space, by name; see `diagnostics`.
         reranked: directions between an anchor and all other modalities, before and after a matching head.
@@ -61,13 +61,13 @@ class Report:
         return tuple(gain.joint for gain in self.gains)
 
     def mean_recall(self, k: int) -> Interval:
-        """Mean R@k over the single-modality directions, each weighing the same, with a 95 % interval over items."""
+        """Mean R@k over the single-modality directions, equally weighted, with a 95 % interval over items."""
         if k not in self._means:
             self._means[k] = share_interval(hits(self.singles, self.n, k), self.items)
         return self._means[k]
 
     def matrix(self, k: int) -> NDArray[np.float64]:
-        """R@k of every direction between two modalities, (m, m): queries in rows; NaN where there is none."""
+        """R@k of every direction between two modalities, (m, m), queries in rows; NaN where there is no direction."""
         names = list(self.present)
         values = np.full((len(names), len(names)), np.nan)
         for direction in self.singles:

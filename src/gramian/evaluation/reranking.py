@@ -1,4 +1,4 @@
-"""The best k of a score put in order by a matching head."""
+"""The best k candidates of a score, re-ranked by a matching head."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PAIRS = 4096  # of query and candidate that the matching head reads at a time
 
 @dataclass(frozen=True)
 class Reranked:
-    """What a matching head makes of the best k of a score, on the same queries and gallery.
+    """The best k of a score before and after re-ranking by a matching head, on the same queries and gallery.
 
     Attributes:
         first: the direction by the score alone.
-        final: the best k of each query put in the order of the head; the others stay behind them as they were.
-        k: how many were put in order; all candidates where there are fewer.
+        final: the best k of each query in the order of the head; the others stay behind them in the order of the score.
+        k: how many were re-ranked; all candidates where there are fewer.
     """
 
     first: Direction
@@ -51,9 +51,9 @@ def reranked_directions(
     """Each anchor of `matcher` → all other modalities and back: the sets of modalities that it was trained on.
 
     Args:
-        bundle: with its `Rankings`, where some of them are made already.
+        bundle: the Bundle, or its `Rankings` where some have been computed already.
         matcher: the head.
-        score: by name; of equal scores the lower row comes first among the best k.
+        score: the name of the score; of equal scores the lower row comes first among the best k.
         k: how many candidates of each query the head reads.
 
     Yields:
@@ -81,9 +81,9 @@ def reranked_directions(
 def _reranked(
     rankings: Rankings, matcher: Matcher, query: Names, target: Names, score: ScoreName, k: int, rows: NDArray[np.int64]
 ) -> tuple[RankedRows, RankedRows]:
-    """Where each row's match stands before and after.
+    """The rank of each row's match before and after.
 
-    The form has one row per candidate, so that its best k are k candidates; ranks and best k are read off the same tiles.
+    The form has one row per candidate, so that its best k are k candidates; ranks and best k come from the same tiles.
     """
     gallery = rankings.side(target)
     queries, candidates = rankings.bundle[rows].select(*query), rankings.bundle[gallery.rows].select(*target)
@@ -95,7 +95,7 @@ def _reranked(
     logits = _logits(matcher, queries, candidates, best, anchor_asks=len(query) == 1)
     own = found.items[best] == asked.items[:, None]
     highest = logits.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-    # A match that is not among the best k stays behind them all, level with those that it tied with and that are not either.
+    # A match outside the best k stays behind them all, tied with the others outside that it tied with before.
     behind = ranks.better.clamp(min=best.shape[1])
     better = torch.where(own.any(1), ((logits > highest) & ~own).sum(1), behind)
     tied = torch.where(own.any(1), ((logits == highest) & ~own).sum(1), ranks.better + ranks.tied - behind)
@@ -103,7 +103,7 @@ def _reranked(
 
 
 def _logits(matcher: Matcher, queries: Bundle, candidates: Bundle, best: Tensor, *, anchor_asks: bool) -> Tensor:
-    """The head's (q, k) opinion of each query with its best k."""
+    """The head's (q, k) logits of each query with its best k."""
     training = matcher.training
     matcher.eval()
     asked = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
@@ -116,7 +116,7 @@ def _logits(matcher: Matcher, queries: Bundle, candidates: Bundle, best: Tensor,
 
 
 def _rows_only(rankings: Rankings, rows: NDArray[np.int64], better: Tensor, tied: Tensor) -> RankedRows:
-    """The ranks of those rows, with −1 for all others."""
+    """The ranks of `rows`, with −1 for all other rows."""
     found = []
     for part in (better, tied):
         whole = np.full(len(rankings.bundle), -1)

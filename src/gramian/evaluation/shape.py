@@ -1,4 +1,4 @@
-"""What shape a space has, whatever it retrieves, and how hard each objective would still pull at it."""
+"""The shape of a space, apart from what it retrieves, and how hard each objective would still pull at it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gramian.scores import SCORES
 __all__ = ["DIAGNOSTICS_NOTE", "diagnostics", "saturation"]
 
 BATCH = 256
-"""Items of the batch that gradients are taken over: what an objective sees in training is of that order."""
+"""Items of the batch that gradients are taken over, of the order of a training batch."""
 
 SAMPLE = 10_000
-"""Vectors of a modality, and complete items, that the figures which grow with n² or hold much of each item are taken over."""
+"""How many vectors of a modality, or complete items, stand for all in figures whose cost grows with n² or memory per item."""
 
 DIAGNOSTICS_NOTE = (
     "Uniformity: 0 when all coincide, lower is more even. Modality gap: 0 when the centres coincide. Antipodal share: matched "
@@ -31,22 +31,22 @@ DIAGNOSTICS_NOTE = (
 
 
 def diagnostics(bundle: Bundle) -> dict[str, float]:
-    """What shape the space has, whatever it retrieves.
+    """The shape of the space, apart from what it retrieves.
 
-    A modality: "uniformity" and "effective rank". A pair: "modality gap" over all vectors; "antipodal share" over the items
-    that have both; "hubness" of each direction's cosines (k = 10). Over the items with all modalities: GRAM's alignment
-    metric, the mean of 1 − volume, of matched tuples and of tuples whose modalities come from different items; the mean share
-    of each singular value in a tuple's energy, σᵢ²/m, and the mean effective rank of a tuple. Over a batch of at most 256 of
-    them: the length of the gradient of each part of each objective, see `saturation`.
+    Per modality: "uniformity" and "effective rank". Per pair: "modality gap" over all vectors; "antipodal share" over the
+    items that have both; "hubness" of each direction's cosines (k = 10). Over the items with all modalities: GRAM's alignment
+    metric, the mean of 1 − volume, for matched tuples and for tuples whose modalities come from different items; the mean
+    share of each singular value in a tuple's energy, σᵢ²/m; and the mean effective rank of a tuple. Over a batch of at most
+    256 of them: the length of the gradient of each part of each objective, see `saturation`.
 
-    Uniformity, hubness and what is of tuples are taken over at most 10,000 vectors or items, drawn at random with a fixed seed
-    where there are more; the names of these figures say so, as in "uniformity, text (10,000 of 50,000)".
+    Uniformity, hubness and the figures of tuples are taken over at most 10,000 vectors or items, drawn at random with a fixed
+    seed where there are more; their names say so, as in "uniformity, text (10,000 of 50,000)".
 
     Args:
         bundle: n items; at least two of them with two modalities.
 
     Returns:
-        Name → value. What too few items take part in is left out.
+        Name → value. A figure with too few items is left out.
     """
     found: dict[str, float] = {}
     vectors = {name: bundle.column(name)[bundle.has(name)].detach() for name in bundle.modalities}
@@ -82,7 +82,7 @@ def diagnostics(bundle: Bundle) -> dict[str, float]:
 
 
 def _sample(n: int) -> Tensor:
-    """Row numbers of all of n, or of as many as are taken for them, in order."""
+    """The numbers of all n rows, or of a random sample of them, in order."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
 
 
@@ -104,13 +104,13 @@ def _objectives(modalities: tuple[str, ...]) -> dict[str, Loss]:
 def saturation(loss: Loss, bundle: Bundle) -> dict[str, float]:
     """Length of the gradient of each part of `loss` with respect to the unit vectors, summed over the items.
 
-    Only the component along the sphere counts: it is what can turn a vector. A part that is a mean over n items gives each
-    1/n, so that the sum does not depend on the size of the batch. Near 0 a part is saturated: nothing is left to learn from
+    Only the component tangent to the sphere counts, since only it can turn a vector. A part that is a mean over n items weighs
+    each by 1/n, so the sum does not depend on the batch size. Near 0 a part is saturated: there is nothing left to learn from
     it, whether the vectors agree or not.
 
     Args:
-        loss: in evaluation mode nothing is drawn; it is put into it here and back afterwards.
-        bundle: a batch of n items. A part that reads the tokens in place of a modality's vectors has no gradient in these.
+        loss: put into evaluation mode, in which nothing is drawn, and back afterwards.
+        bundle: a batch of n items. A part that reads tokens instead of a modality's vectors has no gradient there.
 
     Returns:
         Part → Σᵢ ‖∂part/∂vectorsᵢ‖ ≥ 0.

@@ -1,10 +1,10 @@
-"""How sure a figure is: intervals over items, widened by the spread of several runs. Nothing is drawn.
+"""How certain a figure is: intervals over items, widened by the spread between runs. Nothing is drawn at random.
 
 Standard errors are those of a ratio of sums over items, linearised ("ultimate clusters", Woodruff 1971): rows of one item
-depend on each other, and so do one item's successes in several directions. Shares have Wilson's interval with the number of
-items that this error amounts to (Korn and Graubard 1998; Dean and Pagano 2015): it stays within [0, 1] and has a width at
-both ends. Paired differences have Bonett and Price's (2012), which adds a success and a failure: it has a width where no
-pair differs.
+depend on each other, and so do one item's successes in several directions. Shares have Wilson's interval, with the effective
+number of items that this error implies (Korn and Graubard 1998; Dean and Pagano 2015): it stays within [0, 1] and has a width
+at both ends. Paired differences have the interval of Bonett and Price (2012), which adds one success and one failure: it has
+a width even where no pair differs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
     high: float
 
     def percent(self) -> str:
-        """As percentages, for tables.
+        """The estimate and its interval in percent, for tables.
 
         >>> Interval(0.181, 0.15, 0.2149).percent()
         '18.1 [15.0, 21.5]'
@@ -43,13 +43,13 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 def share_interval(values: NDArray[np.float64], items: NDArray[np.int64] | None = None, *, level: float = 0.95) -> Interval:
     """Mean over runs and strata of the share of rows, each in [0, 1], with its interval over items and runs.
 
-    Wilson's interval, with the number of independent items that the standard error of the mean amounts to; where all rows
-    agree, which says nothing of their dependence, the number of items. Where there are several runs, Student's half-width of
+    Wilson's interval, with the effective number of independent items that the standard error of the mean implies; where all
+    rows agree, which says nothing about their dependence, the number of items. With several runs, Student's half-width of
     their mean, t·s/√runs, is added in quadrature.
 
     Args:
-        values: (rows,), (strata, rows) or (runs, strata, rows) in [0, 1]; NaN where a row does not take part. A stratum is
-            something to average over with equal weight, such as a retrieval direction.
+        values: (rows,), (strata, rows) or (runs, strata, rows) in [0, 1]; NaN where a row does not take part. Strata, such as
+            retrieval directions, are averaged with equal weight.
         items: (rows,) the item of each row; every row is an item of its own by default.
         level: share of such intervals that hold the true value.
 
@@ -57,7 +57,7 @@ def share_interval(values: NDArray[np.float64], items: NDArray[np.int64] | None 
         The mean and its interval within [0, 1]; NaN if nothing takes part.
 
     Raises:
-        InputError: values of another shape or range, another number of items, a level that is no share.
+        InputError: values of another shape or range, another number of items, or a level outside (0, 1).
 
     Source: Wilson 1927; Korn and Graubard, "Confidence intervals for proportions with small expected number of positive
     counts estimated from survey data", 1998; Dean and Pagano, "Evaluating confidence interval methods for binomial
@@ -81,13 +81,13 @@ def difference_interval(
 ) -> Interval:
     """Mean over runs and strata of paired differences of two shares, each in [−1, 1], with its interval over items and runs.
 
-    Bonett and Price's interval: that of the mean after one more item that differs for and one that differs against, of as
-    many independent items as the standard error amounts to.
+    Bonett and Price's interval: that of the mean after adding one item with difference 1 and one with difference −1, with the
+    effective number of independent items that the standard error implies.
 
     Args:
         values: as for `share_interval`, in [−1, 1].
-        items: likewise.
-        level: likewise.
+        items: as for `share_interval`.
+        level: as for `share_interval`.
 
     Returns:
         The mean and its interval within [−1, 1]; NaN if nothing takes part.
@@ -112,7 +112,7 @@ def difference_interval(
 
 
 class _Mean(NamedTuple):
-    """A mean, the mean square, the standard error over items and runs, how many items and observations there are, and z."""
+    """A mean, the mean square, the standard error over items and runs, the numbers of items and observations, and z."""
 
     value: float
     square: float
@@ -122,7 +122,7 @@ class _Mean(NamedTuple):
     z: float
 
     def independent(self, variance: float) -> float:
-        """The number of independent observations of that variance whose mean is as uncertain: at most all of them."""
+        """The number of independent observations with this variance whose mean is equally uncertain, at most all of them."""
         if variance <= 1e-12 or self.error <= 1e-9 or self.items < 2:  # all agree
             return float(self.items)
         return min(variance / self.error**2, float(self.observations))

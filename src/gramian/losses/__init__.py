@@ -13,7 +13,7 @@
 | `Matching` | binary cross-entropy of a matching head, hard negatives | GRAM, PMRL |
 | `Sum` | `0.5 * Pairwise() + PMRL()` | those of its terms |
 
-`Loss.papers` has title, venue and BibTeX of each. What softmax losses share are `SoftmaxOptions`.
+`Loss.papers` has the title, venue and BibTeX of each. The options that all softmax losses share are `SoftmaxOptions`.
 """
 
 from gramian.losses.base import Loss, LossOutput, Sum
@@ -50,11 +50,11 @@ __all__ = [
 LOSSES: dict[str, type[Loss]] = {
     loss.__name__: loss for loss in (Gram, PMRL, Pairwise, Centroid, Triangle, Symile, HyperGram, Contrast)
 }
-"""The losses by name, without those made of others: `Sum` of losses, `Matching` of a matching head."""
+"""The losses by name, without those built from other modules: `Sum` from losses, `Matching` from a matching head."""
 
 
 def recommended() -> Loss:
-    """What measured best from new heads: all-pairs InfoNCE plus the cone with each modality as the anchor, both at τ = 0.2.
+    """The best loss measured for new heads: all-pairs InfoNCE plus the cone with each modality as the anchor, both at τ = 0.2.
 
     docs/objectives.md has the study. It costs about twice what `Pairwise(temperature=0.2)` alone does.
 

@@ -1,4 +1,4 @@
-"""`Loss`: a Bundle in, a scalar and its named parts out; and `Sum`, the weighted sum of several."""
+"""`Loss`: a Bundle in, a scalar and its named parts out; `Sum`: a weighted sum of losses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LossOutput(NamedTuple):
     Attributes:
         total: the scalar to differentiate.
         parts: the named scalars it is made of.
-        empty_rows: the number of rows that had nothing present, which were left out.
+        empty_rows: the number of rows with nothing present, which were left out.
     """
 
     total: Tensor
@@ -40,8 +40,8 @@ class Loss(nn.Module, ABC):
     Losses add up and take factors: `0.5 * Pairwise() + PMRL()` is a `Sum`.
 
     Attributes:
-        papers: those the loss is from; empty for this library's own.
-        exchange: which items are contrasted with each other: a process's own unless `gramian.distributed` says otherwise.
+        papers: its sources; empty for this library's own losses.
+        exchange: which items are contrasted with each other: those of one process unless `gramian.distributed` sets another.
     """
 
     papers: tuple[Paper, ...] = ()
@@ -50,7 +50,7 @@ class Loss(nn.Module, ABC):
     @property
     @abstractmethod
     def sign_blind(self) -> bool:
-        """Whether −z serves as well as z: from random weights such an objective settles in antipodal solutions."""
+        """Whether −z is as good as z: from random weights such an objective settles in antipodal solutions."""
 
     @abstractmethod
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
@@ -67,10 +67,11 @@ class Loss(nn.Module, ABC):
 
         Args:
             items: the batch.
-            generator: of the draws of a loss that draws in training; torch's own by default. In evaluation mode none draws.
+            generator: for losses that draw at random in training; torch's own by default. In evaluation mode nothing is drawn
+                from it.
 
         Returns:
-            The scalar, its parts, and how many rows were empty.
+            The scalar, its parts, and the number of empty rows.
 
         Raises:
             InputError: the loss cannot work with these modalities.
@@ -89,7 +90,7 @@ class Loss(nn.Module, ABC):
         return Sum([*_terms(self)[0], *_terms(other)[0]], [*_terms(self)[1], *_terms(other)[1]])
 
     def __radd__(self, other: int) -> Loss:
-        """So that `sum` of a list of losses works: it starts from 0."""
+        """Makes `sum` of a list of losses work, which starts from 0."""
         return self if other == 0 else NotImplemented
 
     def __mul__(self, weight: float) -> Sum:
@@ -102,13 +103,12 @@ class Loss(nn.Module, ABC):
 class Sum(Loss):
     """A weighted sum of losses; what `0.5 * Pairwise() + PMRL()` makes.
 
-    Its parts are those of the terms without their factors, named "Pairwise/text-image". A term that has nothing to contrast
-    in a batch is left out; a batch in which none has is an error.
+    Its parts are those of the terms without their factors, named "Pairwise/text-image". A term with nothing to contrast in a
+    batch is left out; a batch in which no term has anything is an error.
 
     Args:
         losses: the terms.
-        weights: one factor per term, finite and not negative; 1 by default. 0 switches a term off but keeps its parts to look
-            at.
+        weights: one factor per term, finite and not negative; 1 by default. 0 switches a term off but still reports its parts.
 
     Raises:
         InputError: no terms, or weights that are not one per term, finite and not negative.
@@ -178,10 +178,10 @@ def _terms(loss: Loss) -> tuple[list[Loss], list[float]]:
 def comparable(
     bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str]]], what: str, exchange: Exchange = LOCAL
 ) -> Iterator[tuple[str, Bundle]]:
-    """Each comparison (name → query, targets) that two different items have both sides of, and the items that do.
+    """Each comparison (name → query, targets) for which two different items have both sides, and those items.
 
     Raises:
-        TooSmallError: there is none; `what` says what the items would have needed.
+        TooSmallError: there is no such comparison; `what` says what the items lack.
     """
     most = 0
     for name, (query, targets) in comparisons.items():
@@ -196,5 +196,5 @@ def comparable(
 
 
 def too_small(count: int, what: str) -> TooSmallError:
-    """The error of a batch that holds nothing to contrast."""
+    """The error for a batch with nothing to contrast."""
     return TooSmallError(f"`items` must hold at least two items with {what}; got {count}. Use a larger batch.")

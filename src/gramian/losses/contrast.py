@@ -1,4 +1,4 @@
-"""`Contrast`: a softmax over any score of one modality against the others; GRAM and three of its rivals are its defaults."""
+"""`Contrast`: a softmax over any score of one modality against the others; GRAM and three rivals set its defaults."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ANCHORED = "the anchor and another modality"
 class Contrast(SoftmaxLoss):
     """Cross-entropy, both directions, of score(anchor of item i, other modalities of item j) / τ; a scalar ≥ 0.
 
-    An item takes part when it has the anchor and at least one other modality. With `anchor="each"` every modality is the
-    anchor in turn and the losses are averaged: a score of the "best matching part" kind (`span`, `cone`, `volume`) then
-    cannot be satisfied by aligning one modality and forgetting the rest.
+    An item takes part if it has the anchor and at least one other modality. With `anchor="each"` every modality is the anchor
+    in turn and the losses are averaged: then a score that rewards the best matching part (`span`, `cone`, `volume`) cannot be
+    satisfied by aligning one modality and ignoring the rest.
 
     Args:
-        score: how an anchor is compared with the other modalities of an item: a name of `gramian.scores.SCORES`, or a
-            function of two Bundles of n items that gives (n, n).
-        anchor: the name of a modality; "each"; or "random": one of them per batch in training, each in evaluation mode.
+        score: how an anchor is compared with the other modalities of an item: a name from `gramian.scores.SCORES`, or a
+            function from two Bundles of n items to (n, n).
+        anchor: the name of a modality; "each"; or "random": one per batch in training, each in evaluation mode.
         **options: see `SoftmaxOptions`.
 
     Raises:
@@ -66,7 +66,7 @@ class Contrast(SoftmaxLoss):
 
     @property
     def sign_blind(self) -> bool:
-        """Whether the score is; a function of your own is taken to know the sign."""
+        """Whether the score is; a function of your own counts as sign-aware."""
         return isinstance(self.function, Score) and not self.function.sign_aware
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
@@ -96,14 +96,14 @@ class Gram(Contrast):
     """GRAM: cross-entropy of −V(aᵢ, Mⱼ)/τ over tuples, and of −V(aⱼ, Mᵢ)/τ over anchors, averaged; a scalar ≥ 0.
 
     The defaults are the paper's: the volume, text as the anchor, τ = 0.07 learned, label smoothing 0.1. Its matching head is
-    a loss of its own: `Gram() + 0.1 * Matching(matcher)`. As published the objective is sign-blind and favours items whose
-    own vectors are dependent; from random weights it settles in antipodal or partly aligned solutions. `Gram(score="cone",
-    anchor="each")` corrects all three: it knows the sign, has no factor of the item's own, and gives every modality its turn
-    as the anchor.
+    a separate loss: `Gram() + 0.1 * Matching(matcher)`. As published, the objective is sign-blind and favours items whose own
+    vectors are dependent; from random weights it settles in antipodal or partly aligned solutions. `Gram(score="cone",
+    anchor="each")` corrects all three faults: it is sign-aware, has no factor of the item's own, and makes every modality the
+    anchor in turn.
 
     Args:
         score: "volume" as published; "span" without the item's own volume; "cone" sign-aware as well.
-        anchor: a modality, "text" in the paper; "each" takes every one in turn, "random" one per batch.
+        anchor: a modality, "text" in the paper; "each" in turn; or "random", one per batch.
         **options: see `SoftmaxOptions`; `label_smoothing` is 0.1 as in the paper.
 
     Raises:
@@ -132,12 +132,12 @@ class Gram(Contrast):
 class Centroid(Contrast):
     """CentroBind: InfoNCE of the cosines between each modality and the centroid of all, averaged; a scalar ≥ 0.
 
-    No modality is the anchor: the centroid takes its place, and each modality is compared with it in turn. The centroid is
-    scaled to unit length here; the paper's augmented views are left to the towers.
+    The centroid takes the place of the anchor, and each modality is compared with it in turn. The centroid is scaled to unit
+    length here; the paper's augmented views are left to the towers.
 
     Args:
-        own: whether the centroid that a vector is compared with holds the vector itself, as in the paper. Without it the
-            loss is `Contrast("centroid", anchor="each")`, which a modality cannot lower by itself.
+        own: whether the centroid includes the vector that is compared with it, as in the paper. Without it the loss is
+            `Contrast("centroid", anchor="each")`, which no modality can lower by itself.
         anchor: "each" modality in turn, as in the paper; "random"; or the name of one.
         **options: see `SoftmaxOptions`.
 
@@ -169,10 +169,10 @@ class Triangle(Contrast):
     """TRIANGLE: cross-entropy, both directions, of −area/τ of the triangle of the anchor and an item's two other vectors.
 
     A scalar ≥ 0. The defaults are the paper's: the area, text as the anchor, label smoothing 0.1. The area is 0 as soon as
-    two of the three vectors coincide, so that the third is free; `anchor="each"` gives each its turn.
+    two of the three vectors coincide, so the third is free; `anchor="each"` makes each of them the anchor in turn.
 
     Args:
-        squared: 2·area², which the published code optimises in the place of the area.
+        squared: whether to use 2·area², which the published code optimises, in place of the area.
         anchor: a modality, "text" in the paper; "each" or "random".
         **options: see `SoftmaxOptions`; `label_smoothing` is 0.1 as in the published code.
 
@@ -216,8 +216,8 @@ class Triangle(Contrast):
 class HyperGram(Contrast):
     """HyperGRAM: GRAM's loss over α times the Euclidean volume and 1 − α times that of the tuple lifted to hyperbolic space.
 
-    A scalar ≥ 0. α is learned as a logit. The hyperbolic volume knows the sign. The paper may lift vectors of any length; a
-    Bundle holds unit vectors, which are all lifted to the same distance from the origin. Anchor, temperature and smoothing
+    A scalar ≥ 0. α is learned as a logit. The hyperbolic volume is sign-aware. The paper may lift vectors of any length; a
+    Bundle holds unit vectors, all of which are lifted to the same distance from the origin. Anchor, temperature and smoothing
     are GRAM's.
 
     Args:
@@ -277,7 +277,11 @@ class HyperGram(Contrast):
 
 
 def anchors_of(anchor: str, bundle: Bundle, loss: str) -> list[str]:
-    """The modalities that take the anchor's place: the one named, or every one."""
+    """The modalities that serve as the anchor: the one named, or every one.
+
+    Raises:
+        InputError: fewer than two modalities, or an anchor that is not one of them.
+    """
     names = bundle.modalities
     if len(names) < 2:
         raise InputError(f"`items` must have at least two modalities; got {', '.join(names)}.")
@@ -292,7 +296,7 @@ def anchors_of(anchor: str, bundle: Bundle, loss: str) -> list[str]:
 
 
 def draw_anchor(anchors: Sequence[str], bundle: Bundle, generator: torch.Generator | None) -> str:
-    """One of `anchors` at random, of those that at least two different items have beside another modality."""
+    """One of `anchors` at random, among those that at least two different items have together with another modality."""
     several = bundle.present.sum(1) > 1
     able = [name for name in anchors if bundle[bundle.has(name) & several].distinct() > 1] or anchors
     return able[int(torch.randint(len(able), (1,), generator=generator))]

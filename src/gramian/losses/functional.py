@@ -33,7 +33,7 @@ def info_nce(
 
     Args:
         logits: (n, n), scores divided by the temperature, as a table or a form; row i is query i, column j candidate j.
-        ids: (n,), equal where rows are one item; off the diagonal such rows are no negatives and leave the softmax.
+        ids: (n,), equal where rows are one item; off the diagonal such pairs are not negatives and leave the softmax.
         label_smoothing: share of the target spread evenly over all candidates of the softmax, in [0, 1).
         negatives: keep the match and this many of the highest negatives of each query; all by default.
         block_size: see `SoftmaxOptions`.
@@ -73,7 +73,7 @@ def sigmoid_loss(
     block_size: int | None = None,
     exchange: Exchange = LOCAL,
 ) -> Float[Tensor, ""]:
-    """Every pair on its own: −Σᵢⱼ log σ(±Lᵢⱼ)/n, plus on the diagonal and minus elsewhere.
+    """Logistic loss of every pair separately: −Σᵢⱼ log σ(±Lᵢⱼ)/n, plus on the diagonal and minus elsewhere.
 
     Args:
         logits: (n, n), scores divided by the temperature, with a bias, as a table or a form.
@@ -105,14 +105,22 @@ def cross_entropies(sums: LogSums, smoothing: float, counted: Int[Tensor, " n"] 
 
 
 def check_negatives(negatives: int | None) -> int | None:
-    """`negatives`, or an error where none would be kept."""
+    """`negatives`, checked.
+
+    Raises:
+        InputError: fewer than one.
+    """
     if negatives is not None and negatives < 1:
         raise InputError(f"`negatives` must be at least 1, or None for all; got {negatives}.")
     return negatives
 
 
 def check_block_size(block_size: int | None) -> int | None:
-    """`block_size`, or an error where it is none."""
+    """`block_size`, checked.
+
+    Raises:
+        InputError: below 1.
+    """
     if block_size is not None and block_size < 1:
         raise InputError(f"`block_size` must be at least 1, or None to pick by size; got {block_size}.")
     return block_size
@@ -128,11 +136,11 @@ def _square(logits: Tensor | Form, ids: Tensor | None) -> Form:
 
 
 def _cross_entropy(logits: Tensor, match: Tensor, excluded: Tensor, smoothing: float, negatives: int) -> Tensor:
-    """Of the rows against the diagonal, over the match and the hardest negatives that are not `excluded`."""
+    """Cross-entropy of the rows against the diagonal, over the match and the hardest negatives that are not `excluded`."""
     others = logits.detach().masked_fill(match | excluded, -torch.inf)
     hardest = torch.zeros_like(match).scatter_(1, others.topk(negatives, dim=1).indices, True)
     allowed = match | (hardest & ~excluded)
-    # Finite, so that smoothing's 0 · log 0 is 0 and not NaN; its exponential is 0 all the same.
+    # Finite, so that smoothing's 0 · log 0 is 0 and not NaN; its exponential is still 0.
     logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min / 4)
     count = allowed.to(logits.dtype)
     share = count / count.sum(1, keepdim=True) * smoothing + match.to(logits.dtype) * (1 - smoothing)

@@ -24,15 +24,15 @@ __all__ = ["Matching", "hard_negatives"]
 class Matching(Loss):
     """Binary cross-entropy of a matching head on three groups of pairs per batch; a scalar ≥ 0, log 2 where every logit is 0.
 
-    (anchorᵢ, Mᵢ) is a match; (anchorᵢ, a hard M) and (a hard anchor, Mᵢ) are none. A hard negative is one draw from the
-    softmax of the contrastive scores over the other items; in evaluation mode a fixed generator draws.
+    (anchorᵢ, Mᵢ) is a match; (anchorᵢ, a hard M) and (a hard anchor, Mᵢ) are not. A hard negative is one draw from the softmax
+    of the contrastive scores over the other items; in evaluation mode the draws are fixed.
 
     Args:
-        matcher: a module of two Bundles of n rows that gives n logits, row i of the one against row i of the other; see
+        matcher: a module that maps two Bundles of n rows to n logits, row i of one against row i of the other; see
             `gramian.model.Matcher`. It is trained with the loss.
-        score: of which the hard negatives are drawn; "volume" in the papers.
+        score: by which hard negatives are drawn; "volume" in the papers.
         anchor: a modality, "text" in the papers; "each" or "random".
-        temperature: τ of the softmax; 0.07 as GRAM's starts.
+        temperature: τ of the softmax; 0.07 as in GRAM at the start.
 
     Raises:
         InputError: an unknown score, or a temperature that is not positive.
@@ -56,7 +56,7 @@ class Matching(Loss):
 
     @property
     def sign_blind(self) -> bool:
-        """True: the head can learn any sign, and so leaves those of the space open."""
+        """True: the head can learn any sign, so it does not determine those of the space."""
         return True
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
@@ -91,12 +91,12 @@ class Matching(Loss):
 def hard_negatives(
     logits: Float[Tensor, "n n"], same: Bool[Tensor, "n n"], generator: torch.Generator | None = None
 ) -> Int[Tensor, " n"]:
-    """One draw per row from the softmax over the columns that are another item.
+    """One draw per row from the softmax over the columns of other items.
 
     Args:
         logits: (n, n).
         same: (n, n) bool, which rows are one item; they are never drawn.
-        generator: of the draws, on the CPU.
+        generator: for the draws, on the CPU.
 
     Returns:
         (n,) columns; −1 for a row that has no other item to draw.

@@ -24,14 +24,14 @@ __all__ = ["Pairwise"]
 
 
 class Pairwise(SoftmaxLoss):
-    """A loss of the cosines of two modalities, averaged over pairs of modalities; a scalar ≥ 0.
+    """A loss on the cosines between two modalities, averaged over pairs of modalities; a scalar ≥ 0.
 
-    An item takes part in a pair when it has both. A pair with fewer than two such items in the batch is left out.
+    An item takes part in a pair if it has both modalities. A pair with fewer than two such items in the batch is left out.
 
     Args:
-        anchor: None for all pairs; the name of a modality for the pairs of which it is one (ImageBind, VAST).
-        pairs: the pairs to take, as in [("text", "image"), ("image", "audio")]; instead of `anchor`.
-        objective: "softmax" is symmetric InfoNCE; "sigmoid" is SigLIP, −Σᵢⱼ log σ(±(cosᵢⱼ/τ + b))/n with b learned from −10.
+        anchor: None for all pairs; the name of a modality for the pairs that contain it (ImageBind, VAST).
+        pairs: the pairs to use, as in [("text", "image"), ("image", "audio")]; instead of `anchor`.
+        objective: "softmax" is symmetric InfoNCE; "sigmoid" is SigLIP, −Σᵢⱼ log σ(±(cosᵢⱼ/τ + b))/n, b learned from −10.
         weights: how much each pair counts, as in {"text-image": 2.0}; 1 for those not named; 0 leaves a pair out.
         **options: see `SoftmaxOptions`. `temperature` is by default 0.07 (CLIP), and 0.1 for "sigmoid" (SigLIP);
             `label_smoothing`, `negatives` and `backend` are for "softmax" alone.
@@ -84,7 +84,7 @@ class Pairwise(SoftmaxLoss):
 
     @property
     def sign_blind(self) -> bool:
-        """False: a cosine knows the sign."""
+        """False: cosines are sign-aware."""
         return False
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
@@ -113,7 +113,7 @@ class Pairwise(SoftmaxLoss):
         return cosine_form(*sides(usable.select(query), usable.select(*targets)))
 
     def penalty(self, logits: Form, usable: Bundle) -> Tensor:
-        """What one pair costs."""
+        """The loss of one pair of modalities, a scalar ≥ 0."""
         if self.bias is None:
             return super().penalty(logits, usable)
         shifted = replace(logits, items=(*logits.items, self.bias.expand(len(usable))))
@@ -126,7 +126,7 @@ class Pairwise(SoftmaxLoss):
         return ", ".join([f"anchor={self.anchor!r}", *named, super().extra_repr()])
 
     def _name(self, first: str, second: str) -> str:
-        """First-second, or the other way round where an option names the pair so."""
+        """The two names joined by a dash, in the order in which an option names the pair, if one does."""
         turned = f"{second}-{first}"
         return turned if turned in (*(self.temperature.names or ()), *(self.weights or ())) else f"{first}-{second}"
 

@@ -21,14 +21,14 @@ class PMRL(Loss):
     """PMRL: make σ₁ of each item's tuple dominate, and keep the leading directions of different items apart.
 
     L = mean over items of −log softmax(σ/τ₁)₁ + cross-entropy of U Uᵀ/τ₂ against the diagonal, both ≥ 0; the first at most
-    log m unless `signed`, the second at most log n. The second term compares unit vectors with themselves on the diagonal, so
-    it is pure repulsion. The defaults are the paper's; its matching head is a loss of its own: `PMRL() + 0.1 *
-    Matching(matcher)`. As published the objective is sign-blind, and at τ₁ = 0.05 the first term is all but zero long before
+    log m unless `signed`, the second at most log n. The diagonal of the second term compares unit vectors with themselves, so
+    the term is pure repulsion. The defaults are the paper's; its matching head is a separate loss: `PMRL() + 0.1 *
+    Matching(matcher)`. As published, the objective is sign-blind, and at τ₁ = 0.05 the first term all but vanishes long before
     the vectors agree. Items with one modality take part in the second term alone.
 
     Args:
-        signed: False as published. True replaces σ₁ by ‖Σz‖/√k, its value when all k vectors point one way, and the leading
-            direction by the normalised sum. It never exceeds σ₁, and reaches it when the item is fully aligned, signs included.
+        signed: False as published. True replaces σ₁ by ‖Σz‖/√k, its value when all k vectors point the same way, and the
+            leading direction by the normalised sum. It never exceeds σ₁, and equals it for items that agree, signs included.
         alignment_temperature: τ₁; 0.05 in the paper. 0.5 or more does not saturate.
         instance_temperature: τ₂; 0.1 in the paper.
         block_size: see `SoftmaxOptions`; for the second term.
@@ -67,7 +67,7 @@ class PMRL(Loss):
 
     @property
     def sign_blind(self) -> bool:
-        """True unless `signed`: −z for every z of a modality leaves the alignment term as it is."""
+        """True unless `signed`: negating every vector of a modality does not change the alignment term."""
         return not self.signed
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
@@ -94,7 +94,7 @@ class PMRL(Loss):
         return LossOutput(parts["alignment"] + parts["instance"], parts)
 
     def _alignment(self, sigma: Tensor, present: Tensor, several: Tensor) -> Tensor:
-        """−log softmax of σ₁ against the others, over items with several vectors; nothing beyond an item's number of them."""
+        """−log softmax of σ₁, over items with several vectors; an item with k vectors has k singular values in its softmax."""
         logits = sigma / self.alignment_temperature
         if not present.all():
             beyond = torch.arange(sigma.shape[1], device=sigma.device) >= present.sum(1, keepdim=True)
@@ -103,7 +103,7 @@ class PMRL(Loss):
         return self.exchange.mean(F.cross_entropy(logits, target, reduction="none"))
 
     def _instance(self, u: Tensor, bundle: Bundle) -> Tensor:
-        """The table is symmetric: its rows and its columns have one cross-entropy."""
+        """Cross-entropy of a symmetric table: its rows and its columns give the same."""
         if self.exchange is LOCAL and self.block_size is None and len(u) ** 2 <= PLAIN:
             logits = self_products(u, 1 / self.instance_temperature)
             if bundle.item_ids is not None:

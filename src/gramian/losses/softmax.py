@@ -1,4 +1,4 @@
-"""`SoftmaxLoss`: what every softmax over candidates shares, its options and the learned temperature among them."""
+"""`SoftmaxLoss`: what every softmax over candidates shares, including its options and the learned temperature."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class SoftmaxOptions(TypedDict, total=False):
         label_smoothing: share of the target spread evenly over all candidates of the softmax, in [0, 1). 0 unless the class
             says otherwise.
         negatives: contrast with this many of the hardest negatives; None for the whole batch, as in the papers.
-        block_size: rows and columns of the blocks in which the (n, n) scores are made, used and made anew in the backward
-            pass, so that memory grows with n and not with n². None to pick by size: what fits is kept. A score of your own
-            is called on the whole batch all the same.
-        backend: "torch"; or "triton" for fused kernels on CUDA, with products of features in bfloat16 and sums in float32,
-            for cosine, and for volume and span of at most four vectors. No GPU has run them yet.
+        block_size: rows and columns of the blocks in which the (n, n) scores are computed, and recomputed in the backward pass,
+            so that memory grows with n and not with n². None to choose by size: what fits is kept. A score of your own is
+            always called on the whole batch.
+        backend: "torch"; or "triton" for fused kernels on CUDA, with products of features in bfloat16 and sums in float32, for
+            cosine, and for volume and span of at most four vectors. No GPU has run them yet.
     """
 
     temperature: float | Mapping[str, float] | None
@@ -47,10 +47,10 @@ class SoftmaxOptions(TypedDict, total=False):
 
 
 class SoftmaxLoss(Loss):
-    """A loss that contrasts one modality with others, in one comparison or several: the mean of their `info_nce`.
+    """A loss that contrasts one modality with others, in one or more comparisons: the mean of their `info_nce`.
 
-    A subclass states the defaults of its paper in `defaults`, and takes `**options: Unpack[SoftmaxOptions]` beside options of
-    its own. Its signature then spells all of them out.
+    A subclass states its paper's defaults in `defaults`, and takes `**options: Unpack[SoftmaxOptions]` beside its own options.
+    Its signature then spells all of them out.
 
     Args:
         **options: see `SoftmaxOptions`.
@@ -122,7 +122,7 @@ class SoftmaxLoss(Loss):
         Args:
             bundle: the batch.
             comparisons: name → query, targets. One with fewer than two such items is left out.
-            what: what the items would have needed, for the error.
+            what: what items need to take part, for the error.
             weights: one factor per comparison; 1 by default.
 
         Returns:
@@ -142,7 +142,7 @@ class SoftmaxLoss(Loss):
         return LossOutput(torch.as_tensor(total) / sum(factors), parts)
 
     def extra_repr(self) -> str:
-        """The options that all softmax losses share; negatives, blocks and backend where they are not the default."""
+        """The options that all softmax losses share; `negatives`, `block_size` and `backend` where they are not the default."""
         options = {"negatives": self.negatives, "block_size": self.block_size}
         named = [f"{name}={value}" for name, value in options.items() if value is not None]
         named += [] if self.backend == "torch" else [f"backend={self.backend!r}"]
@@ -150,7 +150,7 @@ class SoftmaxLoss(Loss):
 
 
 def _spelled_out(init: Callable[..., None], defaults: SoftmaxOptions) -> inspect.Signature:
-    """The signature of `init` with each of the options in the place of `**options`, types resolved."""
+    """The signature of `init` with every option in place of `**options`, types resolved."""
     signature, hints = inspect.signature(init), get_type_hints(init)
     parameters = []
     for name, parameter in signature.parameters.items():
@@ -169,10 +169,10 @@ def _spelled_out(init: Callable[..., None], defaults: SoftmaxOptions) -> inspect
 class Temperature(nn.Module):
     """A positive temperature τ, learned as log τ, that is never below `minimum`.
 
-    A step that takes the parameter below the bound leaves τ at it; from there the gradient can only lead back up.
+    If a step takes the parameter below the bound, τ stays at the bound; from there the gradient can only lead back up.
 
     Args:
-        initial: first τ, or one for each of several names.
+        initial: the first τ, or one for each of several names.
         learned: whether log τ is a parameter. It has at most one axis: optimisers that decay weight matrices leave it alone.
         minimum: the lowest τ.
 
@@ -220,7 +220,7 @@ class Temperature(nn.Module):
             raise InputError(f"`temperature` must name each of {', '.join(names)}; got {', '.join(self.names)}.")
 
     def values(self) -> dict[str, float]:
-        """Every τ as a number, by name: "" where there is one."""
+        """Every τ as a number, by name; a single τ has the name ""."""
         return {name: float(self(name).detach()) for name in self.names or ("",)}
 
     def __repr__(self) -> str:

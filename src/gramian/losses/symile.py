@@ -22,22 +22,22 @@ LARGEST = 2**26  # logits of the larger scheme
 
 
 class Symile(Loss):
-    """Symile: each modality in turn as the anchor, cross-entropy of the multilinear product of matched tuples against others.
+    """Symile: cross-entropy of the multilinear product of matched tuples against others, each modality in turn as the anchor.
 
-    A scalar ≥ 0. A candidate is a tuple with one vector of each of the other modalities. The negatives are tuples put
-    together from different items:
+    A scalar ≥ 0. A candidate is a tuple with one vector of each of the other modalities. The negatives are tuples assembled
+    from different items:
 
-    - "n": the vectors of each modality are shuffled, which gives n tuples; those of the anchor's own column are replaced by
-      its match. In evaluation mode the modalities are rolled by 0, 1, 2, … places instead, and nothing is drawn.
+    - "n": the vectors of each modality are shuffled, which gives n tuples; in the anchor's own column the match replaces the
+      shuffled tuple. In evaluation mode the modalities are rolled by 0, 1, 2, … places instead, and nothing is drawn.
     - "n_squared": every combination, n^(m−1) tuples.
 
-    A missing vector leaves its place in the product empty (a factor 1); a tuple with nothing present is no negative. As
-    published a shuffle may hit the anchor's own item; with ids in the Bundle such tuples leave the softmax.
+    A missing vector is a factor 1 of the product; a tuple with nothing present is not a negative. As published, a shuffle may
+    pick the anchor's own item; with ids in the Bundle such tuples leave the softmax.
 
     Args:
-        negatives: "n" or "n_squared"; "n" is the cheaper of the paper's two.
-        temperature: initial τ, or one per anchor by name. Products of m unit vectors are of the order of d^(1 − m/2), so that
-            τ may fall to 0.001.
+        negatives: "n" or "n_squared"; "n" is the cheaper of the paper's two schemes.
+        temperature: initial τ, or one per anchor by name. Products of m unit vectors are of the order of d^(1 − m/2), so τ may
+            fall to 0.001.
         learn_temperature: whether τ is a parameter (as log τ), as in the paper.
 
     Raises:
@@ -64,7 +64,7 @@ class Symile(Loss):
 
     @property
     def sign_blind(self) -> bool:
-        """True for more than two modalities, where two of them may be negated; it is taken to be so."""
+        """True: with more than two modalities, negating two of them changes nothing."""
         return True
 
     def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
@@ -81,7 +81,7 @@ class Symile(Loss):
     def _products(
         self, usable: Bundle, anchor: str, others: Sequence[str], generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Multilinear products (n, tuples), which of them are candidates, and where each row's match stands."""
+        """Multilinear products (n, tuples), which of them are candidates, and the column of each row's match."""
         n, device = len(usable), usable.vectors.device
         wide = torch.promote_types(usable.vectors.dtype, torch.float32)
         a = usable.column(anchor).to(wide)

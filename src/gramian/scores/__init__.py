@@ -1,11 +1,11 @@
 """Queries × items → (q, n), higher is better: how well two sides agree, each an item with some of its modalities.
 
-Both sides are a Bundle of any modalities, or an (n, d) tensor where there is one vector each. Missing vectors are never read;
-what has nothing present scores −∞. Plain vectors are scaled to unit length here. Work is done in float32 or better, outside
-of autocast; values and gradients are finite at identical, orthogonal, antipodal and missing vectors.
+Each side is a Bundle of any modalities, or an (n, d) tensor with one vector per item. Missing vectors are never read; an item
+with nothing present scores −∞. Plain vectors are scaled to unit length here. Scores are computed in float32 or better, outside
+autocast; values and gradients are finite at identical, orthogonal, antipodal and missing vectors.
 
-`SCORES` names them all and says of each what it ranges over, what it makes of signs and of items with different numbers of
-modalities; docs/scores.md is that table.
+`SCORES` names them all and states the range of each, and how it treats signs and items with different numbers of modalities;
+docs/scores.md is that table.
 """
 
 from __future__ import annotations

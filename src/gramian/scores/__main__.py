@@ -1,4 +1,4 @@
-"""`python -m gramian.scores`: the page docs/scores.md, made of what `SCORES` says of each score."""
+"""`python -m gramian.scores`: the page docs/scores.md, generated from `SCORES`."""
 
 from gramian.scores import SCORES, score_table
 
@@ -6,9 +6,8 @@ PAGE = """\
 # Scores
 
 Written by `make docs` from `gramian.scores.SCORES`. A score takes two sides, each a Bundle of any modalities or an (n, d)
-tensor, and gives (q, n) values, higher is better. What they make of incomplete items is measured in
-[results/arity.md](results/arity.md), what serves which space in [objectives.md](objectives.md), how exact they are in
-[accuracy.md](accuracy.md).
+tensor, and gives (q, n) values, higher is better. [results/arity.md](results/arity.md) measures how scores treat incomplete
+items, [objectives.md](objectives.md) which score serves which space, and [accuracy.md](accuracy.md) how exact they are.
 """
 
 papers = dict.fromkeys(paper for score in SCORES.values() for paper in score.papers)

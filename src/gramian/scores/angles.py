@@ -1,4 +1,4 @@
-"""Scores made of inner products alone: cosines, centroids, leading directions, the multilinear product."""
+"""Scores from inner products alone: cosines, centroids, leading directions, the multilinear product."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def centroid_form(Q: Side, M: Side) -> Form:
 def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1) -> Float[Tensor, "q n"]:
     """Cosine between the query and the item's centroid with weights w ∝ exp(cosine to the query / temperature).
 
-    Σ w⟨a, z⟩ / ‖Σ w z‖: vectors that have nothing to do with the query hardly count. A query of several vectors asks by
-    their normalised sum. It is a point of the item's cone, so it never exceeds `cone`. Where the item's vectors all but
-    cancel, within √ε, the direction of what is left of them is rounding noise.
+    Σ w⟨a, z⟩ / ‖Σ w z‖: vectors unrelated to the query hardly count. A query of several vectors is represented by their
+    normalised sum. The weighted centroid lies in the item's cone, so the score never exceeds `cone`. Where the item's vectors
+    all but cancel, to within √ε, the direction of their sum is rounding noise.
 
     Args:
         queries: q items.
         items: n items.
-        temperature: of the weights; 0.1 in the paper. The larger, the nearer to `centroid`.
+        temperature: of the weights; 0.1 in the paper. The larger, the closer to `centroid`.
 
     Returns:
         (q, n) in [−1, 1]; 0 where the weighted sum vanishes.
@@ -134,7 +134,7 @@ def weighted_centroid_form(Q: Side, M: Side, *, temperature: float = 0.1) -> For
 
 @full_precision
 def leading(queries: Items, items: Items) -> Float[Tensor, "q n"]:
-    """Cosine between the leading directions: the one that PMRL takes an item's vectors to agree on, with its sign.
+    """Cosine between the leading directions, on which PMRL takes an item's vectors to agree, with their signs.
 
     Args:
         queries: q items.
@@ -163,8 +163,8 @@ def leading_form(Q: Side, M: Side) -> Form:
 def multilinear(queries: Items, items: Items) -> Float[Tensor, "q n"]:
     """Multilinear inner product: Σ over the dimensions of the product of all present vectors of query and item.
 
-    Negating one vector negates it, negating two leaves it: it rewards agreement of the vectors' signs in each coordinate
-    of this very basis, so that it is not invariant to rotations. Its size shrinks with every further vector.
+    Negating one vector negates the score, negating two leaves it: it rewards agreement of the vectors' signs in each
+    coordinate, and so depends on the basis. Its magnitude shrinks with every further vector.
 
     Args:
         queries: q items.
@@ -200,12 +200,12 @@ def _check_temperature(temperature: float) -> None:
 
 
 def _pairs(Q: Side, M: Side) -> Tensor:
-    """(q, n, k·m): which pairs of vectors are there."""
+    """(q, n, k·m): which pairs of vectors are present."""
     return (Q.present[:, None, :, None] & M.present[:, None, :]).flatten(2)
 
 
 def _weights(cosines: Tensor, there: Tensor, temperature: float) -> Tensor:
-    """Softmax over the last axis of what is there; zeros where nothing is."""
+    """Softmax over the present entries of the last axis; zeros where none is."""
     some = there.any(-1, keepdim=True)
     logits = (cosines / temperature).masked_fill(~there & some, -torch.inf)
     return logits.softmax(-1).masked_fill(~there, 0)

@@ -1,4 +1,4 @@
-"""`SCORES`: every score by name, with what one has to know to choose it."""
+"""`SCORES`: every score by name, with the facts to choose one by."""
 
 from __future__ import annotations
 
@@ -67,23 +67,23 @@ ScoreName: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class Score:
-    """A score by name, with what one has to know to choose it. Call it as the function that it is.
+    """One score, with the facts to choose it by. An instance is callable like its `function`.
 
     Attributes:
         function: queries × items → (q, n).
-        form: the same score of two sides, as whoever never holds all pairs reads it: losses, rankings, indexes.
+        form: the same score as a form of two sides, for losses and rankings that never hold all pairs.
         formula: for the table.
         low: the lowest value.
         high: the highest value.
-        best: when it is reached.
-        sign_aware: whether −z counts otherwise than z.
-        pair: what is left of it for one vector against one, c their cosine.
+        best: when the highest value is reached.
+        sign_aware: whether −z scores differently from z.
+        pair: its value for one vector against one, with c their cosine.
         arity: how items with different numbers of modalities compare.
-        own_factor: whether it holds a factor of the item's own that the query has no part in.
-        symmetric: whether the two sides may change places.
-        trains: what it does as an objective.
-        papers: those it is from; none for this library's own.
-        read: how two sides are made of queries and items.
+        own_factor: whether it has a factor of the item's own that does not depend on the query.
+        symmetric: whether the two sides may be exchanged.
+        trains: whether it serves as an objective.
+        papers: its sources; none for this library's own scores.
+        read: makes the two sides from queries and items.
     """
 
     function: Callable[[Items, Items], Tensor]
@@ -107,7 +107,7 @@ class Score:
 
     @full_precision
     def of(self, queries: Items, items: Items) -> Form:
-        """The form of queries × items."""
+        """The score of queries × items as a form."""
         return self.form(*self.read(queries, items))
 
 
@@ -323,11 +323,11 @@ SCORES: dict[ScoreName, Score] = {
         symmetric=False,
     ),
 }
-"""The scores by name, the options that have names of their own among them."""
+"""The scores by name, including options that have names of their own."""
 
 
 def score_table() -> Sheet:
-    """What docs/scores.md shows: one row per score, from `SCORES`."""
+    """The table of docs/scores.md: one row per score, from `SCORES`."""
     header = (
         "score",
         "formula",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["cone"]
 
 BLOCK = 2**15
-"""Pairs worked on at a time where no graph is kept: the hundred or so passes over them stay in the cache."""
+"""Pairs computed at a time where no graph is kept: the hundred or so passes over them stay in the cache."""
 
 Parts: TypeAlias = tuple[Tensor, ...]
 Subset: TypeAlias = tuple[list[int], Tensor]
@@ -32,8 +32,8 @@ def cone(queries: Items, items: Items) -> Float[Tensor, "q n"]:
     """Cosine between the query and the convex cone of the item's vectors: the best non-negative combination of them.
 
     max over w ≥ 0 of aᵀ(Zᵀw) / ‖Zᵀw‖; for a query of several vectors the cosine of the angle between the two cones. Exact,
-    by trying every linearly independent subset of the m vectors as the active set (2^m − 1 of them, and every pair of
-    subsets for queries of several vectors). At least the largest cosine and at most the span's ‖P_M a‖. Gradients hold the
+    by trying every linearly independent subset of the m vectors as the active set (2^m − 1 of them; for queries of several
+    vectors, every pair of subsets). At least the largest cosine and at most the span's ‖P_M a‖. Gradients hold the
     best weights fixed, which is exact at a maximum; second derivatives are not defined. Vectors within a distance of √(1024 ε)
     of each other's span, 0.011 in float32, count as dependent: combinations of them are left out.
 
@@ -55,9 +55,9 @@ def cone(queries: Items, items: Items) -> Float[Tensor, "q n"]:
 
 
 def cone_form(Q: Side, M: Side) -> Form:
-    """The form of `cone`; the side of fewer vectors asks.
+    """The form of `cone`; the side with fewer vectors is the query.
 
-    What depends on one side alone, its Gram matrix and its active sets, is worked out once and is a part of that side.
+    What depends on one side alone, its Gram matrix and its active sets, is computed once and is a part of that side.
     """
     asks, item, swapped = (Q, M, False) if Q.width <= M.width else (M, Q, True)
     H, G = asks.gram(), item.gram()
@@ -80,7 +80,7 @@ def _of_one(queries: Parts, items: Parts) -> Tensor:
     """(b, c) cosines of one vector each with the items' cones."""
     (a,), (vectors, present, G, inverses) = queries, items
     cosines = [a @ z.T for z in vectors.unbind(1)]
-    # Numbers of all items side by side: tables are multiplied by rows many times faster than by strided columns.
+    # The numbers of all items lie side by side: multiplying a table by rows is many times faster than by strided columns.
     present, inverses, G = present.T.contiguous(), inverses.T.contiguous(), G.permute(1, 2, 0).contiguous()
     if torch.is_grad_enabled():
         return _combined(cosines, present, G, inverses)

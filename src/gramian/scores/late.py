@@ -24,8 +24,8 @@ def maxsim(queries: Items | Tokens, items: Items | Tokens) -> Float[Tensor, "q n
     """Mean over the query's tokens of the largest cosine to any token of the item.
 
     The tokens of all present modalities count together; a modality without tokens counts as one, its vector. Late
-    interaction sums over the query's tokens; the mean ranks alike and keeps the range. It is not symmetric: every token of
-    the query has to be found in the item, not the other way round.
+    interaction sums over the query's tokens; the mean ranks identically and keeps the range. It is not symmetric: every token
+    of the query has to be found in the item, but not vice versa.
 
     Args:
         queries: q items, or the tokens of q items.
@@ -46,12 +46,12 @@ def maxsim(queries: Items | Tokens, items: Items | Tokens) -> Float[Tensor, "q n
 
 
 def maxsim_form(Q: Side, M: Side) -> Form:
-    """The form of `maxsim`; a vector per token."""
+    """The form of `maxsim`; one vector per token."""
     return traced(_maxsim, Q, M)
 
 
 def token_sides(queries: Items | Tokens, items: Items | Tokens) -> tuple[Side, Side]:
-    """`sides` with a vector per token."""
+    """`sides` with one vector per token."""
     return sides(_as_items(queries), _as_items(items))
 
 

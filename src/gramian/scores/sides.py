@@ -1,4 +1,4 @@
-"""What every score starts from: two sides, n items with up to m unit vectors each, zero where missing."""
+"""The input of every score: two sides, each of n items with up to m unit vectors, zero where missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Items", "Side", "scored", "sides", "traced"]
 
 Items: TypeAlias = "Bundle | Tensor"
-"""n items: a Bundle, or an (n, d) tensor where each has one vector, of any length."""
+"""n items: a Bundle, or an (n, d) tensor with one vector per item, of any length."""
 
 
 class Side(NamedTuple):
@@ -79,9 +79,9 @@ def traced(
     *,
     entries: int = 0,
 ) -> Form:
-    """The form of a function of two sides that gives (b, c) scores in [low, high], of a tile's rows of each.
+    """The form of a function that maps a tile's rows of two sides to (b, c) scores in [low, high].
 
-    `entries` are the numbers per pair that it works with; by default the products of the sides' vectors.
+    `entries` is how many numbers per pair it holds; by default the number of products of the sides' vectors.
     """
     entries = entries or max(1, first.width * second.width)
     rule = Traced(lambda queries, items: function(Side(*queries), Side(*items)), entries=entries)
@@ -89,18 +89,18 @@ def traced(
 
 
 def scored(form: Form, first: Side, second: Side) -> Float[Tensor, "q n"]:
-    """The scores of a form in their closed range, hidden where a side has nothing present."""
+    """The scores of a form, clamped to their closed range; −∞ where a side has nothing present."""
     return hide_empty(bounded(all_pairs(form), form.low, form.high), first, second)
 
 
 def bounded(scores: Float[Tensor, "q n"], low: float, high: float) -> Float[Tensor, "q n"]:
-    """Scores that rounding has taken out of their range brought back, their gradient as it was."""
+    """Scores clamped to their range, which rounding may exceed; the gradient is unchanged."""
     within = scores.detach().clamp(low, high)
     return scores + (within - scores.detach()) if scores.requires_grad else within
 
 
 def hide_empty(scores: Float[Tensor, "q n"], first: Side, second: Side) -> Float[Tensor, "q n"]:
-    """`scores` (q, n) with −∞ where the item has nothing present, or the query."""
+    """`scores` (q, n) with −∞ where the query or the item has nothing present."""
     for there, axis in ((first.present.any(1), 1), (second.present.any(1), 0)):
         if not there.all():
             scores = scores.masked_fill(~there.unsqueeze(axis), -torch.inf)

@@ -21,14 +21,14 @@ __all__ = ["spectral"]
 def spectral(queries: Items, items: Items, *, normalized: bool = False) -> Float[Tensor, "q n"]:
     """Share of the joint tuple's energy along its leading direction: σ₁/√k, with k vectors in query and item together.
 
-    1 when all vectors lie on one line, 1/√k when they are orthogonal. As PMRL's alignment it is sign-blind, and it rises with
-    the agreement of the item's vectors among themselves: a factor of the item's own. `normalized` takes that out: what the
-    union adds to the larger of the two leading eigenvalues, (λ₁(Q ∪ M) − max(λ₁(Q), λ₁(M))) / min(λ₁(Q), λ₁(M)).
+    1 when all vectors lie on one line, 1/√k when they are orthogonal. Like PMRL's alignment it is sign-blind, and it rises
+    with the agreement of the item's vectors among themselves: a factor of the item's own. `normalized` removes that factor:
+    what the union adds to the larger of the two leading eigenvalues, (λ₁(Q ∪ M) − max(λ₁(Q), λ₁(M))) / min(λ₁(Q), λ₁(M)).
 
     Args:
         queries: q items.
         items: n items.
-        normalized: the gain instead; |cosine| for one vector against one.
+        normalized: whether to give the gain instead; |cosine| for one vector against one.
 
     Returns:
         (q, n) in (0, 1]; normalized in [0, 1], 1 when the two leading directions coincide up to sign.

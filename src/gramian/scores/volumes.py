@@ -1,9 +1,9 @@
-"""Scores made of volumes: of the joint tuple, of its edges, of its lift to hyperbolic space.
+"""Scores from volumes: of the joint tuple, of its edges, of its lift to hyperbolic space.
 
 All of them factorise. With P the projector on the span of an item's vectors, V(a, M) = V(M) · √(1 − ‖Pa‖²) for one vector a;
 for several, the second factor is the root of the determinant of their k×k residual Gram matrix. The volume of the edges
-zᵢ − z₁ of a tuple factorises in the same way over the item's own edges. So one matrix product with each item's orthonormal
-bases gives all pairs; no m×m determinant is taken per pair.
+zᵢ − z₁ of a tuple factorises in the same way over the item's own edges. So one matrix product with the items' orthonormal
+bases gives all pairs, without an m×m determinant per pair.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def negative_volume(queries: Items, items: Items) -> Float[Tensor, "q n"]:
     """GRAM: minus the volume of the parallelotope of the vectors of query and item.
 
     V(a, M) = V(M) · √(1 − ‖P_M a‖²) by the Schur complement, with P_M the projector on the span of the item's vectors. The
-    factor V(M) knows nothing of the query: it puts the same few items first for every query. Sign-blind: −a scores as a.
+    factor V(M) does not depend on the query: it ranks the same few items first for every query. Sign-blind: −a scores like a.
 
     Args:
         queries: q items.
@@ -61,14 +61,14 @@ def volume_form(Q: Side, M: Side) -> Form:
 def span(queries: Items, items: Items, *, signed: bool = True) -> Float[Tensor, "q n"]:
     """Cosine between the query and the span of the item's vectors, ‖P_M a‖: the volume without the item's own factor.
 
-    √(1 − span²) is V(Q, M) / (V(Q) V(M)), for a query of several vectors as well: there it is the product of the sines of
-    the principal angles between the two spans. The sign is that of the agreement between the sums of the vectors, so that
-    one modality gives the cosine; it jumps where that agreement vanishes: a score to rank by, not to train.
+    √(1 − span²) is V(Q, M) / (V(Q) V(M)), also for a query of several vectors, where it is the product of the sines of the
+    principal angles between the two spans. The sign is that of the inner product of the two sums, so that one modality gives
+    the cosine; it jumps where that product vanishes: a score to rank by, not to train.
 
     Args:
         queries: q items.
         items: n items.
-        signed: False leaves the sign out: the same ranking as the volume divided by the item's own.
+        signed: False omits the sign: the same ranking as the volume divided by the item's own.
 
     Returns:
         (q, n) in [−1, 1] ([0, 1] unsigned).
@@ -86,7 +86,7 @@ def span_form(Q: Side, M: Side, *, signed: bool = True) -> Form:
     """The form of `span`."""
     basis, low = orthogonalize(M.vectors, M.present).basis, -1 if signed else 0
     if Q.width == 1:
-        # The sum lies in the span: ⟨a, Σz⟩ = Σ ⟨a, bₖ⟩⟨bₖ, Σz⟩ costs no further product.
+        # The sum lies in the span, so ⟨a, Σz⟩ = Σ ⟨a, bₖ⟩⟨bₖ, Σz⟩ costs no further product.
         side = ((basis @ M.sum.unsqueeze(-1)).squeeze(-1).detach(),) if signed else ()
         return Form(Projection(M.width), (Q.vectors.squeeze(1),), (basis.new_ones(len(basis)), basis, *side), low, 1)
 
@@ -105,19 +105,19 @@ def negative_triangle_area(queries: Items, items: Items, *, squared: bool = Fals
     """TRIANGLE: minus the area of the triangle whose corners are the end points of three vectors of query and item.
 
     ½ √(‖u‖²‖v‖² − (u·v)²) with u, v two sides. It is 0 as soon as two of the three vectors coincide, whatever the third does.
-    Where only two vectors are there, the third counts as orthogonal to both, as a missing one does in the volume; the
-    ranking is then that of the cosine.
+    Where only two vectors are present, the third counts as orthogonal to both, like a missing one in the volume; the ranking
+    is then that of the cosine.
 
     Args:
         queries: q items.
         items: n items; query and item have at most three vectors together.
-        squared: 2·area², which the published code optimises.
+        squared: whether to give 2·area², which the published code optimises.
 
     Returns:
         (q, n) in [−¾√3, 0]; squared in [−27/8, 0].
 
     Raises:
-        InputError: more than three vectors to a tuple.
+        InputError: more than three vectors in a tuple.
 
     Source: TRIANGLE.
 
@@ -150,15 +150,15 @@ def negative_hyperbolic_volume(
 ) -> Float[Tensor, "q n"]:
     """HyperGRAM: minus α times the Euclidean volume and 1 − α times that of the tuple lifted to hyperbolic space.
 
-    The second is `gramian.geometry.lorentz_volume`. It knows a vector from its negative, and so does the mixture unless α is
-    1. Both parts carry factors of the item's own.
+    The second is `gramian.geometry.lorentz_volume`. It distinguishes a vector from its negative, and so does the mixture unless
+    α is 1. Both parts carry factors of the item's own.
 
     Args:
         queries: q items.
         items: n items.
         alpha: weight of the Euclidean volume, in [0, 1]; learned in the paper.
-        curvature: minus the curvature of the hyperbolic space. The vectors have unit length here, so that every point lies
-            at distance 1 from the origin.
+        curvature: minus the curvature of the hyperbolic space. The vectors have unit length here, so every point lies at
+            distance 1 from the origin.
 
     Returns:
         (q, n), at most 0.
@@ -199,7 +199,7 @@ def _own(Q: Side, M: Side) -> Tensor:
 
 
 def _residual(Q: Side, basis: Tensor) -> Tensor:
-    """V(Q, M)² / V(M)², (q, n): determinant of what of the query's Gram matrix the span of the item's `basis` leaves."""
+    """V(Q, M)² / V(M)², (q, n): determinant of the query's Gram matrix less its projection on the span of `basis`."""
     B = products(Q.vectors, basis)
     return _determinant(_unit_where_missing(Q.gram()[:, None] - B @ B.mT, Q))
 
@@ -207,7 +207,7 @@ def _residual(Q: Side, basis: Tensor) -> Tensor:
 def _edge_residual(Q: Side, M: Side) -> Tensor:
     """Squared volume of the edges of the joint tuple, (q, n), taken from the item's first vector b.
 
-    The item's own edges give a factor; the query's, q − b, the determinant of the Gram matrix of their residuals.
+    The item's own edges give one factor; the query's edges q − b give the determinant of the Gram matrix of their residuals.
     """
     base, edges, there = edges_of(M.vectors, M.present)
     basis, distances = orthogonalize(edges, there)
@@ -227,7 +227,7 @@ def _unit_where_missing(gram: Tensor, Q: Side) -> Tensor:
 def _determinant(R: Tensor) -> Tensor:
     """Determinants of small positive semidefinite matrices (..., k, k) by elimination; pivots within rounding of 0 are 0.
 
-    Elementwise over the pairs, and its gradient is finite at singular matrices, which that of a general determinant is not.
+    It works elementwise over the pairs, and its gradient is finite at singular matrices, unlike that of a general determinant.
     """
     tolerance = 32 * torch.finfo(R.dtype).eps
     product = R[..., 0, 0]
