@@ -114,7 +114,7 @@ def test_yaml_holds_text_numbers_and_truth_values(text, data):
         ("!!python/object/apply:os.system [touch pwned]", "could not determine a constructor"),
         ("!!timestamp 2024-01-02", "could not determine a constructor"),
         ("!!binary aGVsbG8=", "could not determine a constructor"),
-        ("a: 1\na: 2", "the key 'a' stands twice"),
+        ("a: 1\na: 2", "the key 'a' occurs twice"),
         ("{[1, 2]: 3}", "keys must be text"),
         ("a: [1", "not YAML: .* in line"),
         ("a: &a [*a]", "an alias that holds itself"),
@@ -174,7 +174,7 @@ def test_objects_may_stand_for_their_descriptions():
         ({"class_path": "Custom", "width": 3}, "put width into `init_args`"),
         ({"class_path": "Custum"}, r"`towers.x` must be one of HuggingFace, .* Did you mean 'Custom'?"),
         ({"class_path": "no.such.Thing"}, "`towers.x` 'no.such.Thing' cannot be imported"),
-        ({"class_path": "math.pi"}, "must name a class derived from Tower; 'math.pi' is none"),
+        ({"class_path": "math.pi"}, "must name a class derived from Tower; 'math.pi' is not one"),
         ({"class_path": "subprocess.check_output"}, "must name a class derived from Tower"),
         ({"class_path": "torch.nn.Identity"}, "must name a class derived from Tower"),
         ({"class_path": "Custom"}, "`towers.x.module` must be given: Custom needs module, width"),
@@ -284,7 +284,7 @@ def test_trust_is_typed_and_lets_towers_alone_through(tmp_path, monkeypatch, cap
     attack = {"data": "stamps", "output": "out"} | ATTACKS["function"]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(attack))
     assert main(["train", "c.yaml", "--trust-code"]) == 2
-    assert "must name a class derived from Tower; 'subprocess.check_output' is none" in capsys.readouterr().err
+    assert "must name a class derived from Tower; 'subprocess.check_output' is not one" in capsys.readouterr().err
     assert not (tmp_path / "pwned").exists()
 
 

@@ -216,7 +216,7 @@ def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--data", "nowhere.parquet", "--output", "{out}"], "there is no 'nowhere.parquet'"),
+        (["train", "--data", "nowhere.parquet", "--output", "{out}"], "'nowhere.parquet' does not exist"),
         (
             ["train", "--data", "{data}", "--columns", "image,sound", "--output", "{out}"],
             "`columns` must be one of .* got 'sound'",
@@ -293,7 +293,7 @@ TRAIN = ["train", "--data", "{data}", "--output", "{out}"]
         ([*TRAIN, "--loss", "PMRL", "--loss.signed", "maybe"], "`loss.signed` must be true or false; got 'maybe'"),
         ([*TRAIN, "--loss.score", "cone"], "`loss.score` needs the name of what it is an option of"),
         ([*TRAIN, "--loss", "Matching"], "name that one, and add --matching 0.1"),
-        ([*TRAIN, "--loss", "os.system"], "`loss` names 'os.system', which runs code: allow it by --trust-code"),
+        ([*TRAIN, "--loss", "os.system"], "`loss` names 'os.system', which runs code: allow it with --trust-code"),
         ([*TRAIN, "--towers", "HuggingFace"], "`towers` must map columns to encoders"),
         ([*TRAIN, "--dim", "1.5"], "`dim` must be an integer; got 1.5"),
         ([*TRAIN, "--dim", "0"], "`dim` must lie in"),
@@ -309,15 +309,15 @@ TRAIN = ["train", "--data", "{data}", "--output", "{out}"]
         ([*TRAIN, "--resume", "yes"], "'yes' belongs to no option"),
         ([*TRAIN, "--no-resume=true"], "--no-resume takes no value; got 'true'"),
         ([*TRAIN, "--no-dim"], "`dim` must be an integer; got False"),
-        ([*TRAIN, "--columns", "text", "--columns", "image"], "`columns` stands twice"),
+        ([*TRAIN, "--columns", "text", "--columns", "image"], "`columns` is given twice"),
         ([*TRAIN, "--resume=perhaps"], "`resume` must be true or false; got 'perhaps'"),
         ([*TRAIN, "stamps"], "'stamps' belongs to no option"),
         ([*TRAIN, "--columns", ""], "`columns` must not be empty"),
         ([*TRAIN, "--columns", "text,,image"], "`columns` must not be empty; got 'text,,image'"),
-        ([*TRAIN, "--columns"], "--columns needs a value behind it; got nothing"),
+        ([*TRAIN, "--columns"], "--columns needs a value after it; got nothing"),
         (["train", "--data", "{data}", "--output", ""], "`output` must not be empty"),
         (["train", "--data", "{data}", "--output="], "`output` must not be empty"),
-        (["train", "--data", "{data}", "--output", "--dim", "3"], "--output needs a value behind it; got --dim"),
+        (["train", "--data", "{data}", "--output", "--dim", "3"], "--output needs a value after it; got --dim"),
         (["train", "--config", "a.yaml", "b.yaml"], "`config` must be one YAML file; got a.yaml, b.yaml"),
         (["train", "--trust-cod"], "Did you mean 'trust_code'"),
         (["evaluate", "--data", "{data}", "--scores", ""], "`scores` must not be empty"),
@@ -488,7 +488,7 @@ def test_embedding_into_an_unknown_format_writes_nothing(data, model, tmp_path, 
 
 def test_embedding_does_not_overwrite_its_own_input(data, model, capsys):
     before = Path(data).read_bytes()
-    assert "must be another file than `data`" in _fails(capsys, "embed", "--data", data, "--model", model, "--output", data)
+    assert "must differ from `data`" in _fails(capsys, "embed", "--data", data, "--model", model, "--output", data)
     assert Path(data).read_bytes() == before
 
 

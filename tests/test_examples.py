@@ -89,7 +89,7 @@ def test_stamps_from_raw_media_are_the_embedded_ones(stamps_towers, tmp_path):
     except InputError as error:
         pytest.skip(str(error))
     printed = run("stamps_raw", "--output", tmp_path, "--limit", 12, "--seeds", 1, "--epochs", 2)
-    assert "12 rows in 1 shards, 0 of them there already; 0 unreadable cells" in printed
+    assert "12 rows in 1 shards, 0 of which existed already; 0 unreadable cells" in printed
     assert (tmp_path / "demo" / "report.md").is_file()
     made, shipped = load(tmp_path / "features"), load("stamps")
     there = shipped[[shipped.ids.index(name) for name in made.ids]]

@@ -106,7 +106,7 @@ def _damage(folder, name, content):
         ("model.safetensors", b"junk", "is not a whole Aligner"),
         ("model.safetensors", b"", "is not a whole Aligner"),
         ("config.json", b'{"format": "gramian.aligner", "version": 99}', "version 99 of the format.* Upgrade gramian"),
-        ("config.json", b'{"format": "gramian.aligner", "version": 2}', "version 2 of the format.* save it anew"),
+        ("config.json", b'{"format": "gramian.aligner", "version": 2}', "version 2 of the format.* save it again"),
         ("config.json", b'{"format": "gramian.aligner", "version": 3}', "is not a whole Aligner.*modalities"),
     ],
 )

@@ -207,7 +207,7 @@ def test_folders_of_images_with_metadata_and_splits(media, tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nothing.parquet", "`data` must be a file, a folder, a hub id or one of stamps; there is no"),
+        ("nothing.parquet", "`data` must be a file, a folder, a hub id or one of stamps; .* does not exist"),
         ("empty.tar", "is empty: 0 bytes"),
         ("broken.tar", "cannot be read as webdataset"),
         ("folder", "cannot be read as a folder"),
@@ -270,7 +270,7 @@ def test_check_on_the_command_line(config, capsys):
 
 def test_check_reads_the_file_of_a_training_run(config, tmp_path, capsys):
     for words, message in (
-        (["nothing.yaml"], "`config` must be an existing YAML file; there is no file 'nothing.yaml'"),
+        (["nothing.yaml"], "`config` must be an existing YAML file; 'nothing.yaml' does not exist"),
         ([str(config), "--colums", "text"], "`colums` is not an option of `gramian check`"),
         (["--config", str(tmp_path / "odd.yaml")], "`spleen` is not an option of `gramian check`"),
     ):
@@ -367,7 +367,7 @@ def test_embed_writes_shards_that_load_reads(config, parquet, tmp_path, capsys):
     capsys.readouterr()
     words = ["embed", "--config", str(towers_of(config, tmp_path)), "--data", str(parquet), "--output", str(tmp_path / "first")]
     assert main([*words, "--shard-size", "10"]) == 0
-    assert "4 of them there already" in capsys.readouterr().out
+    assert "4 of which existed already" in capsys.readouterr().out
     assert main([*words, "--shard-size", "12"]) == 2
     assert "holds another embedding; changed are shard_size 10 → 12" in capsys.readouterr().err
     assert (
@@ -523,7 +523,7 @@ def test_archives_that_number_their_rows_alike(tmp_path):
             entry = tarfile.TarInfo(file)
             entry.size = 3
             tar.addfile(entry, io.BytesIO(b"abc"))
-    with pytest.raises(InputError, match=r"0 of .*b\.tar' are in an earlier archive as well"):
+    with pytest.raises(InputError, match=r"0 of .*b\.tar' also occur in an earlier archive"):
         load(tmp_path, raw=["png"])
 
 

@@ -47,7 +47,7 @@ def test_the_stage_gives_what_the_aligner_gives(saved):
     assert [row is None for row in found["image_vector"]] == [False, True, False, False]
     assert list(found["unreadable"])[:3] == ["", "", ""]
     assert found["unreadable"][3].startswith("text: not UTF-8")
-    with pytest.raises(InputError, match=r"the batch must have some of the columns text, image; it has other"):
+    with pytest.raises(InputError, match=r"the batch must have at least one of the columns text, image; it has other"):
         Embed(saved)(pa.table({"other": [1, 2]}))
 
 

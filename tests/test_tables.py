@@ -75,7 +75,7 @@ def test_csv_and_json_lines_read_as_the_parquet_does(table, tmp_path):
 def test_other_columns_are_left_out_and_named(tmp_path, caplog):
     path = _jsonl(tmp_path, {"x": [1.0], "caption": "z", "nested": [["a"]], "nobody": None})
     assert load(path).modalities == ("x",)
-    assert "left out what is no lists of floats: caption (string), nested (list" in caplog.text
+    assert "left out columns that are not lists of floats: caption (string), nested (list" in caplog.text
     assert "nobody (" in caplog.text
 
 
@@ -172,7 +172,7 @@ def test_bad_files_are_told_apart(tmp_path, name, content, message):
 
 
 def test_no_such_source_names_the_embedded_sets():
-    with pytest.raises(InputError, match="`data` must be a file, a folder, a hub id or one of stamps; there is no 'stamp'"):
+    with pytest.raises(InputError, match="`data` must be a file, a folder, a hub id or one of stamps; 'stamp' does not exist"):
         load("stamp")
 
 
@@ -188,7 +188,7 @@ def test_no_such_source_names_the_embedded_sets():
         ({"x": 3}, {}, r"`columns\['x'\]` must be a list with one cell per item; got 3"),
         ({"x": torch.zeros(2, 3)}, {"ids": "ab"}, "`ids` must be a list with one name per item; got the text 'ab'"),
         ({"x": torch.zeros(2, 3)}, {"split": "ab"}, "`split` must be a list with one name per item; got the text 'ab'"),
-        ({"x": [[1.0, 2.0], "a"]}, {}, "column `x` must hold vectors of one width; row 1 is none"),
+        ({"x": [[1.0, 2.0], "a"]}, {}, "column `x` must hold vectors of one width; row 1 is not one"),
         ({"x": torch.zeros(2, 3)}, {"split": ["train"]}, "`split` must name a split for each of the 2 items; got 1"),
         ({"x": torch.zeros(2, 3)}, {"present": {"y": torch.ones(2, dtype=torch.bool)}}, "`present` must be one of x; got 'y'"),
         ({"x": torch.zeros(2, 3)}, {"present": {"x": torch.ones(3, dtype=torch.bool)}}, r"bool of shape \(2,\)"),

@@ -336,7 +336,9 @@ def test_sign_blind_objectives_warn_once_and_say_what_to_pick(caplog, loss, warn
             _train(loss, recipe=Recipe(epochs=1, batch_size=32))
     messages = [record.getMessage() for record in caplog.records if record.name == "gramian"]
     assert len(messages) == warnings
-    assert all("does not tell a vector from its negative" in message and "PMRL(signed=True" in message for message in messages)
+    assert all(
+        "does not distinguish a vector from its negative" in message and "PMRL(signed=True" in message for message in messages
+    )
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
@@ -394,7 +396,7 @@ def test_tables_that_do_not_fit_are_refused():
         ({"accumulate": None}, "`accumulate` must be an integer of at least 1; got None"),
         ({"micro_batch": 0}, "`micro_batch` must be an integer of at least 1 or None"),
         ({"workers": -1}, "`workers` must be an integer of at least 0"),
-        ({"batch_size": 1}, "`batch_size` must be an integer of at least 2, for there is nothing to contrast"),
+        ({"batch_size": 1}, "`batch_size` must be an integer of at least 2, because one item has nothing to contrast with"),
         ({"precision": "fp32"}, "`precision` must be one of no, bf16, fp16; got 'fp32'"),
         ({"weight_decay": float("nan")}, "`weight_decay` must be finite and not negative; got nan"),
         ({"max_gradient_norm": float("inf")}, "`max_gradient_norm` must be positive and finite"),

@@ -75,7 +75,8 @@ def main() -> int:
             towers |= {"speech_es": speech, "sound": speech}
         made = embed_shards(Towers(towers), stamps, output / "features", batch_size=8, shard_size=16)
         print(
-            f"{made.rows} rows in {made.shards} shards, {made.kept} of them there already; {len(made.broken)} unreadable cells"
+            f"{made.rows} rows in {made.shards} shards, {made.kept} of which existed already; "
+            f"{len(made.broken)} unreadable cells"
         )
 
         # A folder of shards is a table like any other.

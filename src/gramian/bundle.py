@@ -372,7 +372,7 @@ class Bundle:
                     },
                 )
         except FileNotFoundError:
-            raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
+            raise InputError(f"`path` must be an existing file; {str(path)!r} does not exist.") from None
         except (SafetensorError, OSError) as error:
             raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
 

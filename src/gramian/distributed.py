@@ -1,4 +1,4 @@
-"""Work across processes: who they are, and Bundles and losses over the items of all. The only file that knows the world.
+"""Work across processes: ranks and devices, and Bundles and losses over the items of all processes.
 
 Two ways to contrast the items of every process with each other:
 
@@ -10,12 +10,13 @@ Both give the value and the gradient that one process would have with all the it
 that gradients are averaged over the processes (as DistributedDataParallel and FSDP do). Processes may hold different numbers
 of items, or none.
 
-Over 400 lines: all that knows of other processes is here.
+Over 400 lines because it is the only module that knows of other processes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -71,20 +72,26 @@ def is_main_process() -> bool:
 
 
 def device(cpu: bool = False) -> torch.device:
-    """The accelerator of this machine if there is one, and the CPU otherwise.
+    """The accelerator of this machine if it has one, and the CPU otherwise.
 
     Args:
-        cpu: stay on the CPU whatever there is.
+        cpu: stay on the CPU even so.
+
+    Returns:
+        The device, without an index.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return torch.device("cpu") if cpu or accelerator is None else accelerator
 
 
 def join(cpu: bool = False) -> torch.device:
-    """Set up torch.distributed where torchrun or `accelerate launch` started this process; return the device to work on.
+    """Set up torch.distributed where torchrun or `accelerate launch` started this process.
 
     Args:
-        cpu: stay on the CPU whatever there is.
+        cpu: stay on the CPU even if the machine has an accelerator.
+
+    Returns:
+        The device for this process to work on.
 
     Raises:
         InputError: accelerate is not installed.
@@ -92,13 +99,13 @@ def join(cpu: bool = False) -> torch.device:
     require("accelerate")
     from accelerate import PartialState
 
-    # Without an accelerator accelerate joins the processes of torchrun only where it is told to stay on the CPU.
+    # On a machine without an accelerator, accelerate joins torchrun's processes only if `cpu` is set.
     where: torch.device = PartialState(cpu=device(cpu).type == "cpu").device
     return where
 
 
 def check_precision(precision: str, where: torch.device) -> None:
-    """Refuse a precision that is not to be had.
+    """Refuse a precision that the device does not support.
 
     Args:
         precision: "no" for float32, "bf16" or "fp16" for mixed precision.
@@ -123,12 +130,15 @@ def share(values: Sequence[Value], group: Group = None) -> Sequence[Value]:
 def gather(bundle: Bundle, group: Group = None) -> Bundle:
     """The items of all processes, in the order of their ranks, with masks, ids and tokens; the same Bundle everywhere.
 
-    Gradients come home: each process's vectors get the sum of what all processes ask of them. A process may have no items,
+    Gradients flow back: each process's vectors get the sum of their gradients in all processes. A process may have no items,
     as long as its Bundle has the modalities and the width of the others.
 
     Args:
         bundle: the items of this process.
         group: the processes that take part; all by default.
+
+    Returns:
+        A Bundle of as many items as all processes have together, on the device of `bundle`.
 
     Raises:
         InputError: the Bundles of the processes differ in modalities, width, type, ids or tokens. Every process raises it.
@@ -161,15 +171,15 @@ def _gather(bundle: Bundle, group: Group, seed: int) -> tuple[Bundle, int]:
     values = [bundle.vectors, *(part.values.to(bundle.vectors.dtype) for part in tokens.values())]
     masks = [bundle.present, *(part.present for part in tokens.values())]
     ids = [] if bundle.item_ids is None else [bundle.item_ids[:, None]]
-    found = _unpack(_Gather.apply(_pack(values), counts, group), values)  # type: ignore[no-untyped-call]
+    gathered = _unpack(_Gather.apply(_pack(values), counts, group), values)  # type: ignore[no-untyped-call]
     flags = _unpack(_join(_pack([*(mask.long() for mask in masks), *ids]), counts, group), [*masks, *ids])
-    there = [flag.bool() for flag in flags[: len(masks)]]
+    present = [flag.bool() for flag in flags[: len(masks)]]
     whole = Bundle(
-        found[0],
-        there[0],
+        gathered[0],
+        present[0],
         bundle.modalities,
         flags[-1][:, 0] if ids else None,
-        {name: Tokens(*pair) for name, pair in zip(tokens, zip(found[1:], there[1:], strict=True), strict=True)},
+        {name: Tokens(*pair) for name, pair in zip(tokens, zip(gathered[1:], present[1:], strict=True), strict=True)},
     )
     return whole, int(heads[0, 2])
 
@@ -189,7 +199,7 @@ def average_gradients(parameters: Iterable[Tensor], group: Group = None) -> None
 
 
 class _OverAll(Loss):
-    """A loss over the items of all processes of `group`, and what it takes from the loss itself."""
+    """A loss over the items of all processes of `group`; its description is that of the loss itself."""
 
     def __init__(self, loss: Loss, group: Group = None) -> None:
         super().__init__()
@@ -235,7 +245,7 @@ class Gathered(_OverAll):
 
 
 class Ring(_OverAll):
-    """A loss over the items of all processes, of which each computes its own queries' share as the items pass by.
+    """A loss over the items of all processes; each computes the share of its own queries as the items pass by.
 
     What a process holds is its own items and those of one other; pairs are made and dropped in blocks. The backward pass
     sends the items round once more, with their gradients.
@@ -292,10 +302,10 @@ class _RingExchange(Exchange):
         ring = _Neighbours(self.group, form.shape[1], form.queries[0].device)
         theirs = None if ids is None else torch.split(_join(ids[:, None], ring.counts, self.group)[:, 0], ring.counts)
         tile = tiles.tile_size(form, block_size)
-        found: tuple[Tensor, ...] = _RingReduce.apply(  # type: ignore[no-untyped-call]
+        sums: tuple[Tensor, ...] = _RingReduce.apply(  # type: ignore[no-untyped-call]
             form.rule, reduction, ring, theirs, tile, len(form.queries), *form.queries, *form.items
         )
-        return found
+        return sums
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes' items, with the gradient of this process's share times their number."""
@@ -348,7 +358,7 @@ class _Neighbours:
 
 
 class _RingReduce(torch.autograd.Function):
-    """A reduction over own queries × everyone's items; what is of the items travels with them, and comes home."""
+    """A reduction over own queries × everyone's items; the items' sums and gradients travel with them, and return."""
 
     @staticmethod
     def forward(
@@ -392,23 +402,22 @@ class _RingReduce(torch.autograd.Function):
             for step in range(ring.size):
                 here = replace(reduction, pairs=_pairs(ring, step, ctx.ids))
                 tiles.backward(ctx.rule, here, totals, grads_here, queries, items, (into, travelling), tile=ctx.tile)
-                columns = [some[place][:, None] for some in (totals, grads_here) for place in reduction.of_items]
-                some = [part for part in travelling if part is not None]
-                back = _unpack(
-                    ring.pass_on(_pack([*items, *some, *columns], queries[0].dtype), step), [*items, *some, *columns]
-                )
+                columns = [values[place][:, None] for values in (totals, grads_here) for place in reduction.of_items]
+                item_grads = [part for part in travelling if part is not None]
+                parcel = [*items, *item_grads, *columns]
+                back = _unpack(ring.pass_on(_pack(parcel, queries[0].dtype), step), parcel)
                 items, back = tuple(back[: len(items)]), back[len(items) :]
-                arrived = iter(part.contiguous() for part in back[: len(some)])
-                travelling = [None if part is None else next(arrived) for part in travelling]
-                moved = iter(column[:, 0].contiguous() for column in back[len(some) :])
-                for kept in (totals, grads_here):
+                arrivals = iter(part.contiguous() for part in back[: len(item_grads)])
+                travelling = [None if part is None else next(arrivals) for part in travelling]
+                arrivals = iter(column[:, 0].contiguous() for column in back[len(item_grads) :])
+                for values in (totals, grads_here):
                     for place in reduction.of_items:
-                        kept[place] = next(moved)
+                        values[place] = next(arrivals)
         return (*[None] * 6, *into, *travelling)
 
 
 def _pairs(ring: _Neighbours, step: int, ids: Sequence[Tensor] | None) -> Pairs:
-    """Own queries against the items that are here after `step` passes, given the ids of each process's."""
+    """Own queries against the items that are here after `step` passes; `ids` has the ids of each process's items."""
     owner = ring.owner(step)
     shift = 0 if owner == ring.rank else Pairs.NOWHERE
     return Pairs(shift=shift) if ids is None else Pairs(ids[ring.rank], ids[owner], shift)
@@ -447,9 +456,9 @@ def _counts(n: int, device: torch.device, group: Group) -> list[int]:
 def _all_gather(tensor: Tensor, group: Group) -> list[Tensor]:
     if world_size(group) == 1:
         return [tensor]
-    found = [torch.empty_like(tensor) for _ in range(world_size(group))]
-    dist.all_gather(found, tensor.contiguous(), group=group)
-    return found
+    tensors = [torch.empty_like(tensor) for _ in range(world_size(group))]
+    dist.all_gather(tensors, tensor.contiguous(), group=group)
+    return tensors
 
 
 def _pack(parts: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:
@@ -458,16 +467,13 @@ def _pack(parts: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:
 
 
 def _unpack(rows: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """The tensors that `_pack` made one of, for other rows."""
-    found = torch.split(rows, [_width(part) for part in like], 1)
-    return [part.reshape(len(rows), *other.shape[1:]).to(other.dtype) for part, other in zip(found, like, strict=True)]
+    """Undo `_pack` for a matrix of any number of rows; shapes and types are those of `like`."""
+    parts = torch.split(rows, [_width(part) for part in like], 1)
+    return [part.reshape(len(rows), *other.shape[1:]).to(other.dtype) for part, other in zip(parts, like, strict=True)]
 
 
 def _width(part: Tensor) -> int:
-    width = 1
-    for size in part.shape[1:]:
-        width *= size
-    return width
+    return math.prod(part.shape[1:])
 
 
 def _digest(text: str) -> int:

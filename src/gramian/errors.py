@@ -1,6 +1,6 @@
 """The one error type for bad input, and the voice it speaks in.
 
-Every message names the argument in backticks, what was expected, what came and how to mend it. The command line prints an
+Every message names the argument in backticks, what was expected, what came and how to fix it. The command line prints an
 `InputError` as a single line and exits with code 2; anything else is a bug and keeps its traceback.
 """
 
@@ -22,7 +22,10 @@ class InputError(ValueError):
 
 
 def check_choice(argument: str, value: Name, choices: Iterable[str]) -> Name:
-    """Return `value` if it is one of `choices`; otherwise raise an error that lists them and names the nearest.
+    """Return `value` if it is one of `choices`.
+
+    Raises:
+        InputError: it is not; the error lists the choices and suggests the nearest.
 
     >>> check_choice("score", "volume", ["volume", "span"])
     'volume'
@@ -85,7 +88,11 @@ def first_line(error: object) -> str:
 
 
 def require(*packages: str) -> None:
-    """Raise an error that says what to install if one of `packages` is not there."""
+    """Check that packages are installed, without importing them.
+
+    Raises:
+        InputError: one is missing; the error says how to install it.
+    """
     for name in packages:
         if importlib.util.find_spec(name) is None:
             what = f"'gramian[{EXTRAS[name]}]'" if name in EXTRAS else name

@@ -1,4 +1,4 @@
-"""Atomic writes: a file or a folder is whole or not there, and two writers of one path do not collide."""
+"""Atomic writes: a file or a folder is complete or absent, and two writers of one path do not collide."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["atomic", "atomic_folder", "check_folder", "write_text"]
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give another name to write under, and move what was written to `path` in one step; on an error leave nothing behind.
+    """Yield a temporary path to write to, and move the file to `path` in one step; on an error leave nothing behind.
 
-    Folders are made. The file gets the mode that a plain write would give it, and is on the disk before it has its name. Of
-    several writers of one path the last one wins, whole.
+    Parent folders are created. The file gets the mode that a plain write would give it, and is on the disk before it has its
+    name. Of several writers of one path the last one wins, whole.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())  # temporary files, and those of safetensors, are for nobody else to read
+        partial.chmod(0o666 & ~_umask())  # temporary files, and those of safetensors, are private to their owner
         _sync(partial)
         partial.replace(path)
         _sync(path.parent)
@@ -38,9 +38,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give another folder to write into, and move it to `path` once everything is in it; on an error leave nothing behind.
+    """Yield a temporary folder to write into, and move it to `path` once it is complete; on an error leave nothing behind.
 
-    A folder that is at `path` already is replaced as a whole; in the moment between the two moves there is none.
+    An existing folder at `path` is replaced as a whole; between the two moves it is absent for a moment.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def _prefix(path: Path) -> str:
 
 
 def _umask() -> int:
-    """The process's own, which only Linux tells without setting it."""
+    """The umask of the process, which only Linux reports without setting it."""
     with suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
         return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
     umask = os.umask(0o077)

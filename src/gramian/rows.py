@@ -69,7 +69,7 @@ def _read(subject: str, what: str, number: int, row: Any) -> Tensor | None:
     try:
         values = torch.as_tensor(row, dtype=None if isinstance(row, Tensor) else torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{subject} must hold {what} of one width; row {number} is none: {first_line(error)}.") from None
+        raise InputError(f"{subject} must hold {what} of one width; row {number} is not one: {first_line(error)}.") from None
     return values if values.numel() or values.ndim == 0 else None
 
 
@@ -89,7 +89,7 @@ def one_width(subject: str, widths: Sequence[int], what: str = "vectors") -> int
 
 
 def all_none(column: Any) -> bool:
-    """Whether a column is a sequence without a single vector; an array, or something with tokens, is none."""
+    """Whether a column is a sequence of None alone; an array is not."""
     return isinstance(column, Iterable) and not isinstance(column, Tensor | np.ndarray) and all(row is None for row in column)
 
 

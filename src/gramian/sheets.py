@@ -80,7 +80,7 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 
 
 def visible(text: str) -> str:
-    r"""Text of a user's with its control characters shown, not obeyed: new lines, terminal sequences, changes of direction.
+    r"""A user's text with its control characters escaped: line breaks, terminal sequences, changes of direction.
 
     >>> print(visible("a\nb"), visible("\x1b[31mred"))
     a\nb \x1b[31mred
@@ -89,11 +89,14 @@ def visible(text: str) -> str:
 
 
 def progress_bar(show: bool, *, note: bool = False) -> Progress:
-    """How much of a task is done, and how long it will take.
+    """A progress bar with the number of steps done and the time that remains.
 
     Args:
-        show: nothing is shown otherwise.
+        show: whether anything is shown.
         note: end with the task's field "note".
+
+    Returns:
+        The bar, to be used as a context.
     """
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     return Progress(*columns, *([TextColumn("{task.fields[note]}")] if note else []), disable=not show)

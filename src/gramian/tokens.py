@@ -122,6 +122,9 @@ def pool(tokens: Tokens, how: PoolName = "mean") -> Tensor:
     Returns:
         (n, d), zero for a sequence without a token.
 
+    Raises:
+        InputError: another `how`.
+
     >>> pool(Tokens.from_rows([[[1.0, 0.0], [0.0, 2.0]]]), "max")
     tensor([[1., 2.]])
     """

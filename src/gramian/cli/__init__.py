@@ -17,7 +17,7 @@ from gramian.cli.evaluate import evaluate_table
 from gramian.cli.parsing import Command, help_of, parse
 from gramian.cli.terminal import fail, log_to_stderr
 from gramian.cli.train import train_command
-from gramian.errors import InputError, wrong_choice
+from gramian.errors import InputError, check_choice
 from gramian.training import train
 
 __all__ = ["main"]
@@ -31,7 +31,7 @@ Align any number of modalities in one space: train, measure, retrieve and report
 commands:
 {commands}
 
-  gramian COMMAND --help lists a command's options; gramian --version the version.
+  gramian COMMAND --help lists the options of a command; gramian --version shows the version.
 
 start with:
   gramian demo
@@ -41,22 +41,22 @@ then:
   gramian evaluate --data stamps --model runs/stamps/aligner --output runs/stamps/test
   gramian embed --data stamps --model runs/stamps/aligner --output vectors.parquet
 
-Data are tables with a column a modality: parquet, Arrow, CSV, JSON lines, safetensors, webdataset, folders, hub ids.
-A cell is a list of floats, or text, a path or bytes for a tower to read; empty where the modality is missing. A column
-"id" names the items, a column "split" says train, validation or test.
+Data are tables with one column per modality: parquet, Arrow, CSV, JSON lines, safetensors, webdataset, folders, hub
+ids. A cell is a list of floats, or text, a path or bytes for a tower to read; empty where the modality is missing. A
+column "id" names the items, a column "split" says train, validation or test.
 
-With towers in a YAML file raw media are read:
+To read raw media, name towers in a YAML file:
   gramian check table.yaml
   gramian train table.yaml --output runs/media
 
-Every option can stand in the YAML file; what is typed goes before what the file says. A file names encoders and losses
-of gramian alone; for classes of other modules, whose code then runs, type --trust-code.
+Every option can be set in the YAML file; what is typed overrides the file. A file names encoders and losses of gramian
+alone; for classes of other modules, whose code then runs, type --trust-code.
 """
 
 
 COMMANDS: dict[str, Command] = {
     "demo": Command(demo_command, "train and compare five objectives on the embedded data set"),
-    "check": Command(check, "read a table once: what is there, missing, broken", reads=train),
+    "check": Command(check, "read a table once: what is present, missing, unreadable", reads=train),
     "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),
     "evaluate": Command(evaluate_table, "measure every direction of retrieval"),
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
@@ -66,7 +66,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for bad input, which is told in one line on stderr."""
+    """Run the command line; return the exit code: 0, or 2 for bad input, which is reported in one line on stderr."""
     log_to_stderr()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -76,13 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gramian {__version__}")
         return 0
     try:
-        command = COMMANDS.get(words[0])
-        if command is None:
-            raise wrong_choice("COMMAND", words[0], COMMANDS)
-        if {"-h", "--help"} & set(words):
-            print(help_of(words[0], command, words), end="")
-        else:
-            command.run(**parse(words[0], command, words[1:]))
+        _run(words[0], words[1:])
     except InputError as error:
         return fail(str(error))
     except OSError as error:
@@ -90,5 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SafetensorError as error:
         return fail(f"a file cannot be written: {error}. Free some space, or name another folder.")
     except KeyboardInterrupt:
-        return fail("interrupted. What was finished is kept; train and demo go on with --resume.", 130)
+        return fail("interrupted. Finished work is kept; train and demo resume with --resume.", 130)
     return 0
+
+
+def _run(name: str, words: Sequence[str]) -> None:
+    command = COMMANDS[check_choice("COMMAND", name, COMMANDS)]
+    if {"-h", "--help"} & set(words):
+        print(help_of(name, command, words), end="")
+    else:
+        command.run(**parse(name, command, words))

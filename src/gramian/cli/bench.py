@@ -30,7 +30,7 @@ def bench_command(
         galleries: items that 1,000 queries are scored against.
         dim: width of the vectors.
         rounds: how often each form is timed.
-        device: cpu or cuda; cuda by default if there is one.
+        device: cpu or cuda; cuda by default where it is available.
     """
     options = {"tasks": tasks, "sizes": sizes, "modalities": modalities, "galleries": galleries}
     bench(output, **options, dim=dim, rounds=rounds, device=device, console=console_of())  # type: ignore[arg-type]

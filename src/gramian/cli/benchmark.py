@@ -36,7 +36,7 @@ def benchmark_command(
         epochs: of every run, to try it; the study's own by default.
         methods: names of the methods in small letters, words joined by dashes, as in gram-cone-each; all by default.
         page: a Markdown page with the study's markers, which gets its tables.
-        resume: take the finished runs in the output folder that have the same settings.
+        resume: reuse the finished runs in the output folder that have the same settings.
     """
     console = console_of()
     options = {"epochs": epochs, "methods": methods, "page": page, "resume": resume, "console": console}

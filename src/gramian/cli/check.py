@@ -22,9 +22,9 @@ def check(
     strict: bool = False,
     trust_code: bool = False,
 ) -> None:
-    """Read every cell of a table once, as training would, and say what is there, missing, broken and cut off.
+    """Read every cell of a table once, as training would, and report what is present, missing, unreadable and cut off.
 
-    It takes the YAML file of `gramian train`, as in: gramian check table.yaml. Exit code 2 with --strict and something broken.
+    It takes the YAML file of `gramian train`, as in: gramian check table.yaml. With --strict unreadable cells are an error.
 
     Args:
         data: the table: "stamps", a file, a folder or a hub id.
@@ -33,6 +33,9 @@ def check(
         workers: processes that read raw media.
         strict: fail if a cell cannot be read.
         trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
+
+    Raises:
+        InputError: a table or towers that cannot be used; with `strict`, a cell that cannot be read.
     """
     console = console_of()
     encoders = build_towers(towers, columns, trust_code=trust_code)

@@ -18,6 +18,6 @@ def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recip
         output: folder for the report and the pictures.
         seeds: runs of each objective.
         recipe: how to train; its seed is replaced by the run's.
-        resume: take the finished runs in the output folder that have the same settings.
+        resume: reuse the finished runs in the output folder that have the same settings.
     """
     demo(output, seeds=seeds, recipe=recipe, resume=resume, console=console_of())

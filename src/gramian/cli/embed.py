@@ -39,31 +39,35 @@ def embed(
 ) -> None:
     """Embed a table: with a trained Aligner into its shared space, or with towers into the features that they give.
 
-    Into a folder it goes shard by shard, with a manifest; a killed run goes on where it stopped when it is started again, and
+    A folder is written shard by shard, with a manifest; a killed run resumes where it stopped when it is started again, and
     several processes (torchrun, accelerate launch) share the work. `gramian train --data FOLDER` reads such a folder.
 
     Args:
         data: the table: "stamps", a file, a folder or a hub id.
         output: a folder for shards; or one file, .parquet or .safetensors. One vector per modality, empty where missing.
         model: a saved Aligner: a folder or a hub id.
-        towers: column → the encoder that reads its raw cells, in a YAML file; in place of a model, or beside one that was
-            trained with towers of a class of your own.
+        towers: column → the encoder that reads its raw cells, in a YAML file; instead of a model, or for one that was trained
+            with towers of a class of your own.
         split: the split to embed; all by default.
         columns: the modalities to embed; all by default.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         shard_size: items per file of the folder.
         workers: processes that read raw media.
         precision: of the forward pass.
-        streaming: read the table as it arrives, without a copy of it on the disk; into a folder.
+        streaming: read the table as it arrives, without a copy on the disk; the output must be a folder.
         strict: stop at a raw cell that cannot be read; otherwise it is left empty and listed.
         trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
+
+    Raises:
+        InputError: neither `model` nor `towers`; an output or options that do not go together; a table that cannot be read,
+            or has no cell that can.
     """
     console = console_of()
     if model is None and towers is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
     one_file = output.suffix in ENDINGS
     if one_file and output.exists() and Path(data).exists() and output.samefile(data):
-        raise InputError(f"`output` must be another file than `data`; both are {data!r}.")
+        raise InputError(f"`output` must differ from `data`; both are {data!r}.")
     if one_file and streaming:
         raise InputError("`streaming` writes shards: `output` must be a folder.")
     if output.suffix in (*READABLE, ".npy", ".npz", ".pt"):
@@ -92,14 +96,14 @@ def embed(
         readable = torch.stack([mask for _, mask in encoded.values()]).any(0)
         if not bool(readable.any()):
             raise InputError(f"`data` {data!r} has no cell that can be read" + (f" ({summary(broken)})." if broken else "."))
-        kept = items[readable]
+        rows = items[readable]
         present = {name: mask[readable] for name, (_, mask) in encoded.items()}
         vectors = {name: values[readable] for name, (values, _) in encoded.items()}
-        Table({**vectors}, present, kept.ids, kept.split, item_ids=kept.item_ids).save(output)
-        left = len(items) - len(kept)
-        note = f" ({left} items with nothing to embed left out)" if left else ""
+        Table({**vectors}, present, rows.ids, rows.split, item_ids=rows.item_ids).save(output)
+        empty = len(items) - len(rows)
+        note = f" ({empty} items with nothing to embed left out)" if empty else ""
         counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in present.items())
-        console.print(f"wrote {output}: {len(kept)} items; {counts}{note}")
+        console.print(f"wrote {output}: {len(rows)} items; {counts}{note}")
         warn_unreadable(broken)
         return
     written = embed_shards(
@@ -113,6 +117,6 @@ def embed(
         reading=reading,
         precision=precision,
     )
-    kept_note = f", {written.kept} of them there already" if written.kept else ""
-    console.print(f"wrote {output}: {written.rows} items in {written.shards} shards{kept_note}")
+    note = f", {written.kept} of which existed already" if written.kept else ""
+    console.print(f"wrote {output}: {written.rows} items in {written.shards} shards{note}")
     warn_unreadable(written.broken)

@@ -50,12 +50,12 @@ def evaluate_table(
         columns: the modalities to use; all by default.
         scores: of the joint directions; span, cone, centroid, cosine and volume by default.
         ks: cut-offs of the recall; 1, 5 and 10 by default.
-        subsets: which subsets of modalities are set against one: all others together ("others"), every subset of two or more
-            ("all"), whose number doubles with each modality, or "none".
+        subsets: which subsets of modalities are compared with a single one: all others together ("others"), every subset of
+            two or more ("all"), whose number doubles with each modality, or "none".
         output: folder for report.json and report.md; nothing is written without one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
             the spectrum of a tuple, and how hard each objective would still pull.
-        rerank: how many of the best the model's matching head puts in order, where it was trained with one.
+        rerank: how many of the best candidates the model's matching head re-ranks, where it was trained with one.
         workers: processes that read raw media.
         strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
         towers: modality → the tower of a class of your own that the model was trained with.
@@ -73,14 +73,14 @@ def evaluate_table(
     if split != "all":
         table = table.part(split)
     broken: list[Broken] = []
-    kept, bundle = _embed(table, aligner, columns, Reading(workers, strict), broken)
+    items, bundle = _embed(table, aligner, columns, Reading(workers, strict), broken)
     matcher = None if aligner is None else aligner.matcher
     if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
         logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
         matcher = None
-    seen = _trained_on(kept, model)
+    seen = _trained_on(items, model)
     if seen:
-        logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(kept))
+        logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(items))
     settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
     report = evaluate(
         bundle,
@@ -121,11 +121,11 @@ def _embed(
 ) -> tuple[Table, Bundle]:
     """The items that can be embedded, and their vectors: by an Aligner, or as they stand; `columns` must be among them."""
     if aligner is None:
-        kept = table.has_any()
-        return kept, kept.to_bundle()
-    kept = aligner.towers.known(table, columns).has_any()
-    bundle = aligner.embed(kept, reading=reading, broken=broken).select(*kept.modalities)
+        items = table.has_any()
+        return items, items.to_bundle()
+    items = aligner.towers.known(table, columns).has_any()
+    bundle = aligner.embed(items, reading=reading, broken=broken).select(*items.modalities)
     readable = bundle.has()
     if not bool(readable.all()):
-        kept, bundle = kept[readable], bundle[readable]
-    return kept, bundle
+        items, bundle = items[readable], bundle[readable]
+    return items, bundle

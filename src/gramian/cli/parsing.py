@@ -1,8 +1,8 @@
 """From the words of the command line, and a YAML file, to the options of a command: the parameters of a function.
 
 `--dim 512`, `--dim=512`, `--resume`, `--no-resume`, `--columns a,b` or `--columns a b`, `--recipe.epochs 4`,
-`--loss Gram --loss.score cone`, `--towers.text.mode lora`; `--config FILE.yaml`, or the file's name alone. What is typed goes
-before what the file says.
+`--loss Gram --loss.score cone`, `--towers.text.mode lora`; `--config FILE.yaml`, or the file's name alone. What is typed
+overrides the file.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Command:
         run: what it does, called with the options by name.
         help: a line for the list of commands.
         options: the function whose parameters and `Args:` are its options; `run` by default.
-        reads: a function whose options a YAML file may hold besides, to no effect here.
-        bare: the option that a word by itself gives.
+        reads: a function whose options a YAML file may hold as well, without effect here.
+        bare: the option that a word by itself sets.
     """
 
     run: Callable[..., None]
@@ -63,6 +63,9 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
         name: of the command, for errors.
         command: the command.
         words: of the command line.
+
+    Returns:
+        Option → value, converted to the type of the parameter; only the options that were typed or stand in the file.
 
     Raises:
         InputError: an option that the command does not have; a value of another type; one that is missing.
@@ -89,7 +92,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
             continue
         hint = _hint(options, path, owner)
         if any(path == earlier for earlier, _ in typed):
-            raise InputError(f"`{'.'.join(path)}` stands twice. Leave one out; a list takes its entries together: a,b.")
+            raise InputError(f"`{'.'.join(path)}` is given twice. Leave one out; a list takes its entries together: a,b.")
         typed.append((path, _value(".".join(path), text if equals else None, rest, hint, yes)))
     values = _read(files, command, owner)
     for path, value in sorted(typed, key=lambda entry: len(entry[0]) > 1):  # the name of an object before its options
@@ -101,7 +104,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _path(key: str, options: Mapping[str, Option]) -> tuple[list[str], bool]:
-    """The parts of a name behind `--`, and whether it says yes: `--no-x` is x, and says no."""
+    """The parts of a name after `--`, and whether it says yes: `--no-x` is x, and says no."""
     path = key.split(".")
     root = path[0].replace("-", "_")
     yes = root in options or not root.startswith("no_")
@@ -132,7 +135,7 @@ def _value(key: str, value: str | None, rest: list[str], hint: Any, yes: bool) -
 
 def _next(key: str, rest: list[str]) -> str:
     if not rest or rest[0].startswith("--"):
-        raise InputError(f"--{key} needs a value behind it; got {rest[0] if rest else 'nothing'}.")
+        raise InputError(f"--{key} needs a value after it; got {rest[0] if rest else 'nothing'}.")
     return rest.pop(0)
 
 
@@ -140,7 +143,7 @@ def _hint(options: Mapping[str, Option], path: Sequence[str], owner: str) -> Any
     """The type of an option, or of the part of one that `path` leads to; Any where an object's class decides.
 
     Raises:
-        InputError: there is no such option.
+        InputError: no such option.
     """
     unknown = unknown_option(".".join(path), _keys(options), owner)
     if path[0] not in options:
@@ -178,8 +181,8 @@ def _read(files: Sequence[str], command: Command, owner: str) -> dict[str, Any]:
         try:
             data = parse_yaml(Path(name).read_text(encoding="utf-8"))
         except OSError as error:
-            reason = "there is no file" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
-            raise InputError(f"`config` must be an existing YAML file; {reason} {name!r}.") from None
+            reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise InputError(f"`config` must be an existing YAML file; {name!r} {reason}.") from None
         except (InputError, UnicodeDecodeError) as error:
             raise InputError(f"`config` must be a YAML file in UTF-8; {name!r} cannot be read ({error}).") from None
         if not isinstance(data, dict):
@@ -198,7 +201,7 @@ def _read(files: Sequence[str], command: Command, owner: str) -> dict[str, Any]:
 
 
 def _converted(value: Any, option: Option) -> Any:
-    """A value by its type; descriptions of objects stay as they are for who builds them."""
+    """A value converted to its option's type; descriptions of objects are left to their builder."""
     if _names_object(option.hint):
         return value
     return convert(value, option.hint, option.name, _no_objects)
@@ -245,6 +248,12 @@ def help_of(name: str, command: Command, words: Sequence[str] = ()) -> str:
         name: of the command.
         command: the command.
         words: of the command line; after `--loss NAME` the options of that loss are listed, too.
+
+    Returns:
+        The page, ending in a line break.
+
+    Raises:
+        InputError: a NAME after `--loss` that is no loss.
     """
     options = command.table()
     text = inspect.getdoc(command.options or command.run) or ""

@@ -1,4 +1,4 @@
-"""What commands say and where: the console, one line for an error, warnings of unreadable cells."""
+"""Output of the commands: the console, one line for an error, warnings about unreadable cells."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Formatter(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Warnings of every package, and what gramian says besides, on stderr; not where the process has handlers already."""
+    """Log warnings of every package, and all messages of gramian, to stderr, unless the process has handlers already."""
     handler = RichHandler(console=_console(stderr=True), show_time=False, show_path=False, show_level=False)
     handler.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -54,12 +54,12 @@ def _console(**options: Any) -> Console:
 
 
 def fail(message: str, code: int = 2) -> int:
-    """Say in one line on stderr what went wrong; return the exit code."""
+    """Report an error in one line on stderr; return the exit code."""
     print("gramian: " + visible(" ".join(message.split())), file=sys.stderr)
     return code
 
 
 def warn_unreadable(broken: Sequence[Broken]) -> None:
-    """Warn once of the cells that could not be read."""
+    """Warn once about the cells that could not be read."""
     if broken and is_main_process():
         logger.warning("%d cells could not be read and are empty (%s)", len(broken), summary(broken))

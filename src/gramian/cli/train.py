@@ -12,7 +12,7 @@ __all__ = ["train_command"]
 
 
 def train_command(**options: Any) -> None:
-    """Train as `gramian.training.train` does, whose options these are, and say what came of it."""
+    """Call `gramian.training.train` with these options and print the result."""
     run = train(**options)
     console = console_of()
     best = f"validation MRR {100 * run.history.best:.1f} %, " if run.history.best is not None else ""

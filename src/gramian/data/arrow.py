@@ -24,7 +24,7 @@ Column: TypeAlias = "pyarrow.ChunkedArray | list[Any]"
 """n cells as a format gives them: an Arrow column, or a list where a format has cells of several kinds."""
 
 RESERVED = ("id", "split", "item")
-"""Columns of a table that tell rows apart; no modality has their names."""
+"""Columns of a table that are about the rows; no modality has their names."""
 
 
 def plain(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
@@ -49,15 +49,15 @@ def plain(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     return column
 
 
-def read_vectors(name: str, column: Column, asked: bool) -> tuple[Tensor, Tensor] | None:
+def read_vectors(name: str, column: Column, requested: bool) -> tuple[Tensor, Tensor] | None:
     """A column of lists of numbers, or of their text "[0.1, 0.2]", as features.
 
-    Text counts as features where more than half of what is filled begins with a bracket, or where it is asked for.
+    Text counts as features if more than half of the filled cells begin with a bracket, or if the column is requested.
 
     Args:
         name: of the column.
         column: its cells.
-        asked: whether the column was named as one of features.
+        requested: whether the column was named as one of features.
 
     Returns:
         (n, width) float32, zero where missing, and (n,) bool; None if the column holds something else.
@@ -76,7 +76,7 @@ def read_vectors(name: str, column: Column, asked: bool) -> tuple[Tensor, Tensor
     if not filled:
         return None
     vectors = sum(map(_looks_like_vector, filled))
-    if not vectors or (2 * vectors <= len(filled) and not asked):
+    if not vectors or (2 * vectors <= len(filled) and not requested):
         return None
     return _from_cells(name, cells)
 
@@ -152,7 +152,7 @@ class _EmptyValueError(ValueError):
 
 
 def _vector(cell: Any) -> np.ndarray | None:
-    """One list of numbers, or its text, in float32; None where there is none."""
+    """One list of numbers, or its text, in float32; None for an empty cell."""
     if is_empty(cell):
         return None
     values = json.loads(cell) if isinstance(cell, str) else cell
@@ -207,7 +207,7 @@ def write_vectors(
         path: of the file.
 
     Raises:
-        InputError: a modality with a name that tables keep for the rows.
+        InputError: a modality with one of the names in `RESERVED`.
     """
     require("pyarrow")
     import pyarrow as pa
@@ -218,5 +218,5 @@ def write_vectors(
         raise InputError(f"`columns` must not name a modality {clash[0]!r}: tables keep that name for the rows. Rename it.")
     arrays = {name: pa.array(list(values), pa.large_string()) for name, values in strings.items()}
     arrays |= {name: vector_array(values, present[name]) for name, values in columns.items()}
-    # Vectors do not repeat: a dictionary, and statistics of their entries, would cost time and serve nobody.
+    # Vectors do not repeat: a dictionary, and statistics of their entries, would cost time to no use.
     pq.write_table(pa.table(arrays), path, use_dictionary=list(strings), write_statistics=list(strings))

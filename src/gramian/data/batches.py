@@ -30,6 +30,9 @@ class Reading:
     Attributes:
         workers: processes that read ahead of the model; 0 reads in this one. The result does not depend on it.
         strict: raise at a cell that cannot be read, which otherwise counts as missing.
+
+    Raises:
+        InputError: `workers` that is not an integer of at least 0.
     """
 
     workers: int = 0
@@ -62,11 +65,11 @@ class Batch:
         return len(self.ids)
 
     def to(self, where: torch.device | str) -> Batch:
-        """The same with its inputs on a device."""
+        """The same batch with its inputs on a device."""
         return self._mapped(lambda tensor: tensor.to(where, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same in memory that a GPU can copy from while the CPU goes on."""
+        """The same batch in pinned memory, which a GPU copies from while the CPU goes on."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def _mapped(self, function: Any) -> Batch:
@@ -98,15 +101,18 @@ class Collator:
         present: Mapping[str, Any] | None = None,
         item_ids: Sequence[str] | None = None,
     ) -> Table:
-        """A Table of columns as they come: arrays of features, or sequences of features or raw cells, as the towers read them.
+        """Build a Table of columns as users hold them: arrays of features, or sequences of features or raw cells.
 
         Args:
             columns: modality → n cells; one that is `None`, or has no filled cell, is left out.
             present: see `Table.from_columns`.
             item_ids: see `Table.from_columns`.
 
+        Returns:
+            The table of n items, with raw cells where a tower reads them.
+
         Raises:
-            InputError: no filled cell, or columns that make no table.
+            InputError: no filled cell, or columns that do not make a table.
         """
         raw = self.raw_modalities()
         filled = {
@@ -147,9 +153,12 @@ class Collator:
             seed: of what is drawn in training, for each cell anew; without one every cell is read the same way each time.
             strict: raise at the first cell that cannot be read.
 
+        Returns:
+            A Batch of all rows; cells that cannot be read are not present, and are listed in it.
+
         Raises:
-            InputError: a cell that cannot be read, if `strict`; cells that do not go into one batch. Other errors of a reader
-                are faults of its code, and are raised with the column and the id added to them.
+            InputError: a cell that cannot be read, if `strict`; cells that do not go into one batch. Any other error of a
+                reader is a bug in it, and is raised with a note of the column and the id.
         """
         inputs: dict[str, Any] = {}
         present: dict[str, Tensor] = {}
@@ -198,7 +207,7 @@ def _generator(seed: int, row: str, modality: str) -> np.random.Generator:
 
 
 class Loader:
-    """The Batches of a table, as often as they are asked for: its processes live as long as it does.
+    """Reads the Batches of a table any number of times; its worker processes live as long as it does.
 
     Args:
         table: the items.
@@ -239,6 +248,9 @@ class Loader:
             seed: see `Collator`.
             size: rows of one Batch at most; all rows of a group make one by default.
 
+        Yields:
+            The Batches of one group.
+
         Raises:
             InputError: a cell that cannot be read, if the reading is strict.
         """
@@ -249,11 +261,14 @@ class Loader:
             yield parts
 
     def in_order(self, size: int | None = None, rows: range | None = None) -> Iterator[Batch]:
-        """The Batches of the table in its own order, every cell read as it always is; one without rows if there are none.
+        """The Batches of the table in its own order, without random draws; an empty table gives one Batch without rows.
 
         Args:
             size: items of a Batch; by default 32 where cells are raw, and 4,096 of features.
             rows: a part of the rows; all by default.
+
+        Yields:
+            Batches of `size` items, the last of the rest.
 
         Raises:
             InputError: a `size` below 1; a cell that cannot be read, if the reading is strict.
@@ -291,7 +306,7 @@ class _Rows(torch.utils.data.Dataset[Any]):
         parts = [rows[start : start + size] for start in range(0, max(1, len(rows)), size)]
         try:
             return [self.collator(self.table[part], seed=seed, strict=self.strict) for part in parts]
-        except InputError as error:  # a process would raise it with its traceback for a message
+        except InputError as error:  # raised in a worker process, it would have a traceback for its message
             return error
 
 

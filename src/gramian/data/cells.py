@@ -47,16 +47,16 @@ def summary(broken: Sequence[Broken], limit: int = 3) -> str:
 
 
 class Cells:
-    """n cells that are fetched when they are asked for, and never changed.
+    """n cells, fetched on access and never changed.
 
     Args:
         values: n cells, `None` or empty where missing; an Arrow column stays on the disk it is mapped from.
         folder: what relative paths in them are relative to.
         rows: (k,) which of `values` count, in order; all by default.
-        present: (k,) which of them are filled; asked of the values by default.
+        present: (k,) which of them are filled; by default read off the values.
 
     Raises:
-        InputError: one text in the place of a list.
+        InputError: a single text instead of a list.
 
     >>> cells = Cells(["a cat", None, "a dog"])
     >>> len(cells), cells[0], cells.present.tolist(), list(cells.take([2, 1]))
@@ -106,7 +106,7 @@ class Cells:
 
 
 def is_empty(cell: Any) -> bool:
-    """Whether a cell says that there is nothing: None, "", [], or neither bytes nor a path. A file of 0 bytes is broken."""
+    """Whether a cell holds nothing: None, "", [], or neither bytes nor a path. A file of 0 bytes is broken, not empty."""
     if cell is None:
         return True
     if isinstance(cell, Mapping):

@@ -1,4 +1,4 @@
-"""Reading every cell of a table once, as its towers would: what is there, what is missing, broken, and cut off."""
+"""Read every cell of a table once, as its towers would: what is present, missing, unreadable and cut off."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Checked:
     splits: dict[str, int] = field(default_factory=dict)
 
     def sheets(self) -> list[Sheet]:
-        """One row per column; then what is wrong, cell by cell, the first of it."""
+        """A sheet with one row per column; then the first of the cells that are unreadable or cut off."""
         count = Counter(modality for _, modality, _ in self.broken)
         rows = tuple(
             (name, str(filled), str(self.rows - filled), str(count[name]), str(len(self.cut.get(name, {}))))

@@ -48,9 +48,9 @@ def load(
         split: keep the items whose `split` column says so; all by default. A hub data set in several splits
             gets such a column, and so does a folder where every file lies in a folder named `train`, `validation` or `test`.
         columns: the columns to read; by default every column that holds lists of floats, and those in `raw`.
-        raw: the columns that towers read as they are; names that the table lacks are passed over.
-        id_column: holds the rows' names; row numbers where there is no such column. A column `item` says what a row is about,
-            where several rows are one item.
+        raw: the columns that towers read as they are; names that the table lacks are ignored.
+        id_column: holds the rows' names; a table without it has row numbers. A column `item` says what a row is about, where
+            several rows are one item.
         revision: of a data set on the hub.
 
     Returns:
@@ -87,7 +87,7 @@ def stream(
 
     Args:
         data: a file, a folder or a hub id.
-        rows: of a part; the last one may have fewer. Rows without ids are numbered through.
+        rows: of a part; the last one may have fewer. Rows without ids are numbered across the parts.
         columns: see `load`.
         raw: see `load`.
         id_column: see `load`.
@@ -121,7 +121,7 @@ def _table_of(
 ) -> Table:
     """The Table of rows, numbered from `first` if they have no ids.
 
-    Of a stream `known` are the columns that held features in earlier parts; one that is empty in this part is passed over.
+    In a stream, `known` are the columns that held features in earlier parts; one that is empty in this part is skipped.
     """
     partial = known is not None
     if part.rows == 0:
@@ -131,7 +131,7 @@ def _table_of(
         check_choice("id_column", id_column, part.names)
     clash = [name for name in raw if name in reserved]
     if clash:
-        raise InputError(f"`raw` must not name column `{clash[0]}`, which tells the rows apart. Rename it for a modality.")
+        raise InputError(f"`raw` must not name column `{clash[0]}`, which is about the rows. Rename it if it is a modality.")
     ids, split, items = (
         _names(name, part.columns[name], part.rows) if name in part.columns else None for name in (id_column, "split", "item")
     )
@@ -152,14 +152,14 @@ def _table_of(
             ignored.append(f"{name} (empty)")
             empty.append(name)
             continue
-        asked = columns is not None or name in (known or ())
+        requested = columns is not None or name in (known or ())
         try:
-            features = read_vectors(name, column, asked)
+            features = read_vectors(name, column, requested)
         except InputError as error:
             raise InputError(f"{source!r}: {error}") from None
         if features is not None:
             read[name] = features
-        elif asked:
+        elif requested:
             raise InputError(
                 f"column `{name}` must hold lists of floats; it holds {kind_of(column)}. A tower could read it as it is."
             )
@@ -176,7 +176,7 @@ def _table_of(
             f"{source!r} has no column that holds lists of floats; its columns are {kinds}. Towers read text and media."
         )
     if ignored and not raw and not partial:
-        logger.warning("%s: left out what is no lists of floats: %s", source, listing(ignored))
+        logger.warning("%s: left out columns that are not lists of floats: %s", source, listing(ignored))
     if ids is None and first:
         ids = [str(first + row) for row in range(part.rows)]
     return Table.of_columns(read, ids, split, items)
@@ -187,7 +187,7 @@ def _is_empty(column: Column) -> bool:
 
 
 def _names(name: str, column: Column, rows: int) -> list[str]:
-    """What tells rows apart, as text: ids, splits, items; none may be empty."""
+    """What a column says about the rows, as text: ids, splits or items; no cell may be empty."""
     values: list[Any] = column if isinstance(column, list) else _values(column)
     empty = sum(value is None or value == "" or (isinstance(value, float) and math.isnan(value)) for value in values)
     if empty:

@@ -1,4 +1,4 @@
-"""Readers: from the cells of one column to the tensors that its tower takes; without weights, in any process."""
+"""Readers turn the cells of one column into the tensors that its tower takes; they hold no weights and run in any process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CustomReader", "FeatureReader", "Media", "Reader"]
 
 
 class Reader:
-    """From cells to a tower's inputs. It holds no weights and can be pickled, for it works in the loading processes."""
+    """Turns cells into a tower's inputs. It holds no weights and can be pickled, because it runs in the loading processes."""
 
     def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
         """One cell, decoded: the cell itself unless a class says otherwise.
@@ -32,7 +32,7 @@ class Reader:
             What `collate` takes.
 
         Raises:
-            Unreadable: there is nothing in it to encode.
+            Unreadable: the cell holds nothing to encode.
         """
         del folder, generator
         return cell
@@ -46,7 +46,7 @@ class Reader:
         return stacked(cells)
 
     def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
-        """What of a cell the tower will not see, in words; None if it sees all."""
+        """What the tower will not see of a cell, in words; None if it sees all of it."""
         del cell, decoded, folder
         return None
 
@@ -60,13 +60,16 @@ class FeatureReader(Reader):
 
 
 class Media(Reader):
-    """Decodes a kind of media (`gramian.data.media.MEDIA`); classes derived from it collate what they want of it.
+    """Decodes one kind of media (`gramian.data.media.MEDIA`); subclasses collate it for their encoder.
 
     Args:
         kind: "text", "image", "audio" or "video".
         rate: of audio, in hertz.
         seconds: longest window of audio; all of it by default.
         frames: of a video.
+
+    Raises:
+        InputError: a `kind` that is none of these.
     """
 
     def __init__(self, kind: Kind, *, rate: int = 16_000, seconds: float | None = None, frames: int = 8) -> None:
@@ -76,8 +79,8 @@ class Media(Reader):
     def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
         """A str, a Pillow image in RGB, (samples,) float32 or (frames, height, width, 3) uint8.
 
-        Of a list of texts, as several captions are, a generator draws one; without it the first counts. Pillow images and
-        recordings with their rate, decoded already, give what their files would; arrays of samples and of frames pass.
+        From a list of texts, such as several captions, a generator draws one; without it the first is taken. Decoded Pillow
+        images, and recordings with their rate, are read as their files would be; arrays of samples and of frames pass through.
         """
         return MEDIA[self.kind].read(cell, self.sampling, folder, generator)
 
@@ -86,18 +89,18 @@ class Media(Reader):
         return MEDIA[self.kind].blank(self.sampling)
 
     def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
-        """What of a recording lies outside of the window."""
+        """How much of a recording lies outside the window."""
         return MEDIA[self.kind].cut(cell, decoded, self.sampling, folder)
 
 
 class CustomReader(Reader):
-    """Functions of the user's own. A ValueError says that a cell cannot be read; any other error is a fault of the function."""
+    """Functions of the user's own. A ValueError says that a cell cannot be read; any other error is a bug in the function."""
 
     def __init__(self, read: Callable[[Any], Any] | None, collate: Callable[[list[Any]], Any] | None) -> None:
         self._read, self._collate = read, collate
 
     def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
-        """What the user's function makes of a cell; without one a list becomes a float32 tensor.
+        """The result of the user's function; without one a list becomes a float32 tensor and anything else stays as it is.
 
         Raises:
             Unreadable: the function raised a ValueError, or a list holds no numbers of one shape.
@@ -111,7 +114,7 @@ class CustomReader(Reader):
             raise Unreadable(str(error)) from None
 
     def collate(self, cells: list[Any]) -> Any:
-        """What the user's function makes of them; torch's own without one."""
+        """The result of the user's function; of torch's `default_collate` without one."""
         return stacked(cells) if self._collate is None else self._collate(cells)
 
 

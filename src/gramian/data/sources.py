@@ -142,7 +142,7 @@ def _parts(
         yield from _of_hub(source, revision, wanted, streaming)
         return
     else:
-        raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; there is no {source!r}.")
+        raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; {source!r} does not exist.")
     for part in parts:
         yield replace(part, folder=folder)
 

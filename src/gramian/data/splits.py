@@ -1,4 +1,4 @@
-"""Which items train and which choose: the table's own splits, or a share held out by item."""
+"""Training and validation items: the table's own splits, or a share held out by item."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
         table: of at least 4 items.
         share: of the items to hold out where there are no splits; at least 2 are.
         seed: of the choice.
+
+    Returns:
+        The training items and the validation items, at least 2 of each where they are drawn.
 
     Raises:
         InputError: splits of other names, too few items, a share outside of (0, 1).
@@ -41,7 +44,7 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     distinct = list(dict.fromkeys(names))
     count = max(2, round(share * len(distinct)))
     if len(distinct) - count < 2:
-        raise InputError(f"the table must hold at least 4 items to train and to choose on; got {len(distinct)}.")
+        raise InputError(f"the table must hold at least 4 items, 2 to train on and 2 to validate on; got {len(distinct)}.")
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = {distinct[i] for i in order[:count]}
     mask = torch.tensor([name in chosen for name in names])
@@ -49,6 +52,6 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
 
 
 def paired_items(table: Table) -> int:
-    """How many rows share two modalities, for the two that most share; retrieval needs at least 2."""
+    """The largest number of rows that have both modalities of any pair; retrieval needs at least 2."""
     mask = table.mask().double()
     return int((mask.T @ mask).fill_diagonal_(0).amax())

@@ -124,10 +124,10 @@ class Table:
         n = next(iter(lengths.values()), 0)
         if n == 0:
             raise InputError("the table is empty: no items. Give it at least one row.")
-        for name, given in (present or {}).items():
+        for name, rows in (present or {}).items():
             check_choice("present", name, read)
             values, mask = read[name]
-            mask = mask & read_mask(name, given, n).to(mask.device)
+            mask = mask & read_mask(name, rows, n).to(mask.device)
             read[name] = (values if isinstance(values, Cells) else values.masked_fill(~mask[:, None], 0), mask)
         return cls.of_columns(read, ids, split, item_ids)
 
@@ -175,12 +175,12 @@ class Table:
             repeated = [name for name in self.ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
             raise InputError(f"`ids` must all be different; {len(repeated)} repeat an earlier one ({listing(repeated)}).")
         if self.item_ids is not None and self.split is not None:
-            homes: dict[str, set[str]] = {}
-            for name, home in zip(self.item_ids, self.split, strict=True):
-                homes.setdefault(name, set()).add(home)
-            torn = [name for name, splits in homes.items() if len(splits) > 1]
-            if torn:
-                raise InputError(f"`item_ids` must each lie in one split; {len(torn)} lie in several ({listing(torn)}).")
+            splits: dict[str, set[str]] = {}
+            for name, split in zip(self.item_ids, self.split, strict=True):
+                splits.setdefault(name, set()).add(split)
+            leaks = [name for name, several in splits.items() if len(several) > 1]
+            if leaks:
+                raise InputError(f"`item_ids` must each lie in one split; {len(leaks)} lie in several ({listing(leaks)}).")
         for name, column in self.columns.items():
             if isinstance(column, Cells):
                 continue
@@ -230,16 +230,17 @@ class Table:
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Table:
         """The items at `rows`: a slice, an index, indices or a boolean mask; always a Table."""
-        kept = torch.arange(len(self))[rows if isinstance(rows, slice) else row_index(rows)].tolist()
+        index = torch.arange(len(self))[rows if isinstance(rows, slice) else row_index(rows)].tolist()
         return replace(
             self,
             columns={
-                name: column.take(kept) if isinstance(column, Cells) else column[kept] for name, column in self.columns.items()
+                name: column.take(index) if isinstance(column, Cells) else column[index]
+                for name, column in self.columns.items()
             },
-            present={name: mask[kept] for name, mask in self.present.items()},
-            ids=tuple(self.ids[i] for i in kept),
-            split=None if self.split is None else tuple(self.split[i] for i in kept),
-            item_ids=None if self.item_ids is None else tuple(self.item_ids[i] for i in kept),
+            present={name: mask[index] for name, mask in self.present.items()},
+            ids=tuple(self.ids[i] for i in index),
+            split=None if self.split is None else tuple(self.split[i] for i in index),
+            item_ids=None if self.item_ids is None else tuple(self.item_ids[i] for i in index),
         )
 
     def select(self, *modalities: str) -> Table:
@@ -334,7 +335,7 @@ class Table:
                 metadata = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except FileNotFoundError:
-            raise InputError(f"`path` must be an existing file; there is no {str(path)!r}.") from None
+            raise InputError(f"`path` must be an existing file; {str(path)!r} does not exist.") from None
         except (SafetensorError, OSError) as error:
             raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
         if _FORMAT not in metadata:
@@ -353,16 +354,16 @@ class Table:
                 columns[name] = filled
             table = cls(columns, present, header["ids"], header["split"], header["metadata"], header.get("items"))
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise InputError(f"{str(path)!r} is a damaged table ({error}). Write it anew.") from None
+            raise InputError(f"{str(path)!r} is a damaged table ({error}). Write it again.") from None
         table.check()
         return table
 
 
 def read_column(name: str, column: Any) -> tuple[Tensor | Cells, Tensor]:
-    """What was given for one column, as features (n, width) or as raw cells, and which of it are filled.
+    """One column as features (n, width) or as raw cells, and the (n,) mask of its filled cells.
 
     Raises:
-        InputError: one text in the place of a list of them, or vectors of different widths.
+        InputError: a single text instead of a list, or vectors of different widths.
     """
     if isinstance(column, Cells):
         return column, column.present

@@ -1,7 +1,7 @@
-"""Webdataset archives as tables: files of one name before the first dot are one row, each ending a column.
+"""Webdataset archives as tables: files with one name before the first dot make one row, each ending one column.
 
 The archives are indexed, not unpacked: a media cell says where its bytes lie. (The reader of Hugging Face datasets wants
-every modality in every row, and decodes audio with a package that is not to be had everywhere.)
+every modality in every row, and decodes audio with a package that is not available everywhere.)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
     """
     rows: dict[str, dict[str, Any]] = {}
     for path in paths:
-        here: dict[str, dict[str, Any]] = {}
+        added: dict[str, dict[str, Any]] = {}
         try:
             with tarfile.open(path, "r:") as archive:
                 size = path.stat().st_size
@@ -41,15 +41,15 @@ def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
                     if member.isfile():
                         if member.offset_data + member.size > size:
                             raise tarfile.ReadError(f"{member.name} is cut off")
-                        _add(here, path, archive, member)
+                        _add(added, path, archive, member)
         except (tarfile.TarError, OSError, ValueError) as error:
             raise InputError(f"{str(path)!r} cannot be read as webdataset: {error}.") from None
-        twice = [name for name in here if name in rows]
-        if twice:
+        repeats = [name for name in added if name in rows]
+        if repeats:
             raise InputError(
-                f"`ids` must all be different: {listing(twice)} of {str(path)!r} are in an earlier archive as well."
+                f"`ids` must all be different: {listing(repeats)} of {str(path)!r} also occur in an earlier archive."
             )
-        rows |= here
+        rows |= added
     if not rows:
         raise InputError(f"{str(paths[0])!r} is empty: no rows.")
     names = dict.fromkeys(name for row in rows.values() for name in row)
@@ -63,7 +63,7 @@ def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, 
         return
     row = rows.setdefault(f"{folder}/{stem}" if folder else stem, {})
     if ending in row:
-        raise ValueError(f"{member.name} stands in the archive twice")
+        raise ValueError(f"{member.name} occurs in the archive twice")
     if ending in _TEXT:
         row[ending] = _content(archive, member).decode("utf-8-sig")
     elif ending == "json":
@@ -72,7 +72,7 @@ def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, 
             raise ValueError(f"{member.name} does not hold an object")
         clash = [key for key in fields if key in row]
         if clash:
-            raise ValueError(f"{member.name} has a field {clash[0]!r}, which another file of the row gives")
+            raise ValueError(f"{member.name} has a field {clash[0]!r}, which another file of the row has, too")
         row.update({key: value for key, value in fields.items() if key != "id"})
     elif ending == "npy":
         row[ending] = np.load(BytesIO(_content(archive, member)), allow_pickle=False).astype(np.float32).ravel().tolist()

@@ -28,20 +28,23 @@ logger = logging.getLogger("gramian")
 class AlignerEncoder:
     """What mteb calls an encoder: its EncoderProtocol, around an Aligner.
 
-    mteb keeps one vector an item. So an item's modality vectors stand behind each other in it, zero where missing, and behind
-    them a 0 or a 1 for each that says whether it is there; `similarity` takes them apart again. Embeddings must therefore
-    reach `similarity` as they are: no quantisation, no index that has a similarity of its own.
+    mteb keeps one vector per item. It holds the item's modality vectors one after the other, zero where missing, followed by a
+    1 or a 0 for each, present or missing; `similarity` splits them again. Embeddings must therefore reach `similarity`
+    unchanged: no quantisation, no index with a similarity of its own.
 
     Texts, images, recordings and videos are read by the Aligner's towers, from the files where the task holds files, so that
     neither torchcodec nor torchaudio is needed. Empty cells and what cannot be read are missing; an item with nothing left
-    comes last in every ranking. Prompts and instructions of tasks are not used, but for what mteb writes into the text.
+    comes last in every ranking. Prompts and instructions of tasks are not used, except what mteb writes into the text.
 
     Args:
         aligner: the model; it is evaluated where its weights are.
         score: how queries and items are compared, by name.
-        modalities: mteb's "text", "image", "audio", "video" → the Aligner's name of it; by default what is named alike.
+        modalities: mteb's "text", "image", "audio", "video" → the Aligner's name of it; by default those with equal names.
         name: for mteb's records, "organisation/model".
         revision: for mteb's records.
+
+    Raises:
+        InputError: mteb is not installed; an unknown score or modality; no modality in common.
     """
 
     def __init__(
@@ -89,16 +92,16 @@ class AlignerEncoder:
             kwargs: options of mteb for encoders.
 
         Returns:
-            (n, m·d + m) on the CPU: m modality vectors of width d, and which of them are there.
+            (n, m·d + m) on the CPU: m modality vectors of width d, and which of them are present.
         """
         del task_metadata, hf_split, hf_subset, prompt_type, kwargs
         broken: list[Broken] = []
-        found = [self._encode(batch, broken) for batch in _undecoded(inputs)]
+        parts = [self._encode(batch, broken) for batch in _undecoded(inputs)]
         if broken:
             reasons = listing(f"{cell.modality}: {cell.reason}" for cell in broken)
             logger.warning("%d cells cannot be read and count as missing (%s)", len(broken), reasons)
         width = len(self.aligner.modalities) * (self.aligner.dim + 1)
-        flat = torch.cat(found) if found else torch.zeros(0, width)
+        flat = torch.cat(parts) if parts else torch.zeros(0, width)
         nothing = int((flat[:, -len(self.aligner.modalities) :] == 0).all(1).sum())
         if nothing:
             logger.warning("%d of %d items have nothing that the Aligner reads, and come last", nothing, len(flat))
@@ -107,12 +110,16 @@ class AlignerEncoder:
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """The score of queries (q, w) with items (n, w), as `encode` makes them → (q, n).
 
-        What has nothing present scores less than anything else, but not −∞, of which mteb takes means.
+        An item with nothing present scores below all others, but not −∞, because mteb averages scores.
         """
         return self._score(self.bundle(embeddings1), self.bundle(embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """The score of each row with the row beside it, (n, w) and (n, w) → (n,)."""
+        """The score of each row with the row beside it, (n, w) and (n, w) → (n,).
+
+        Raises:
+            InputError: different numbers of rows, or another width.
+        """
         first, second = self.bundle(embeddings1), self.bundle(embeddings2)
         if len(first) != len(second):
             raise InputError(f"`embeddings2` must have as many rows as `embeddings1`; got {len(second)} and {len(first)}.")
@@ -120,7 +127,11 @@ class AlignerEncoder:
         return torch.cat([self._score(first[part], second[part]).diagonal() for part in parts])
 
     def bundle(self, embeddings: Any) -> Bundle:
-        """The Bundle that embeddings (n, m·d + m), or one of them, were made of."""
+        """The Bundle behind embeddings (n, m·d + m), or behind one of them (m·d + m,).
+
+        Raises:
+            InputError: embeddings of another shape.
+        """
         flat = torch.as_tensor(embeddings, dtype=torch.float32)
         flat = flat[None] if flat.ndim == 1 else flat
         names = tuple(self.aligner.modalities)

@@ -23,14 +23,14 @@ class Embed:
     """A stage for `ray.data.Dataset.map_batches`; each worker makes its encoders once.
 
     `ds.map_batches(Embed, fn_constructor_kwargs={"model": "runs/media/aligner"}, batch_format="pyarrow",
-    compute=ActorPoolStrategy(size=2))` adds to every row a vector a modality, under the modality's name and `suffix`: float32,
-    empty where the cell is missing or unreadable. What could not be read stands in the column "unreadable": "modality:
-    reason", one after the other.
+    compute=ActorPoolStrategy(size=2))` adds one vector per modality to every row, under the modality's name and `suffix`:
+    float32, empty where the cell is missing or unreadable. The column "unreadable" lists what could not be read:
+    "modality: reason", one after the other.
 
     Args:
         model: a saved Aligner, a folder or a hub id that every worker can reach.
-        towers: in its place, a function that makes the towers by modality. It is called in the worker, so that weights do not
-            travel.
+        towers: instead of a model, a function that makes the towers by modality. It is called in the worker, so that weights
+            do not travel.
         columns: the columns to embed; by default those of the batch that the model reads.
         keep: the columns of the batch that stay; all by default.
         suffix: of the new columns.
@@ -67,7 +67,8 @@ class Embed:
         names = [name for name in self.columns if name in batch.column_names]
         if not names and batch.num_rows:
             raise InputError(
-                f"the batch must have some of the columns {', '.join(self.columns)}; it has {', '.join(batch.column_names)}."
+                f"the batch must have at least one of the columns {', '.join(self.columns)}; "
+                f"it has {', '.join(batch.column_names)}."
             )
         filled = [name for name in names if batch.column(name).null_count < batch.num_rows]
         nothing = torch.zeros(batch.num_rows, 1), torch.zeros(batch.num_rows, dtype=torch.bool)

@@ -51,6 +51,9 @@ class AlignmentLoss(nn.Module):
         columns: names of the modalities, for losses that name an anchor; "0", "1", … by default.
         gather: whether the items of all processes are contrasted with each other. Without it, and with several processes,
             each of them follows its own gradient for the parameters of `loss`.
+
+    Raises:
+        InputError: a `loss` that is not gramian's; `columns` that are not at least two different names.
     """
 
     def __init__(self, model: Any, loss: Loss, *, columns: Sequence[str] | None = None, gather: bool = True) -> None:
@@ -58,7 +61,7 @@ class AlignmentLoss(nn.Module):
         if not isinstance(loss, Loss):
             raise InputError(f"`loss` must be a loss of gramian, such as Pairwise(); got {type(loss).__name__}.")
         if isinstance(columns, str) or (columns is not None and len(set(columns)) != max(2, len(columns))):
-            raise InputError(f"`columns` must be at least two different names, one a column of the data; got {columns!r}.")
+            raise InputError(f"`columns` must be at least two different names, one per column of the data; got {columns!r}.")
         self.model = model
         self.loss: Loss = Gathered(loss) if gather else loss
         self.columns = None if columns is None else tuple(columns)
@@ -74,6 +77,9 @@ class AlignmentLoss(nn.Module):
 
         Returns:
             A scalar.
+
+        Raises:
+            InputError: fewer than two columns, or other columns than `columns` names.
         """
         features = list(sentence_features)
         present = self._present(features)
@@ -119,7 +125,7 @@ class AlignmentLoss(nn.Module):
 
     @property
     def citation(self) -> str:
-        """BibTeX of the papers that the loss, and the caching of gradients where there is any, are from."""
+        """BibTeX of the papers that the loss is from, and of GradCache where gradients are cached."""
         return "".join(f"\n{paper.bibtex()}\n" for paper in self._papers())
 
     def _papers(self) -> Sequence[Paper]:
@@ -142,7 +148,7 @@ class AlignmentLoss(nn.Module):
         return embeddings
 
     def _present(self, features: Sequence[Features]) -> list[Tensor | None]:
-        """For each column which rows hold a text; None where it is no text. To be asked before the model changes masks."""
+        """For each column which rows hold a text; None where it is no text. Call it before the model changes the masks."""
         return [self._empty.filled(column) for column in features]
 
 
@@ -159,6 +165,9 @@ class CachedAlignmentLoss(AlignmentLoss):
         mini_batch_size: rows that are embedded at a time.
         columns: see `AlignmentLoss`.
         gather: see `AlignmentLoss`.
+
+    Raises:
+        InputError: a `mini_batch_size` below 1; see `AlignmentLoss`.
     """
 
     uses_gradient_cache = True
@@ -190,7 +199,7 @@ class CachedAlignmentLoss(AlignmentLoss):
         reps = [list(islice(remaining, len(column))) for column in columns]
         if not learning:
             return self.calculate_loss(reps, labels, present=present)
-        # What the backward pass adds to the loss's own parameters is taken off, to come back with the caller's scale.
+        # The gradients of the loss's own parameters are set aside here and return below, with the caller's scale.
         own = [parameter for parameter in self.loss.parameters() if parameter.requires_grad]
         before = [parameter.grad for parameter in own]
         for parameter in own:
@@ -234,11 +243,11 @@ class CachedAlignmentLoss(AlignmentLoss):
 
 
 class _EmptyText(NamedTuple):
-    """How long a tokeniser makes a text that is empty.
+    """The tokens that a tokeniser adds to an empty text.
 
     Attributes:
-        length: special tokens of an empty text.
-        behind: those of them that stand behind a text.
+        length: how many they are.
+        behind: how many of them follow the text.
     """
 
     length: int

@@ -43,6 +43,9 @@ class ForTrainer(nn.Module):
         aligner: an Aligner, or a module that makes a Bundle of one argument: a Batch, or a dict of columns.
         loss: what is minimised.
         gather: whether the items of all processes are contrasted with each other.
+
+    Raises:
+        InputError: a `loss` that is not gramian's.
     """
 
     accepts_loss_kwargs = False
@@ -61,11 +64,14 @@ class ForTrainer(nn.Module):
         """The loss of one batch.
 
         Args:
-            return_loss: there for Trainer, which evaluates the loss of models that have it.
+            return_loss: not used; Trainer evaluates the loss only of models that have this argument.
             columns: `batch`, as `collate` makes it; or name → (n, width) features.
 
         Returns:
             {"loss": a scalar}.
+
+        Raises:
+            InputError: an `aligner` whose output is no Bundle; columns that it does not read.
         """
         del return_loss
         batch = columns.get("batch")
@@ -90,7 +96,10 @@ def collate(
     Args:
         aligner: whose readers are used.
         items: a column that says what a row is about; rows with one value are no negatives of each other.
-        draw: draw windows of recordings and frames of videos, as in training; otherwise each cell is always read the same.
+        draw: draw windows of recordings and frames of videos, as in training; otherwise a cell is always read the same way.
+
+    Returns:
+        Rows → {"batch": their Batch}; it raises an InputError if no row has a filled cell.
     """
     return partial(_collate, aligner.collator(), items, draw)
 

@@ -252,6 +252,9 @@ class Aligner(nn.Module):
         Args:
             batch: the items, on any device.
             names: the modalities to give; by default all, whether the Batch has them or not.
+
+        Returns:
+            Modality → (n, dim) unit vectors, zero where missing, and the (n,) bool mask.
         """
         bundle = self(batch)
         return {name: (bundle.column(name).float().cpu(), bundle.has(name).cpu()) for name in names or self.modalities}
@@ -336,8 +339,8 @@ class Aligner(nn.Module):
             The Aligner.
 
         Raises:
-            InputError: neither a folder nor to be had from the hub; files that are missing, damaged, of another kind or of
-                another version.
+            InputError: neither a folder nor a model on the hub that can be fetched; files that are missing, damaged, of another
+                kind or of another version.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""The model card of an Aligner: written from what it is, and where it was trained here from the run."""
+"""The model card of an Aligner: written from its parts and, where it was trained by this library, from the run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ bundle = aligner({{{example}}})  # unit vectors, (items, modalities, {dim})
 
 
 class Described(Protocol):
-    """What of an Aligner a card describes."""
+    """The parts of an Aligner that a card describes."""
 
     dim: int
     modalities: dict[str, Modality]
@@ -75,9 +75,12 @@ def run_card(
         chosen: how the epoch was chosen.
         broken: cells that could not be read.
         version: of the package.
+
+    Returns:
+        Markdown with the hub's metadata on top.
     """
     names = list(aligner.modalities)
-    rows = [(part, str(found["items"]), *(str(found[name]) for name in names)) for part, found in counts.items()]
+    rows = [(part, str(count["items"]), *(str(count[name]) for name in names)) for part, count in counts.items()]
     training = [
         "## Training",
         f"Data: `{data}`.",

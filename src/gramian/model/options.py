@@ -66,7 +66,7 @@ def options_of(owner: Callable[..., Any]) -> dict[str, Option] | None:
     function = owner.__init__ if isinstance(owner, type) and not is_dataclass(owner) else owner  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(function)
-    except (NameError, TypeError, AttributeError):  # types of somebody else's that cannot be resolved here
+    except (NameError, TypeError, AttributeError):  # foreign types that cannot be resolved here
         hints = {}
     docs = docs_of(owner)
     for shared in [typing.get_args(hint)[0] for hint in hints.values() if typing.get_origin(hint) is typing.Unpack]:
@@ -88,6 +88,9 @@ def options_of(owner: Callable[..., Any]) -> dict[str, Option] | None:
 
 def docs_of(owner: Callable[..., Any] | type) -> dict[str, str]:
     """What a docstring says of each of its `Args:` or `Attributes:`.
+
+    Returns:
+        Name → text in one line; empty for a docstring without such a section.
 
     >>> docs_of(docs_of), docs_of(Option)["required"]
     ({}, 'whether it must be given.')
@@ -112,6 +115,9 @@ def convert(value: Any, hint: Any, argument: str, build: Build) -> Any:
         hint: a type as signatures have them.
         argument: what to call it in errors.
         build: makes a module of its description.
+
+    Returns:
+        The value as the first type of a union that it fits.
 
     Raises:
         InputError: it is not of that type.
@@ -260,14 +266,14 @@ def _spelt(word: Word, members: Sequence[Any]) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core types: `no` and `on` are text, 1e-3 is a number, dates are text; a key stands once."""
+    """YAML 1.2's core types: `no` and `on` are text, 1e-3 is a number, dates are text; keys are unique."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """As in YAML's own, but for keys that are there twice or are no text."""
+        """As SafeLoader does, but repeated keys and keys that are not text are refused."""
         keys = [key.value if isinstance(key, yaml.ScalarNode) else None for key, _ in node.value]
         wrong = [key for i, key in enumerate(keys) if key is None or key in keys[:i]]
         if wrong:
-            raise yaml.YAMLError(f"the key {wrong[0]!r} stands twice" if wrong[0] else "keys must be text")
+            raise yaml.YAMLError(f"the key {wrong[0]!r} occurs twice" if wrong[0] else "keys must be text")
         return super().construct_mapping(node, deep)
 
 
@@ -293,7 +299,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda _loader, node: int(node.
 
 
 def parse_yaml(text: str) -> Any:
-    """Data from YAML: text, numbers, truth values, lists and mappings; no tags of other types, nothing endless.
+    """Data from YAML: text, numbers, truth values, lists and mappings; no other tags, nothing recursive.
 
     Raises:
         InputError: it is no such YAML, or too large.

@@ -33,7 +33,7 @@ DESCRIBED = ("width", "source", "mode", "fingerprint", "options")  # of an encod
 
 
 class Savable(Described, Protocol):
-    """What of an Aligner is written."""
+    """The parts of an Aligner that are written."""
 
     matcher: Matcher | None
     tokens: tuple[str, ...]
@@ -48,7 +48,7 @@ class Savable(Described, Protocol):
 
 @dataclass(frozen=True)
 class Saved:
-    """What an Aligner is made of again; its weights come after it.
+    """What a saved Aligner is made from; `load_weights` comes after it.
 
     Attributes:
         modalities: name → width, head and tower.
@@ -66,11 +66,11 @@ class Saved:
 
 
 def write(aligner: Savable, folder: Path, how: Writing) -> None:
-    """Write an Aligner, whole or not at all. What else is in the folder stays.
+    """Write an Aligner, whole or not at all. Other files in the folder stay.
 
     Args:
         aligner: the model.
-        folder: made if need be; an Aligner in it is replaced.
+        folder: created if needed; an Aligner in it is replaced.
         how: see `Aligner.save_pretrained`; "share" is "auto" for another machine.
 
     Raises:
@@ -108,7 +108,7 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
 
 
 def _link(path: Path, other: Path) -> None:
-    """The same file, or a folder of the same files, under another name."""
+    """Give a file, or every file of a folder, a second name."""
     if path.is_dir() and not path.is_symlink():
         shutil.copytree(path, other, symlinks=True, copy_function=os.link)
     else:
@@ -116,7 +116,7 @@ def _link(path: Path, other: Path) -> None:
 
 
 def _write_towers(aligner: Savable, folder: Path, how: Writing) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Each tower's description, and the names of weights, by their beginnings, that are not in the Aligner's own file."""
+    """Each tower's description, and the prefixes of weights that are not in the Aligner's own file."""
     described: dict[str, Any] = {}
     outside = []
     owners = aligner.towers.owners()
@@ -154,8 +154,11 @@ def download(model_id: str, **options: Any) -> Path:
         model_id: on the hub.
         options: of `huggingface_hub.snapshot_download`.
 
+    Returns:
+        The folder in the cache.
+
     Raises:
-        InputError: it cannot be had.
+        InputError: an unknown id, or a hub that cannot be reached.
     """
     try:
         return Path(snapshot_download(model_id, allow_patterns=[CONFIG, WEIGHTS, CARD, "towers/**"], **options))
@@ -167,11 +170,14 @@ def download(model_id: str, **options: Any) -> Path:
 
 
 def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
-    """What `write` wrote, but for the weights.
+    """Read what `write` wrote, except for the weights of the Aligner's own file.
 
     Args:
         folder: of the Aligner.
-        towers: modality → a tower in place of the one that was written.
+        towers: modality → a tower to use instead of the one that was written.
+
+    Returns:
+        What the Aligner is made from; its encoders have their weights.
 
     Raises:
         InputError: files that are missing, damaged, of another kind or of another version; `towers` that do not fit.
@@ -209,7 +215,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         newer = isinstance(version, int) and version > VERSION
         raise InputError(
             f"{str(folder)!r} was written in version {version!r} of the format; this gramian reads version {VERSION}. "
-            + ("Upgrade gramian." if newer else "Train and save it anew.")
+            + ("Upgrade gramian." if newer else "Train and save it again.")
         )
     return config
 

@@ -41,6 +41,9 @@ def build(spec: Any, kind: type, argument: str, *, trust_code: bool = False) -> 
         argument: what to call it in errors.
         trust_code: also import classes of that kind from anywhere, which runs their code.
 
+    Returns:
+        An instance of `kind`.
+
     Raises:
         InputError: no such class, or one that is not on the list; arguments that it does not take, or lacks.
 
@@ -73,7 +76,7 @@ def build(spec: Any, kind: type, argument: str, *, trust_code: bool = False) -> 
 
 
 def _class_of(path: str, kind: type, argument: str, trust_code: bool) -> Callable[..., Any]:
-    """The class that `path` names: of the list, or with `trust_code` of anywhere if it is of the kind."""
+    """The class that `path` names: one of the list or, with `trust_code`, any class of the kind."""
     names = NAMES[next(each for each in NAMES if issubclass(kind, each))]
     if path in names:
         return names[path]
@@ -83,10 +86,10 @@ def _class_of(path: str, kind: type, argument: str, trust_code: bool) -> Callabl
     if not dot and path not in TRUSTED:
         raise wrong_choice(argument, path, (*names, *(TRUSTED if kind is Tower else ())))
     if not trust_code:
-        own = f"{', '.join(names)} need none" if names else "there are none without"
+        own = f"; {', '.join(names)} do not need it" if names else ""
         raise InputError(
-            f"`{argument}` names {path!r}, which runs code: allow it by --trust-code on the command line (`trust_code=True` in "
-            f"Python), if you trust who wrote it; {own}."
+            f"`{argument}` names {path!r}, which runs code: allow it with --trust-code on the command line (`trust_code=True` "
+            f"in Python), if you trust who wrote it{own}."
         )
     if path in TRUSTED:
         return TRUSTED[path]
@@ -97,7 +100,7 @@ def _class_of(path: str, kind: type, argument: str, trust_code: bool) -> Callabl
             f"`{argument}` {path!r} cannot be imported ({first_line(error)}). The folder it lies in must be on PYTHONPATH."
         ) from None
     if not (isinstance(thing, type) and issubclass(thing, kind)):
-        raise InputError(f"`{argument}` must name a class derived from {kind.__name__}; {path!r} is none.")
+        raise InputError(f"`{argument}` must name a class derived from {kind.__name__}; {path!r} is not one.")
     return thing
 
 
@@ -126,8 +129,11 @@ def build_towers(
     Args:
         specs: column → a tower, its description, or `{"same_as": column}` for the tower of an earlier column.
         columns: those that are used; all by default.
-        seed: of the first weights of towers that are trained from scratch.
+        seed: of the initial weights of towers that are trained from scratch.
         trust_code: see `build`.
+
+    Returns:
+        Column → tower.
 
     Raises:
         InputError: see `build`.

@@ -80,6 +80,9 @@ class Features(Tower):
 
     Without `adapt` the features pass through as they are.
 
+    Raises:
+        InputError: a `width` below 1.
+
     >>> tower = Features(2)
     >>> tower.adapt(torch.tensor([[0.0, 5.0], [2.0, 5.0]]))
     >>> tower(torch.tensor([[2.0, 5.0]]))
@@ -192,6 +195,9 @@ class Towers(nn.Module):
             table: the training items.
             towers: modality → the tower of a column of raw cells; every such column needs one.
 
+        Returns:
+            The towers, in the order of the columns.
+
         Raises:
             InputError: a tower without a column, columns and towers that do not fit, a column that is empty in every row.
         """
@@ -294,6 +300,9 @@ class Towers(nn.Module):
         Args:
             batch: the items, on any device.
             names: the modalities to give; by default all, whether the Batch has them or not.
+
+        Returns:
+            Modality → (n, width) vectors, zero where missing, and the (n,) bool mask.
         """
         columns: Columns = {}
         encodings = self(batch.to(self.device))
@@ -307,11 +316,14 @@ class Towers(nn.Module):
 
 
 def collator_for(table: Table, towers: Mapping[str, Tower]) -> Collator:
-    """What reads the columns of a table: those that have a tower as it does, the others as features.
+    """The collator for a table: columns that have a tower are read as it wants them, the others as features.
 
     Args:
         table: the rows.
         towers: modality → the tower of a column of raw cells.
+
+    Returns:
+        A Collator for all columns of the table.
 
     Raises:
         InputError: a tower without a column; columns and towers that do not fit.
@@ -331,7 +343,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards each submodule is in the mode that it was in."""
+    """Evaluation mode within the context; afterwards each submodule returns to its own mode."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -343,7 +355,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw the CPU's random numbers from `seed` for a while, as for first weights; those of accelerators go on."""
+    """Draw the CPU's random numbers from `seed` within the context, as for initial weights; accelerators draw on."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -27,7 +27,7 @@ Part = TypeVar("Part")
 Output = TypeVar("Output")
 
 RandomState: TypeAlias = tuple[Tensor, Tensor | None]
-"""Of the CPU's generator, and of that of the current CUDA device where there is one."""
+"""State of the CPU's generator and, where CUDA is in use, of the current device's."""
 
 
 def cached_backward(
@@ -46,14 +46,14 @@ def cached_backward(
     parameter of the wrapped module that `encode` does not reach is then not exchanged.
 
     Args:
-        encode: a part → its Bundle; an Aligner, for one. Called twice per part.
+        encode: a part → its Bundle; for example an Aligner. Called twice per part.
         parts: of the batch: tables, dicts of features, whatever `encode` takes.
         loss: all embeddings → LossOutput.
         backward: how a scalar is differentiated: `accelerator.backward`, where it scales losses of half precision.
         no_sync: a context in which gradients are added up and not exchanged.
 
     Returns:
-        What `loss` gave, detached.
+        The output of `loss`, detached.
 
     Raises:
         InputError: no parts.

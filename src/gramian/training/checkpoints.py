@@ -1,4 +1,4 @@
-"""The folder of a run: its log and its checkpoints, each whole or not there; tensors and JSON, nothing that runs."""
+"""The folder of a run: its log and its checkpoints, each complete or absent; tensors and JSON, no code."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder"]
 
-_FREE = ("checkpoint_every", "workers")  # what a run may change when it goes on: the result does not depend on it
+_FREE = ("checkpoint_every", "workers")  # settings that a resumed run may change: the result does not depend on them
 
 
 class RunFolder:
-    """`metrics.jsonl` and `checkpoints/NNNNNN`, each written under another name first, so that none is ever half there.
+    """`metrics.jsonl` and `checkpoints/NNNNNN`, each written under another name first, so that none is ever incomplete.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the folder; created if needed.
         accelerator: holds what is trained.
         run: the settings that a resumed run has to share.
-        tables: the data that it has to share; None for a split that is not there.
+        tables: the data that it has to share; None for an absent split.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, run: Mapping[str, Any], tables: Sequence[Table | None]) -> None:
@@ -54,7 +54,7 @@ class RunFolder:
         return sorted(folder for folder in (self.path / "checkpoints").glob("*") if folder.name.isdigit())
 
     def log(self, history: History) -> None:
-        """Write `metrics.jsonl` anew."""
+        """Rewrite `metrics.jsonl`."""
         if is_main_process():
             write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
 
@@ -104,13 +104,13 @@ class RunFolder:
         try:
             states = random.getstate(), np.random.get_state()  # noqa: NPY002
             self.accelerator.load_state(str(newest))
-            random.setstate(states[0])  # the checkpoint's are not ours to put in their place
+            random.setstate(states[0])  # these generators are the caller's, not the run's
             np.random.set_state(states[1])  # noqa: NPY002
             history.load_state_dict(records)
             best = newest / "best.safetensors"
             return load_file(best) if best.exists() else {}
-        except Exception as error:  # a damaged file fails in as many ways as there are files
+        except Exception as error:  # damaged files fail in many ways
             raise InputError(
-                f"checkpoint {str(newest)!r} cannot be resumed, for it is damaged or of another model "
+                f"checkpoint {str(newest)!r} cannot be resumed: it is damaged or of another model "
                 f"({first_line(error):.120}). Delete it, or train into another folder."
             ) from error

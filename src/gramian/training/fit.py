@@ -61,9 +61,9 @@ def fit(
     """Train `aligner` (and the loss's own parameters) in place.
 
     With a validation table the Aligner ends with the weights of the epoch whose mean reciprocal rank over the directions
-    between two modalities was best there; without one, with the last. With `output`, `metrics.jsonl` gets a line an
-    epoch and `checkpoints/` the state: a run that was killed and resumed ends with the very weights of one that was not
-    (on the CPU).
+    between two modalities was best there; without one, with the last. With `output`, `metrics.jsonl` gets one line per epoch
+    and `checkpoints/` the state: a run that was killed and resumed ends with exactly the weights of one that was not (on the
+    CPU).
 
     Args:
         aligner: the model; its features should be adapted to `train` (`Aligner.for_table`).
@@ -72,9 +72,9 @@ def fit(
         validation: never the test split.
         recipe: see `Recipe`.
         output: folder for the log and the checkpoints; nothing is written without one.
-        resume: go on from the newest checkpoint in `output`, if there is one.
+        resume: continue from the newest checkpoint in `output`, if it has one.
         progress: show a progress bar.
-        cpu: stay on the CPU where there is an accelerator.
+        cpu: stay on the CPU even if the machine has an accelerator.
         strict: raise at a raw cell that cannot be read; otherwise it counts as missing and is listed in the History.
         report_to: a tracker that accelerate knows, "tensorboard", "wandb", "trackio" and others, which gets the records.
 
@@ -103,13 +103,13 @@ def fit(
     batch_size = min(recipe.batch_size, len(train))
     if batch_size < world_size():
         raise InputError(f"`batch_size` must give each of {world_size()} processes an item; got {batch_size}.")
-    everything = _dry_run(objective, train)
+    reaches_all = _dry_run(objective, train)
     if loss.sign_blind:
         _warn_sign_blind(repr(loss))
     optimizer = torch.optim.AdamW(parameter_groups(objective, recipe), lr=recipe.learning_rate)
     steps = math.ceil(len(train) // batch_size / recipe.accumulate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.warmup, recipe.epochs * steps))
-    if everything and accelerator.ddp_handler is not None:
+    if reaches_all and accelerator.ddp_handler is not None:
         accelerator.ddp_handler.find_unused_parameters = False
     objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
@@ -123,7 +123,7 @@ def fit(
 
     reading = Reading(recipe.workers, strict)
     loader = Loader(train, aligner.collator(), reading)
-    looks = None if validation is None else Loader(validation, aligner.collator(), reading)
+    validation_loader = None if validation is None else Loader(validation, aligner.collator(), reading)
     with _forked(accelerator.device), progress_bar(progress and is_main_process(), note=True) as bar:
         if folder is not None and resume:
             best = folder.restore(history)
@@ -140,7 +140,7 @@ def fit(
                 optimizer.zero_grad()
                 done = 0
                 for parts in itertools.islice(feed, count):
-                    history.note(found for part in parts for found in part.broken)
+                    history.note(cell for part in parts for cell in part.broken)
                     try:
                         result = _step(objective, parts, recipe, accelerator)
                     except TooSmallError:  # an unlucky draw, where few items have what the loss compares
@@ -165,9 +165,9 @@ def fit(
             record |= _temperatures(loss)
             if not math.isfinite(record["loss"]):
                 raise InputError(f"the loss is not finite in epoch {epoch} ({record['loss']}). Lower `learning_rate`.")
-            if looks is not None and (epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs):
+            if validation_loader is not None and (epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs):
                 unread: list[Broken] = []
-                record |= _validate(aligner, looks, unread)
+                record |= _validate(aligner, validation_loader, unread)
                 history.note(unread)
                 if history.best is None or record["validation/mrr"] > history.best:
                     history.best, history.best_epoch, history.looks_since_best = record["validation/mrr"], epoch, 0
@@ -198,9 +198,9 @@ def fit(
 
 @cache
 def _warn_sign_blind(loss: str) -> None:
-    """Once a process and objective."""
+    """Warn once per process and objective."""
     logger.warning(
-        "%s does not tell a vector from its negative: from new heads it tends to settle in antipodal or partly aligned "
+        "%s does not distinguish a vector from its negative: from new heads it tends to settle in antipodal or partly aligned "
         "solutions. Pick Pairwise(), Gram(score='cone', anchor='each') or PMRL(signed=True, alignment_temperature=0.5), "
         "unless the space is aligned already.",
         loss,
@@ -210,7 +210,7 @@ def _warn_sign_blind(loss: str) -> None:
 def _accelerator(precision: str, cpu: bool, report_to: str | None, output: str | Path | None) -> Accelerator:
     from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 
-    # Without an accelerator accelerate joins the processes of torchrun only where it is told to stay on the CPU.
+    # On a machine without an accelerator, accelerate joins torchrun's processes only if `cpu` is set.
     cpu = device(cpu).type == "cpu"
     tracker = _tracker(report_to)
     try:
@@ -225,7 +225,7 @@ def _accelerator(precision: str, cpu: bool, report_to: str | None, output: str |
             log_with=tracker,
             project_dir=None if output is None else str(output),
         )
-    except ValueError as error:  # accelerate keeps one precision a process
+    except ValueError as error:  # accelerate keeps one precision per process
         raise InputError(
             f"`precision` {precision!r} cannot be used: {str(error).splitlines()[0]} Use the same `precision` as before in "
             "this process, or a new process."
@@ -246,12 +246,12 @@ def _tracker(report_to: str | None) -> str | None:
 
 
 def _forked(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Random states of the CPU and of one device, which are put back: asking every GPU of a machine is slow and warns."""
+    """Restore the random state of the CPU and of one device afterwards; saving that of every GPU is slow and warns."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _dry_run(objective: Objective, train: Table) -> bool:
-    """Run the loss once on the few items that have most, so that data it cannot use fails before anything is written.
+    """Run the loss once on a few of the most complete items, so that data it cannot use fails before anything is written.
 
     Returns:
         With several processes, whether every batch is sure to reach every parameter that is trained: this one did, and no cell
@@ -315,7 +315,7 @@ def _chunks(batches: int, size: int) -> Iterator[int]:
 
 
 def _validate(aligner: Aligner, validation: Loader, broken: list[Broken]) -> dict[str, float]:
-    """Means over all queries of all directions, so that a direction few items take part in weighs little.
+    """Means over all queries of all directions, so that a direction with few queries weighs little.
 
     Each process embeds its share of the items; all of them rank them all, and so choose alike.
     """
@@ -330,7 +330,7 @@ def _validate(aligner: Aligner, validation: Loader, broken: list[Broken]) -> dic
         raise InputError(
             "`validation` must hold two items that share two modalities once it is read; it does not"
             + (f" ({summary(broken)})." if broken else ".")
-            + " Mend its cells, or split the items anew."
+            + " Fix its cells, or split the items differently."
         )
     together = Ranks(*(np.concatenate(parts) for parts in zip(*ranks, strict=True)))
     return {"validation/mrr": mean_reciprocal_rank(together), "validation/recall@1": recall_at_k(together, 1)}

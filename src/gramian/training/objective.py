@@ -45,18 +45,18 @@ class Objective(nn.Module):
         return {name: value for name, value in state.items() if name not in self.shared and name not in self.fixed}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """What `state_dict` gave."""
+        """Load what `state_dict` returned."""
         own = super().state_dict()
         whole = {name: own[name] for name in self.fixed} | dict(state_dict)
-        tied_parameters = {twin: whole[name] for twin, name in self.shared.items() if name in whole}
-        return super().load_state_dict({**whole, **tied_parameters}, *args, **kwargs)
+        tied = {later: whole[name] for later, name in self.shared.items() if name in whole}
+        return super().load_state_dict({**whole, **tied}, *args, **kwargs)
 
-    def forward(self, given: Batch | Bundle, *, encode: bool = False) -> Any:
-        """The loss of a batch or of what the Aligner made of it; with `encode` what the Aligner makes of a batch.
+    def forward(self, items: Batch | Bundle, *, encode: bool = False) -> Any:
+        """The loss of a batch, or of its Bundle; with `encode` the Bundle of a batch.
 
         Every stage comes through here: a wrapper that shares parameters or gradients among processes watches this call.
         """
-        bundle = given if isinstance(given, Bundle) else self.aligner(given)
+        bundle = items if isinstance(items, Bundle) else self.aligner(items)
         if not encode:
             return self.contrast(bundle)
         if not torch.is_grad_enabled():
@@ -67,7 +67,7 @@ class Objective(nn.Module):
 
 
 def tied_parameters(module: nn.Module) -> dict[str, str]:
-    """Weights that are there under an earlier name as well: name → that earlier one."""
+    """Parameters and buffers with several names: each later name → the first."""
     first: dict[int, str] = {}
     named = itertools.chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
     return {name: first[id(tensor)] for name, tensor in named if first.setdefault(id(tensor), name) != name}
@@ -83,10 +83,10 @@ def parameter_groups(objective: Objective, recipe: Recipe) -> list[dict[str, Any
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     groups = []
     for rate in dict.fromkeys([recipe.learning_rate, *rates.values()]):
-        some = [p for p in parameters if rates.get(id(p), recipe.learning_rate) == rate]
+        members = [p for p in parameters if rates.get(id(p), recipe.learning_rate) == rate]
         groups += [
-            {"params": [p for p in some if p.ndim > 1], "weight_decay": recipe.weight_decay, "lr": rate},
-            {"params": [p for p in some if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
+            {"params": [p for p in members if p.ndim > 1], "weight_decay": recipe.weight_decay, "lr": rate},
+            {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
         ]
     return groups
 

@@ -25,21 +25,24 @@ class Recipe:
             incomplete last batch of an epoch is left out.
         micro_batch: items that a process encodes at a time, with the gradient cached (`gramian.training.caching`); all by
             default.
-        accumulate: batches a step of the optimiser: their gradients are averaged. Items of different batches are not
+        accumulate: batches per step of the optimiser: their gradients are averaged. Items of different batches are not
             contrasted.
-        ring: whether processes pass their items round in place of gathering all (see `gramian.distributed.Ring`).
-        learning_rate: peak of AdamW's rate, reached by a linear warm-up and left by a cosine to 0. A tower may have its own.
+        ring: whether processes pass their items round instead of gathering all (see `gramian.distributed.Ring`).
+        learning_rate: peak of AdamW's rate, after a linear warm-up and before a cosine decay to 0. A tower may have its own.
         weight_decay: on weight matrices alone; never on biases or temperatures.
         warmup: share of the steps spent warming up.
         max_gradient_norm: gradients are scaled down to this length.
         precision: "no" for float32, "bf16" or "fp16" for mixed precision.
-        seed: of the batches and of dropout; one seed gives one result on the CPU. The heads' first weights have a seed of
+        seed: of the batches and of dropout; one seed gives one result on the CPU. The heads' initial weights have a seed of
             their own, in `Aligner.for_table`.
-        evaluate_every: epochs between two looks at the validation split.
-        patience: stop after this many looks without a better one; None never stops early.
-        checkpoint_every: epochs between checkpoints, where there is a folder to write to.
+        evaluate_every: epochs between validations.
+        patience: stop after this many validations without improvement; None never stops early.
+        checkpoint_every: epochs between checkpoints, if an output folder is given.
         workers: processes that decode raw media ahead of the model, in each process that trains; 0 decodes in between steps.
             The result does not depend on it.
+
+    Raises:
+        InputError: a value of another type or outside its range.
     """
 
     epochs: int = 40
@@ -64,7 +67,7 @@ class Recipe:
             optional = name in ("micro_batch", "patience")
             if (value is None and optional) or (type(value) is int and value >= least):
                 continue
-            why = ", for there is nothing to contrast one item with" if name == "batch_size" else ""
+            why = ", because one item has nothing to contrast with" if name == "batch_size" else ""
             none = " or None" if optional else ""
             raise InputError(f"`{name}` must be an integer of at least {least}{none}{why}; got {value!r}.")
         for name in ("learning_rate", "max_gradient_norm"):
@@ -103,12 +106,12 @@ class History:
     """What happened in `fit`.
 
     Attributes:
-        records: one dict an epoch: "epoch", "skipped" (batches that held nothing to contrast), "loss", a "loss/…" for each
-            part, "temperature" where there is one, and at each look at the validation split "validation/mrr" and
-            "validation/recall@1", means over all queries of the directions between two modalities.
+        records: one dict per epoch: "epoch", "skipped" (batches that held nothing to contrast), "loss", a "loss/…" for each
+            part, "temperature" where the loss has one, and at each validation "validation/mrr" and "validation/recall@1",
+            means over all queries of the directions between two modalities.
         best_epoch: the epoch whose weights the Aligner ends with: the best validation MRR, or the last without validation.
         best: that validation MRR; None without validation.
-        looks_since_best: looks at the validation split since.
+        looks_since_best: validations since.
         broken: the cells that could not be read, each once; they counted as missing.
     """
 
@@ -119,7 +122,7 @@ class History:
     broken: list[Broken] = field(default_factory=list)
 
     def note(self, broken: Iterable[Broken]) -> None:
-        """Take down what could not be read, each cell once."""
+        """Add cells that could not be read, each once."""
         new = tuple(broken)
         if new:
             self.broken = list({(cell.modality, cell.id): cell for cell in (*self.broken, *new)}.values())

@@ -169,12 +169,19 @@ class Encoder(Tower):
                 raise InputError(f"`lora` cannot be applied to {self.source!r}: {first_line(error):.200}") from None
 
     def write(self, folder: Path, below: str, how: Writing) -> dict[str, Any]:
-        """Write what is needed to make the encoder again; return its description.
+        """Write what is needed to make the encoder again.
 
         Args:
             folder: of the Aligner.
             below: where this encoder's files go, relative to `folder`.
             how: see `Aligner.save_pretrained`; "share" is "auto" for another machine.
+
+        Returns:
+            The description that `restore` reads: class, width, source, mode, options and fingerprint, and where the files or
+            the adapter are.
+
+        Raises:
+            InputError: trained weights by "reference".
         """
         options = dict(self.options)
         described = {"class": type(self).__name__, "width": self.width, "source": self.source, "mode": self.mode}
@@ -186,10 +193,8 @@ class Encoder(Tower):
         model = self.model
         described["fingerprint"] = self._loaded
         if self.mode == "lora" and by_value:
-            model, described["mode"] = (
-                copy.deepcopy(model).merge_and_unload(),
-                "freeze",
-            )  # the adapter is part of the weights now
+            model = copy.deepcopy(model).merge_and_unload()
+            described["mode"] = "freeze"  # the adapter is part of the weights now
             options["learning_rate"] = None
         elif self.mode == "lora":
             model.save_pretrained(folder / below)
@@ -204,7 +209,7 @@ class Encoder(Tower):
         """What `write` described.
 
         Raises:
-            InputError: weights by reference that are not to be had, or are others than they were.
+            InputError: weights by reference that cannot be loaded, or that have changed since.
         """
         options = dict(described["options"])
         known = {*inspect.signature(cls).parameters, *_WRITTEN} - {"model", "options"}

@@ -1,7 +1,7 @@
-"""Families of transformers' models: what differs between them, asked of a model in one place.
+"""Families of transformers' models: all differences between them, in one place.
 
-Most of it a model tells by its attributes, whatever its family: a method for its projected features, a decoder to leave out, a
-number of frames. What it does not tell is an entry of `FAMILIES`, by the `model_type` of its config.
+Most show in a model's attributes, whatever its family: a method for projected features, a decoder to leave out, a number of
+frames. Those that do not are entries of `FAMILIES`, by the `model_type` of the model's config.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Family:
-    """What models of one family want and do not say.
+    """What models of one family need and their attributes do not show.
 
     Attributes:
         text_methods: methods that give a text's vector in the space of all kinds that the model reads, the best first; by
             default `get_text_features` or `get_text_embeds`.
         padding: of texts: "longest" of the batch, or "max_length" where the model was trained on texts of that length.
-        padded_positions: whether positions are counted from behind the padding's index, which leaves fewer for tokens.
+        padded_positions: whether positions are counted from after the padding's index, which leaves fewer for tokens.
     """
 
     text_methods: tuple[str, ...] = ()
@@ -59,11 +59,11 @@ FAMILIES: dict[str, Family] = {
     "pe_audio_video": Family(text_methods=("get_text_audio_video_embeds", "get_text_audio_embeds", "get_text_video_embeds")),
     "pe_video": Family(text_methods=("get_text_video_embeds",)),
 }
-"""Families by `model_type`; those that are not here are read by their attributes alone."""
+"""Families by `model_type`; models of other families are read by their attributes alone."""
 
 
 def family_of(config: Any) -> Family:
-    """The entry of a model's family, or that of families that want nothing."""
+    """The entry of a model's family, or the default."""
     return FAMILIES.get(config.model_type, Family())
 
 
@@ -74,7 +74,7 @@ def method_of(model: Any, kind: Kind) -> str | None:
 
 
 def encoder_of(model: Any, kind: Kind) -> Any:
-    """The part of a model that reads: of encoder–decoders the encoder."""
+    """The part of a model that encodes: the encoder of an encoder–decoder, otherwise the whole model."""
     decodes = getattr(model.config, "is_encoder_decoder", False)
     return model.get_encoder() if decodes and not method_of(model, kind) else model
 
@@ -86,13 +86,13 @@ def reads_videos(model: Any) -> bool:
 
 
 def seconds_limit(processor: Any, seconds: float | None) -> float | None:
-    """Seconds of audio, no more than the processor takes: some cut at random what is longer."""
+    """Seconds of audio, no more than the processor takes: some crop longer recordings at random."""
     limits = (seconds, *(getattr(processor, name, None) for name in ("chunk_length", "max_length_s")))
     return min((float(limit) for limit in limits if isinstance(limit, int | float) and limit > 0), default=None)
 
 
 def token_limit(processor: Any, config: Any) -> int | None:
-    """Tokens that a model takes; None where nothing limits them."""
+    """The number of tokens that a model takes; None where it has no limit."""
     text = getattr(config, "text_config", config)
     positions = getattr(text, "max_position_embeddings", math.inf)
     if family_of(text).padded_positions:
@@ -102,7 +102,7 @@ def token_limit(processor: Any, config: Any) -> int | None:
 
 
 def present_tokens(model: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """Which states of an encoder are no padding.
+    """Which states of an encoder are not padding.
 
     Args:
         model: the encoder.
