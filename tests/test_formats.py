@@ -333,7 +333,7 @@ def test_runs_and_extensions_are_read_as_what_they_stand_for():
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([1, 3], pa.int32()), pa.array(["a", "b"]))
     assert formats.plain(pa.chunked_array([runs])).to_pylist() == ["a", "b", "b"]
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(6, dtype=np.float32).reshape(3, 2))
-    values, present = read_vectors("v", formats.plain(pa.chunked_array([tensors])), asked=False)
+    values, present = read_vectors("v", formats.plain(pa.chunked_array([tensors])), requested=False)
     assert values.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert present.all()
 
@@ -350,9 +350,9 @@ def test_vectors_in_chunks_go_there_and_back(sizes, data):
     assert column.is_valid().to_pylist() == present.tolist()
     if not present.any():
         with pytest.raises(InputError, match="column `v` is empty in every row"):
-            read_vectors("v", column, asked=True)
+            read_vectors("v", column, requested=True)
         return
-    again, mask = read_vectors("v", column, asked=True)
+    again, mask = read_vectors("v", column, requested=True)
     assert torch.equal(again, values)
     assert torch.equal(mask, present)
 

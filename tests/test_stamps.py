@@ -281,7 +281,7 @@ def test_recordings_and_captions_without_an_image_are_left_out(tmp_path):
 
 
 def test_folder_without_stamps_says_what_to_install(tmp_path):
-    with pytest.raises(InputError, match=r"none at .*tuxpaint-stamps-default"):
+    with pytest.raises(InputError, match=r"does not exist\. .*tuxpaint-stamps-default"):
         discover(tmp_path / "nothing")
     with pytest.raises(InputError, match="must hold PNG or SVG"):
         discover(tmp_path)

@@ -247,7 +247,7 @@ class Gathered(_OverAll):
 class Ring(_OverAll):
     """A loss over the items of all processes; each computes the share of its own queries as the items pass by.
 
-    What a process holds is its own items and those of one other; pairs are made and dropped in blocks. The backward pass
+    A process holds its own items and those of one other; pairs are made and dropped in blocks. The backward pass
     sends the items round once more, with their gradients.
 
     Args:

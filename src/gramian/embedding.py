@@ -40,7 +40,7 @@ class Embedded(NamedTuple):
     Attributes:
         rows: in all shards.
         shards: number of files.
-        kept: shards that were there already.
+        kept: shards that existed already.
         broken: cells that could not be read, and are empty.
     """
 
@@ -66,15 +66,15 @@ def embed_shards(
 ) -> Embedded:
     """Embed a table, shard by shard: `output/part-00000.parquet` and so on, and `manifest.json`.
 
-    A shard is there whole or not at all. Called again with the same table and model it resumes where it stopped; another table
-    or model raises. Under torchrun or `accelerate launch` the shards are divided among the processes; where one of them dies
-    the others stop within half a minute.
+    Each shard is complete or absent. Called again with the same table and model it resumes where it stopped; another table or
+    model raises. Under torchrun or `accelerate launch` the shards are divided among the processes; if one of them dies, the
+    others stop within half a minute.
 
     Args:
         model: an Aligner, for vectors in its space; or towers, for features as they give them.
         data: the items; or tables of at most `shard_size` items one after the other, as from `gramian.data.stream`.
         output: folder.
-        source: name of the data, for the manifest; it tells streamed data apart, which cannot be hashed beforehand.
+        source: name of the data, for the manifest; it identifies streamed data, which cannot be hashed beforehand.
         columns: the modalities to write; by default those of a table, and of a stream, whose parts may lack some, all that the
             model reads.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
@@ -82,7 +82,7 @@ def embed_shards(
         reading: how raw cells are read; those that cannot be are empty and listed in the manifest.
         precision: of the forward pass.
         progress: show a progress bar.
-        cpu: stay on the CPU where there is an accelerator.
+        cpu: stay on the CPU even if the machine has an accelerator.
 
     Returns:
         What was written.
@@ -128,7 +128,7 @@ def embed_shards(
 
 
 class Watch:
-    """Notices when another process is gone, by a file that each of them touches: no collective that would wait for it.
+    """Notices when another process dies, by a file that each of them touches; a collective would wait for it forever.
 
     Args:
         folder: one that all processes see; every file of the watch in it begins with `Watch.PREFIX`.
@@ -170,10 +170,10 @@ class Watch:
                 path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raise if another process is gone.
+        """Look for processes that are gone, at most once in `BEAT` seconds.
 
         Raises:
-            InputError: a process that has not ended its work, and was not heard of for `LIMIT` seconds.
+            InputError: a process that has not finished, and has not touched its file for `LIMIT` seconds.
         """
         if not self.others or time.monotonic() - self._looked < self.BEAT:
             return
@@ -273,7 +273,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _Shards:
-    """The folder: shards with a note each of what could not be read, and at last a manifest that takes the notes in."""
+    """The folder: shards, each with a note of its unreadable cells, and at the end a manifest that collects the notes."""
 
     def __init__(self, path: Path, description: dict[str, Any]) -> None:
         self.path = path
@@ -313,7 +313,7 @@ class _Shards:
         return self.shard(number).exists()
 
     def write(self, number: int, part: Table, columns: Columns, broken: Sequence[Broken]) -> None:
-        # The note first: a shard that is there has its note.
+        # The note first: a shard that exists has its note.
         write_text(self.shard(number).with_suffix(".json"), json.dumps({"rows": len(part), "broken": broken}))
         names = {"id": part.ids, "split": part.split, "item": part.item_ids}
         strings = {name: list(values) for name, values in names.items() if values is not None}
@@ -335,7 +335,7 @@ class _Shards:
         manifest = self.description | {"complete": True, "rows": rows, "shards": shards, "broken": broken}
         write_text(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         strays = [*self.path.glob("part-*.json"), *self.path.glob(".part-*.partial")]
-        # Of processes that were killed and are not among these.
+        # Left by processes that were killed and are not among these.
         strays += [path for path in self.path.glob(f"{Watch.PREFIX}*") if world_size() == 1]
         for path in strays:
             path.unlink(missing_ok=True)

@@ -100,7 +100,7 @@ def require(*packages: str) -> None:
 
 
 def listing(values: Iterable[object], limit: int = 5) -> str:
-    """Write the first few of `values`, and how many more there are.
+    """The first few of `values` as text, and how many more follow.
 
     >>> listing(range(3)), listing(range(9))
     ('0, 1, 2', '0, 1, 2, 3, 4 and 4 more')

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gramian.errors import InputError, first_line, listing
 
-__all__ = ["all_none", "one_width", "read_ids", "read_mask", "read_rows", "row_index"]
+__all__ = ["one_width", "read_ids", "read_mask", "read_rows", "row_index"]
 
 
 def read_rows(subject: str, rows: Tensor | np.ndarray | Sequence[Any], ndim: Literal[1, 2] = 1) -> tuple[Tensor, Tensor]:
@@ -86,11 +86,6 @@ def one_width(subject: str, widths: Sequence[int], what: str = "vectors") -> int
     if not kinds:
         raise InputError(f"{subject} is empty in every row. Leave it out.")
     return int(next(iter(kinds)))
-
-
-def all_none(column: Any) -> bool:
-    """Whether a column is a sequence of None alone; an array is not."""
-    return isinstance(column, Iterable) and not isinstance(column, Tensor | np.ndarray) and all(row is None for row in column)
 
 
 def row_index(rows: int | Sequence[int] | Tensor | np.ndarray, device: torch.device | str = "cpu") -> Tensor:

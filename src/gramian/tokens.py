@@ -1,4 +1,4 @@
-"""`Tokens`: one modality of n items, each known by up to t vectors; poolings from tokens to one vector per item."""
+"""`Tokens`: one modality of n items, each with up to t vectors; poolings from tokens to one vector per item."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Tokens:
         return Tokens(self.values.to(device=device, dtype=dtype), self.present.to(device=device))
 
     def padded(self, length: int) -> Tokens:
-        """The same tokens, with masked ones behind them up to `length`.
+        """The same tokens, padded with masked ones to `length`.
 
         Raises:
             InputError: a `length` below that of the longest sequence.
@@ -98,7 +98,7 @@ class Tokens:
 
     @staticmethod
     def cat(parts: Sequence[Tokens], dim: Literal[0, 1] = 0) -> Tokens:
-        """Sequences below each other (`dim` 0), padded to the longest, or tokens of the same items behind each other (1).
+        """Concatenate the sequences, padded to the longest (`dim` 0), or the tokens of the same items (`dim` 1).
 
         Raises:
             InputError: no part, or parts of several widths or, for `dim` 1, lengths.

@@ -30,7 +30,7 @@ TYPED = ("trust_code",)
 YAML = (".yaml", ".yml")
 
 FEW = 5
-"""Choices that the help writes in place of a type."""
+"""As many choices are listed in the help instead of a type."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Command:
 
 
 def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
-    """The options of a command from the words behind its name.
+    """The options of a command from the words after its name.
 
     Args:
         name: of the command, for errors.
@@ -159,7 +159,7 @@ def _hint(options: Mapping[str, Option], path: Sequence[str], owner: str) -> Any
 
 
 def _placed(old: Any, path: Sequence[str], value: Any, hint: Any) -> Any:
-    """An option with one part of it set: a field of a record, an argument of an object, an object of a mapping."""
+    """The value of an option with one part set: a field of a record, an argument of an object, an object of a mapping."""
     if not path:
         return value
     if _record(hint):
@@ -176,7 +176,7 @@ def _read(files: Sequence[str], command: Command, owner: str) -> dict[str, Any]:
     if len(files) > 1:
         raise InputError(f"`config` must be one YAML file; got {', '.join(files)}.")
     values: dict[str, Any] = {}
-    options, besides = command.table(), options_of(command.reads) or {} if command.reads else {}
+    options, unused = command.table(), options_of(command.reads) or {} if command.reads else {}
     for name in files:
         try:
             data = parse_yaml(Path(name).read_text(encoding="utf-8"))
@@ -191,10 +191,10 @@ def _read(files: Sequence[str], command: Command, owner: str) -> dict[str, Any]:
         for key, value in data.items():
             if key in TYPED:
                 raise InputError(
-                    f"`{key}` may not stand in a file: a file cannot vouch for itself. Type --{key.replace('_', '-')}."
+                    f"`{key}` may not be set in a file: a file cannot vouch for itself. Type --{key.replace('_', '-')}."
                 )
-            if key not in options and key not in besides:
-                raise unknown_option(str(key), _keys(options | besides), owner)
+            if key not in options and key not in unused:
+                raise unknown_option(str(key), _keys(options | unused), owner)
             if key in options:
                 values[key] = value
     return values
@@ -217,7 +217,7 @@ def _record(hint: Any) -> Any:
 
 
 def _names_object(hint: Any) -> bool:
-    """Whether an option is an object by its name, or holds such."""
+    """Whether an option names an object, or holds some."""
     return (isinstance(hint, type) and issubclass(hint, nn.Module)) or any(_names_object(member) for member in get_args(hint))
 
 
@@ -312,7 +312,7 @@ def _choices(hint: Any) -> list[str]:
 
 
 def _metavar(hint: Any) -> str:
-    """What stands for the value in the help: nothing for a flag, the choices where there are few."""
+    """The placeholder for the value in the help: nothing for a flag, the choices if they are few."""
     members = [member for member in alternatives(hint) if member is not type(None)]
     if bool in members:
         return ""

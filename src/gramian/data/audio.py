@@ -18,7 +18,7 @@ from gramian.errors import InputError, require
 __all__ = ["MAX_SECONDS", "audio_seconds", "read_audio"]
 
 MAX_SECONDS = 3600.0
-"""Audio is decoded up to here where no window is asked for; what is longer is refused."""
+"""Longer recordings are refused, unless a window of them is asked for."""
 
 
 def read_audio(
@@ -34,7 +34,7 @@ def read_audio(
     soundfile reads what it knows (WAV, FLAC, Ogg, MP3), PyAV the rest.
 
     Args:
-        source: a path, bytes or a cell of datasets; or samples that are decoded, {"array": (samples,) or (channels, samples),
+        source: a path, bytes or a cell of datasets; or decoded samples, {"array": (samples,) or (channels, samples),
             "sampling_rate": in hertz}.
         rate: in hertz.
         seconds: length of the window that is taken where the recording is longer: from its start, or with a generator from
@@ -46,6 +46,7 @@ def read_audio(
         (samples,) float32, at least one.
 
     Raises:
+        InputError: a `rate` or `seconds` that is not positive; a package that is not installed.
         Unreadable: no audio, no samples, samples that are not finite, or, without a window, more than `MAX_SECONDS`.
     """
     require("soundfile", "soxr", "av")
@@ -70,7 +71,7 @@ def read_audio(
 
 
 def audio_seconds(source: Source, folder: Path | None = None) -> float:
-    """How long a recording is by its header; infinite where that does not say.
+    """The length of a recording by its header; infinite if the header does not give it.
 
     Args:
         source: see `read_audio`.
@@ -98,13 +99,13 @@ def audio_seconds(source: Source, folder: Path | None = None) -> float:
 
 
 _UNKNOWN = 2**62
-"""libsndfile gives at least so many frames to a FLAC stream whose header does not say how many it has."""
+"""libsndfile reports at least this many frames for a FLAC stream whose header does not give their number."""
 
 
 def _decoded_samples(
     cell: Mapping[str, Any], seconds: float | None, generator: np.random.Generator | None
 ) -> tuple[NDArray[np.float32], int]:
-    """What datasets and torchcodec give: samples, channels first where there are several, and their rate."""
+    """Mono samples and their rate from the cells of datasets and torchcodec, whose channels come first."""
     rate = int(cell.get("sampling_rate") or 0)
     if rate < 1:
         raise Unreadable("neither bytes nor a path, nor samples with their `sampling_rate`")
@@ -115,9 +116,9 @@ def _decoded_samples(
 
 
 def _is_length(opened: bytes | Path, seconds: float) -> bool:
-    """Whether an MP3 is as long as libsndfile says; it guesses by the first rate, and of several that are joined takes one."""
+    """Whether an MP3 is as long as libsndfile says: it guesses from the first bit rate, and counts one of joined files."""
     with open_container(opened, "audio") as container:
-        return abs(_length(container, _audio_track(container)) - seconds) < 0.2  # the encoder's delay counts or does not
+        return abs(_length(container, _audio_track(container)) - seconds) < 0.2  # with or without the encoder's delay
 
 
 def _soundfile_samples(
@@ -150,8 +151,8 @@ def _av_samples(
         if rate < 1:
             raise Unreadable("an audio track without a sample rate")
         start, count = _window(_length(container, stream), seconds, generator, rate)
-        # Decoded from the start, so that a window does not depend on how well a container seeks. Of what lies before the
-        # window as much is kept as fills it, should the recording be shorter than its header says.
+        # Decoded from the start, so that a window does not depend on how well a container seeks. Samples before the window
+        # are kept, as many as fill it: the recording may be shorter than its header says.
         parts: deque[NDArray[np.float32]] = deque()
         first = have = 0
         resampler, kind = None, None
@@ -179,7 +180,7 @@ def _kind(frame: Any) -> tuple[str, str, int]:
 
 
 def _mean(samples: NDArray[Any], channels: int) -> NDArray[np.float32]:
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
+    with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite are refused later
         mean: NDArray[np.float32] = samples.mean(channels)
     return mean
 
@@ -191,7 +192,7 @@ def _audio_track(container: Any) -> Any:
 
 
 def _length(container: Any, stream: Any) -> float:
-    """Seconds by the header, of MP3 by all packets; infinite where nothing says."""
+    """Seconds by the header, for MP3 by all packets; infinite if unknown."""
     import av
 
     if _is_mp3(container):
@@ -208,7 +209,7 @@ def _is_mp3(container: Any) -> bool:
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames; what stands between MP3s that were joined is passed over, as FFmpeg's own programs do."""
+    """Decoded frames; data between joined MP3s is skipped, as FFmpeg's own programs do."""
     import av
 
     for packet in until_end(container.demux(stream)):

@@ -150,7 +150,7 @@ class Collator:
 
         Args:
             table: the rows; its modalities are among the readers'.
-            seed: of what is drawn in training, for each cell anew; without one every cell is read the same way each time.
+            seed: of the random draws of training, combined with each cell's id; without one a cell is always read the same way.
             strict: raise at the first cell that cannot be read.
 
         Returns:

@@ -1,7 +1,7 @@
-"""Where the content of a media cell lies, opened without its name; why a cell cannot be read.
+"""Opens the content of a media cell without its file name, or says why it cannot be read.
 
-Decoding is by content, never by a file's name, and deterministic: the same source gives the same array, unless a generator
-is given, which then draws the same window for the same seed. Nothing is put in the place of a source that cannot be read.
+Decoding depends on the content, never on a file's name, and is deterministic: the same source gives the same array, and with a
+generator of the same seed the same window. A source that cannot be read is never replaced by anything.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def open_container(opened: bytes | Path, what: str) -> Iterator[Any]:
     """
     import av
 
-    alone = {"protocol_whitelist": "none"}  # a playlist opens no other files
+    alone = {"protocol_whitelist": "none"}  # so that a playlist cannot open other files
     try:
         with open_content(opened) as content, av.open(content, options=alone, metadata_errors="replace") as container:
             yield container
@@ -136,11 +136,11 @@ def known_stream(stream: Any) -> Any:
 
 
 def until_end(items: Iterator[Any]) -> Iterator[Any]:
-    """The packets or frames of PyAV, which at their end may stumble over tracks that FFmpeg finds only while it reads."""
+    """The packets or frames of PyAV, which may fail at their end on tracks that FFmpeg finds only while it reads."""
     with suppress(IndexError):
         yield from items
 
 
 def decoder_reason(error: Exception) -> str:
-    """What a decoder says of a source that it cannot read, in a line."""
+    """A decoder's own reason why it cannot read a source, in one line."""
     return first_line(error)[:160] or type(error).__name__

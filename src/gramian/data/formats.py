@@ -1,7 +1,7 @@
 """One reader per file format, part by part: parquet, Arrow, CSV and JSON lines; nothing about a cell is guessed.
 
-Types are those that a file declares. CSV and JSON declare none: all cells of a CSV are text, and those of JSON are what they
-are, cell by cell.
+Types are those that a file declares. CSV and JSON declare none: all cells of a CSV are text, and each cell of JSON has a type
+of its own.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["READERS", "Part", "joined", "read_file", "rebatched"]
 
 Wanted = Callable[[Sequence[str]], list[str]]
-"""Of the names of a file's columns those to read."""
+"""The names of a file's columns → those to read."""
 
 IN_MEMORY = 2**28
-"""Bytes of an unpacked parquet file with raw columns beyond which it is mapped from the cache."""
+"""A parquet file with raw columns and more bytes than this, unpacked, is mapped from the cache."""
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -61,12 +61,12 @@ class Part:
 
 
 def read_file(path: Path, wanted: Wanted, *, mapped: bool = False) -> Iterator[Part]:
-    """The parts of one file, at least one, which may be without rows; what fails names the file.
+    """The parts of one file, at least one, which may be without rows; errors name the file.
 
     Args:
         path: of the file; its ending is among `READERS`.
         wanted: see `Wanted`.
-        mapped: whether a parquet file that is large once it is unpacked is written to the cache as Arrow and mapped from it.
+        mapped: whether a large parquet file is unpacked into the cache, as Arrow, and mapped from it.
 
     Yields:
         The rows, in order.
@@ -94,7 +94,7 @@ def _part(table: pyarrow.Table, names: Sequence[str], path: Path) -> Part:
 
 
 def _decode_names(kind: pyarrow.DataType) -> None:
-    """Names of nested fields are decoded when they are asked for: here, where an error names the file."""
+    """Decode the names of nested fields, which Arrow does on access: here an error names the file."""
     for i in range(kind.num_fields):
         field = kind.field(i)
         str(field.name)
@@ -102,9 +102,9 @@ def _decode_names(kind: pyarrow.DataType) -> None:
 
 
 def _checked(names: Sequence[str], path: Path) -> list[str]:
-    twice = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
-    if twice:
-        raise InputError(f"{str(path)!r} has several columns {listing(map(repr, twice))}. Give each a name of its own.")
+    repeats = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+    if repeats:
+        raise InputError(f"{str(path)!r} has several columns {listing(map(repr, repeats))}. Give each a name of its own.")
     return list(names)
 
 
@@ -131,7 +131,7 @@ def _is_large(path: Path) -> bool:
 
 
 def _unpacked(path: Path, wanted: Wanted) -> Iterator[Part]:
-    """Parquet as an Arrow file in the cache, mapped: written once for a file of this place, size and time."""
+    """Parquet as an Arrow file in the cache, mapped; written once per path, size and time of the file."""
     import pyarrow as pa
 
     parts = _parquet(path, wanted)
@@ -161,7 +161,7 @@ def _arrow(path: Path, wanted: Wanted) -> Iterator[Part]:
         table = pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid:
         source.seek(max(0, source.size() - len(_END_OF_STREAM)))
-        if source.read() != _END_OF_STREAM:  # a stream that stops between two batches would be read without a word
+        if source.read() != _END_OF_STREAM:  # a stream cut off between two batches would be read without an error
             raise InputError(f"{str(path)!r} cannot be read as Arrow: it is cut off, or no Arrow file.") from None
         source.seek(0)
         table = pa.ipc.open_stream(source).read_all()
@@ -194,7 +194,7 @@ def _csv(path: Path, wanted: Wanted) -> Iterator[Part]:
             parse_options=pc.ParseOptions(
                 newlines_in_values=True,
                 invalid_row_handler=refuse,
-                ignore_empty_lines=len(names) > 1,  # of one column they are rows with nothing in them
+                ignore_empty_lines=len(names) > 1,  # in a file of one column an empty line is an empty cell
             ),
             convert_options=options,
         ) as reader:
@@ -212,7 +212,7 @@ def _csv(path: Path, wanted: Wanted) -> Iterator[Part]:
 
 
 def _json(path: Path, wanted: Wanted) -> Iterator[Part]:
-    """A line per row, or one list of rows; a row that lacks a field has nothing there."""
+    """One row per line, or one list of rows; a field that a row lacks is empty."""
     with path.open("rb") as file:
         start = file.read(3)
         file.seek(3 if start == b"\xef\xbb\xbf" else 0)
@@ -316,17 +316,17 @@ def _one_kind(name: str, kinds: Mapping[str, pyarrow.DataType]) -> pyarrow.DataT
 
 
 def rebatched(parts: Iterator[Part], rows: int) -> Iterator[Part]:
-    """The same rows in parts of `rows` each, but for the last one."""
-    held: list[Part] = []
+    """The same rows in parts of `rows` each; the last one may have fewer."""
+    pending: list[Part] = []
     for part in parts:
-        held.append(part)
-        if sum(each.rows for each in held) >= rows:
-            whole = joined(held)
+        pending.append(part)
+        if sum(each.rows for each in pending) >= rows:
+            whole = joined(pending)
             end = whole.rows // rows * rows
             for start in range(0, end, rows):
                 yield _cut(whole, start, start + rows)
-            held = [_cut(whole, end, whole.rows)]
-    if held and (rest := joined(held)).rows:
+            pending = [_cut(whole, end, whole.rows)]
+    if pending and (rest := joined(pending)).rows:
         yield rest
 
 

@@ -22,9 +22,9 @@ __all__ = ["read_image"]
 
 
 def read_image(source: Source | Image | NDArray[Any], folder: Path | None = None) -> Image:
-    """An image as RGB: turned upright by its EXIF orientation, transparency laid on white, 16 bits scaled to 8.
+    """An image as RGB: turned upright by its EXIF orientation, transparency on white, 16 bits scaled to 8.
 
-    Of an animation the first frame is taken. An image that is decoded already gives what its file would.
+    An animation gives its first frame. A decoded image gives what its file would.
 
     Args:
         source: a path, bytes or a cell of datasets, in any format that Pillow reads; a Pillow image; or its pixels, an array
@@ -35,6 +35,7 @@ def read_image(source: Source | Image | NDArray[Any], folder: Path | None = None
         A Pillow image of mode "RGB".
 
     Raises:
+        InputError: Pillow is not installed.
         Unreadable: no image, a truncated one, or one of more than `MAX_PIXELS` pixels.
     """
     require("PIL")
@@ -42,13 +43,13 @@ def read_image(source: Source | Image | NDArray[Any], folder: Path | None = None
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own warnings of size and of odd EXIF: the limit below is ours
+            warnings.simplefilter("ignore")  # of size and of odd EXIF data; the limit below is ours
             with _opened(source, folder) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Unreadable(f"{width} × {height} pixels, more than {MAX_PIXELS:,}")
                 image.load()
-                deep = image.format in ("PNG", "PPM")  # integers of these formats are of 16 bits, however dark the image is
+                deep = image.format in ("PNG", "PPM")  # these formats hold 16 bits, however dark the image is
                 return _rgb(ImageOps.exif_transpose(image), deep)
     except UnidentifiedImageError:
         raise Unreadable("not an image that Pillow knows") from None
@@ -74,7 +75,7 @@ def _opened(source: Any, folder: Path | None) -> Iterator[Image]:
 
 
 def _formats() -> list[str]:
-    """What Pillow reads by itself: PostScript would be given to another program to run."""
+    """The formats that Pillow reads itself; it hands PostScript to another program to run."""
     from PIL import Image
 
     Image.init()
@@ -92,7 +93,7 @@ def _rgb(image: Image, deep: bool) -> Image:
             65535.0 if image.mode.startswith("I;16") or (image.mode == "I" and (deep or values.max(initial=0) > 255)) else 255.0
         )
         transparent = image.info.get("transparency")
-        if isinstance(transparent, int):  # one of the values stands for nothing
+        if isinstance(transparent, int):  # one value means transparent
             values[values == transparent] = top
         image = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

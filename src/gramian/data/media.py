@@ -36,12 +36,12 @@ __all__ = [
 
 Kind: TypeAlias = Literal["text", "image", "audio", "video"]
 
-SHORTEST = 0.025  # seconds of audio: one frame of what spectra and convolutions are taken over
+SHORTEST = 0.025  # seconds of audio: one analysis frame of spectrograms and convolutions
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is taken of a recording or of a video.
+    """How much of a recording or a video is read.
 
     Attributes:
         rate: of audio, in hertz.
@@ -70,8 +70,8 @@ class Medium:
         example: how Python code writes a cell of it, for model cards.
         argument: what the processors of transformers call their input of this kind.
         processors: their classes, the first that a model has.
-        feature: the feature of Hugging Face datasets that would decode it; empty if there is none.
-        endings: of files of this kind in a folder, with spaces between.
+        feature: the feature of Hugging Face datasets that would decode it; empty if it has none.
+        endings: of files of this kind in a folder, separated by spaces.
         cut: (cell, decoded cell, sampling, folder) → what an encoder will not see of it, in words, or None.
     """
 
@@ -111,7 +111,7 @@ def read_text(source: Any) -> str:
 
 
 def _text(cell: Any, sampling: Sampling, folder: Path | None, generator: np.random.Generator | None) -> str:
-    """Of a list of texts, as several captions are, a generator draws one; without it the first counts."""
+    """From a list of texts, such as several captions, a generator draws one; without it the first is taken."""
     del sampling, folder
     if isinstance(cell, list | tuple):
         texts = [text for text in cell if text]
@@ -204,4 +204,4 @@ MEDIA: dict[Kind, Medium] = {
         endings=".avi .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv",
     ),
 }
-"""Kind → what is known of it."""
+"""Kind → its `Medium`."""

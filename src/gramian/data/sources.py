@@ -1,6 +1,6 @@
 """What a source is and which files it holds: a file, a folder that is listed here, or a data set on the hub.
 
-Every file of a folder is read, refused, or named in a warning: none is chosen by what stands in its name.
+Every file of a folder is read, refused, or named in a warning: none is chosen by its name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["MANIFEST", "READABLE", "files_state", "read_rows", "stream_rows"]
 logger = logging.getLogger("gramian")
 
 MANIFEST = "manifest.json"
-"""What a folder of embedded shards holds beside them."""
+"""The file beside the shards in a folder of embeddings."""
 
 READABLE = (*READERS, ".tar")
 """Endings of the files that `read_rows` reads."""
@@ -61,12 +61,12 @@ def read_rows(
     Args:
         source: a file, a folder or a hub id.
         raw: the columns that are read as they are.
-        columns: the columns that are wanted besides those of `raw` and those that tell rows apart; all by default.
+        columns: the columns to read in addition to those of `raw` and those about the rows; all by default.
         id_column: holds the rows' names.
         revision: of a data set on the hub.
 
     Returns:
-        All rows in one part; where the source has several splits a column "split" tells them.
+        All rows in one part; if the source has several splits, with a column "split".
 
     Raises:
         InputError: no such source, one that cannot be read, or files whose columns do not go together.
@@ -85,15 +85,15 @@ def stream_rows(
     id_column: str = "id",
     revision: str | None = None,
 ) -> Iterator[Part]:
-    """The same rows in parts of `rows`, one after the other, without a copy on the disk; arguments as for `read_rows`.
+    """The same rows in parts of `rows`, one after the other, without a copy on the disk.
 
     Args:
-        source: see there.
+        source: see `read_rows`.
         rows: of a part; the last one may have fewer.
-        raw: see there.
-        columns: see there.
-        id_column: see there.
-        revision: see there.
+        raw: see `read_rows`.
+        columns: see `read_rows`.
+        id_column: see `read_rows`.
+        revision: see `read_rows`.
 
     Yields:
         Parts with at least one row.
@@ -108,7 +108,7 @@ def files_state(source: str) -> str:
         source: a file, a folder or a hub id.
 
     Returns:
-        16 hexadecimal digits: others if a file was added, removed or written anew.
+        16 hexadecimal digits, which change if a file is added, removed or rewritten.
     """
     path = Path(source)
     if not source or not path.exists():
@@ -190,14 +190,14 @@ def _of_embedding(folder: Path) -> list[_File]:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         complete, names = content["complete"], [shard["file"] for shard in content.get("shards", [])]
     except (ValueError, KeyError, TypeError, OSError):
-        raise InputError(f"{str(manifest)!r} is damaged. Embed anew, into another folder.") from None
+        raise InputError(f"{str(manifest)!r} is damaged. Embed again, into another folder.") from None
     if not complete:
         raise InputError(f"the embedding in {str(folder)!r} was not finished. Run the same `gramian embed` again.")
     if names != [shard.name for shard in shards]:
         missing = [name for name in names if name not in {shard.name for shard in shards}]
         strange = [shard.name for shard in shards if shard.name not in names]
-        what = f"lacks {listing(missing)}" if missing else f"holds {listing(strange)} besides"
-        raise InputError(f"the embedding in {str(folder)!r} {what} of the shards that its manifest names. Embed anew.")
+        what = f"lacks {listing(missing)}, which" if missing else f"holds {listing(strange)}, which none of the shards that"
+        raise InputError(f"the embedding in {str(folder)!r} {what} its manifest names. Embed again.")
     return [_File(shard) for shard in shards]
 
 
@@ -220,7 +220,7 @@ def _of_saved(folder: Path) -> list[_File]:
         raise InputError(f"{str(folder)!r} is empty: no rows.")
     missing = [str(file.path) for file in files if not file.path.is_file()]
     if missing:
-        raise InputError(f"{str(folder)!r} lacks {listing(missing)}, which its state names. Save it anew.")
+        raise InputError(f"{str(folder)!r} lacks {listing(missing)}, which its state names. Save it again.")
     return files
 
 
@@ -228,7 +228,7 @@ def _json_of(path: Path, key: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is damaged ({first_line(error)}). Save it anew.") from None
+        raise InputError(f"{str(path)!r} is damaged ({first_line(error)}). Save it again.") from None
 
 
 def _of_tables(folder: Path, names: Sequence[Path], tables: Sequence[Path]) -> list[_File]:
@@ -281,7 +281,7 @@ def _in_split(part: Part, split: str | None) -> Part:
 def _of_media(
     folder: Path, names: Sequence[Path], media: Mapping[Path, str], metadata: Sequence[Path], wanted: Wanted
 ) -> Iterator[Part]:
-    """A row per media file; or, where there are tables named metadata, a row per row of those."""
+    """One row per media file; or the rows of tables named metadata, if the folder holds any."""
     _warn_of_others(folder, [name for name in names if name not in media and name not in metadata])
     kinds = list(dict.fromkeys(media.values()))
     if not metadata:
@@ -368,7 +368,7 @@ def _retold(source: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # it fails in as many ways as there are formats
+    except Exception as error:  # it fails in many ways
         reason = first_line(error.__cause__ or error) or type(error).__name__
         raise InputError(f"{source!r} cannot be read as a hub data set: {reason}") from error
 

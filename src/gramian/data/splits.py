@@ -17,7 +17,7 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
 
     Args:
         table: of at least 4 items.
-        share: of the items to hold out where there are no splits; at least 2 are.
+        share: of the items to hold out if the table has no splits; at least 2 items are.
         seed: of the choice.
 
     Returns:

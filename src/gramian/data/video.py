@@ -22,7 +22,7 @@ def read_video(
     generator: np.random.Generator | None = None,
     folder: Path | None = None,
 ) -> NDArray[np.uint8]:
-    """(frames, height, width, 3) RGB frames: the middles of as many equal parts of the video, turned upright.
+    """RGB frames of a video: the middle one of each of `frames` equal parts, turned upright.
 
     With a generator one frame is drawn from each part. A video with fewer frames repeats some.
 
@@ -36,6 +36,7 @@ def read_video(
         (frames, height, width, 3) uint8.
 
     Raises:
+        InputError: `frames` below 1; PyAV is not installed.
         Unreadable: no video track (a still image or a cover is none), no frame, frames that change size, or ones of more
             than `MAX_PIXELS` pixels.
     """
@@ -88,7 +89,7 @@ def read_video(
 def _shown(packets: Iterator[Any]) -> int:
     """Count the packets that become frames; headers cannot be relied on.
 
-    Those before the first key frame cannot be decoded, and those that an edit list cuts off are decoded for others alone.
+    Packets before the first key frame cannot be decoded, and those that an edit list cuts off are decoded only for others.
     """
     kinds = [(packet.is_keyframe, packet.is_discard) for packet in packets if packet.size > 0]
     first = next((number for number, (is_key, _) in enumerate(kinds) if is_key), 0)

@@ -33,8 +33,8 @@ class Aligner(nn.Module):
     """A tower and a head for each modality, into one space of `dim` dimensions.
 
     Args:
-        modalities: name → its `Modality`, its tower, or its feature width alone. Modalities that are given one and the same
-            tower share its weights.
+        modalities: name → its `Modality`, its tower, or its feature width alone. Modalities with one and the same tower share
+            its weights.
         dim: width d of the shared space.
         matcher: options of a `Matcher` over these modalities, as in {"anchor": "text"}; none by default. It is saved and read
             with the Aligner, and trained by `gramian.losses.Matching(aligner.matcher)`.
@@ -43,7 +43,7 @@ class Aligner(nn.Module):
     Attributes:
         towers: modality → tower, `Features` where the cells are features.
         heads: one per modality, in their order.
-        card: the model card; None for one that is written from what the Aligner is.
+        card: the model card; None for one that `save_pretrained` writes from the Aligner itself.
 
     Raises:
         InputError: no modalities, a `dim` outside [1, 2²⁰], an unknown modality in `tokens`, an identity of another width.
@@ -103,7 +103,7 @@ class Aligner(nn.Module):
             head: of every modality.
             towers: modality → the tower of a column of raw cells; every such column needs one.
             matcher: options of a `Matcher`, {} for its defaults; none by default.
-            seed: of the first weights of the heads.
+            seed: of the initial weights of the heads.
 
         Returns:
             The Aligner, on the CPU, in training mode.
@@ -116,7 +116,7 @@ class Aligner(nn.Module):
             return cls({name: Modality(head=head, tower=tower) for name, tower in every.items()}, dim, matcher=matcher)
 
     def collator(self) -> Collator:
-        """What makes `Batch`es for this Aligner from rows of a table, in any process."""
+        """Makes `Batch`es for this Aligner from rows of a table, in any process."""
         return self.towers.collator()
 
     def raw_modalities(self) -> tuple[str, ...]:
@@ -142,10 +142,10 @@ class Aligner(nn.Module):
 
         Args:
             columns: a Batch or a Table; or name → (n, width) features, a sequence of features or raw cells with `None` for an
-                empty one, or `None`. Modalities of the Aligner that are not there count as missing.
+                empty one, or `None`. Absent modalities of the Aligner count as missing.
             present: name → (n,) bool, for (n, width) features with masked rows.
-            strict: raise at a raw cell that cannot be read, which otherwise is missing in the Bundle, with a warning. A Batch
-                has been read already, and lists such cells itself.
+            strict: raise at a raw cell that cannot be read; otherwise it is missing in the Bundle, with a warning. A Batch has
+                been read already, and lists such cells itself.
 
         Returns:
             A Bundle of n items over all modalities of the Aligner.
@@ -192,7 +192,7 @@ class Aligner(nn.Module):
             tie = sum((parameter.sum() for parameter in self.heads.parameters()), torch.zeros((), device=self.device)) * 0
             rows[first] = torch.zeros(len(batch), self.dim, device=self.device) + tie
             masks[first] = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
-        # Rows of a Batch may be empty: what was in them could not be read.
+        # Rows of a Batch may be empty, because their cells could not be read.
         check = not torch.is_grad_enabled() and bool(torch.stack([mask.cpu() for mask in masks.values()]).any(0).all())
         bundle = Bundle.from_dict(rows, present=masks, item_ids=batch.item_ids, check=check)
         return replace(bundle, tokens=tokens) if tokens else bundle
@@ -215,13 +215,13 @@ class Aligner(nn.Module):
         reading: Reading = Reading(),  # noqa: B008 (frozen)
         broken: list[Broken] | None = None,
     ) -> Bundle:
-        """Project a whole table without a graph, in evaluation mode; the modes are put back afterwards.
+        """Project a whole table without a graph, in evaluation mode; afterwards each module returns to its own mode.
 
         Args:
-            table: the items; or a Loader of them, whose processes live on for another time.
+            table: the items; or a Loader of them, whose worker processes can be used again.
             batch_size: items at a time; 4,096 of features, 32 with raw cells.
             reading: how raw cells are read; a Loader has its own.
-            broken: a list that gets what could not be read. Without one a warning is given.
+            broken: a list to add the cells to that could not be read; without one they are logged.
 
         Returns:
             A Bundle of the table's items over all modalities of the Aligner; cells that could not be read are missing.
@@ -300,10 +300,10 @@ class Aligner(nn.Module):
         """Share the Aligner on the hub. Weights of towers that were loaded from a local folder are uploaded with it.
 
         Args:
-            repo_id: on the hub; made if need be.
-            private: whether a new repository is.
-            token: of the hub; by default the one that is logged in.
-            branch: to upload to; made if need be.
+            repo_id: on the hub; created if needed.
+            private: whether a new repository is private.
+            token: of the hub; by default that of the logged-in user.
+            branch: to upload to; created if needed.
             commit_message: of the upload.
 
         Returns:
@@ -327,8 +327,8 @@ class Aligner(nn.Module):
 
         Args:
             pretrained_model_name_or_path: a folder, or a hub id.
-            towers: modality → a tower to use in place of the one that was written; needed where that was of a class of your
-                own, whose code is not in the file. Its weights are read from the file.
+            towers: modality → a tower to use instead of the one that was written; needed if that was of a class of your own,
+                whose code is not in the file. Its weights are read from the file.
             revision: branch, tag or commit on the hub.
             cache_dir: where downloads are kept.
             force_download: fetch again what is in the cache.

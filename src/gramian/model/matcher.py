@@ -1,4 +1,4 @@
-"""`Matcher`: a cross-attention head that reads a query's tokens against an item's and says whether they belong together."""
+"""`Matcher`: a cross-attention head that reads a query's tokens and an item's, and predicts whether they belong together."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ __all__ = ["Matcher"]
 class Matcher(nn.Module):
     """A transformer decoder over the query's tokens that attends to the item's; one logit per pair.
 
-    What a modality is known by are its tokens in the Bundle, or its vector where there are none. Each is projected to
-    `width` and gets the embedding of its modality. The first place of the decoder holds a learned vector that the logit is
-    read from.
+    A modality is represented by its tokens in the Bundle, or by its vector if it has none. Each is projected to `width` and
+    gets the embedding of its modality. The first position of the decoder holds a learned vector that the logit is read from.
 
-    It answers for one set of modalities on each side: an anchor and all the others, which is what `gramian.losses.Matching`
-    trains and what `gramian.evaluation.evaluate` re-ranks by. A modality that an item lacks is masked.
+    It compares one set of modalities with another: an anchor with all others, which is what `gramian.losses.Matching` trains
+    and what `gramian.evaluation.evaluate` re-ranks by. A modality that an item lacks is masked.
 
     Args:
         modalities: names of all modalities, two or more.
         dim: width d of the shared space.
-        anchor: the modality that stands alone on one side; "each": every one in turn.
+        anchor: the modality that is alone on one side; "each": every one in turn.
         width: of the transformer.
         layers: of the decoder.
         heads: of its attention; they divide `width`.
@@ -98,7 +97,7 @@ class Matcher(nn.Module):
         return logits
 
     def _read(self, argument: str, bundle: Bundle, first: Tensor) -> tuple[Tensor, Tensor]:
-        """The side's tokens (n, 1 + t, width) behind `first`, and their mask."""
+        """The tokens of one side after `first`, (n, 1 + t, width), and their mask."""
         unknown = [name for name in bundle.modalities if name not in self.modalities]
         if unknown or bundle.dim != self.dim:
             raise InputError(

@@ -1,7 +1,7 @@
 """Options from plain data: what a signature takes, values by its types, YAML that holds data and no code.
 
-A word of the command line and a value of a YAML file go the same way: `options_of` reads names, types, defaults and help from
-a signature and its docstring, and `convert` makes a value of the type or says in one line what was expected and what came.
+A word of the command line and a value of a YAML file take the same path: `options_of` reads names, types, defaults and help
+from a signature and its docstring, and `convert` makes a value of that type or reports what was expected and what came.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Option:
     Attributes:
         name: of the parameter.
         hint: its type.
-        default: `inspect.Parameter.empty` where it must be given, or where only the class itself knows it.
+        default: `inspect.Parameter.empty` if it must be given, or if only the class itself knows it.
         required: whether it must be given.
         help: what the docstring says of it.
     """
@@ -195,7 +195,7 @@ def _element(value: Any, hint: Any, argument: str, i: int, build: Build) -> Any:
 
 
 def converted(owner: Callable[..., Any], values: Mapping[str, Any], argument: str, named: str, build: Build) -> dict[str, Any]:
-    """Every value by the type that `owner` wants; `argument` goes before their names in errors, `named` is the owner there.
+    """Every value, converted to the type that `owner` wants. In errors `argument` precedes their names; `named` is the owner.
 
     Raises:
         InputError: an option that it does not have or that is missing; a value of another type.
@@ -249,7 +249,7 @@ def _shown(value: object) -> str:
 
 
 def _spelt(word: Word, members: Sequence[Any]) -> Any:
-    """What a word of the command line says, where one of these types is wanted."""
+    """The meaning of a word of the command line, where one of these types is wanted."""
     origins = [typing.get_origin(member) or member for member in members]
     if word.lower() in ("none", "null") and type(None) in origins:
         return None

@@ -43,7 +43,7 @@ class Savable(Described, Protocol):
         """Names and weights."""
 
     def load_state_dict(self, weights: Mapping[str, Any], strict: bool) -> Any:
-        """Take weights."""
+        """Load weights."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def _tower(name: str, entry: Mapping[str, Any], folder: Path, own: Tower | None,
         if isinstance(own, Encoder) and files:
             raise InputError(
                 f"`towers` replaces the encoder of `{name}`, whose weights lie in {str(folder / str(files))!r}. Leave it "
-                "out, or make the encoder from there and build the Aligner anew."
+                "out, or load the encoder from there and build a new Aligner."
             )
         return own
     if entry.get("same_as") in earlier:
@@ -246,7 +246,7 @@ def _tower(name: str, entry: Mapping[str, Any], folder: Path, own: Tower | None,
 
 
 def load_weights(aligner: Savable, folder: Path) -> None:
-    """Load what `write` puts into the Aligner's own file: everything but the weights of encoders, each once.
+    """Load the Aligner's own file, as `write` wrote it: all weights, each once, except those of encoders.
 
     Args:
         aligner: as `read` described it.
@@ -277,7 +277,7 @@ def load_weights(aligner: Savable, folder: Path) -> None:
 
 
 def _missing(folder: Path, name: str) -> InputError:
-    hint = f" Perhaps {str(folder / 'aligner')!r} is meant." if (folder / "aligner").is_dir() else ""
+    hint = f" Did you mean {str(folder / 'aligner')!r}?" if (folder / "aligner").is_dir() else ""
     return InputError(f"{str(folder)!r} is not a saved Aligner: it has no {name}.{hint}")
 
 

@@ -29,7 +29,7 @@ NAMES: Mapping[type, Mapping[str, Callable[..., Any]]] = {Tower: ENCODERS, Loss:
 """What a description may name without `trust_code`, by what is wanted."""
 
 TRUSTED: Mapping[str, Callable[..., Any]] = {"Custom": Custom}
-"""Short names of what runs code of the description's choice."""
+"""Short names of classes that run code of the description's choice."""
 
 
 def build(spec: Any, kind: type, argument: str, *, trust_code: bool = False) -> Any:
@@ -94,14 +94,14 @@ def _class_of(path: str, kind: type, argument: str, trust_code: bool) -> Callabl
     if path in TRUSTED:
         return TRUSTED[path]
     try:
-        thing = getattr(importlib.import_module(module), name)
+        target = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"`{argument}` {path!r} cannot be imported ({first_line(error)}). The folder it lies in must be on PYTHONPATH."
         ) from None
-    if not (isinstance(thing, type) and issubclass(thing, kind)):
+    if not (isinstance(target, type) and issubclass(target, kind)):
         raise InputError(f"`{argument}` must name a class derived from {kind.__name__}; {path!r} is not one.")
-    return thing
+    return target
 
 
 def build_loss(spec: Loss | Spec | None, *, trust_code: bool = False) -> Loss:

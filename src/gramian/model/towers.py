@@ -40,7 +40,7 @@ Columns: TypeAlias = dict[str, tuple[Tensor, Tensor]]
 
 
 class Encoded(NamedTuple):
-    """What a tower makes of n items.
+    """The output of a tower for n items.
 
     Attributes:
         vectors: (n, width).
@@ -52,7 +52,7 @@ class Encoded(NamedTuple):
 
 
 class Tower(nn.Module, ABC):
-    """A module from what its reader collates to (n, width) vectors.
+    """A module that turns what its reader collates into (n, width) vectors.
 
     Derive from it for an encoder of your own, or wrap a module in `Custom`.
 
@@ -68,7 +68,7 @@ class Tower(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Any) -> Encoded | Tensor:
-        """Vectors (n, width), or `Encoded` with tokens besides."""
+        """Vectors (n, width), or `Encoded` with tokens as well."""
 
     def frozen(self) -> bool:
         """Whether no parameter is trained."""
@@ -158,13 +158,13 @@ class Custom(Tower):
         self.learning_rate = learning_rate
 
     def forward(self, inputs: Any) -> Encoded | Tensor:
-        """What the module makes of them."""
+        """The output of the module."""
         encoded: Encoded | Tensor = self.module(inputs)
         return encoded
 
 
 class Towers(nn.Module):
-    """The towers of several modalities: the lower half of an `Aligner`, or alone, for features to train on often.
+    """The towers of several modalities: the lower half of an `Aligner`, or on their own, to compute features once.
 
     Args:
         towers: modality → tower. One tower may serve several modalities.
@@ -189,7 +189,7 @@ class Towers(nn.Module):
 
     @classmethod
     def for_table(cls, table: Table, towers: Mapping[str, Tower] | None = None) -> Towers:
-        """A tower for every column of a table: those given, and `Features` of the table's statistics for the others.
+        """A tower for every column of a table: that of `towers`, or `Features` with the table's statistics.
 
         Args:
             table: the training items.
@@ -245,7 +245,7 @@ class Towers(nn.Module):
         return device_of(self)
 
     def collator(self) -> Collator:
-        """What makes `Batch`es for the towers from rows of a table, in any process."""
+        """Makes `Batch`es for the towers from rows of a table, in any process."""
         return Collator({name: tower.reader for name, tower in self.items()})
 
     def raw_modalities(self) -> tuple[str, ...]:
@@ -265,7 +265,7 @@ class Towers(nn.Module):
                 raise InputError(f"column `{name}` must have width {tower.width}; got {width}.")
 
     def known(self, table: Table, columns: Sequence[str] | None = None) -> Table:
-        """The columns of a table that the towers read, and of those `columns` alone if they are given.
+        """The table with only the columns that the towers read and, if given, that `columns` names.
 
         Raises:
             InputError: `columns` that the towers do not read, or none that they do.
@@ -281,10 +281,10 @@ class Towers(nn.Module):
         return table.select(*names)
 
     def forward(self, batch: Batch) -> dict[str, tuple[Encoded, Tensor]]:
-        """What the towers make of a Batch: for each modality that it has inputs of, those of k items.
+        """Encode a Batch: for each modality with inputs, its k present items.
 
         Returns:
-            Modality → k vectors (and tokens) on the device of the inputs, and the (n,) mask of the rows that they are of.
+            Modality → k vectors (and tokens) on the device of the inputs, and the (n,) mask of the rows that they belong to.
         """
         encodings = {}
         for name, inputs in batch.inputs.items():

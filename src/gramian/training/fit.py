@@ -183,7 +183,7 @@ def fit(
                     folder.checkpoint(history, best)
             bar.update(task, advance=1, note=_note(record, history))
     if best:
-        aligner.load_state_dict(best, strict=False)  # what is not there was not trained
+        aligner.load_state_dict(best, strict=False)  # the rest was not trained
     else:
         history.best_epoch = len(history.records)
     if report_to is not None:

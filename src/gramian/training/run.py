@@ -32,13 +32,13 @@ logger = logging.getLogger("gramian")
 
 @dataclass(frozen=True)
 class Run:
-    """What `train` made.
+    """The result of `train`.
 
     Attributes:
         aligner: with the best weights.
         history: of the training.
-        report: of the test split, or of the validation split where there is no other; None if it has no two items to tell
-            apart, and in processes other than the first.
+        report: of the test split, or of the validation split if the table has no test split; None if no two of its items share
+            two modalities, and in processes other than the first.
         written: the folder of the Aligner, and the report.
     """
 
@@ -73,7 +73,7 @@ def train(
     Args:
         data: the training table: "stamps", a file, a folder or a hub id.
         output: folder for the model, the report, the log and the checkpoints.
-        loss: the objective, by name, its options behind it, as in --loss Gram --loss.score cone; as published by default.
+        loss: the objective, by name, followed by its options, as in --loss Gram --loss.score cone; as published by default.
             Without one, the sum of Pairwise and Gram's cone, each at temperature 0.2, which measured best.
         columns: the modalities to use; by default those of the towers and every column of features.
         towers: column → the encoder that reads its raw cells; in a YAML file.
@@ -83,7 +83,7 @@ def train(
         matching: weight of a matching head beside the loss, which `gramian evaluate` re-ranks with; 0.1 in the papers, 0
             trains none. Its hard negatives come from the loss's own score, its anchor is the loss's.
         validation_share: share of the items to hold out where the table has no splits.
-        resume: go on from the newest checkpoint in the output folder.
+        resume: continue from the newest checkpoint in the output folder.
         strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
         report_to: a tracker for the log: tensorboard, wandb, trackio or another that accelerate knows.
         progress: show a progress bar.
@@ -133,7 +133,7 @@ def train(
     report = _report(aligner, held_out, settings, Reading(recipe.workers, strict))
     written = [output / "aligner"]
     if report is None:
-        logger.warning("no report: the %s split has no two items to tell apart.", split)
+        logger.warning("no report: no two items of the %s split share two modalities.", split)
     else:
         parts = {"train": training, "validation": validation} | ({"test": held_out} if tested else {})
         aligner.card = run_card(
@@ -156,7 +156,7 @@ def train(
 
 
 def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading: Reading) -> Report | None:
-    """The figures of a split; None if it has no two items to tell apart."""
+    """The figures of a split; None if no two of its items share two modalities."""
     if paired_items(table) < 2:
         return None
     broken: list[Broken] = []

@@ -1,1 +1,1 @@
-"""Data sets that ship, or can be made: where they come from, and from raw files to a Table."""
+"""Data sets that ship with the package or can be made: their source, and their raw files as a Table."""

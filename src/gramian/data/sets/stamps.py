@@ -1,8 +1,8 @@
 """The stamps: where the embedded table comes from, and the raw collection as a table of captions and files.
 
 The embedded table, `gramian.data.load("stamps")`, holds features of Tux Paint's stamp collection; NOTICE has the terms. Its
-header says which package and encoders it was made of, with their versions and hashes (`provenance`). `raw` lists the collection
-itself, where the Debian package is installed; `examples/stamps_raw` makes the features of it.
+header names the package and the encoders that it was made with, with their versions and hashes (`provenance`). `raw` lists the
+collection itself, where the Debian package is installed; `examples/stamps_raw` makes the features from it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def raw(folder: Path = FOLDER, *, ids: Collection[str] | None = None, test: int 
 
     Args:
         folder: of the stamps.
-        ids: stamps to list; all by default. Other packages put stamps of their own there; `load("stamps").ids` are those of
-            the embedded table.
+        ids: stamps to list; all by default. Other packages add stamps to that folder; `load("stamps").ids` are those of the
+            embedded table.
         test: size of the test gallery, see `assign_splits`.
         validation: fraction for validation.
 
@@ -85,7 +85,7 @@ def discover(folder: Path) -> dict[str, dict[str, Path]]:
     """
     if not folder.is_dir():
         raise InputError(
-            f"`folder` must be that of the stamps; there is none at {str(folder)!r}. Install the Debian package "
+            f"`folder` must be that of the stamps; {str(folder)!r} does not exist. Install the Debian package "
             f"{provenance()['source']['package']}, or name its folder."
         )
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -130,7 +130,7 @@ def read_caption(path: Path) -> str | None:
 
 
 def normalise_caption(caption: str) -> str:
-    """Fold what does not make two captions different: case, spacing, Unicode form and final punctuation.
+    """A caption without what does not distinguish two: case, spacing, Unicode form and final punctuation.
 
     >>> normalise_caption("  A  Red apple. ")
     'a red apple'
@@ -154,7 +154,7 @@ def assign_splits(
     others for training. Items that share a caption, or have none, are `shared`: no split uses them.
 
     Args:
-        captions: n captions, `None` where there is none.
+        captions: n captions, `None` where missing.
         complete: n flags: may the item be in the test gallery?
         test: size of the test gallery.
         validation: fraction of the items with a caption of their own.

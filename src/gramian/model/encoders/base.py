@@ -32,7 +32,7 @@ MODES: tuple[Mode, ...] = ("freeze", "lora", "train")
 
 
 RATES: Mapping[str, float] = {"lora": 1e-4, "train": 1e-5}
-"""Default learning rates of a tower: what is pretrained is moved with care."""
+"""Default learning rates of a tower: low, because the weights are pretrained."""
 
 
 LORA: Mapping[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
@@ -59,7 +59,7 @@ class EncoderOptions(TypedDict, total=False):
         lora: options of `peft.LoraConfig`; rank 16 on all linear layers by default.
         max_length: tokens of a text; the model's own limit by default.
         gradient_checkpointing: recompute activations in the backward pass.
-        local_files_only: ask no hub.
+        local_files_only: never contact the hub.
     """
 
     mode: Mode
@@ -86,7 +86,7 @@ _WRITTEN = ("revision", "learning_rate", "max_length", "gradient_checkpointing")
 
 
 class Encoder(Tower):
-    """A pretrained encoder that can say where it came from, and be written and read again.
+    """A pretrained encoder that knows where it came from, and can be written and restored.
 
     Args:
         model: hub id or folder.
@@ -99,13 +99,13 @@ class Encoder(Tower):
         mode: "freeze", "lora" or "train".
 
     Raises:
-        InputError: an option that is not known, or options that do not go together; a model that cannot be had.
+        InputError: an unknown option, or options that do not go together; a model that cannot be loaded.
     """
 
     mode: Mode = "freeze"
     model: Any
     reader: Media
-    _copied = False  # whether the weights came from a saved Aligner, and may be others than the source's
+    _copied = False  # whether the weights came from a saved Aligner, and may differ from the source's
 
     def __init__(self, model: str, own: Mapping[str, Any], options: EncoderOptions) -> None:
         super().__init__()
@@ -122,12 +122,12 @@ class Encoder(Tower):
             )
         if length is not None and length < 2:
             raise InputError(f"`max_length` must be at least 2 tokens, a text's beginning and its end; got {length}.")
-        self.source = str(Path(model).resolve()) if Path(model).exists() else model  # found from anywhere on this machine
+        self.source = str(Path(model).resolve()) if Path(model).exists() else model  # valid in any working directory
         self.options: dict[str, Any] = {**own, **{name: chosen[name] for name in _WRITTEN}}
         self._open(model, {name: chosen[name] for name in ("revision", "local_files_only")})
         if chosen["gradient_checkpointing"]:
             checkpoint_activations(self.model)
-        self._loaded = fingerprint(self.model)  # as they came
+        self._loaded = fingerprint(self.model)  # before any training
         self.width = self._measure()
         self.mode, self.learning_rate = mode, rate or RATES.get(mode)
         if mode == "freeze":
@@ -162,7 +162,7 @@ class Encoder(Tower):
         require("peft")
         import peft
 
-        with without_peft_warnings(), seeded(0):  # the adapter's first weights are the same in every run
+        with without_peft_warnings(), seeded(0):  # the adapter starts with the same weights in every run
             try:
                 self.model = peft.get_peft_model(self.model, peft.LoraConfig(**options))
             except (ValueError, TypeError) as error:
@@ -185,7 +185,7 @@ class Encoder(Tower):
         """
         options = dict(self.options)
         described = {"class": type(self).__name__, "width": self.width, "source": self.source, "mode": self.mode}
-        elsewhere = how == "share" and Path(self.source).exists()  # a folder of this machine says nothing to another
+        elsewhere = how == "share" and Path(self.source).exists()  # a local folder means nothing to another machine
         learned = self.mode == "train" or self._copied
         by_value = how == "value" or elsewhere or learned
         if how == "reference" and learned:
@@ -206,7 +206,7 @@ class Encoder(Tower):
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], folder: Path) -> Encoder:
-        """What `write` described.
+        """Make the encoder that `write` described.
 
         Raises:
             InputError: weights by reference that cannot be loaded, or that have changed since.
@@ -258,7 +258,11 @@ class Encoder(Tower):
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A folder below another; a saved Aligner may not point outside of itself."""
+    """A path below `folder`: a saved Aligner may not point outside of itself.
+
+    Raises:
+        InputError: a `name` that leads out of the folder.
+    """
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise InputError(f"{str(folder)!r} points to files outside of itself ({name!r}): it is damaged or foreign.")
@@ -277,7 +281,7 @@ def checkpoint_activations(model: Any) -> None:
 
 @contextlib.contextmanager
 def without_peft_warnings() -> Iterator[None]:
-    """No warnings of peft about what it itself calls in transformers."""
+    """Silence peft's warnings about its own calls of transformers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
@@ -285,7 +289,7 @@ def without_peft_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """No progress bar of transformers for every file it reads; downloads still show theirs."""
+    """Hide transformers' progress bars for the files it reads; downloads still show theirs."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -38,12 +38,12 @@ class _SentenceReader(Media):
 
 
 class _Preprocess:
-    """What a model of sentence-transformers does to its inputs before its weights come in; it can be pickled without them."""
+    """The preprocessing of a model of sentence-transformers, which can be pickled without the weights."""
 
     def __init__(self, model: Any, prompt: str) -> None:
         self.first = copy.copy(model[0])
         self.first._modules = {}
-        self.first.__dict__["model"] = SimpleNamespace(config=getattr(model[0], "config", None))  # all that is asked of it here
+        self.first.__dict__["model"] = SimpleNamespace(config=getattr(model[0], "config", None))  # all that preprocessing reads
         self.prompt = prompt
 
     def __call__(self, cells: list[Any]) -> Any:
@@ -51,7 +51,7 @@ class _Preprocess:
 
 
 class SentenceTransformers(Encoder):
-    """A model of sentence-transformers as a tower, with its own pooling; tokens come out where it makes them.
+    """A model of sentence-transformers as a tower, with its own pooling, and with tokens if it returns them.
 
     Args:
         model: hub id or folder.

@@ -83,7 +83,7 @@ class _HuggingFaceReader(Media):
             options["return_attention_mask"] = True
         if "input_values" in names:
             options["padding"] = True
-        # CLAP's draws from NumPy's global generator: give it the same one each time, and the process its own back.
+        # CLAP's processor draws from NumPy's global generator: seed it for each batch, then restore the process's own state.
         state = np.random.get_state()  # noqa: NPY002
         try:
             np.random.seed(0)  # noqa: NPY002
@@ -92,7 +92,7 @@ class _HuggingFaceReader(Media):
             np.random.set_state(state)  # noqa: NPY002
 
     def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
-        """What of a text, or of a recording, is cut off."""
+        """How much of a text or a recording is cut off."""
         if self.kind == "text" and self.length is not None:
             count = len(self.processor(decoded, truncation=False, verbose=False)["input_ids"])
             return f"{count} tokens cut to {self.length}" if count > self.length else None
@@ -103,15 +103,15 @@ class HuggingFace(Encoder):
     """A model of transformers as a tower: `AutoModel` and the processor that belongs to it.
 
     Models with towers of their own (CLIP, SigLIP, CLAP, PE-AV) give their projected features; of encoder–decoders (Whisper, T5)
-    the encoder is taken; others give their last hidden state, pooled. An image model reads a video frame by frame, and the
-    mean counts. Tokens come out where they have the vectors' width. What families of models want is `encoders.families`'.
+    the encoder is taken; others give their last hidden state, pooled. An image model reads a video frame by frame, and gives
+    the mean. Tokens are returned if they have the vectors' width. Differences between families are in `encoders.families`.
 
     Args:
         model: hub id or folder.
         kind: "text", "image", "audio" or "video".
         pooling: of the last hidden state: "mean", "max", "first"; "auto" takes the model's own where it was trained (images,
             spectrograms) and the mean elsewhere.
-        seconds: of audio, longer recordings give a window: their first seconds, in training any; 30 by default.
+        seconds: of audio; a longer recording gives a window, its first seconds or, in training, any. None reads all of it.
         frames: of a video; the model's own number by default, or 8.
         options: see `EncoderOptions`.
 
@@ -142,7 +142,7 @@ class HuggingFace(Encoder):
         kind: Kind = self.options["kind"]
         whole, self._own_pooling = _load(model, hub)
         self.model = encoder_of(whole, kind)
-        # Of an encoder–decoder; a tuple, for it is no part of the tower.
+        # An encoder–decoder; in a tuple, so that it does not become a submodule of the tower.
         self._whole = None if whole is self.model else (whole,)
         self._per_frame = kind == "video" and not reads_videos(self.model)
         self._method = method_of(self.model, "image" if self._per_frame else kind)
@@ -189,7 +189,7 @@ class HuggingFace(Encoder):
         return Encoded(pool(tokens, "mean" if pooling == "auto" else pooling), tokens)
 
     def _measure(self) -> int:
-        """The width of the vectors, found by encoding one blank cell; whatever does not fit fails here."""
+        """The width of the vectors, measured by encoding one blank cell; a model and a kind that do not fit fail here."""
         training = self.model.training
         try:
             with torch.no_grad(), seeded(0):
@@ -216,12 +216,12 @@ class HuggingFace(Encoder):
 
 
 def _load(model: str, hub: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The whole model, and whether its pooler is in the files and was not made up."""
+    """The whole model, and whether its pooler was loaded from the files."""
     from transformers import AutoModel
 
     options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
     try:
-        with without_bars(), seeded(0):  # what the files do not hold
+        with without_bars(), seeded(0):  # for weights that the files lack
             whole, info = AutoModel.from_pretrained(model, **hub, **options)
     except Exception as error:  # files that are foreign or damaged fail in many ways
         if out_of_memory(error):
@@ -254,7 +254,7 @@ def _processor(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
 
 
 class _FrameProcessor:
-    """What a video processor does to every frame, by its config: those of transformers need torchvision."""
+    """Processes each frame as a video processor's config says; the video processors of transformers need torchvision."""
 
     def __init__(self, model: str, hub: Mapping[str, Any]) -> None:
         from transformers import CLIPImageProcessorPil
@@ -276,7 +276,7 @@ class _FrameProcessor:
 
 
 def _projected(out: Any, inputs: Mapping[str, Tensor]) -> Encoded:
-    """What get_…_features gave: a tensor, or an output with the projection in its `pooler_output`."""
+    """From the output of `get_…_features`: a tensor, or an output with the projection in its `pooler_output`."""
     if isinstance(out, Tensor):
         return Encoded(out)
     vectors = out.pooler_output
