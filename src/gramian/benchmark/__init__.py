@@ -1,4 +1,4 @@
-"""Comparisons: studies of methods by several seeds, and what objectives and scores cost against the published formulas."""
+"""Comparisons: studies of methods over several seeds, and the cost of losses and scores against the published formulas."""
 
 from gramian.benchmark.costs import Measurement, bench
 

@@ -43,7 +43,7 @@ class Measurement:
     Attributes:
         task: "gram" (contrastive step), "pmrl" (step) or "scoring" (no gradient).
         form: "published"; "plain", the factorised formula under autograd; "kept" and "blocked", this library's step with the
-            pair products kept and made anew; "library", whatever it picks; "products", the matrix products alone.
+            pair products kept and recomputed; "library", its default; "products", the matrix products alone.
         work: "forward" or "forward+backward".
         q: queries.
         n: items.
@@ -53,14 +53,14 @@ class Measurement:
         seconds: median.
         fastest: seconds.
         slowest: seconds.
-        to_products: ratio of the medians to the bare products'; None without them.
-        published_to: the published form's median over this one's: how many times faster; None without it.
-        peak_mb: memory at its highest beyond what was held before, in 10⁶ bytes; None where it cannot be read.
+        to_products: its median over that of the bare products; None where these were not timed.
+        published_to: the published form's median over this one's, the speed-up; None where that was not timed.
+        peak_mb: peak memory beyond what was held before, in 10⁶ bytes; None where it cannot be read.
         device: name of the processor or accelerator.
         threads: of torch on the CPU.
         torch: release.
         gramian: release.
-        commit: of the source tree; "" outside of one.
+        commit: of the source tree; "" outside one.
         date: UTC.
     """
 
@@ -88,7 +88,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class _Case:
-    """Forms of one computation, to be timed in turns: form → (function, bytes it is known to need)."""
+    """Forms of one computation, to be timed in turn: form → (function, bytes it is known to need)."""
 
     task: str
     work: str
@@ -113,8 +113,8 @@ def bench(
 ) -> list[Measurement]:
     """Measure, and write `costs.csv` and `costs.png` to `output`; the CSV grows case by case.
 
-    The forms of a case take turns in one process, so that what disturbs the machine disturbs all; medians are compared. A
-    form that needs more than half of the free memory is left out.
+    The forms of a case take turns in one process, so that other load on the machine affects all of them; medians are compared.
+    A form that needs more than half of the free memory is left out.
 
     Args:
         output: folder.
@@ -196,7 +196,7 @@ def _gram(n: int, m: int, d: int, work: str, device: torch.device) -> _Case:
         return (C @ others, C.T @ anchors) if back else C
 
     def plain(bundle: Bundle) -> Tensor:
-        # The formula as it is written down, over the whole table, under autograd.
+        # The factorised formula, written out over the whole table, under autograd.
         a, M = bundle.column("text"), bundle.select(*bundle.modalities[1:])
         own = orthogonalize(M.vectors)
         x = (a @ own.basis.reshape(-1, d).T).reshape(n, n, m - 1)
@@ -251,7 +251,7 @@ def _scoring(q: int, n: int, m: int, d: int, device: torch.device) -> _Case:
     flat = items.reshape(-1, d)
 
     def published() -> object:
-        # In parts: the whole table of Gram matrices is out of reach.
+        # In parts: the whole table of Gram matrices does not fit in memory.
         return torch.cat([volumes(part, others) for part in queries.split(max(1, 2**24 // (n * m * m)))])  # type: ignore[no-untyped-call]
 
     forms = {
@@ -334,7 +334,7 @@ def _peak(run: Callable[[], object], device: torch.device) -> float | None:
         before = torch.cuda.memory_allocated(device)
         run()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    run()  # what a first call allocates for good is not the run's
+    run()  # what a first call allocates permanently does not count
     name = ctypes.util.find_library("c")
     try:
         ctypes.CDLL(name).malloc_trim(0)

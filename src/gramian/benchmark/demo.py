@@ -1,4 +1,4 @@
-"""The main job, end to end, on real data: train by five objectives, several seeds each, and compare them on the test split."""
+"""The whole task on real data: train with five objectives, several seeds each, and compare them on the test split."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["compare", "demo", "methods"]
 
 
 def methods(anchor: str = "text") -> tuple[Method, ...]:
-    """What `gramian demo` compares. The temperatures of the forms that no paper fixes were chosen on validation: docs/log.md.
+    """What `gramian demo` compares. Temperatures that no paper fixes were chosen on validation: docs/log.md.
 
     Args:
         anchor: of GRAM as published.
@@ -68,15 +68,15 @@ def demo(
         anchor: the query modality of the joint scores, and the anchor of GRAM as published.
         seeds: runs of each method, with seeds 0, 1, ….
         dim: width of the shared space.
-        recipe: how to train; its seed is replaced by the run's.
-        resume: take the finished runs in `output` that have the same settings.
+        recipe: how to train; each run replaces its seed.
+        resume: reuse the finished runs in `output` with the same settings.
         console: where to print.
 
     Returns:
         The paths of the report and the pictures.
 
     Raises:
-        InputError: no seeds, one column, or an anchor that is none of the columns.
+        InputError: no seeds, a single column, or an anchor that is not one of the columns.
     """
     if anchor not in columns or len(columns) < 2:
         raise InputError(
@@ -139,7 +139,7 @@ def compare(runs: Mapping[str, Sequence[Run]], anchor: str) -> Sheet:
 
 
 def aggregation(runs: Mapping[str, Sequence[Run]], anchor: str) -> Sheet:
-    """What asking for all other modalities together gains over the best single one, by method."""
+    """What retrieving all other modalities together gains over the best single one, by method."""
     others = _others(next(iter(runs.values()))[0].report, anchor)
     rows = []
     for name, own in runs.items():

@@ -1,4 +1,4 @@
-"""Where figures were measured: processor, versions, commit, date."""
+"""The environment of a measurement: processor, versions, commit, date."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["environment", "versions"]
 
 
 def versions() -> dict[str, str]:
-    """What decides whether one seed gives the same result again: releases of gramian and torch, kind of machine."""
+    """What a seed's result depends on: releases of gramian and torch, and the kind of machine."""
     return {"gramian": __version__, "torch": torch.__version__, "machine": platform.machine()}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What has to stand beside a time or a size: "device", "threads", "torch", "gramian", "commit", "date" (UTC)."""
+    """What to report beside a time or a size: "device", "threads", "torch", "gramian", "commit", "date" (UTC)."""
     return {
         "device": _processor(device),
         "threads": torch.get_num_threads(),
@@ -43,7 +43,7 @@ def _processor(device: torch.device) -> str:
 
 
 def _commit() -> str:
-    """Of the source tree; "" outside of one."""
+    """The commit of the source tree; "" outside one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

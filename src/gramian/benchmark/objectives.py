@@ -1,7 +1,7 @@
 """Which objective to train, which to fine-tune, which score to serve: the tables of docs/objectives.md.
 
-Every objective is trained from new heads on a synthetic task and on stamps, and goes on from an aligned space on stamps. The
-test splits choose nothing: epochs, and the candidate that challenges all-pairs InfoNCE, are chosen on validation.
+Every objective trains new heads on a synthetic task and on stamps, and fine-tunes an aligned space on stamps. The test splits
+choose nothing: epochs, and the candidate that challenges all-pairs InfoNCE, are chosen on validation.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from gramian.training import Recipe
 __all__ = ["METHODS", "REFERENCE", "objectives"]
 
 MARKERS = ("synthetic", "stamps", "tuned", "served", "challenge")
-"""Of docs/objectives.md."""
+"""The markers in docs/objectives.md."""
 
 REFERENCE = Method("Pairwise, τ = 0.2", lambda: Pairwise(temperature=0.2), "corrected")
-"""What the others are compared with, and what has trained the spaces that are fine-tuned."""
+"""What the others are compared with, and what trains the spaces that are then fine-tuned."""
 
 METHODS: tuple[Method, ...] = (
     Method("Pairwise (CLIP), all pairs", Pairwise, "published"),
@@ -80,14 +80,14 @@ SERVED: tuple[ScoreName, ...] = (
 )
 
 SPACES = (REFERENCE.name, "Gram, cone, each", "PMRL, signed", "Gram", "PMRL", "Symile, n")
-"""The objectives whose spaces are served by each of `SERVED`."""
+"""The objectives whose spaces are evaluated with each of `SERVED`."""
 
 
 def synthetic(seed: int) -> Table:
     """Three modalities of one latent of 16 dimensions.
 
-    Each is a random linear map of it into 32 dimensions, of deviation 1, and noise of deviation 0.4. 3,840 items to train (300
-    steps of 64), 500 to validate, 1,000 to test.
+    Each is a random linear map of it into 32 dimensions, with standard deviation 1, plus noise with standard deviation 0.4.
+    3,840 items to train (300 steps of 64), 500 to validate, 1,000 to test.
     """
     generator = torch.Generator().manual_seed(1000 + seed)
     n = 3840 + 500 + 1000
@@ -129,17 +129,17 @@ def objectives(
     Args:
         output: folder of the runs and of `report.md`.
         seeds: runs of each objective on each task.
-        epochs: of every run, to try it; the tasks' by default.
-        methods: names of the objectives, the reference's besides; all by default.
+        epochs: of every run, for a trial; the tasks' own by default.
+        methods: names of the objectives, beside the reference; all by default.
         page: a Markdown page with the markers of docs/objectives.md, which gets the tables.
-        resume: take the finished runs with the same settings.
+        resume: reuse the finished runs with the same settings.
         console: of the progress bars.
 
     Returns:
         The paths written.
 
     Raises:
-        InputError: an unknown objective, or a page without the markers.
+        InputError: an unknown objective, a page without the markers, or a page together with `methods` or `epochs`.
     """
     if page is not None:
         read_page(page, MARKERS)
@@ -174,7 +174,7 @@ def training_table(title: str, results: Mapping[str, Sequence[Run]], before: Seq
     Args:
         title: of the sheet.
         results: name of the objective → its runs.
-        before: the runs that these went on from, which are then the reference.
+        before: the runs that these started from, which are then the reference.
     """
     reference = results[REFERENCE.name] if before is None else before
     rows = [] if before is None else [_row("(before)", "", before, "–")]
@@ -201,12 +201,12 @@ def _mrr(runs: Sequence[Run]) -> float:
 
 
 def serving_table(task: str, results: Mapping[str, Sequence[Run]]) -> Sheet:
-    """R@1 of one modality ↔ the two others together, by the score that serves it."""
+    """R@1 of one modality ↔ the two others together, by score."""
     spaces = {name: results[name] for name in SPACES if name in results}
     gains = {name: [evaluate(run.embedded, scores=SERVED).gains for run in runs] for name, runs in spaces.items()}
 
     def mean(name: str, score: str, single: bool) -> str:
-        """R@1 of one column: the mean over directions, then over seeds."""
+        """R@1 in one space: the mean over directions, then over seeds."""
         shares = [
             np.mean(
                 [recall_at_k((gain.single if single else gain.joint).ranks, 1) for gain in run if gain.joint.score == score]
@@ -226,7 +226,7 @@ def serving_table(task: str, results: Mapping[str, Sequence[Run]]) -> Sheet:
 
 
 def challenge(task: str, results: Mapping[str, Sequence[Run]]) -> str:
-    """The candidate that validation prefers to all-pairs InfoNCE, and what the test split says of it."""
+    """The candidate that validation ranks first beside all-pairs InfoNCE, and its difference on the test split."""
     candidates = {name: _mrr(runs) for name, runs in results.items() if not name.startswith("Pairwise,") and "CLIP" not in name}
     if not candidates:
         return f"On {task} nothing but Pairwise itself was trained.\n"

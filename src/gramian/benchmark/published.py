@@ -1,4 +1,4 @@
-"""The published computations, step by step as they are described, to measure against. Nothing else should use them."""
+"""The published computations, step by step as described, as the baseline of measurements. Nothing else should use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `gramian demo` trains with: widths, rates and temperatures compared on the validation split of stamps; docs/log.md."""
+"""The settings of `gramian demo`: widths, rates and temperatures compared on the validation split of stamps; docs/log.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["candidates", "stamps_selection"]
 
 
 def candidates() -> list[Method]:
-    """Each differs from another in one thing."""
+    """The candidates, each of which differs from another in a single setting."""
     base = Recipe()
     return [
         *(Method(f"Pairwise, dim {dim}", Pairwise, dim=dim) for dim in (64, 128, 256, 512, 1024)),
@@ -75,10 +75,10 @@ def stamps_selection(
     Args:
         output: folder of the runs and of `report.md`.
         seeds: runs of each candidate.
-        epochs: of every run, to try it; the recipe's by default.
+        epochs: of every run, for a trial; the recipe's by default.
         methods: names of the candidates; all by default.
         page: a Markdown page with the marker "candidates", which gets the table.
-        resume: take the finished runs with the same settings.
+        resume: reuse the finished runs with the same settings.
         console: of the progress bar.
 
     Returns:

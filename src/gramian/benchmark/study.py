@@ -40,9 +40,9 @@ class Method:
     Attributes:
         name: for tables and, in plain letters, for files.
         loss: builds the objective.
-        kind: whose options it has, for tables.
+        kind: the origin of its options, for tables: "published", "corrected", "combined".
         dim: width of the shared space; the task's by default.
-        recipe: the task's by default. A run's seed replaces that of the recipe.
+        recipe: the task's by default. Each run replaces its seed.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Task:
         table: seed → table with the splits "train", "validation" and "test".
         dim: width of the shared space.
         recipe: how to train.
-        start: what has trained the space that every method goes on from, by a recipe of its own; None for new heads.
+        start: the method that trains the space from which every other method starts, by its own recipe; None for new heads.
     """
 
     name: str
@@ -80,8 +80,8 @@ class Run:
         seed: of heads, batches and, where the task draws it, the table.
         embedded: the items of the evaluated split in the shared space.
         report: their figures.
-        best: best validation MRR, whose epoch the embeddings come from.
-        best_epoch: that epoch.
+        best: best validation MRR.
+        best_epoch: the epoch of `best`, from which the embeddings come.
     """
 
     method: Method
@@ -110,8 +110,8 @@ def study(
 ) -> Results:
     """Train every method on every task with every seed, and evaluate each run.
 
-    A finished run is stored as two files, `TASK/METHOD-SEED.json` with its settings and `….safetensors` with what it
-    embedded. A run is what its settings say, so a resumed study gives the figures of an unbroken one.
+    A finished run is stored as two files, `TASK/METHOD-SEED.json` with its settings and `….safetensors` with its embeddings.
+    Its settings determine a run, so a resumed study gives the same figures as an uninterrupted one.
 
     Args:
         tasks: with different names.
@@ -119,10 +119,9 @@ def study(
         folder: of the stored runs.
         seeds: runs of a method on a task, with seeds 0, 1, ….
         split: what is evaluated: "validation" to choose by, "test" to report.
-        scores: joint scores that the reports have; by default they have the directions between two modalities alone.
-        resume: take the stored runs with the same settings; those that differ, or are damaged, are trained again. Without it
-            all are.
-        cpu: stay on the CPU where there is an accelerator.
+        scores: joint scores of the reports; by default they cover directions between two modalities only.
+        resume: reuse the stored runs with the same settings; others, and damaged ones, are trained again. Without it all are.
+        cpu: stay on the CPU even where there is an accelerator.
         console: of the progress bar.
 
     Returns:
@@ -170,13 +169,13 @@ class _Trial:
 
     @cached_property
     def start(self) -> Aligner | None:
-        """The space that every method goes on from, trained once."""
+        """The space from which every method starts, trained once."""
         if self.task.start is None:
             return None
         return self._fit(self._new(self.task.start), self.task.start)[0]
 
     def settings(self, method: Method) -> dict[str, Any]:
-        """All that decides what a run gives, as JSON has it."""
+        """Everything that determines a run's result, as plain JSON values."""
         start = self.task.start
         settings = versions() | {
             "data": self.digest,
@@ -190,7 +189,7 @@ class _Trial:
         return plain
 
     def stored(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]] | None:
-        """The finished run at `path`; None where there is none, a damaged one, or one of other settings."""
+        """The finished run at `path`; None where there is none, or it is damaged or has other settings."""
         try:
             outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if outcome["settings"] == self.settings(method):
@@ -200,7 +199,7 @@ class _Trial:
         return None
 
     def train(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]]:
-        """Train and embed, and store both at `path`; the settings last, so that they never stand beside other embeddings."""
+        """Train and embed, and store the result at `path`; the settings last, so that they never describe other embeddings."""
         aligner, history = self._fit(self._new(method) if self.start is None else deepcopy(self.start), method)
         embedded = aligner.embed(self.parts[self.split]).to("cpu")
         outcome = {"settings": self.settings(method), "best": history.best or 0.0, "best_epoch": history.best_epoch}
@@ -231,7 +230,7 @@ def difference(runs: Sequence[Run], reference: Sequence[Run], k: int = 1) -> Int
     """Mean R@k of `runs` minus that of `reference`, paired by item and seed, with its 95 % interval.
 
     Raises:
-        InputError: the two do not have the same seeds, directions and items.
+        InputError: the two differ in seeds, directions or items.
     """
     ours, theirs = _hits(runs, k), _hits(reference, k)
     if ours.shape != theirs.shape or [run.seed for run in runs] != [run.seed for run in reference]:
@@ -243,12 +242,12 @@ def difference(runs: Sequence[Run], reference: Sequence[Run], k: int = 1) -> Int
 
 
 def _hits(runs: Sequence[Run], k: int) -> NDArray[np.float64]:
-    """Whose match was among the best k, (seeds, directions, items)."""
+    """Which items found their match among the best k, (seeds, directions, items)."""
     return np.stack([hits(run.report.singles, run.report.n, k) for run in runs])
 
 
 def chosen(methods: Sequence[Method], names: Sequence[str] | None) -> list[Method]:
-    """The methods with these names, in their own order; all without names.
+    """The methods with these names; all without names.
 
     Args:
         methods: to choose from.
@@ -272,13 +271,13 @@ def write_tables(title: str, tables: Mapping[str, str], output: Path, page: Path
         title: of the report.
         tables: marker → Markdown.
         output: folder.
-        page: has, for every marker, the lines `<!-- MARKER -->` and `<!-- /MARKER -->`; what stands between them is replaced.
+        page: has the lines `<!-- MARKER -->` and `<!-- /MARKER -->` for every marker; the text between them is replaced.
 
     Returns:
         The paths written.
 
     Raises:
-        InputError: a page that is not there, or lacks a marker.
+        InputError: a page that does not exist or lacks a marker.
     """
     written = [write_text(output / "report.md", f"# {title}\n\n" + "\n".join(tables.values()))]
     if page is not None:
@@ -290,10 +289,10 @@ def write_tables(title: str, tables: Mapping[str, str], output: Path, page: Path
 
 
 def read_page(page: Path, markers: Iterable[str]) -> str:
-    """The text of a page of documentation that has all markers.
+    """The text of a page of documentation, checked for its markers.
 
     Raises:
-        InputError: a page that is not there, or lacks one.
+        InputError: a page that does not exist or lacks a marker.
     """
     if not page.is_file():
         raise InputError(f"`page` must be an existing Markdown file; there is no {str(page)!r}.")
