@@ -7,18 +7,18 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
-	@echo "make test    run the tests, doctests and README snippets; shows what of the code they run"
-	@echo "make floors  the tests with the oldest releases that the package metadata admits"
-	@echo "make check   formatting, lint and types"
-	@echo "make format  write the formatting"
-	@echo "make docs    docs/scores.md from the code, docs/accuracy.md and docs/results/arity.md measured anew"
-	@echo "make study   docs/objectives.md: every objective and score, five seeds; half an hour, goes on where it stopped"
-	@echo "make bench   benchmarks/results/: what losses and scores cost here, against the published formulas; a quarter of an hour"
-	@echo "make setup   create $(VENV) (the other targets do it themselves)"
+	@echo "make test    run the tests, doctests and README snippets; shows coverage"
+	@echo "make floors  run the tests with the oldest releases that the package metadata allows"
+	@echo "make check   check formatting, lint and types"
+	@echo "make format  format the code and fix lint"
+	@echo "make docs    write docs/scores.md from the code; measure docs/accuracy.md and docs/results/arity.md again"
+	@echo "make study   write docs/objectives.md: every objective and score, five seeds; half an hour, resumes where it stopped"
+	@echo "make bench   write benchmarks/results/: the cost of losses and scores against the published formulas; a quarter of an hour"
+	@echo "make setup   create $(VENV) (the other targets do so themselves)"
 
 setup: $(VENV)/.ready
 
-# torch goes first and alone, so that no other requirement can pick another build of it.
+# torch is installed first and alone, so that no other requirement can select another build of it.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
@@ -28,11 +28,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/gramian demo --output runs/demo
 
-# Commands that a test starts, torchrun's processes among them, are measured too; forked loading processes are not.
+# Coverage includes commands that a test starts, such as torchrun's processes, but not forked loading processes.
 test: setup
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered
 
-# Old releases warn of things that newer ones have fixed, so warnings are no errors here.
+# Old releases warn about things that newer ones have fixed, so warnings are not errors here.
 floors:
 	$(PYTHON) -m venv .venv-floors
 	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-floors.txt torch
