@@ -229,13 +229,13 @@ class Bundle:
         if not modalities:
             raise InputError(f"`modalities` must name at least one of {', '.join(self.modalities)}; got none.")
         index = [self.position(name) for name in modalities]
-        kept = {name: tokens for name, tokens in self.tokens.items() if name in modalities}
+        tokens = {name: column for name, column in self.tokens.items() if name in modalities}
         first, beyond = index[0], index[-1] + 1
         if index == list(range(first, beyond)):  # a view, and its gradient a plain copy
             vectors, present = self.vectors[:, first:beyond], self.present[:, first:beyond]
         else:
             vectors, present = self.vectors[:, index], self.present[:, index]
-        return Bundle(vectors, present, modalities, self.item_ids, kept)
+        return Bundle(vectors, present, modalities, self.item_ids, tokens)
 
     def apart(self, first: Sequence[str], second: Sequence[str]) -> tuple[Bundle, Bundle]:
         """`select` of both; where `first` and `second` are all modalities in order, the gradient of both is one tensor."""

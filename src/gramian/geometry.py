@@ -45,8 +45,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         # A Bundle has vectors, Tokens have values.
-        held = (getattr(value, "vectors", getattr(value, "values", value)) for value in (*args, *kwargs.values()))
-        tensor = next((value for value in held if isinstance(value, Tensor)), None)
+        operands = (getattr(value, "vectors", getattr(value, "values", value)) for value in (*args, *kwargs.values()))
+        tensor = next((value for value in operands if isinstance(value, Tensor)), None)
         with torch.autocast("cpu" if tensor is None else tensor.device.type, enabled=False):
             return function(*args, **kwargs)
 
@@ -222,11 +222,11 @@ def triangle_area(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... 
     tensor(1.0000)
     """
     Z = _masked(vectors, present)
-    there = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
-    count = there.sum(-1)
+    mask = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
+    count = mask.sum(-1)
     check_triangle(count)
-    squared = edge_volume(Z, there).square()
-    squared = squared + (count == 2) * orthogonalize(Z, there).volume.square()
+    squared = edge_volume(Z, mask).square()
+    squared = squared + (count == 2) * orthogonalize(Z, mask).volume.square()
     return safe_sqrt(squared).masked_fill(count < 2, 0) / 2
 
 
@@ -267,9 +267,9 @@ def lorentz_volume(
     (tensor(0.), tensor(True))
     """
     Z = _masked(vectors, present)
-    there = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
-    edges, own = edge_volume(Z, there).square(), orthogonalize(Z, there).volume.square()
-    return lorentz(edges, own, there.sum(-1), curvature)
+    mask = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
+    edges, own = edge_volume(Z, mask).square(), orthogonalize(Z, mask).volume.square()
+    return lorentz(edges, own, mask.sum(-1), curvature)
 
 
 def check_curvature(curvature: float) -> None:
@@ -297,8 +297,8 @@ def lorentz(
 @full_precision
 def edge_volume(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"]) -> Float[Tensor, "..."]:
     """Volume of the parallelotope of the edges from a tuple's first vector to its others; (k − 1)! times the simplex's."""
-    _, edges, there = edges_of(_masked(vectors, present), present)
-    return orthogonalize(edges, there).volume
+    _, edges, mask = edges_of(_masked(vectors, present), present)
+    return orthogonalize(edges, mask).volume
 
 
 def edges_of(
@@ -307,8 +307,8 @@ def edges_of(
     """First present vector (..., d) of each tuple, the others minus it (..., m, d), and the mask (..., m) of these edges."""
     first = torch.cumsum(present, -1).eq(1) & present
     base = (Z * first[..., None]).sum(-2)
-    there = present & ~first
-    return base, (Z - base.unsqueeze(-2)).masked_fill(~there[..., None], 0), there
+    mask = present & ~first
+    return base, (Z - base.unsqueeze(-2)).masked_fill(~mask[..., None], 0), mask
 
 
 class Orthogonalization(NamedTuple):
@@ -328,9 +328,9 @@ class Orthogonalization(NamedTuple):
 def orthogonalize(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None) -> Orthogonalization:
     """Gram–Schmidt over the m vectors, masked; a vector within rounding of the span before it counts as dependent."""
     Z = _masked(vectors, present)
-    there = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
+    mask = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
     batch, (m, d) = Z.shape[:-2], Z.shape[-2:]
-    basis, distances = _GramSchmidt.apply(Z.reshape(-1, m, d), there.reshape(-1, m))  # type: ignore[no-untyped-call]
+    basis, distances = _GramSchmidt.apply(Z.reshape(-1, m, d), mask.reshape(-1, m))  # type: ignore[no-untyped-call]
     return Orthogonalization(basis.reshape(*batch, m, d), distances.reshape(*batch, m))
 
 
@@ -388,13 +388,13 @@ class _GramSchmidt(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, Z: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, Z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         # Unit vectors carry rounding errors of a few ε; a residual below this is noise and has no direction.
         tolerance = 32 * torch.finfo(Z.dtype).eps
         Q = torch.empty_like(Z, memory_format=torch.contiguous_format)
         L = torch.eye(Z.shape[-2], dtype=Z.dtype, device=Z.device).repeat(*Z.shape[:-2], 1, 1)
         distances = Z.new_ones(Z.shape[:-1])
-        independent = torch.zeros_like(there)
+        independent = torch.zeros_like(mask)
         for i in range(Z.shape[-2]):
             residual = Q[..., i : i + 1, :].copy_(Z[..., i : i + 1, :])  # in place: new memory costs more than the products
             before = Q[..., :i, :]
@@ -410,7 +410,7 @@ class _GramSchmidt(torch.autograd.Function):
             residual *= scale.unsqueeze(-1)
             L[..., i : i + 1, :i] = along.where(usable.unsqueeze(-1), 0)
             L[..., i, i] = distance.where(usable, 1)[..., 0]
-            distances[..., i] = distance.where(usable, 0)[..., 0].where(there[..., i], 1)
+            distances[..., i] = distance.where(usable, 0)[..., 0].where(mask[..., i], 1)
         ctx.save_for_backward(Q, L, distances, independent)
         return Q, distances
 

@@ -161,9 +161,9 @@ def direction(
     gallery = rankings.side(target)
     present = rankings.bundle.present.cpu().numpy()
     if len(query) > 1:
-        joint, asks = query, rows
+        joint, joint_rows = query, rows
     else:
-        joint, asks = target, gallery.rows
+        joint, joint_rows = target, gallery.rows
     columns = [rankings.bundle.position(name) for name in joint]
     return Direction(
         query=query,
@@ -173,7 +173,7 @@ def direction(
         items=rankings.items[rows],
         ranks=(ranked or rankings.rows(query, target, score)).at(rows),
         gallery=len(gallery.candidates),
-        incomplete=int((~present[asks][:, columns]).any(1).sum()),
+        incomplete=int((~present[joint_rows][:, columns]).any(1).sum()),
         unasked=len(rankings.bundle) - len(rows),
     )
 
@@ -184,14 +184,14 @@ def _alone(rankings: Rankings, query: Names, target: Names, name: str, rows: NDA
     It is the ranking between two modalities, which is computed once, with the items added that lack the modality: as queries
     they find nothing, as candidates they come behind all others.
     """
-    asks = len(query) > 1  # the joint side asks
-    pair = ((name,), target) if asks else (query, (name,))
+    joint_is_query = len(query) > 1
+    pair = ((name,), target) if joint_is_query else (query, (name,))
     ranked = rankings.rows(pair[0], pair[1], "cosine")
     better, tied = (part[rows] for part in ranked)
     has = rankings.bundle.has(name).cpu().numpy()
     gallery = rankings.side(pair[1])
     size, lacking = len(gallery.candidates), 0
-    if asks:
+    if joint_is_query:
         # A query without a vector: all candidates tie but for the item's own.
         own = np.bincount(gallery.candidates.items.numpy(), minlength=len(rankings.items))[rankings.items[rows]]
         better, tied = np.where(has[rows], better, 0), np.where(has[rows], tied, size - own)

@@ -113,8 +113,8 @@ def recall_at_k(ranks: Ranks, k: int) -> float:
     >>> recall_at_k(Ranks(np.array([0, 2, 7, 0]), np.array([0, 0, 0, 1])), 1)
     0.375
     """
-    found = hits_at_k(ranks, k)
-    return float(found.mean()) if len(found) else float("nan")
+    hits = hits_at_k(ranks, k)
+    return float(hits.mean()) if len(hits) else float("nan")
 
 
 def median_rank(ranks: Ranks) -> float:

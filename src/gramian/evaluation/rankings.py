@@ -148,8 +148,8 @@ class Rankings:
 
 def _by_row(ranked: MatchRanks, side: Side) -> RankedRows:
     """The ranks of every row, from those of its candidates."""
-    known = np.append(ranked.matched.cpu().numpy(), False)[side.of_row]  # −1, of a row without a candidate, is the last
-    better, tied = (np.where(known, np.append(part.cpu().numpy(), -1)[side.of_row], -1) for part in ranked[:2])
+    matched = np.append(ranked.matched.cpu().numpy(), False)[side.of_row]  # −1, of a row without a candidate, is the last
+    better, tied = (np.where(matched, np.append(part.cpu().numpy(), -1)[side.of_row], -1) for part in ranked[:2])
     return RankedRows(better, tied)
 
 
@@ -165,8 +165,8 @@ def _folded(parts: Sequence[Tensor], items: NDArray[np.int64], has: NDArray[np.b
     the same where ‖x − y‖² is at most the ε of their type, that is where their cosine is 1 up to rounding.
     """
     numbers = np.arange(len(items))
-    known = has.nonzero()[0]
-    rows = known[np.argsort(items[known], kind="stable")]  # of one item side by side
+    present = has.nonzero()[0]
+    rows = present[np.argsort(items[present], kind="stable")]  # of one item side by side
     sorted_items = items[rows]
     starts = np.flatnonzero(np.r_[True, sorted_items[1:] != sorted_items[:-1]]) if len(rows) else np.empty(0, np.int64)
     sizes = np.diff(np.r_[starts, len(rows)])
@@ -182,7 +182,7 @@ def _folded(parts: Sequence[Tensor], items: NDArray[np.int64], has: NDArray[np.b
 
 
 def _close(parts: Sequence[Tensor], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
-    found = [np.empty(0, bool)]
+    blocks = [np.empty(0, bool)]
     for start in range(0, len(first), CHUNK):
         one, other = (torch.from_numpy(rows[start : start + CHUNK]).to(parts[0].device) for rows in (first, second))
         close = torch.ones(len(one), dtype=torch.bool, device=one.device)
@@ -190,8 +190,8 @@ def _close(parts: Sequence[Tensor], first: NDArray[np.int64], second: NDArray[np
             eps = torch.finfo(part.dtype).eps * max(1, part.shape[1] // parts[0].shape[1])  # of each token
             wide = torch.promote_types(part.dtype, torch.float32)
             close &= (part[one].to(wide) - part[other].to(wide)).square().sum(1) <= eps
-        found.append(close.cpu().numpy())
-    return np.concatenate(found)
+        blocks.append(close.cpu().numpy())
+    return np.concatenate(blocks)
 
 
 def _alike(parts: Sequence[Tensor], numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -88,12 +88,12 @@ def _reranked(
     gallery = rankings.side(target)
     queries, candidates = rankings.bundle[rows].select(*query), rankings.bundle[gallery.rows].select(*target)
     items = torch.from_numpy(rankings.items[rows]), gallery.candidates.items
-    asked, found = (Candidates(torch.arange(len(ids)), ids).to(queries.vectors.device) for ids in items)
+    query_side, item_side = (Candidates(torch.arange(len(ids)), ids).to(queries.vectors.device) for ids in items)
     form = SCORES[score].of(queries, candidates)
-    (ranks,) = match_ranks(form, asked, found)
+    (ranks,) = match_ranks(form, query_side, item_side)
     _, best = top_k(form, k)
     logits = _logits(matcher, queries, candidates, best, anchor_asks=len(query) == 1)
-    own = found.items[best] == asked.items[:, None]
+    own = item_side.items[best] == query_side.items[:, None]
     highest = logits.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
     # A match outside the best k stays behind them all, tied with the others outside that it tied with before.
     behind = ranks.better.clamp(min=best.shape[1])
@@ -106,10 +106,10 @@ def _logits(matcher: Matcher, queries: Bundle, candidates: Bundle, best: Tensor,
     """The head's (q, k) logits of each query with its best k."""
     training = matcher.training
     matcher.eval()
-    asked = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
+    query_rows = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
     logits = []
-    for rows, found in zip(torch.split(asked, PAIRS), torch.split(best.flatten(), PAIRS), strict=True):
-        pair = queries[rows], candidates[found]
+    for rows, item_rows in zip(torch.split(query_rows, PAIRS), torch.split(best.flatten(), PAIRS), strict=True):
+        pair = queries[rows], candidates[item_rows]
         logits.append(matcher(*(pair if anchor_asks else pair[::-1])))
     matcher.train(training)
     return torch.cat(logits).double().reshape(best.shape)
@@ -117,9 +117,9 @@ def _logits(matcher: Matcher, queries: Bundle, candidates: Bundle, best: Tensor,
 
 def _rows_only(rankings: Rankings, rows: NDArray[np.int64], better: Tensor, tied: Tensor) -> RankedRows:
     """The ranks of `rows`, with −1 for all other rows."""
-    found = []
+    columns = []
     for part in (better, tied):
         whole = np.full(len(rankings.bundle), -1)
         whole[rows] = part.cpu().numpy()
-        found.append(whole)
-    return RankedRows(*found)
+        columns.append(whole)
+    return RankedRows(*columns)

@@ -48,37 +48,37 @@ def diagnostics(bundle: Bundle) -> dict[str, float]:
     Returns:
         Name → value. A figure with too few items is left out.
     """
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     vectors = {name: bundle.column(name)[bundle.has(name)].detach() for name in bundle.modalities}
     vectors = {name: rows for name, rows in vectors.items() if len(rows) > 1}
     samples = {name: rows[_sample(len(rows))] for name, rows in vectors.items()}
     for name, rows in vectors.items():
-        found[f"uniformity, {name}{_marked(rows)}"] = uniformity(samples[name])
-        found[f"effective rank, {name}"] = effective_rank(rows)
+        figures[f"uniformity, {name}{_marked(rows)}"] = uniformity(samples[name])
+        figures[f"effective rank, {name}"] = effective_rank(rows)
     for first, second in combinations(vectors, 2):
-        found[f"modality gap, {first} – {second}"] = modality_gap(vectors[first], vectors[second])
+        figures[f"modality gap, {first} – {second}"] = modality_gap(vectors[first], vectors[second])
         both = bundle.has(first) & bundle.has(second)
         if bool(both.any()):
             share = antipodal_share(bundle.column(first)[both], bundle.column(second)[both])
-            found[f"antipodal share, {first} – {second}"] = share
+            figures[f"antipodal share, {first} – {second}"] = share
     for query, target in permutations(vectors, 2):
         name = f"hubness, {query} → {target}{_marked(max(vectors[query], vectors[target], key=len))}"
-        found[name] = hubness(SCORES["cosine"].of(samples[query], samples[target]))
+        figures[name] = hubness(SCORES["cosine"].of(samples[query], samples[target]))
     rows = bundle.present.all(1).nonzero().flatten()
     mark = _marked(rows)
     complete = bundle[rows[_sample(len(rows))]]
     whole = complete.vectors.detach()
     if len(whole) > bundle.present.shape[1]:
         mixed = torch.stack([whole[:, i].roll(i, 0) for i in range(whole.shape[1])], 1)
-        found[f"1 − volume, matched{mark}"] = float(1 - volume(whole).mean())
-        found[f"1 − volume, mismatched{mark}"] = float(1 - volume(mixed).mean())
+        figures[f"1 − volume, matched{mark}"] = float(1 - volume(whole).mean())
+        figures[f"1 − volume, mismatched{mark}"] = float(1 - volume(mixed).mean())
         shares = singular_values(whole).square().mean(0) / whole.shape[1]
-        found |= {f"energy share, σ{i}{mark}": float(share) for i, share in enumerate(shares, 1)}
-        found[f"effective rank of a tuple{mark}"] = float(spectral_entropy_rank(whole).mean())
+        figures |= {f"energy share, σ{i}{mark}": float(share) for i, share in enumerate(shares, 1)}
+        figures[f"effective rank of a tuple{mark}"] = float(spectral_entropy_rank(whole).mean())
         for label, loss in _objectives(bundle.modalities).items():
             for part, length in saturation(loss, complete[:BATCH]).items():
-                found[f"gradient, {label}: {part}"] = length
-    return found
+                figures[f"gradient, {label}: {part}"] = length
+    return figures
 
 
 def _sample(n: int) -> Tensor:
@@ -125,12 +125,12 @@ def saturation(loss: Loss, bundle: Bundle) -> dict[str, float]:
     try:
         vectors = bundle.vectors.detach().masked_fill(~bundle.present[..., None], 0).requires_grad_()
         parts = loss(Bundle(vectors, bundle.present, bundle.modalities, bundle.item_ids, bundle.tokens)).parts
-        found = {}
+        lengths = {}
         for name, part in parts.items():
             (gradient,) = torch.autograd.grad(part, vectors, retain_graph=True, allow_unused=True, materialize_grads=True)
             radial = (gradient * vectors.detach()).sum(-1, keepdim=True) * vectors.detach()
-            found[name] = float((gradient - radial).flatten(1).norm(dim=1).sum())
-        return found
+            lengths[name] = float((gradient - radial).flatten(1).norm(dim=1).sum())
+        return lengths
     finally:
         for module, training in modes.items():
             module.training = training

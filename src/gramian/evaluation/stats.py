@@ -66,11 +66,11 @@ def share_interval(values: NDArray[np.float64], items: NDArray[np.int64] | None 
     >>> share_interval(np.ones(20)).percent(), share_interval(np.array([0.0, 1.0, 1.0, 1.0])).value
     ('100.0 [83.9, 100.0]', 0.75)
     """
-    found = _mean(values, items, level, 0, 1)
-    if found is None:
+    mean = _mean(values, items, level, 0, 1)
+    if mean is None:
         return UNKNOWN
-    p, z = found.value, found.z
-    n = found.independent(p * (1 - p))
+    p, z = mean.value, mean.z
+    n = mean.independent(p * (1 - p))
     centre, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((centre + side * width) / (1 + z * z / n) for side in (-1, 1))
     return Interval(p, min(p, max(0.0, low)), max(p, min(1.0, high)))
@@ -101,14 +101,14 @@ def difference_interval(
     >>> difference_interval(np.zeros(100)).percent()
     '0.0 [-2.7, 2.7]'
     """
-    found = _mean(values, items, level, -1, 1)
-    if found is None:
+    mean = _mean(values, items, level, -1, 1)
+    if mean is None:
         return UNKNOWN
-    n = found.independent(found.square - found.value**2)
-    centre, square = n * found.value / (n + 2), (n * found.square + 2) / (n + 2)
-    width = found.z * math.sqrt(max(0.0, square - centre**2) / (n + 2))
+    n = mean.independent(mean.square - mean.value**2)
+    centre, square = n * mean.value / (n + 2), (n * mean.square + 2) / (n + 2)
+    width = mean.z * math.sqrt(max(0.0, square - centre**2) / (n + 2))
     low, high = max(-1.0, centre - width), min(1.0, centre + width)
-    return Interval(found.value, min(low, found.value), max(high, found.value))
+    return Interval(mean.value, min(low, mean.value), max(high, mean.value))
 
 
 class _Mean(NamedTuple):
@@ -141,13 +141,13 @@ def _mean(values: NDArray[np.float64], items: NDArray[np.int64] | None, level: f
     data = data[~np.isnan(data).all((1, 2))]
     if not data.size:
         return None
-    there, data = ~np.isnan(data), np.nan_to_num(data)
-    counts = there.sum(2)
+    present, data = ~np.isnan(data), np.nan_to_num(data)
+    counts = present.sum(2)
     strata = (counts > 0).sum(1)  # of each run that have anyone
-    weight = there / np.maximum(counts, 1)[..., None] / strata[:, None, None] / len(data)  # of each row in the mean
+    weight = present / np.maximum(counts, 1)[..., None] / strata[:, None, None] / len(data)  # of each row in the mean
     means = data.sum(2) / np.maximum(counts, 1)
     influence = (weight * (data - means[..., None])).sum((0, 1))
-    taking_part = there.any((0, 1))
+    taking_part = present.any((0, 1))
     if items is not None:
         names = np.unique(items, return_inverse=True)[1].reshape(-1)
         influence, taking_part = np.bincount(names, influence), np.bincount(names, taking_part) > 0
@@ -159,7 +159,7 @@ def _mean(values: NDArray[np.float64], items: NDArray[np.int64] | None, level: f
         width = student_quantile((1 + level) / 2, len(by_run) - 1) * float(by_run.std(ddof=1)) / len(by_run) ** 0.5
         error = math.hypot(error, width / z)
     square = float((weight * np.square(data)).sum())
-    return _Mean(float(by_run.mean()), square, error, number, int(there.sum((1, 2)).max()), z)
+    return _Mean(float(by_run.mean()), square, error, number, int(present.sum((1, 2)).max()), z)
 
 
 def student_quantile(p: float, degrees: int) -> float:

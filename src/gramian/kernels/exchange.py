@@ -50,6 +50,6 @@ class Exchange:
         if ids is None:
             return self.total(n, device)
         everyone = self.everyone(ids)
-        known, often = torch.unique(everyone, return_counts=True)
-        counts: Tensor = len(everyone) + 1 - often[torch.searchsorted(known, ids.contiguous())]
+        distinct_ids, multiplicity = torch.unique(everyone, return_counts=True)
+        counts: Tensor = len(everyone) + 1 - multiplicity[torch.searchsorted(distinct_ids, ids.contiguous())]
         return counts

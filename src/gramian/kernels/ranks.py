@@ -201,17 +201,17 @@ def match_ranks(
     tile, sides, bounds = tile_size(form, block_size), (queries, items), (form.low, form.high)
     to_best = _ToBest(sides, bounds, both)
     q, n = form.shape
-    found = to_best.start(q, n, form.queries[0])
-    forward(form.rule, to_best, found, form.queries, form.items, tile=tile)
+    best = to_best.start(q, n, form.queries[0])
+    forward(form.rule, to_best, best, form.queries, form.items, tile=tile)
     weights = items.weights(n), queries.weights(q)
     to_ranks = _ToRanks(
-        sides, bounds, both, best=tuple(found[::2]), weights=tuple(weight.to(form.queries[0].dtype) for weight in weights)
+        sides, bounds, both, best=tuple(best[::2]), weights=tuple(weight.to(form.queries[0].dtype) for weight in weights)
     )
     counts = to_ranks.start(q, n, form.queries[0])
     forward(form.rule, to_ranks, counts, form.queries, form.items, tile=tile)
     return tuple(
         MatchRanks(better, level - own, own > 0)
-        for better, level, own in zip(counts[::2], counts[1::2], found[1::2], strict=True)
+        for better, level, own in zip(counts[::2], counts[1::2], best[1::2], strict=True)
     )
 
 

@@ -350,8 +350,8 @@ class Traced(Rule):
         ]
         if not wanted or not scores.requires_grad:
             return
-        found = torch.autograd.grad(scores, [leaf for leaf, _ in wanted], grad, allow_unused=True)
-        for (_, row), value in zip(wanted, found, strict=True):
+        gradients = torch.autograd.grad(scores, [leaf for leaf, _ in wanted], grad, allow_unused=True)
+        for (_, row), value in zip(wanted, gradients, strict=True):
             if value is not None:
                 row.add_(value)
 

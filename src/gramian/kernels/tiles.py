@@ -60,9 +60,9 @@ class Pairs:
     def matches(self, tile: Tensor, rows: slice, columns: slice) -> tuple[Tensor, slice]:
         """A view of the tile's matches, and the rows of the table that they are in."""
         offset = rows.start + self.shift - columns.start
-        found = torch.diagonal(tile, offset) if -tile.shape[0] < offset < tile.shape[1] else tile.new_empty(0)
+        diagonal = torch.diagonal(tile, offset) if -tile.shape[0] < offset < tile.shape[1] else tile.new_empty(0)
         first = rows.start + max(0, -offset)
-        return found, slice(first, first + len(found))
+        return diagonal, slice(first, first + len(diagonal))
 
     def excluded(self, rows: slice, columns: slice) -> Tensor | None:
         """(b, c) bool; None where every pair counts."""
@@ -271,16 +271,16 @@ class ToSoftplusSums(Differentiable):
 
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
         rows, columns, _ = at
-        found, where = self.pairs.matches(scores, rows, columns)
-        totals[1][where] = found
+        diagonal, where = self.pairs.matches(scores, rows, columns)
+        totals[1][where] = diagonal
         totals[0][rows] += self._without(F.softplus(scores), rows, columns).sum(1)
 
     def gradient(self, prepared: Any, scores: Tensor, at: Place) -> Tensor:
         _, grads = prepared
         rows, columns, _ = at
         grad = self._without(scores.sigmoid() * grads[0][rows, None], rows, columns)
-        found, where = self.pairs.matches(grad, rows, columns)
-        found += grads[1][where]
+        diagonal, where = self.pairs.matches(grad, rows, columns)
+        diagonal += grads[1][where]
         return grad
 
     def _without(self, tile: Tensor, rows: slice, columns: slice) -> Tensor:
@@ -355,9 +355,9 @@ def _reduce(form: Form, reduction: Differentiable, block_size: int | None) -> li
     graph = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
     keep = graph and block_size is None and 0 < rule.width * q * n * parts[0].element_size() <= KEEP
     if not graph:
-        found = reduction.start(q, n, parts[0])
-        forward(rule, reduction, found, form.queries, form.items, tile=tile)
-        return reduction.finish(found, parts[0])
+        totals = reduction.start(q, n, parts[0])
+        forward(rule, reduction, totals, form.queries, form.items, tile=tile)
+        return reduction.finish(totals, parts[0])
     if (
         block_size is None and rule.width == 0 and _serves_whole(form)
     ):  # autograd over the whole avoids computing the tiles twice
@@ -402,16 +402,16 @@ def backward(
     with torch.no_grad():
         prepared = reduction.prepare(totals, grads)
         for number, at in enumerate(tiles(queries, items, tile)):
-            some, others = cut(queries, at.rows), cut(items, at.columns)
+            own, others = cut(queries, at.rows), cut(items, at.columns)
             into_items = cut(into[1], at.columns)
-            products = kept[number] if kept else rule.products(some, others, at.scratch)
+            products = kept[number] if kept else rule.products(own, others, at.scratch)
             slopes = [at.scratch.new() for _ in products] if kept else products
             for rows, band in bands(rule, at, scratch):
-                part = Tile(cut(products, rows), cut(some, rows), others, cut(slopes, rows), band.scratch)
+                part = Tile(cut(products, rows), cut(own, rows), others, cut(slopes, rows), band.scratch)
                 scores, trace = rule.scores(part, trace=True)
                 grad = reduction.gradient(prepared, scores, band)
                 rule.pull(trace, part, grad, (cut(into[0], band.rows), into_items))
-            rule.pull_products(slopes, some, others, (cut(into[0], at.rows), into_items))
+            rule.pull_products(slopes, own, others, (cut(into[0], at.rows), into_items))
 
 
 def tiles(queries: Parts, items: Parts, size: int) -> Iterator[Place]:

@@ -298,8 +298,8 @@ def anchors_of(anchor: str, bundle: Bundle, loss: str) -> list[str]:
 def draw_anchor(anchors: Sequence[str], bundle: Bundle, generator: torch.Generator | None) -> str:
     """One of `anchors` at random, among those that at least two different items have together with another modality."""
     several = bundle.present.sum(1) > 1
-    able = [name for name in anchors if bundle[bundle.has(name) & several].distinct() > 1] or anchors
-    return able[int(torch.randint(len(able), (1,), generator=generator))]
+    usable = [name for name in anchors if bundle[bundle.has(name) & several].distinct() > 1] or anchors
+    return usable[int(torch.randint(len(usable), (1,), generator=generator))]
 
 
 def against_others(anchors: Sequence[str], bundle: Bundle) -> dict[str, tuple[str, list[str]]]:

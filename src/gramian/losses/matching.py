@@ -105,7 +105,7 @@ def hard_negatives(
     tensor([1, 0])
     """
     allowed = ~same & (logits > -torch.inf)
-    able = allowed.any(1)
-    weights = torch.where(able[:, None], logits.masked_fill(~allowed, -torch.inf), 0).softmax(1)
-    drawn = torch.multinomial(weights.double().cpu(), 1, generator=generator).squeeze(1)
-    return drawn.to(logits.device).where(able, -1)
+    has_negative = allowed.any(1)
+    weights = torch.where(has_negative[:, None], logits.masked_fill(~allowed, -torch.inf), 0).softmax(1)
+    columns = torch.multinomial(weights.double().cpu(), 1, generator=generator).squeeze(1)
+    return columns.to(logits.device).where(has_negative, -1)

@@ -51,10 +51,10 @@ def cosine_form(Q: Side, M: Side, *, reduce: str = "mean", temperature: float = 
         return _inner(*(side.sum / side.number.clamp(min=1)[:, None] for side in (Q, M)))
 
     def best_or_weighted(Q: Side, M: Side) -> Tensor:
-        cosines, there = products(Q.vectors, M.vectors).flatten(2), _pairs(Q, M)
+        cosines, mask = products(Q.vectors, M.vectors).flatten(2), _pairs(Q, M)
         if reduce == "max":
-            return cosines.masked_fill(~there & there.any(-1, keepdim=True), -torch.inf).amax(-1)
-        return (_weights(cosines, there, temperature) * cosines).sum(-1)
+            return cosines.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf).amax(-1)
+        return (_weights(cosines, mask, temperature) * cosines).sum(-1)
 
     return traced(best_or_weighted, Q, M)
 
@@ -204,8 +204,8 @@ def _pairs(Q: Side, M: Side) -> Tensor:
     return (Q.present[:, None, :, None] & M.present[:, None, :]).flatten(2)
 
 
-def _weights(cosines: Tensor, there: Tensor, temperature: float) -> Tensor:
+def _weights(cosines: Tensor, mask: Tensor, temperature: float) -> Tensor:
     """Softmax over the present entries of the last axis; zeros where none is."""
-    some = there.any(-1, keepdim=True)
-    logits = (cosines / temperature).masked_fill(~there & some, -torch.inf)
-    return logits.softmax(-1).masked_fill(~there, 0)
+    any_present = mask.any(-1, keepdim=True)
+    logits = (cosines / temperature).masked_fill(~mask & any_present, -torch.inf)
+    return logits.softmax(-1).masked_fill(~mask, 0)

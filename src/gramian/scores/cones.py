@@ -59,18 +59,18 @@ def cone_form(Q: Side, M: Side) -> Form:
 
     What depends on one side alone, its Gram matrix and its active sets, is computed once and is a part of that side.
     """
-    asks, item, swapped = (Q, M, False) if Q.width <= M.width else (M, Q, True)
-    H, G = asks.gram(), item.gram()
+    query, item, swapped = (Q, M, False) if Q.width <= M.width else (M, Q, True)
+    H, G = query.gram(), item.gram()
     function: Callable[[Parts, Parts], Tensor]
     first: Parts
     second: Parts
-    if asks.width == 1:
-        function, first, second = _of_one, (asks.vectors[:, 0],), (*item, G, _active_sets(item, G, 2))
+    if query.width == 1:
+        function, first, second = _of_one, (query.vectors[:, 0],), (*item, G, _active_sets(item, G, 2))
     else:
-        function = partial(_of_several, asks.width, item.width)
-        first = (*asks, H, _roots(_active_sets(asks, H, 1), asks.width))
+        function = partial(_of_several, query.width, item.width)
+        first = (*query, H, _roots(_active_sets(query, H, 1), query.width))
         second = (*item, G, _roots(_active_sets(item, G, 1), item.width))
-    entries = 4 * asks.width * item.width
+    entries = 4 * query.width * item.width
     if swapped:
         return Form(Traced(lambda queries, items: function(items, queries).T, entries=entries), second, first, -1, 1)
     return Form(Traced(function, entries=entries), first, second, -1, 1)
@@ -102,10 +102,10 @@ def _combined(cosines: list[Tensor], present: Tensor, G: Tensor, inverses: Tenso
 
 def _of_several(k: int, m: int, queries: Parts, items: Parts) -> Tensor:
     """(b, c) cosines of the cones of k vectors with those of m."""
-    (A, asks, H, H_roots), (Z, present, G, G_roots) = queries, items
+    (A, query_mask, H, H_roots), (Z, item_mask, G, G_roots) = queries, items
     cosines = products(A, Z)
     with torch.no_grad():
-        v, w = _pair_weights(cosines, _unpack(H_roots, k, 1), _unpack(G_roots, m, 1), asks, present)
+        v, w = _pair_weights(cosines, _unpack(H_roots, k, 1), _unpack(G_roots, m, 1), query_mask, item_mask)
     inner = torch.einsum("qni,qnij,qnj->qn", v, cosines, w)
     length = safe_sqrt(torch.einsum("qni,qij,qnj->qn", v, H, v)) * safe_sqrt(torch.einsum("qni,nij,qnj->qn", w, G, w))
     return _ratio(inner, length)
@@ -125,7 +125,7 @@ def _weights(cosines: list[Tensor], present: Tensor, inverses: Tensor) -> list[T
     subsets are zero, whose weights are not positive.
     """
     m = len(cosines)
-    masked = [c.masked_fill(~there, -torch.inf) for c, there in zip(cosines, present, strict=True)]
+    masked = [c.masked_fill(~mask, -torch.inf) for c, mask in zip(cosines, present, strict=True)]
     best = masked[0]
     for c in masked[1:]:
         best = torch.maximum(best, c)
@@ -136,7 +136,7 @@ def _weights(cosines: list[Tensor], present: Tensor, inverses: Tensor) -> list[T
         weights.append(nearest.to(best.dtype))
     best = best.clamp(min=0).square_()
     for S, inverse in _unpack(inverses.T, m, 2):
-        found = {}
+        solution = {}
         squared, better = torch.zeros_like(best), None
         for a, row in zip(S, inverse.permute(1, 2, 0), strict=True):
             w = cosines[S[0]] * row[0]
@@ -144,12 +144,12 @@ def _weights(cosines: list[Tensor], present: Tensor, inverses: Tensor) -> list[T
                 w.addcmul_(cosines[b], entry)
             squared.addcmul_(cosines[a], w)
             better = w > 0 if better is None else better.logical_and_(w > 0)
-            found[a] = w
+            solution[a] = w
         assert better is not None
         taken = better.logical_and_(squared > best).to(best.dtype)  # 0 or 1, at which lerp is exact
         best.lerp_(squared, taken)
         for j, w in enumerate(weights):
-            w.lerp_(found[j], taken) if j in found else w.addcmul_(w, taken, value=-1)
+            w.lerp_(solution[j], taken) if j in solution else w.addcmul_(w, taken, value=-1)
     largest = weights[0]
     for w in weights[1:]:
         largest = torch.maximum(largest, w)
@@ -158,7 +158,7 @@ def _weights(cosines: list[Tensor], present: Tensor, inverses: Tensor) -> list[T
 
 
 def _pair_weights(
-    cosines: Tensor, firsts: list[Subset], seconds: list[Subset], asks: Tensor, present: Tensor
+    cosines: Tensor, firsts: list[Subset], seconds: list[Subset], query_mask: Tensor, item_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Weights (b, c, k) and (b, c, m) of the two nearest points of two cones, by every pair of active sets.
 
@@ -170,13 +170,13 @@ def _pair_weights(
     Args:
         cosines: (b, c, k, m).
         firsts: the subsets S of the query's vectors, and roots L of their inverses, H_S⁻¹ = L Lᵀ.
-        seconds: the same of the item's.
-        asks: (b, k) which vectors the queries have.
-        present: (c, m) which the items have.
+        seconds: the same for the item's.
+        query_mask: (b, k), which vectors the queries have.
+        item_mask: (c, m), which vectors the items have.
     """
     k, m = cosines.shape[-2:]
-    there = asks[:, None, :, None] & present[:, None, :]
-    best, nearest = cosines.masked_fill(~there, -torch.inf).flatten(2).max(-1)
+    mask = query_mask[:, None, :, None] & item_mask[:, None, :]
+    best, nearest = cosines.masked_fill(~mask, -torch.inf).flatten(2).max(-1)
     v = torch.nn.functional.one_hot(nearest // m, k).to(cosines.dtype)
     w = torch.nn.functional.one_hot(nearest % m, m).to(cosines.dtype)
     best = best.clamp(min=0)

@@ -63,15 +63,15 @@ def _maxsim(Q: Side, M: Side) -> Tensor:
     return nearest.masked_fill(~Q.present[:, None], 0).sum(-1) / Q.number.clamp(min=1)[:, None]
 
 
-def _as_items(given: Items | Tokens) -> Items:
+def _as_items(side: Items | Tokens) -> Items:
     """A Bundle with one modality per token."""
-    if isinstance(given, Bundle) and given.tokens:
+    if isinstance(side, Bundle) and side.tokens:
         parts = [
-            given.tokens[name] if name in given.tokens else Tokens(given.column(name)[:, None], given.has(name)[:, None])
-            for name in given.modalities
+            side.tokens[name] if name in side.tokens else Tokens(side.column(name)[:, None], side.has(name)[:, None])
+            for name in side.modalities
         ]
-        given = Tokens.cat(parts, dim=1)
-    if isinstance(given, Tokens):
-        values = unit(given.values.to(torch.promote_types(given.values.dtype, torch.float32)))
-        return Bundle(values, given.present, tuple(f"token {i}" for i in range(values.shape[1])))
-    return given
+        side = Tokens.cat(parts, dim=1)
+    if isinstance(side, Tokens):
+        values = unit(side.values.to(torch.promote_types(side.values.dtype, torch.float32)))
+        return Bundle(values, side.present, tuple(f"token {i}" for i in range(values.shape[1])))
+    return side

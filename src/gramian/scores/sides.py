@@ -101,25 +101,23 @@ def bounded(scores: Float[Tensor, "q n"], low: float, high: float) -> Float[Tens
 
 def hide_empty(scores: Float[Tensor, "q n"], first: Side, second: Side) -> Float[Tensor, "q n"]:
     """`scores` (q, n) with −∞ where the query or the item has nothing present."""
-    for there, axis in ((first.present.any(1), 1), (second.present.any(1), 0)):
-        if not there.all():
-            scores = scores.masked_fill(~there.unsqueeze(axis), -torch.inf)
+    for present, axis in ((first.present.any(1), 1), (second.present.any(1), 0)):
+        if not present.all():
+            scores = scores.masked_fill(~present.unsqueeze(axis), -torch.inf)
     return scores
 
 
-def _read(argument: str, letter: str, given: Items) -> Side:
-    if isinstance(given, Bundle):
-        return Side(given.vectors, given.present)
-    if not isinstance(given, Tensor):
-        raise InputError(f"`{argument}` must be a Bundle or a tensor; got {type(given).__name__}.")
-    if given.ndim != 2 or not given.is_floating_point():
+def _read(argument: str, letter: str, side: Items) -> Side:
+    if isinstance(side, Bundle):
+        return Side(side.vectors, side.present)
+    if not isinstance(side, Tensor):
+        raise InputError(f"`{argument}` must be a Bundle or a tensor; got {type(side).__name__}.")
+    if side.ndim != 2 or not side.is_floating_point():
         raise InputError(
             f"`{argument}` must be a Bundle, or floating point of shape ({letter}, d); "
-            f"got {given.dtype} of shape {tuple(given.shape)}."
+            f"got {side.dtype} of shape {tuple(side.shape)}."
         )
-    return Side(
-        unit(given.to(torch.promote_types(given.dtype, torch.float32))).unsqueeze(1), given.new_ones(len(given), 1).bool()
-    )
+    return Side(unit(side.to(torch.promote_types(side.dtype, torch.float32))).unsqueeze(1), side.new_ones(len(side), 1).bool())
 
 
 def _cast(side: Side, dtype: torch.dtype) -> Side:

@@ -209,8 +209,8 @@ def _edge_residual(Q: Side, M: Side) -> Tensor:
 
     The item's own edges give one factor; the query's edges q − b give the determinant of the Gram matrix of their residuals.
     """
-    base, edges, there = edges_of(M.vectors, M.present)
-    basis, distances = orthogonalize(edges, there)
+    base, edges, mask = edges_of(M.vectors, M.present)
+    basis, distances = orthogonalize(edges, mask)
     to_base = products(Q.vectors, base.unsqueeze(1)).squeeze(-1)  # (q, n, k)
     length = (base * base).sum(-1)
     gram = Q.gram()[:, None] - to_base.unsqueeze(-1) - to_base.unsqueeze(-2) + length[:, None, None]
@@ -220,8 +220,8 @@ def _edge_residual(Q: Side, M: Side) -> Tensor:
 
 def _unit_where_missing(gram: Tensor, Q: Side) -> Tensor:
     """(q, n, k, k) with the row and column of the identity where the query lacks the vector."""
-    there = (Q.present[:, :, None] & Q.present[:, None, :])[:, None]
-    return gram.where(there, torch.eye(Q.width, dtype=gram.dtype, device=gram.device))
+    mask = (Q.present[:, :, None] & Q.present[:, None, :])[:, None]
+    return gram.where(mask, torch.eye(Q.width, dtype=gram.dtype, device=gram.device))
 
 
 def _determinant(R: Tensor) -> Tensor:

@@ -75,11 +75,11 @@ def fused_sums(
     check_triton(form)
     kind, operands = _operands(form)
     pairs = (row_ids, column_ids, shift)
-    found = _Fused.apply(kind, pairs, totals, dtype, plan, *operands)  # type: ignore[no-untyped-call]
-    rows = torch.arange(form.shape[0], device=found[0].device)
+    sums = _Fused.apply(kind, pairs, totals, dtype, plan, *operands)  # type: ignore[no-untyped-call]
+    rows = torch.arange(form.shape[0], device=sums[0].device)
     has = (rows + shift >= 0) & (rows + shift < form.shape[1])
-    matches = found[0].new_zeros(form.shape[0]).index_put((rows[has],), _matches(form, rows[has], rows[has] + shift))
-    return found[0], found[1], matches, found[2], found[3]
+    matches = sums[0].new_zeros(form.shape[0]).index_put((rows[has],), _matches(form, rows[has], rows[has] + shift))
+    return sums[0], sums[1], matches, sums[2], sums[3]
 
 
 def _operands(form: Form) -> tuple[str, tuple[Tensor | None, ...]]:
@@ -118,12 +118,12 @@ class _Fused(torch.autograd.Function):
         ctx.options = {"row_ids": pairs[0], "column_ids": pairs[1], "shift": pairs[2], "_plan": plan}
         parts: dict[str, Any] = {"a2": a2, "w": w, "t": t, "offset": offset}
         A16, B16 = A.to(dtype), B.to(dtype)
-        found = programs.log_sums(kind, A16, B16, **parts, **ctx.options, totals=totals)
+        sums = programs.log_sums(kind, A16, B16, **parts, **ctx.options, totals=totals)
         if not totals:
-            found = (*found, A.new_zeros(len(A)), A.new_zeros(B.shape[1]))
+            sums = (*sums, A.new_zeros(len(A)), A.new_zeros(B.shape[1]))
         ctx.kind, ctx.totals = kind, totals
-        ctx.save_for_backward(A16, B16, a2, w, t, offset, *found[:2])
-        return found
+        ctx.save_for_backward(A16, B16, a2, w, t, offset, *sums[:2])
+        return sums
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -133,5 +133,5 @@ class _Fused(torch.autograd.Function):
         A, B, a2, w, t, offset, R, C = ctx.saved_tensors
         shared: dict[str, Any] = {"grad_row_totals": grads[2], "grad_column_totals": grads[3]} if ctx.totals else {}
         parts: dict[str, Any] = {"a2": a2, "w": w, "t": t, "offset": offset}
-        found = programs.gradients(ctx.kind, A, B, R, C, grads[0], grads[1], **parts, **ctx.options, **shared)
-        return *[None] * 5, found.dA, found.dB, found.da2, found.dw, None, found.doffset
+        gradients = programs.gradients(ctx.kind, A, B, R, C, grads[0], grads[1], **parts, **ctx.options, **shared)
+        return *[None] * 5, gradients.dA, gradients.dB, gradients.da2, gradients.dw, None, gradients.doffset

@@ -110,7 +110,7 @@ class _Operands(NamedTuple):
         )
 
     def arguments(self) -> tuple[Any, ...]:
-        """What both kernels start with."""
+        """The leading arguments of both kernels."""
         sizes = (len(self.A), self.B.shape[1], self.A.shape[1])
         return (*self[:8], *sizes, self.shift, *self.A.stride(), *self.B.stride())
 
@@ -300,7 +300,7 @@ def _forward(
     DEPTH: tl.constexpr,
     GROUP: tl.constexpr,
 ) -> None:
-    """The log-sums of one tile: `row_sums` (tiles across, q), `column_sums` (tiles down, n), and the totals likewise."""
+    """The log-sums of one tile: `row_sums` (tiles across, q), `column_sums` (tiles down, n), and the totals alike."""
     down, across, rows, columns = _place(q, n, ROWS, COLUMNS, GROUP)
     # Beyond the edge a tile repeats the table's last row and column, which are always there to be read.
     row, column = tl.minimum(rows, q - 1), tl.minimum(columns, n - 1)
@@ -660,7 +660,7 @@ def _log(x: tl.tensor) -> Any:
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _put(at: tl.tensor, values: tl.tensor, inside: tl.tensor) -> None:
-    """Store in the type of the target; in float16 what is out of range becomes the largest number."""
+    """Store in the type of the target; in float16 values out of range become the largest number."""
     if at.dtype.element_ty == tl.float16:
         values = tl.where(values > HALF_MAX, HALF_MAX, tl.where(values < -HALF_MAX, -HALF_MAX, values))
     tl.store(at, values.to(at.dtype.element_ty), inside)
@@ -678,7 +678,7 @@ def _operands(
     column_ids: Tensor | None,
     shift: int,
 ) -> _Operands:
-    """The operands as the kernels want them, without those that the kind of score does not use."""
+    """The operands in the layout of the kernels, without those that the kind of score does not use."""
     linear, residual, projection = (kind == other for other in ("linear", "residual", "projection"))
     assert A.dtype == B.dtype and A.shape[1] == B.shape[2] and 1 <= len(B) <= (1 if linear else MOST_BASES)
     assert (w is not None or linear) and (a2 is not None or not residual)
@@ -708,8 +708,8 @@ def _part(part: Tensor | None, where: slice) -> Tensor | None:
 def _choose(A: Tensor, k: int) -> Plan:
     """The largest tiles whose products fit the registers, with as many stages as fit the shared memory.
 
-    Found by compiling for compute capability 9.0: none of these spills registers to speak of. In float32 there are no tensor
-    cores to keep busy, and smaller tiles do.
+    Chosen by compiling for compute capability 9.0, where none of them spills registers noticeably. In float32 there are no
+    tensor cores to keep busy, and smaller tiles suffice.
     """
     if A.element_size() == 4:
         return Plan(128 if k < 3 else 64, 64, 16, 8, 2)
@@ -722,7 +722,7 @@ def _choose(A: Tensor, k: int) -> Plan:
 
 
 def _constants(kind: Kind, A: Tensor, B: Tensor, plan: Plan) -> dict[str, Any]:
-    """What the kernels are compiled for."""
+    """The compile-time constants of the kernels."""
     return {
         "KIND": kind,
         "K": len(B),
@@ -741,19 +741,19 @@ def _constants(kind: Kind, A: Tensor, B: Tensor, plan: Plan) -> dict[str, Any]:
 
 
 def _strips(q: int, n: int, pairs: int, plan: Plan, aspect: int = 1) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of parts of the table of about `pairs` pairs, `aspect` times as many rows as columns where it may."""
+    """Rows and columns of parts of the table with about `pairs` pairs, `aspect` times as many rows as columns if possible."""
     if not q or not n:
         return
     padded = triton.cdiv(q, plan.rows) * plan.rows
     columns = _cuts(n, max(math.isqrt(pairs // aspect), pairs // padded), plan.columns)
     rows = _cuts(q, pairs // (columns[0].stop - columns[0].start), plan.rows)
-    for some in rows:
-        for others in columns:
-            yield some, others
+    for high in rows:
+        for wide in columns:
+            yield high, wide
 
 
 def _cuts(size: int, most: int, block: int) -> list[slice]:
-    """`size` in nearly equal parts of whole blocks, of at most `most` where that is a block."""
+    """`size` cut into nearly equal parts of whole blocks, each at most `most` if that is at least one block."""
     count = 1 if size <= most else triton.cdiv(size, max(block, most // block * block))
     each = triton.cdiv(triton.cdiv(size, count), block) * block
     return [slice(start, min(start + each, size)) for start in range(0, size, each)]
@@ -773,7 +773,7 @@ def _scale(kind: Kind, *parts: Tensor | None) -> Tensor:
 
 
 def _product(X: Tensor, Y: Tensor) -> Tensor:
-    """X Y in float32. On a GPU torch before 2.8 cannot but convert 16-bit factors first."""
+    """X Y in float32. On a GPU, torch before 2.8 has to convert 16-bit factors first."""
     if X.is_cuda and X.dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype"):
         product: Tensor = torch.mm(X, Y, out_dtype=torch.float32)
         return product
