@@ -167,7 +167,7 @@ def _gather(bundle: Bundle, group: Group, seed: int) -> tuple[Bundle, int]:
         tokens = {name: bundle.tokens[name].padded(size) for name, size in zip(named, longest, strict=True)}
     else:
         tokens = {}
-    # One collective for all that has a gradient, one for the rest: their order cannot differ between processes.
+    # One collective for tensors with a gradient, one for the rest: their order cannot differ between processes.
     values = [bundle.vectors, *(part.values.to(bundle.vectors.dtype) for part in tokens.values())]
     masks = [bundle.present, *(part.present for part in tokens.values())]
     ids = [] if bundle.item_ids is None else [bundle.item_ids[:, None]]
@@ -185,7 +185,7 @@ def _gather(bundle: Bundle, group: Group, seed: int) -> tuple[Bundle, int]:
 
 
 def average_gradients(parameters: Iterable[Tensor], group: Group = None) -> None:
-    """Replace gradients by their mean over the processes: for parameters that no wrapper exchanges, as a loss's own.
+    """Replace gradients by their mean over the processes: for parameters that no wrapper exchanges, such as a loss's own.
 
     Args:
         parameters: the same in every process; one without a gradient counts as zero where others have one.
@@ -288,7 +288,7 @@ class _RingExchange(Exchange):
     def log_sums(
         self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None, backend: Backend = "torch"
     ) -> LogSums:
-        del backend  # `Ring` takes no loss of another than the default
+        del backend  # `Ring` refuses losses with another backend
         return LogSums(*self._reduce(form, tiles.ToLogSums(totals=totals), ids, block_size))
 
     def softplus_sums(self, form: Form, ids: Tensor | None, *, block_size: int | None) -> SoftplusSums:
@@ -338,7 +338,7 @@ class _Neighbours:
         return (self.rank - step) % self.size
 
     def pass_on(self, rows: Tensor, step: int) -> Tensor:
-        """Send what is here after `step` passes to the next process; what the one before has comes back."""
+        """Send the rows that are here after `step` passes to the next process; return those of the previous one."""
         if self.size == 1:
             return rows
         longest = max(1, *self.counts)

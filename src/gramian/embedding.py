@@ -140,7 +140,7 @@ class Watch:
 
     PREFIX = "process-"
     BEAT, LIMIT = 1.0, 20.0
-    """Seconds between two touches, and without one until a process counts as gone."""
+    """Seconds between two touches, and seconds without one after which a process counts as gone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -287,12 +287,12 @@ class _Shards:
         return self.path / f"part-{number:05d}.parquet"
 
     def begin(self) -> None:
-        """Make the folder, or compare it with what is to be written; in any order of the processes."""
+        """Create the folder, or check that it holds the same embedding; processes may come in any order."""
         if self.path.is_file():
             raise InputError(f"`output` must be a folder; {str(self.path)!r} is a file.")
         if not self.manifest.exists():
             names = sorted(path.name for path in self.path.glob("*"))
-            # Of another process, or of a run that was killed at its start.
+            # Our own files may be another process's, or those of a run that was killed at its start.
             strangers = [name for name in names if not name.startswith(_OURS) and not name.endswith(".partial")]
             if strangers:
                 raise InputError(f"`output` {str(self.path)!r} holds other files ({listing(strangers)}). Name another folder.")

@@ -18,7 +18,7 @@ Name = TypeVar("Name", bound=str)
 
 
 class InputError(ValueError):
-    """What the caller passed cannot be used; the message says why and what to do about it."""
+    """An argument, a file or data that cannot be used; the message says why and how to fix it."""
 
 
 def check_choice(argument: str, value: Name, choices: Iterable[str]) -> Name:
@@ -61,7 +61,7 @@ def _nearest(name: str, names: Iterable[str], cutoff: float) -> str:
 
 
 class TooSmallError(InputError):
-    """A batch holds nothing to contrast."""
+    """A batch that holds nothing to contrast."""
 
 
 EXTRAS = {
@@ -83,7 +83,7 @@ EXTRAS = {
 
 
 def first_line(error: object) -> str:
-    """The first line of what an error says; empty if it says nothing."""
+    """The first line of an error's message; empty if it has none."""
     return (str(error).strip().splitlines() or [""])[0]
 
 

@@ -347,6 +347,11 @@ def safe_sqrt_slope(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.where(x > eps, 0.5 / x.clamp(min=eps).sqrt(), (x >= 0) / eps**0.5)
 
 
+def widened(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """`values` in float32 at least: 16-bit types are too coarse for lengths and long sums."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def direction(x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """A sum of unit vectors `x` (..., d) scaled to unit length; the zero vector where its length is rounding noise."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -370,7 +375,7 @@ def _masked(vectors: Tensor, present: Tensor | None) -> Tensor:
         raise InputError(
             f"`vectors` must be floating point of shape (..., m, d); got {vectors.dtype} of shape {tuple(vectors.shape)}."
         )
-    Z = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    Z = widened(vectors)
     if present is None:
         return Z
     if present.dtype != torch.bool or present.shape != Z.shape[:-1]:

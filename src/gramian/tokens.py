@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gramian.errors import InputError, check_choice
+from gramian.geometry import widened
 from gramian.rows import read_rows
 
 __all__ = ["PoolName", "Tokens", "pool"]
@@ -131,8 +132,7 @@ def pool(tokens: Tokens, how: PoolName = "mean") -> Tensor:
     check_choice("how", how, get_args(PoolName))
     values, present = tokens.values, tokens.present[..., None]
     if how == "mean":
-        wide = values.to(torch.promote_types(values.dtype, torch.float32))  # 16 bits overflow in a long sum
-        return (wide.sum(1) / present.sum(1).clamp(min=1)).to(values.dtype)
+        return (widened(values).sum(1) / present.sum(1).clamp(min=1)).to(values.dtype)
     if how == "max":
         return (
             values.masked_fill(~present, -torch.inf).amax(1).masked_fill(~present.any(1), 0)

@@ -102,7 +102,7 @@ def evaluate_table(
 
 
 def _trained_on(table: Table, model: str | None) -> int:
-    """How many of the items the model was trained on, where it lies beside the record of its training."""
+    """How many of the items the model was trained on, by the `splits.json` beside a model that `gramian train` wrote."""
     if model is None:
         return 0
     try:

@@ -232,13 +232,9 @@ def _is_list(hint: Any) -> bool:
 
 def _keys(options: Mapping[str, Option]) -> list[str]:
     """Every option, and those with a dot."""
-    inner = [f"{name}.{field.name}" for name, option in options.items() for field in _fields(option)]
+    records = {name: _record(option.hint) for name, option in options.items()}
+    inner = [f"{name}.{field.name}" for name, record in records.items() if record for field in fields(record)]
     return ["config", *options, *inner]
-
-
-def _fields(option: Option) -> tuple[Any, ...]:
-    record = _record(option.hint)
-    return fields(record) if record else ()
 
 
 def help_of(name: str, command: Command, words: Sequence[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Tables: one column per modality, of features or of raw cells, with what is missing; read from files or shipped. Media."""
+"""Tables: one column per modality, of features or raw cells, some of them empty; read from files, the hub or the package."""
 
 from gramian.data.batches import Reading
 from gramian.data.cells import Cells

@@ -40,7 +40,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 0:
-            raise InputError(f"`workers` must be a number of processes, 0 for none beside this one; got {self.workers!r}.")
+            raise InputError(f"`workers` must be a number of processes, 0 to read in this one; got {self.workers!r}.")
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Loader:
         workers = reading.workers if self.raw else 0
         self._loader = torch.utils.data.DataLoader(
             self._rows,
-            batch_sampler=self._groups,  # type: ignore[arg-type]  # any iterable of what `_Rows` takes will do
+            batch_sampler=self._groups,  # type: ignore[arg-type]  # any iterable of `_Rows`' keys will do
             collate_fn=_same,
             num_workers=workers,
             prefetch_factor=2 if workers else None,
@@ -300,7 +300,7 @@ class _Rows(torch.utils.data.Dataset[Any]):
         return len(self.table)
 
     def __getitems__(self, group: tuple[int | None, int | None, list[int]]) -> list[Batch] | InputError:
-        """The Batches of a group, or why there are none."""
+        """The Batches of a group, or the error that prevents them."""
         seed, size, rows = group
         size = size or max(1, len(rows))
         parts = [rows[start : start + size] for start in range(0, max(1, len(rows)), size)]

@@ -83,14 +83,14 @@ def open_source(source: Source, folder: Path | None = None) -> bytes | Path:
             raise Unreadable("a folder" if path.is_dir() else "no such file")
         if path.stat().st_size == 0:
             raise Unreadable("0 bytes")
-    except (OSError, ValueError) as error:  # a name too long, or with a zero in it
+    except (OSError, ValueError) as error:  # a name that is too long or holds a null byte
         raise Unreadable(str(error)) from None
     return path
 
 
 @contextmanager
 def open_content(opened: bytes | Path) -> Iterator[BinaryIO]:
-    """A file without a name, so that no library can judge it by its ending or take a colon in it for a protocol.
+    """Open a file without a name, so that no library judges it by its ending or takes a colon in it for a protocol.
 
     Raises:
         Unreadable: a file that may not be opened.

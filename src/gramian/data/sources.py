@@ -161,7 +161,12 @@ def _of_folder(folder: Path, wanted: Wanted, mapped: bool) -> Iterator[Part]:
     names = [] if shards else _names(folder)
     own = [name for name in names if not any(step.startswith("_") for step in name.parts[:-1])]  # no `_temporary` of Spark
     tables = [name for name in own if name.suffix.lower() in READERS and not _ASIDE.fullmatch(name.name)]
-    media = {name: kind for name in own for kind, medium in MEDIA.items() if kind != "text" and _ends(name, medium.endings)}
+    media = {
+        name: kind
+        for name in own
+        for kind, medium in MEDIA.items()
+        if kind != "text" and name.suffix.lower() in medium.endings.split()
+    }
     if media and all(name.name in _METADATA for name in tables):
         yield from _of_media(folder, names, media, tables, wanted)
         return
@@ -169,10 +174,6 @@ def _of_folder(folder: Path, wanted: Wanted, mapped: bool) -> Iterator[Part]:
     for file in shards or _of_tables(folder, names, tables):
         for part in read_file(file.path, wanted, mapped=mapped):
             yield _in_split(part, file.split)
-
-
-def _ends(name: Path, endings: str) -> bool:
-    return name.suffix.lower() in endings.split()
 
 
 def _names(folder: Path) -> list[Path]:
@@ -234,7 +235,8 @@ def _json_of(path: Path, key: str) -> Any:
 def _of_tables(folder: Path, names: Sequence[Path], tables: Sequence[Path]) -> list[_File]:
     """Every table below a folder; all of one format."""
     if not tables:
-        raise InputError(f"{str(folder)!r} cannot be read as a folder: it holds no table and no media ({_some(names)}).")
+        entries = listing(map(str, names)) or "nothing at all"
+        raise InputError(f"{str(folder)!r} cannot be read as a folder: it holds no table and no media ({entries}).")
     endings = dict.fromkeys(name.suffix.lower() for name in tables)
     if len(endings) > 1:
         firsts = listing(str(next(name for name in tables if name.suffix.lower() == ending)) for ending in endings)
@@ -249,10 +251,6 @@ def _warn_of_others(folder: Path, names: Sequence[Path]) -> None:
     others = [str(name) for name in names if not _ASIDE.fullmatch(name.name)]
     if others:
         logger.warning("%s: left out what is neither a table nor a media file: %s", folder, listing(others))
-
-
-def _some(names: Sequence[Path]) -> str:
-    return listing(map(str, names)) or "nothing at all"
 
 
 def _splits_of_folders(names: Sequence[Path]) -> list[str] | None:

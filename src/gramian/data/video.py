@@ -97,7 +97,7 @@ def _shown(packets: Iterator[Any]) -> int:
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
-    """RGB as the display matrix shows it: turned by quarters, and mirrored; `frame.rotation` knows no mirrors."""
+    """RGB as the display matrix shows it, rotated by quarter turns and mirrored; `frame.rotation` ignores mirrors."""
     from av.sidedata.sidedata import Type
 
     image = frame.to_ndarray(format="rgb24")

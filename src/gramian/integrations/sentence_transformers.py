@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gramian.bundle import Bundle
 from gramian.distributed import Gathered
 from gramian.errors import InputError, TooSmallError
+from gramian.geometry import widened
 from gramian.losses.base import Loss
 from gramian.papers import GRADCACHE, Paper
 from gramian.training.caching import carry_gradients, encode_parts
@@ -105,8 +106,8 @@ class AlignmentLoss(nn.Module):
             A scalar.
         """
         names = self._names(len(reps))
-        # Unit length and scores want more than the 16 bits of autocast.
-        columns = {name: _full(torch.cat(list(parts))) for name, parts in zip(names, reps, strict=True)}
+        # Unit length and scores need more than the 16 bits of autocast.
+        columns = {name: widened(torch.cat(list(parts))) for name, parts in zip(names, reps, strict=True)}
         masks = {name: mask for name, mask in zip(names, present or (), strict=present is not None) if mask is not None}
         self.loss.train(self.model.training)
         try:
@@ -193,7 +194,7 @@ class CachedAlignmentLoss(AlignmentLoss):
         present = self._present(features)
         columns = [_parts(column, self.mini_batch_size) for column in features]
         parts = [part for column in columns for part in column]
-        outputs, states = encode_parts(lambda part: _full(self._embed(part)), parts)
+        outputs, states = encode_parts(lambda part: widened(self._embed(part)), parts)
         learning = torch.is_grad_enabled()
         remaining = iter(output.requires_grad_(learning) for output in outputs)
         reps = [list(islice(remaining, len(column))) for column in columns]
@@ -227,7 +228,7 @@ class CachedAlignmentLoss(AlignmentLoss):
             def carried(place: int, part: Features) -> Tensor:
                 with autocast():
                     embeddings = self._embed(part)
-                return (_full(embeddings) * (grads[place] * scale)).sum()
+                return (widened(embeddings) * (grads[place] * scale)).sum()
 
             carry_gradients(carried, parts, states, no_sync=no_sync)
 
@@ -277,7 +278,7 @@ def _empty_text(model: Any) -> _EmptyText:
 
 def _lengths(features: Features) -> Tensor | None:
     """(n,) tokens of each row, padding aside; None where that is not known."""
-    if "cu_seq_lens_q" in features:  # rows behind each other
+    if "cu_seq_lens_q" in features:  # rows one after the other
         return torch.as_tensor(features["cu_seq_lens_q"]).diff()
     if "offsets" in features:  # rows of an EmbeddingBag
         ends = features["offsets"].new_tensor([len(features["input_ids"])])
@@ -310,10 +311,6 @@ def _parts(features: Features, size: int) -> list[dict[str, Any]]:
                     part[name] = value[:, :needed]
         parts.append(part)
     return parts
-
-
-def _full(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _ids(labels: Tensor | None) -> Tensor | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.geometry import direction, spectrum
+from gramian.geometry import direction, spectrum, widened
 from gramian.kernels import PLAIN, Form, Linear, self_products
 from gramian.losses.base import Loss, LossOutput, too_small
 from gramian.losses.functional import LOCAL, check_block_size, info_nce
@@ -122,5 +122,5 @@ class PMRL(Loss):
 
 
 def _masked_sum(bundle: Bundle) -> Tensor:
-    vectors = bundle.vectors.to(torch.promote_types(bundle.vectors.dtype, torch.float32))
+    vectors = widened(bundle.vectors)
     return vectors.masked_fill(~bundle.present[..., None], 0).sum(1)

@@ -17,7 +17,7 @@ from gramian.data.batches import Batch, Collator, Loader, Reading
 from gramian.data.cells import Broken, summary
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, listing
-from gramian.geometry import unit
+from gramian.geometry import unit, widened
 from gramian.model import saving
 from gramian.model.heads import HeadName, Modality, build_head
 from gramian.model.matcher import Matcher
@@ -181,7 +181,7 @@ class Aligner(nn.Module):
                 continue
             encoded, mask = encodings[name]
             # Unit length to the full precision of the scores, under autocast too.
-            projected = _full(head(encoded.vectors))
+            projected = widened(head(encoded.vectors))
             index = (mask.nonzero().flatten(),)
             rows[name] = projected.new_zeros(len(batch), self.dim).index_put(index, projected)
             masks[name] = mask
@@ -200,7 +200,7 @@ class Aligner(nn.Module):
     def _project_tokens(self, name: str, head: nn.Module, encoded: Encoded, mask: Tensor) -> Tokens:
         if encoded.tokens is None:
             raise InputError(f"`tokens` names {name!r}, whose tower gives none.")
-        values = unit(_full(head(encoded.tokens.values)))
+        values = unit(widened(head(encoded.tokens.values)))
         index = (mask.nonzero().flatten(),)
         spread = values.new_zeros(len(mask), *values.shape[1:]).index_put(index, values)
         present = mask.new_zeros(len(mask), values.shape[1]).index_put(index, encoded.tokens.present)
@@ -357,7 +357,3 @@ def _modality(entry: Modality | Tower | int) -> Modality:
     if isinstance(entry, Modality):
         return entry
     return Modality(entry) if isinstance(entry, int) else Modality(tower=entry)
-
-
-def _full(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

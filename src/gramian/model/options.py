@@ -61,7 +61,7 @@ def options_of(owner: Callable[..., Any]) -> dict[str, Option] | None:
     """
     try:
         parameters = inspect.signature(owner).parameters.values()
-    except ValueError:  # of a class that is not written in Python
+    except ValueError:  # a class that is not written in Python
         return None
     function = owner.__init__ if isinstance(owner, type) and not is_dataclass(owner) else owner  # type: ignore[misc]
     try:
@@ -235,7 +235,7 @@ def _described(hint: Any) -> str:
         return "a mapping of names to values"
     if isinstance(origin, type) and issubclass(origin, nn.Module):
         return f"a {origin.__name__} (a name, or `class_path` and `init_args`)"
-    return ""  # functions, and what else no text can name
+    return ""  # functions, and whatever else no text can name
 
 
 def _is_literal(hint: Any) -> bool:

@@ -86,7 +86,7 @@ def write(aligner: Savable, folder: Path, how: Writing) -> None:
 
 
 def _write(aligner: Savable, folder: Path, how: Writing) -> None:
-    towers, outside = _write_towers(aligner, folder, how)
+    towers = _write_towers(aligner, folder, how)
     config = {
         "format": FORMAT,
         "version": VERSION,
@@ -96,13 +96,14 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
         "tokens": aligner.tokens,
         "matcher": None if aligner.matcher is None else aligner.matcher.options,
     }
+    outside = _outside(aligner)
     weights = {
         name: value.detach().cpu().clone().contiguous()
         for name, value in aligner.state_dict().items()
         if not name.startswith(outside)
     }
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files that nobody else may read
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files that only their owner may read
     (folder / CARD).write_text(aligner.card or bare_card(aligner), encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -115,23 +116,30 @@ def _link(path: Path, other: Path) -> None:
         os.link(path, other, follow_symlinks=False)
 
 
-def _write_towers(aligner: Savable, folder: Path, how: Writing) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Each tower's description, and the prefixes of weights that are not in the Aligner's own file."""
+def _write_towers(aligner: Savable, folder: Path, how: Writing) -> dict[str, Any]:
+    """Each tower's description."""
     described: dict[str, Any] = {}
-    outside = []
     owners = aligner.towers.owners()
     for i, (name, tower) in enumerate(aligner.towers.items()):
         if isinstance(tower, Features):
             continue
         if owners[name] != name:  # written once, with the first
             described[name] = {"same_as": owners[name]}
-            outside.append(f"towers.{i}.")
         elif isinstance(tower, Encoder):
             described[name] = tower.write(folder, f"towers/{i}", how)
-            outside.append(f"towers.{i}.")
         else:
             described[name] = {"class": type(tower).__name__, "width": tower.width}
-    return described, tuple(outside)
+    return described
+
+
+def _outside(aligner: Savable) -> tuple[str, ...]:
+    """The prefixes of weights that are not in the Aligner's own file: those of encoders, and second names of shared towers."""
+    owners = aligner.towers.owners()
+    return tuple(
+        f"towers.{i}."
+        for i, (name, tower) in enumerate(aligner.towers.items())
+        if isinstance(tower, Encoder) or (owners[name] != name and not isinstance(tower, Features))
+    )
 
 
 def push(
@@ -261,12 +269,7 @@ def load_weights(aligner: Savable, folder: Path) -> None:
         raise _missing(folder, WEIGHTS) from None
     except (SafetensorError, OSError) as error:
         raise _damaged(folder, f"{WEIGHTS}: {first_line(error)}") from None
-    owners = aligner.towers.owners()
-    outside = tuple(
-        f"towers.{i}."
-        for i, (name, tower) in enumerate(aligner.towers.items())
-        if isinstance(tower, Encoder) or (owners[name] != name and not isinstance(tower, Features))
-    )
+    outside = _outside(aligner)
     own: dict[str, Tensor] = {name: value for name, value in aligner.state_dict().items() if not name.startswith(outside)}
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     wrong = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]

@@ -125,7 +125,7 @@ class Custom(Tower):
 
     Args:
         module: inputs → (n, width), or `Encoded`. All its parameters are trained; freeze what should not be.
-        width: of what it gives.
+        width: of the vectors.
         read: one cell → what `collate` takes; a ValueError marks the cell as unreadable, any other error is raised. By default
             a list becomes a float32 tensor and anything else stays as it is.
         collate: n of those → the module's input; torch's `default_collate` by default.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gramian.bundle import Bundle
-from gramian.geometry import full_precision, unit
+from gramian.geometry import full_precision, unit, widened
 from gramian.kernels import Form
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 from gramian.tokens import Tokens
@@ -72,6 +72,6 @@ def _as_items(side: Items | Tokens) -> Items:
         ]
         side = Tokens.cat(parts, dim=1)
     if isinstance(side, Tokens):
-        values = unit(side.values.to(torch.promote_types(side.values.dtype, torch.float32)))
+        values = unit(widened(side.values))
         return Bundle(values, side.present, tuple(f"token {i}" for i in range(values.shape[1])))
     return side

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.geometry import gram_matrix, unit
+from gramian.geometry import gram_matrix, unit, widened
 from gramian.kernels import Form, Traced, all_pairs
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _read(argument: str, letter: str, side: Items) -> Side:
             f"`{argument}` must be a Bundle, or floating point of shape ({letter}, d); "
             f"got {side.dtype} of shape {tuple(side.shape)}."
         )
-    return Side(unit(side.to(torch.promote_types(side.dtype, torch.float32))).unsqueeze(1), side.new_ones(len(side), 1).bool())
+    return Side(unit(widened(side)).unsqueeze(1), side.new_ones(len(side), 1).bool())
 
 
 def _cast(side: Side, dtype: torch.dtype) -> Side:

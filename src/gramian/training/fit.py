@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -136,10 +136,10 @@ def fit(
             skipped = 0
             own = [share(rows.tolist()) for rows in _batches(len(train), batch_size, recipe.seed, epoch)]
             feed = loader(own, seed=_mix(recipe.seed, epoch), size=recipe.micro_batch)
-            for count in _chunks(len(own), recipe.accumulate):
+            for _ in range(0, len(own), recipe.accumulate):
                 optimizer.zero_grad()
                 done = 0
-                for parts in itertools.islice(feed, count):
+                for parts in itertools.islice(feed, recipe.accumulate):
                     history.note(cell for part in parts for cell in part.broken)
                     try:
                         result = _step(objective, parts, recipe, accelerator)
@@ -241,7 +241,7 @@ def _tracker(report_to: str | None) -> str | None:
     from accelerate.utils import LoggerType
 
     check_choice("report_to", report_to, [str(kind) for kind in LoggerType if str(kind) != "all"])
-    require({"comet_ml": "comet_ml", "clearml": "clearml"}.get(report_to, report_to))
+    require(report_to)
     return report_to
 
 
@@ -300,18 +300,10 @@ def _mix(seed: int, epoch: int) -> int:
     return 1_000_003 * seed + epoch
 
 
-def _batches(items: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+def _batches(items: int, batch_size: int, seed: int, epoch: int) -> Sequence[Tensor]:
     """Row numbers of each step of one epoch: a permutation of its own, the incomplete last batch left out."""
-    generator = torch.Generator().manual_seed(_mix(seed, epoch))
-    order = torch.randperm(items, generator=generator)
-    for start in range(0, items - batch_size + 1, batch_size):
-        yield order[start : start + batch_size]
-
-
-def _chunks(batches: int, size: int) -> Iterator[int]:
-    """How many batches each step takes."""
-    for start in range(0, batches, size):
-        yield min(size, batches - start)
+    order = torch.randperm(items, generator=torch.Generator().manual_seed(_mix(seed, epoch)))
+    return torch.split(order[: items // batch_size * batch_size], batch_size)
 
 
 def _validate(aligner: Aligner, validation: Loader, broken: list[Broken]) -> dict[str, float]:

@@ -36,7 +36,7 @@ class Objective(nn.Module):
         self.contrast = (spread or loss).__call__  # its parameters are those of `loss`, which are registered once
         # A matching head is part of both, and a tower may serve two modalities: their weights are stored once.
         self.shared = tied_parameters(self)
-        # What training cannot change needs no place in a checkpoint.
+        # A checkpoint omits what training cannot change.
         self.fixed = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trainable_state().keys()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -90,7 +90,7 @@ def train(
         trust_code: let `towers` and `loss` name classes of other modules, whose code then runs; typed, never in a file.
 
     Returns:
-        A `Run`: the Aligner, the History, the Report, and what was written.
+        A `Run`: the Aligner, the History, the Report, and the paths of the Aligner and the report.
 
     Raises:
         InputError: an output folder that holds a run already, unless `resume`; a table, a loss or towers that cannot be used.

@@ -233,13 +233,8 @@ class Encoder(Tower):
             import peft
 
             adapter = str(inside(folder, described["adapter"]))
-            try:
-                with without_peft_warnings():
-                    encoder.model = peft.PeftModel.from_pretrained(encoder.model, adapter, is_trainable=True)
-            except Exception as error:  # files that are foreign or damaged fail in many ways
-                if out_of_memory(error):
-                    raise
-                raise InputError(f"the adapter in {adapter!r} cannot be loaded ({first_line(error):.200}).") from None
+            with loading(f"the adapter in {adapter!r}"), without_peft_warnings():
+                encoder.model = peft.PeftModel.from_pretrained(encoder.model, adapter, is_trainable=True)
             encoder.mode, encoder.learning_rate = "lora", rate or RATES["lora"]
             encoder.options["learning_rate"] = rate
         if encoder.width != described["width"]:
@@ -267,6 +262,21 @@ def inside(folder: Path, name: str) -> Path:
     if not path.is_relative_to(folder.resolve()):
         raise InputError(f"{str(folder)!r} points to files outside of itself ({name!r}): it is damaged or foreign.")
     return path
+
+
+@contextlib.contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Report any error as a file that cannot be loaded: foreign and damaged files fail in many ways.
+
+    Raises:
+        InputError: `what` cannot be loaded. Errors of memory pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise InputError(f"{what} cannot be loaded ({first_line(error):.200}).") from None
 
 
 def out_of_memory(error: BaseException) -> bool:

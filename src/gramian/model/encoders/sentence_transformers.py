@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gramian.data.media import Kind
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, first_line, require
-from gramian.model.encoders.base import Encoder, EncoderOptions, out_of_memory, without_bars
+from gramian.errors import check_choice, require
+from gramian.model.encoders.base import Encoder, EncoderOptions, loading, without_bars
 from gramian.model.towers import Encoded
 from gramian.tokens import Tokens
 
@@ -74,16 +74,8 @@ class SentenceTransformers(Encoder):
         import sentence_transformers
 
         options = {"device": "cpu", "trust_remote_code": False, "model_kwargs": {"dtype": torch.float32}}
-        try:
-            with without_bars():
-                self.model = sentence_transformers.SentenceTransformer(model, **hub, **options)
-        except Exception as error:  # files that are foreign or damaged fail in many ways
-            if out_of_memory(error):
-                raise
-            raise InputError(
-                f"`model` must be a hub id or a folder of sentence-transformers; {model!r} cannot be loaded "
-                f"({first_line(error):.200})."
-            ) from None
+        with loading(f"`model` must be a hub id or a folder of sentence-transformers; {model!r}"), without_bars():
+            self.model = sentence_transformers.SentenceTransformer(model, **hub, **options)
         if self.options["max_length"] is not None:
             self.model.max_seq_length = self.options["max_length"]
         preprocess = _Preprocess(self.model, self.options["prompt"])

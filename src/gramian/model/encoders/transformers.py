@@ -17,7 +17,7 @@ from torch import Tensor
 from gramian.data.media import MEDIA, Kind
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, listing, require
-from gramian.model.encoders.base import Encoder, EncoderOptions, out_of_memory, without_bars
+from gramian.model.encoders.base import Encoder, EncoderOptions, loading, out_of_memory, without_bars
 from gramian.model.encoders.families import (
     encoder_of,
     family_of,
@@ -220,15 +220,8 @@ def _load(model: str, hub: Mapping[str, Any]) -> tuple[Any, bool]:
     from transformers import AutoModel
 
     options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
-    try:
-        with without_bars(), seeded(0):  # for weights that the files lack
-            whole, info = AutoModel.from_pretrained(model, **hub, **options)
-    except Exception as error:  # files that are foreign or damaged fail in many ways
-        if out_of_memory(error):
-            raise
-        raise InputError(
-            f"`model` must be a hub id or a folder of transformers; {model!r} cannot be loaded ({first_line(error):.200})."
-        ) from None
+    with loading(f"`model` must be a hub id or a folder of transformers; {model!r}"), without_bars(), seeded(0):
+        whole, info = AutoModel.from_pretrained(model, **hub, **options)
     missing = sorted(info["missing_keys"])
     others = [name for name in missing if "pooler" not in name]
     if others:
