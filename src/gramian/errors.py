@@ -99,12 +99,12 @@ def require(*packages: str) -> None:
             raise InputError(f"this needs the package {name}: pip install {what}.")
 
 
-def listing(values: Iterable[object], limit: int = 5) -> str:
-    """The first few of `values` as text, and how many more follow.
+def listing(values: Iterable[object]) -> str:
+    """The first five of `values` as text, and how many more follow.
 
     >>> listing(range(3)), listing(range(9))
     ('0, 1, 2', '0, 1, 2, 3, 4 and 4 more')
     """
     listed = list(values)
-    head = ", ".join(str(value) for value in listed[:limit])
-    return head if len(listed) <= limit else f"{head} and {len(listed) - limit} more"
+    head = ", ".join(str(value) for value in listed[:5])
+    return head if len(listed) <= 5 else f"{head} and {len(listed) - 5} more"

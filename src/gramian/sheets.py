@@ -11,7 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 from rich.text import Text
 
-__all__ = ["Sheet", "progress_bar", "unreadable", "visible"]
+__all__ = ["LISTED", "Sheet", "progress_bar", "unreadable", "visible"]
+
+LISTED = 20
+"""Rows of a sheet that lists cells one by one."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,14 @@ class Sheet:
         return table
 
 
-def unreadable(broken: Sequence[tuple[str, str, str]], limit: int = 20) -> Sheet:
+def unreadable(broken: Sequence[tuple[str, str, str]]) -> Sheet:
     """The first of the cells (id, column, reason) that could not be read.
 
     >>> unreadable([("7", "image", "no such file")]).rows
     (('image', '7', 'no such file'),)
     """
-    rows = tuple((column, row, reason) for row, column, reason in broken[:limit])
-    note = f"{len(broken)} in all." if len(broken) > limit else ""
+    rows = tuple((column, row, reason) for row, column, reason in broken[:LISTED])
+    note = f"{len(broken)} in all." if len(broken) > LISTED else ""
     return Sheet("Unreadable, counted as missing", ("column", "id", "reason"), rows, note)
 
 

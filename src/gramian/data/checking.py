@@ -15,11 +15,9 @@ from gramian.data.cells import Broken, Cells
 from gramian.data.media import Unreadable
 from gramian.data.readers import Reader
 from gramian.data.table import Table
-from gramian.sheets import Sheet, unreadable
+from gramian.sheets import LISTED, Sheet, unreadable
 
 __all__ = ["Checked", "check_table"]
-
-_LISTED = 20
 
 
 @dataclass
@@ -56,7 +54,7 @@ class Checked:
             sheets.append(unreadable(self.broken))
         cut = [(name, row, what) for name, cells in self.cut.items() for row, what in cells.items()]
         if cut:
-            sheets.append(Sheet("Cut off", ("column", "id", "what"), tuple(cut[:_LISTED]), f"{len(cut)} in all."))
+            sheets.append(Sheet("Cut off", ("column", "id", "what"), tuple(cut[:LISTED]), f"{len(cut)} in all."))
         return sheets
 
 
