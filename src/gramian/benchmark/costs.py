@@ -338,7 +338,7 @@ def _peak(run: Callable[[], object], device: torch.device) -> float | None:
     name = ctypes.util.find_library("c")
     try:
         ctypes.CDLL(name).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
     except (AttributeError, OSError):
         return None
     before = _bytes("/proc/self/status", "VmRSS")
