@@ -8,6 +8,7 @@ command line takes as `--trust-code` and never from a file, lets it name other c
 from __future__ import annotations
 
 import importlib
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -25,7 +26,11 @@ __all__ = ["NAMES", "Spec", "build", "build_loss", "build_towers"]
 Spec: TypeAlias = str | Mapping[str, Any]
 """A short name, or {"class_path": NAME, "init_args": {…}}."""
 
-NAMES: Mapping[type, Mapping[str, Callable[..., Any]]] = {Tower: ENCODERS, Loss: {**LOSSES, "Sum": Sum}, nn.Module: {}}
+NAMES: Mapping[type, Mapping[str, Callable[..., Any]]] = {
+    Tower: ENCODERS,
+    Loss: ChainMap(LOSSES, {"Sum": Sum}),  # type: ignore[arg-type]  # a view that is only read
+    nn.Module: {},
+}
 """What a description may name without `trust_code`, by what is wanted."""
 
 TRUSTED: Mapping[str, Callable[..., Any]] = {"Custom": Custom}
