@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.evaluation.metrics import Ranks
+from gramian.geometry import widened
 from gramian.kernels.ranks import Candidates, MatchRanks, match_ranks
 from gramian.scores import SCORES, ScoreName
 
@@ -188,8 +189,7 @@ def _close(parts: Sequence[Tensor], first: NDArray[np.int64], second: NDArray[np
         close = torch.ones(len(one), dtype=torch.bool, device=one.device)
         for part in parts:
             eps = torch.finfo(part.dtype).eps * max(1, part.shape[1] // parts[0].shape[1])  # of each token
-            wide = torch.promote_types(part.dtype, torch.float32)
-            close &= (part[one].to(wide) - part[other].to(wide)).square().sum(1) <= eps
+            close &= (widened(part[one]) - widened(part[other])).square().sum(1) <= eps
         blocks.append(close.cpu().numpy())
     return np.concatenate(blocks)
 

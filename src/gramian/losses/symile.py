@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
+from gramian.geometry import widened
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, EACH, against_others, anchors_of
 from gramian.losses.softmax import Temperature
@@ -83,10 +84,9 @@ class Symile(Loss):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Multilinear products (n, tuples), which of them are candidates, and the column of each row's match."""
         n, device = len(usable), usable.vectors.device
-        wide = torch.promote_types(usable.vectors.dtype, torch.float32)
-        a = usable.column(anchor).to(wide)
+        a = widened(usable.column(anchor))
         masks = [usable.has(name) for name in others]
-        factors = [usable.column(name).to(wide).masked_fill(~has[:, None], 1) for name, has in zip(others, masks, strict=True)]
+        factors = [widened(usable.column(name)).masked_fill(~has[:, None], 1) for name, has in zip(others, masks, strict=True)]
         rows = torch.arange(n, device=device)
         if self.negatives == "n":
             index = torch.stack([self._shuffle(n, place, generator).to(device) for place in range(len(others))])
@@ -97,7 +97,7 @@ class Symile(Loss):
                     "Use 'n', or a smaller batch."
                 )
             index = torch.cartesian_prod(*[rows] * len(others)).reshape(-1, len(others)).T
-        tuples = torch.ones(index.shape[1], usable.dim, dtype=wide, device=device)
+        tuples = torch.ones(index.shape[1], usable.dim, dtype=a.dtype, device=device)
         filled = torch.zeros(index.shape[1], dtype=torch.bool, device=device)
         own = torch.ones(n, index.shape[1], dtype=torch.bool, device=device)
         for factor, has, where in zip(factors, masks, index, strict=True):
