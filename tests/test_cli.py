@@ -473,7 +473,7 @@ def test_damaged_models_and_checkpoints_are_one_line(data, model, tmp_path, caps
     weights.write_bytes(weights.read_bytes()[:200])
     assert "is not a whole Aligner" in _fails(capsys, "evaluate", "--data", data, "--model", model, "--output", tmp_path / "r")
     assert not (tmp_path / "r").exists()
-    checkpoint = next((tmp_path / "run" / "checkpoints").glob("*/model*.safetensors"))
+    checkpoint = next((tmp_path / "run" / "checkpoints").glob("*/state.safetensors"))
     checkpoint.write_bytes(b"junk")
     error = _fails(capsys, "train", "--data", data, "--output", tmp_path / "run", *FAST, "--resume")
     assert "cannot be resumed" in error

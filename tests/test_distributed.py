@@ -124,7 +124,6 @@ def test_the_command_line_under_torchrun(tmp_path):
     done = torchrun(words[0], 2, *words[1:], "--recipe.micro_batch", "16", "--output", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr.count("training on") == done.stdout.count("One modality → another") == 1
-    assert len(list((tmp_path / "run").glob("checkpoints/*/random_states_*.pkl"))) == 2  # of two processes in one run
     assert (tmp_path / "run" / "aligner" / "model.safetensors").exists()
 
 

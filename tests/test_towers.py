@@ -417,7 +417,7 @@ def test_resumed_run_ends_as_one_that_was_not_killed(models, tmp_path):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     from safetensors.torch import load_file
 
-    (checkpoint,) = (tmp_path / "2" / "checkpoints").glob("*/model.safetensors")
+    (checkpoint,) = (tmp_path / "2" / "checkpoints").glob("*/state.safetensors")
     kept = [name for name in load_file(checkpoint) if "towers.0." in name]
     assert kept
     assert all("lora_" in name for name in kept)  # what is frozen is not written again and again

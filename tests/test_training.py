@@ -5,6 +5,8 @@ import math
 import random
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +189,7 @@ def test_no_data_is_hashed_without_an_output(monkeypatch):
 def test_a_checkpoint_is_tensors_and_json(tmp_path):
     _train(output=tmp_path)
     folder = tmp_path / "checkpoints" / "000006"
-    assert not list(folder.glob("custom_checkpoint*"))
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json", "state.safetensors"]
     state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert len(state["history"]["records"]) == 6
 
@@ -200,7 +202,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("epoch", [3, 4])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, loss, epoch):
     """With dropout, momentum, schedule, learned temperature and the best weights so far, to the last bit."""
-    whole, expected = _train(loss(), head="mlp")
+    whole, expected = _train(loss(), head="mlp", output=tmp_path / "whole")
 
     log = RunFolder.log
 
@@ -212,9 +214,11 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, loss, ep
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log", killed)
         with pytest.raises(Killed):
-            _train(loss(), head="mlp", output=tmp_path)
-    resumed, history = _train(loss(), head="mlp", output=tmp_path, resume=True)
+            _train(loss(), head="mlp", output=tmp_path / "resumed")
+    resumed, history = _train(loss(), head="mlp", output=tmp_path / "resumed", resume=True)
     assert _same(whole, resumed)
+    for name in ("metrics.jsonl", "checkpoints/000006/state.safetensors", "checkpoints/000006/run.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
     assert history.records == expected.records
     assert (history.best, history.best_epoch) == (expected.best, expected.best_epoch)
 
@@ -294,23 +298,21 @@ def test_batches_with_nothing_to_contrast_are_skipped_and_counted():
         fit(Aligner.for_table(two, dim=8), Gram(anchor="audio"), two, recipe=recipe, progress=False, cpu=True)
 
 
-def test_the_stored_generator_states_are_not_needed(tmp_path, monkeypatch):
-    """Every epoch seeds its own draws, so that a damaged file of states, which accelerate passes over, changes nothing."""
-    whole, _ = _train(head="mlp")
-    log = RunFolder.log
+@pytest.mark.parametrize("variant", [{"fused": True}, {"foreach": True}, {"amsgrad": False}])
+def test_every_form_of_the_optimiser_resumes(tmp_path, monkeypatch, variant):
+    monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, **variant))
+    whole, _ = _train(recipe=replace(QUICK, epochs=2))
+    log = RunFolder.checkpoint
 
-    def killed(self, history):
-        log(self, history)
-        if len(history.records) == 5:
-            raise Killed
+    def killed(self, history, best):
+        log(self, history, best)
+        raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "log", killed)
+        patch.setattr(RunFolder, "checkpoint", killed)
         with pytest.raises(Killed):
-            _train(head="mlp", output=tmp_path)
-    for states in (tmp_path / "checkpoints" / "000004").glob("random_states*"):
-        states.write_bytes(b"junk")
-    assert _same(whole, _train(head="mlp", output=tmp_path, resume=True)[0])
+            _train(recipe=replace(QUICK, epochs=2, checkpoint_every=1), output=tmp_path)
+    assert _same(whole, _train(recipe=replace(QUICK, epochs=2), output=tmp_path, resume=True)[0])
 
 
 def test_resuming_leaves_other_generators_alone(tmp_path):
@@ -343,7 +345,7 @@ def test_sign_blind_objectives_warn_once_and_say_what_to_pick(caplog, loss, warn
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
     _train(output=tmp_path / "a")
-    weights = next((tmp_path / "a" / "checkpoints" / "000006").glob("model*.safetensors"))
+    weights = next((tmp_path / "a" / "checkpoints" / "000006").glob("state.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(InputError, match=r"000006' cannot be resumed.*Delete it"):
         _train(output=tmp_path / "a", resume=True)

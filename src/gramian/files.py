@@ -1,17 +1,22 @@
-"""Atomic writes: a file or a folder is complete or absent, and two writers of one path do not collide."""
+"""Files of our own and of strangers: writes are atomic and do not collide; reads stay inside a folder and hold plain data."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from gramian.errors import InputError
+from gramian.errors import InputError, first_line
 
-__all__ = ["atomic", "atomic_folder", "check_folder", "write_text"]
+__all__ = ["atomic", "atomic_folder", "check_folder", "inside", "read_json", "write_text"]
+
+LARGEST_JSON = 2**26
+"""Bytes of a JSON file that is read."""
 
 
 @contextmanager
@@ -67,6 +72,55 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file from anywhere: names are unique, numbers are finite, and nothing is nested too deeply.
+
+    Raises:
+        InputError: it is no such JSON, or too large.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise InputError(f"{path.name} must have at most {LARGEST_JSON:,} bytes; it has {size:,}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or a number of thousands of digits
+        raise InputError(f"{path.name} is no JSON that can be used: {first_line(error):.100}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return values
+
+
+def _finite(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def inside(folder: str | Path, name: str, root: Path | None = None) -> Path:
+    """The path of `name` in a folder from anywhere, which may not lead out of it: by `..`, from the root, or by a link.
+
+    Args:
+        folder: it may be a link itself, which is the user's.
+        name: relative to the folder.
+        root: where links may lead; the folder by default.
+
+    Raises:
+        InputError: a `name` that leads out of the folder.
+    """
+    folder = Path(folder).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a null character
+        path = folder.parent
+    if not path.is_relative_to(root or folder):
+        raise InputError(f"{str(folder)!r} points to files outside of itself ({name!r}): it is damaged or foreign.")
+    return path
 
 
 def check_folder(output: Path) -> None:

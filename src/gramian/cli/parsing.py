@@ -204,11 +204,7 @@ def _converted(value: Any, option: Option) -> Any:
     """A value converted to its option's type; descriptions of objects are left to their builder."""
     if _names_object(option.hint):
         return value
-    return convert(value, option.hint, option.name, _no_objects)
-
-
-def _no_objects(value: Any, kind: type, argument: str) -> Any:
-    raise InputError(f"`{argument}` must be plain data; got a description of a {kind.__name__}, {value!r:.40}.")
+    return convert(value, option.hint, option.name)
 
 
 def _record(hint: Any) -> Any:

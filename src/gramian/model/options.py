@@ -107,14 +107,19 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def convert(value: Any, hint: Any, argument: str, build: Build) -> Any:
+def plain(value: Any, kind: type, argument: str) -> Any:
+    """A `Build` that refuses: where data are wanted, and no objects."""
+    raise InputError(f"`{argument}` must be plain data; got a description of a {kind.__name__}, {value!r:.40}.")
+
+
+def convert(value: Any, hint: Any, argument: str, build: Build = plain) -> Any:
     """Make `value` an instance of `hint`, without guessing: no text for a number, no number for a truth value.
 
     Args:
         value: plain data, an object that is one already, or a `Word`.
         hint: a type as signatures have them.
         argument: what to call it in errors.
-        build: makes a module of its description.
+        build: makes a module of its description; by default there are none.
 
     Returns:
         The value as the first type of a union that it fits.
@@ -122,7 +127,7 @@ def convert(value: Any, hint: Any, argument: str, build: Build) -> Any:
     Raises:
         InputError: it is not of that type.
 
-    >>> convert(Word("3,5"), list[int] | None, "ks", None), convert(2, float, "rate", None)
+    >>> convert(Word("3,5"), list[int] | None, "ks"), convert(2, float, "rate")
     ([3, 5], 2.0)
     """
     members = alternatives(hint)

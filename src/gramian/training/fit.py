@@ -111,10 +111,10 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.warmup, recipe.epochs * steps))
     if reaches_all and accelerator.ddp_handler is not None:
         accelerator.ddp_handler.find_unused_parameters = False
-    objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
+    trained = objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
     run = asdict(recipe) | {"loss": repr(loss), "modalities": list(aligner.modalities)}
-    folder = None if output is None else RunFolder(Path(output), accelerator, run, [train, validation])
+    folder = None if output is None else RunFolder(Path(output), accelerator, trained, run, [train, validation])
     best: dict[str, Tensor] = {}
     if report_to is not None:
         accelerator.init_trackers(

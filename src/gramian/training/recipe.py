@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from gramian.data.cells import Broken
 from gramian.errors import InputError, check_choice
+from gramian.model.options import convert
 
 __all__ = ["History", "Precision", "Recipe"]
 
@@ -131,7 +132,12 @@ class History:
         """For checkpoints: plain data."""
         return vars(self) | {"broken": [tuple(cell) for cell in self.broken]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        for name, value in state.items():
-            setattr(self, name, [Broken(*cell) for cell in value] if name == "broken" else value)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint.
+
+        Raises:
+            InputError: data of another type.
+        """
+        hints = get_type_hints(History) | {"records": list[dict[str, int | float]], "broken": list[tuple[str, str, str]]}
+        values = {name: convert(state[name], hint, name) for name, hint in hints.items()}
+        vars(self).update(values | {"broken": [Broken(*cell) for cell in values["broken"]]})

@@ -17,6 +17,7 @@ from torch import nn
 
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, listing, require
+from gramian.files import inside
 from gramian.model.towers import Tower, seeded
 
 __all__ = ["Encoder", "EncoderOptions", "Mode", "Writing", "fingerprint"]
@@ -250,18 +251,6 @@ class Encoder(Tower):
 
     def _graph(self) -> Any:
         return torch.no_grad() if self.mode == "freeze" else contextlib.nullcontext()
-
-
-def inside(folder: Path, name: str) -> Path:
-    """A path below `folder`: a saved Aligner may not point outside of itself.
-
-    Raises:
-        InputError: a `name` that leads out of the folder.
-    """
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise InputError(f"{str(folder)!r} points to files outside of itself ({name!r}): it is damaged or foreign.")
-    return path
 
 
 @contextlib.contextmanager
