@@ -1,4 +1,4 @@
-"""Run by torchrun in tests/test_distributed.py: losses over the items of several processes against those of one."""
+"""Run by torchrun in tests/test_distributed.py: losses and moments over the items of several processes against those of one."""
 
 import os
 import sys
@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from gramian import PMRL, Bundle, Gram, Pairwise
+from gramian.canonical import Moments
 from gramian.distributed import Gathered, Ring, average_gradients, gather
 from gramian.errors import InputError, TooSmallError
 from gramian.losses import Centroid, Contrast, HyperGram, Symile, Triangle
@@ -114,6 +115,27 @@ def refusals():
             Ring(refused)
 
 
+def moments(counts):
+    rank = dist.get_rank()
+    vectors, present, *_ = world(False)
+    columns = {name: vectors[:, i] + 1e4 for i, name in enumerate(NAMES)}
+    masks = {name: present[:, i] for i, name in enumerate(NAMES)}
+    rows = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    own = Moments(dict.fromkeys(NAMES, D))
+    own.add(
+        {name: column[rows] for name, column in columns.items()}, present={name: mask[rows] for name, mask in masks.items()}
+    )
+    got, wanted = own.over_processes(), Moments.of(columns, present=masks)
+    assert got.rows == N
+    torch.testing.assert_close(got.counts, wanted.counts)
+    for name in NAMES:
+        torch.testing.assert_close(got.mean(name), wanted.mean(name), rtol=1e-12, atol=0)
+        for other in NAMES:
+            torch.testing.assert_close(got.covariance(name, other), wanted.covariance(name, other), rtol=1e-9, atol=1e-11)
+    with pytest.raises(InputError, match="the same parts in each"):
+        (Moments({"text": 1}) if rank else Moments({"text": 2})).over_processes()
+
+
 class Encoder(nn.Module):
     """A tower a modality, and dropout that a second pass has to repeat."""
 
@@ -171,6 +193,7 @@ def main():
         for name, make in LOSSES.items():
             check(name, make, Gathered, counts, counts is uneven)
             check(name, make, Ring, counts, counts is uneven)
+        moments(counts)
         for name, make in GATHERED_ALONE.items():
             check(name, make, Gathered, counts, counts is uneven, tokens=name == "maxsim" and "uneven")
     mesh = init_device_mesh("cpu", (size,))

@@ -28,6 +28,7 @@ ROOMS = [
     "losses",
     "distributed",
     "data",
+    "canonical",
     "model",
     "embedding",
     "evaluation",

@@ -45,6 +45,7 @@ __all__ = [
     "join",
     "rank",
     "share",
+    "summed",
     "world_size",
 ]
 
@@ -182,6 +183,31 @@ def _gather(bundle: Bundle, group: Group, seed: int) -> tuple[Bundle, int]:
         {name: Tokens(*pair) for name, pair in zip(tokens, zip(gathered[1:], present[1:], strict=True), strict=True)},
     )
     return whole, int(heads[0, 2])
+
+
+def summed(tensors: Sequence[Tensor], kind: str, group: Group = None) -> list[Tensor]:
+    """The sum of each tensor over the processes, the same in each.
+
+    Args:
+        tensors: those of this process.
+        kind: what they are; it has to be the same in every process.
+        group: the processes that take part; all by default.
+
+    Returns:
+        New tensors; with one process those that were passed.
+
+    Raises:
+        InputError: the `kind` differs. Every process raises it.
+    """
+    if world_size(group) == 1:
+        return list(tensors)
+    kinds = torch.stack(_all_gather(torch.tensor(_digest(kind), device=tensors[0].device), group))
+    if (kinds != kinds[0]).any():
+        raise InputError(f"sums over processes need the same parts in each; got otherwise. Here: {kind}.")
+    totals = [tensor.clone() for tensor in tensors]
+    for total in totals:
+        dist.all_reduce(total, group=group)
+    return totals
 
 
 def average_gradients(parameters: Iterable[Tensor], group: Group = None) -> None:

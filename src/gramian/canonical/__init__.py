@@ -1,0 +1,5 @@
+"""Alignment in closed form: canonical analysis of any number of modalities, of moments that one pass over the data gives."""
+
+from gramian.canonical.moments import Moments
+
+__all__ = ["Moments"]
