@@ -1,9 +1,10 @@
 """Canonical alignment: moments in one pass, and what is solved from them."""
 
 import pytest
+import scipy.linalg
 import torch
 
-from gramian.canonical import Moments
+from gramian.canonical import Analysis, Moments, criteria, solve
 from gramian.canonical.moments import ROWS
 from gramian.data import Table
 from gramian.errors import InputError
@@ -129,3 +130,190 @@ def test_moments_of_other_columns_do_not_add():
         Moments(WIDTHS) + Moments({"text": 3})
     with pytest.raises(InputError, match="`widths` must name at least one column"):
         Moments({})
+
+
+def complete(rows=40, seed=0):
+    values, _ = columns(rows, missing=0.0, seed=seed)
+    return values, {name: torch.ones(rows, dtype=torch.bool) for name in WIDTHS}
+
+
+def stacked(solution, names=WIDTHS):
+    """The components of all modalities side by side, of unit length, their largest entry positive."""
+    A = torch.cat([solution.directions[name] for name in names])
+    return oriented(A)
+
+
+def oriented(A):
+    A = A / A.norm(dim=0)
+    return A * A.gather(0, A.abs().argmax(0, keepdim=True)).sign()
+
+
+@pytest.mark.parametrize("ridge", [0.1, 1.0])
+@pytest.mark.parametrize("rows", [6, 40])  # fewer and more than the dimensions
+def test_maxvar_is_the_eigenproblem_of_the_summed_projectors(rows, ridge):
+    data = complete(rows)
+    solution = solve(moments_of(data), ridge=ridge)
+    values, directions = reference.maxvar(data, ridge)
+    k = len(solution.values)
+    assert k == min(rows - 1, sum(WIDTHS.values()))
+    torch.testing.assert_close(solution.values, values[:k], rtol=1e-9, atol=1e-12)
+    wanted = oriented(torch.cat([directions[name] for name in WIDTHS])[:, :k])
+    torch.testing.assert_close(stacked(solution), wanted, rtol=1e-7, atol=1e-7)
+
+
+def blocks(moments, names, ridge):
+    """C and blockdiag(C_cc + ρ_c I) as arrays."""
+    C = torch.cat([torch.cat([moments.covariance(a, b) for b in names], 1) for a in names])
+    own = [moments.covariance(a, a) for a in names]
+    B = torch.block_diag(*(S + ridge * S.diagonal().mean() * torch.eye(len(S), dtype=torch.float64) for S in own))
+    return C.numpy(), B.numpy()
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.5])
+def test_two_modalities_are_regularised_canonical_correlation(ridge):
+    names = ("text", "image")
+    values, present = complete()
+    moments = moments_of(({name: values[name] for name in names}, {name: present[name] for name in names}))
+    C, B = blocks(moments, names, ridge)
+    spectrum, vectors = scipy.linalg.eigh(C, B)
+    maxvar = solve(moments, 3, ridge=ridge)
+    torch.testing.assert_close(2 * maxvar.values, torch.tensor(spectrum[::-1][:3].copy()), rtol=1e-8, atol=0)
+    wanted = oriented(torch.tensor(vectors[:, ::-1][:, :3].copy()))
+    torch.testing.assert_close(stacked(maxvar, names), wanted, rtol=1e-8, atol=1e-8)
+    C[:3, :3], C[3:, 3:] = 0, 0
+    correlations, vectors = scipy.linalg.eigh(C, B)
+    objective = {"sumcor": 2 * correlations[-3:].sum(), "genvar": -torch.tensor(1 - correlations[-3:] ** 2).log().sum()}
+    for criterion, most in objective.items():
+        solution = solve(moments, 3, ridge=ridge, criterion=criterion)
+        assert solution.objective[-1] == pytest.approx(float(most), rel=1e-8)
+        for name, place in (("text", slice(0, 3)), ("image", slice(3, 8))):
+            own = solution.directions[name]
+            projector = torch.tensor(vectors[place, -3:])
+            torch.testing.assert_close(
+                own @ own.T / 2, projector @ projector.T, rtol=1e-3, atol=1e-4
+            )  # at the tolerance of GAIN
+
+
+@pytest.mark.parametrize("criterion", ["sumcor", "genvar"])
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+def test_iterations_only_rise_and_their_maps_are_whitened(criterion, missing):
+    data = columns(60, missing=missing, seed=3)
+    moments = moments_of(data)
+    solution = solve(moments, 2, ridge=0.1, criterion=criterion)
+    objective = torch.tensor(solution.objective)
+    assert len(objective) > 2 and bool((objective.diff() >= -1e-12 * objective.abs().max()).all())
+    assert objective[-1] > objective[0] + 1e-6
+    assert bool((solution.values.diff() <= 0).all())
+    for name, A in solution.directions.items():
+        C = moments.covariance(name, name)
+        within = A.T @ (C + 0.1 * C.diagonal().mean() * torch.eye(len(C), dtype=torch.float64)) @ A
+        torch.testing.assert_close(within, torch.eye(2).double(), rtol=0, atol=1e-10)
+
+
+def test_the_criteria_agree_where_all_modalities_share_one_component():
+    """One strong shared direction: each finds it, with the sign that agrees."""
+    z = torch.randn(200, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values, present = complete(200, seed=1)
+    values = {name: 0.3 * value + z * torch.tensor([1.0, -1.0] * 3)[: value.shape[1]] for name, value in values.items()}
+    found = {}
+    for criterion in ("maxvar", "sumcor", "genvar"):
+        solution = solve(moments_of((values, present)), 1, ridge=0.01, criterion=criterion)
+        outputs = torch.cat([values[name] @ A for name, A in solution.directions.items()], 1)
+        assert bool((torch.corrcoef(outputs.T) > 0.5).all())
+        found[criterion] = outputs.sum(1)
+    corr = torch.corrcoef(torch.stack(list(found.values()))).abs()
+    assert bool((corr > 0.99).all())
+
+
+def test_laws_of_the_solution():
+    data = columns(50)
+    wanted = solve(moments_of(data), 4)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    names = ("audio", "text", "image")
+    moved = ({name: data[0][name][order] for name in names}, {name: data[1][name][order] for name in names})
+    got = solve(moments_of(moved), 4)
+    torch.testing.assert_close(got.values, wanted.values, rtol=1e-10, atol=0)
+    torch.testing.assert_close(stacked(got), stacked(wanted), rtol=1e-8, atol=1e-8)
+    empty = Moments({**WIDTHS, "depth": 7})
+    empty.add(data[0], present=data[1])
+    got = solve(empty, 4)
+    assert torch.equal(got.values, wanted.values) and set(got.directions) == set(WIDTHS)
+
+
+def test_an_invertible_map_of_one_modality_changes_nothing_without_a_ridge():
+    values, present = complete()
+    mixed = dict(values, image=values["image"] @ torch.randn(5, 5, dtype=torch.float64) + 3)
+    outputs = []
+    for each in (values, mixed):
+        solution = solve(moments_of((each, present)), 4, ridge=0)
+        heads = {name: solution.head(name, power=1.0) for name in WIDTHS}
+        outputs.append(oriented(torch.cat([each[name] @ A + b for name, (A, b) in heads.items()])))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-7, atol=1e-7)
+
+
+def test_heads_are_scaled_by_the_values_and_centred():
+    data = complete()
+    solution = solve(moments_of(data), 3)
+    plain, scaled = solution.head("text", power=0), solution.head("text", power=2, dim=2)
+    torch.testing.assert_close(scaled.weight, plain.weight[:, :2] * solution.values[:2] ** 2)
+    torch.testing.assert_close(
+        reference.mean(data, "text") @ scaled.weight + scaled.bias, torch.zeros(2).double(), atol=1e-12, rtol=0
+    )
+
+
+def test_few_rows_and_large_matrices_take_other_paths_to_the_same(monkeypatch):
+    data = complete(6)
+    roots = Analysis(moments_of(data))
+    assert roots._root is not None
+    direct = Analysis(moments_of(data))
+    direct.__dict__["_root"] = None
+    torch.testing.assert_close(roots.solve(3).values, direct.solve(3).values, rtol=1e-10, atol=0)
+    torch.testing.assert_close(stacked(roots.solve(3)), stacked(direct.solve(3)), rtol=1e-8, atol=1e-8)
+    monkeypatch.setattr(criteria, "DENSE", 4)
+    calls = []
+    lobpcg = torch.lobpcg
+    monkeypatch.setattr(torch, "lobpcg", lambda *a, **k: calls.append(1) or lobpcg(*a, **k))
+    moments = moments_of(complete())
+    leading = solve(moments, 1)
+    assert calls
+    torch.testing.assert_close(leading.values, solve(moments).values[:1], rtol=1e-10, atol=0)
+
+
+def constant():
+    values, present = complete()
+    return moments_of((dict(values, text=torch.full_like(values["text"], 3.7)), present))
+
+
+def apart():
+    values, _ = complete()
+    return moments_of(
+        (values, {"text": torch.arange(40) < 21, "image": torch.arange(40) >= 20, "audio": torch.arange(40) < 20})
+    )
+
+
+@pytest.mark.parametrize(
+    ("moments", "options", "match"),
+    [
+        (lambda: moments_of(complete()), {"dim": 11}, r"`dim` must lie in \[1, 10\], the rank"),
+        (
+            lambda: moments_of(complete(5)),
+            {"dim": 7},
+            "`dim` must be at most 4, the rank of the modalities' rows together; got 7",
+        ),
+        (lambda: moments_of(complete()), {"dim": 3, "criterion": "sumcor"}, r"`dim` must lie in \[1, 2\]"),
+        (lambda: moments_of(complete()), {"ridge": -1.0}, "`ridge` must be a finite number of at least 0"),
+        (lambda: moments_of(complete()), {"ridge": {"text": 1.0}}, "or one for each of text, image, audio"),
+        (
+            lambda: moments_of(complete(4)),
+            {"ridge": 0},
+            "`ridge` must be positive: column `image` has width 5, its rows span 3",
+        ),
+        (lambda: moments_of(complete()), {"criterion": "minvar"}, "`criterion` must be one of maxvar, sumcor, genvar"),
+        (constant, {}, "column `text` is the same in every row"),
+        (apart, {}, "column `image` shares fewer than two rows with every other"),
+        (lambda: Moments.of({"text": torch.randn(4, 2)}), {}, "`moments` must be of at least two columns"),
+    ],
+)
+def test_what_cannot_be_solved_says_why(moments, options, match):
+    with pytest.raises(InputError, match=match):
+        solve(moments(), **options)
