@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.data.content import Source, Unreadable, known_stream, open_container, open_content, open_source, until_end
+from gramian.data.containers import ogg_links
+from gramian.data.content import Source, Unreadable, chosen_track, open_container, open_content, open_recording, until_end
 from gramian.errors import InputError, require
 
 __all__ = ["MAX_SECONDS", "audio_seconds", "read_audio"]
@@ -47,7 +48,8 @@ def read_audio(
 
     Raises:
         InputError: a `rate` or `seconds` that is not positive; a package that is not installed.
-        Unreadable: no audio, no samples, samples that are not finite, or, without a window, more than `MAX_SECONDS`.
+        Unreadable: no audio, no samples, samples that are not finite, a file that is cut off, or, without a window, more than
+            `MAX_SECONDS`.
     """
     require("soundfile", "soxr", "av")
     import soxr
@@ -57,8 +59,13 @@ def read_audio(
     if isinstance(source, Mapping) and "array" in source:
         samples, own_rate = _decoded_samples(source, seconds, generator)
     else:
-        opened = open_source(source, folder)
-        samples, own_rate = _soundfile_samples(opened, seconds, generator) or _av_samples(opened, seconds, generator)
+        opened = open_recording(source, folder)
+        links = _links(opened)
+        if links:
+            cell = {"array": np.concatenate([read_audio(link, rate) for link in links]), "sampling_rate": rate}
+            samples, own_rate = _decoded_samples(cell, seconds, generator)
+        else:
+            samples, own_rate = _soundfile_samples(opened, seconds, generator) or _av_samples(opened, seconds, generator)
     if not np.isfinite(samples).all():
         raise Unreadable("samples that are not finite")
     if own_rate != rate and len(samples):
@@ -89,17 +96,32 @@ def audio_seconds(source: Source, folder: Path | None = None) -> float:
     if isinstance(source, Mapping) and "array" in source:
         samples, rate = _decoded_samples(source, None, None)
         return len(samples) / rate
-    opened = open_source(source, folder)
+    opened = open_recording(source, folder)
+    links = _links(opened)
+    if links:
+        return sum(map(audio_seconds, links))
     with open_content(opened) as content, suppress(soundfile.SoundFileError):
         info = soundfile.info(content)
         if info.frames < _UNKNOWN and (info.format != "MP3" or _is_length(opened, info.duration)):
             return float(info.duration)
     with open_container(opened, "audio") as container:
-        return _length(container, _audio_track(container))
+        return _length(container, chosen_track(container, "audio"))
 
 
 _UNKNOWN = 2**62
 """libsndfile reports at least this many frames for a FLAC stream whose header does not give their number."""
+
+
+def _links(opened: bytes | Path) -> list[bytes]:
+    """The files that a chained Ogg file joins, of which the decoders read the first; empty for any other."""
+    with open_content(opened) as content:
+        if content.read(4) != b"OggS":
+            return []
+        links = list(ogg_links(content))
+        if len(links) == 1:
+            return []
+        content.seek(0)
+        return [content.read(end - start) for start, end in links]
 
 
 def _decoded_samples(
@@ -118,7 +140,7 @@ def _decoded_samples(
 def _is_length(opened: bytes | Path, seconds: float) -> bool:
     """Whether an MP3 is as long as libsndfile says: it guesses from the first bit rate, and counts one of joined files."""
     with open_container(opened, "audio") as container:
-        return abs(_length(container, _audio_track(container)) - seconds) < 0.2  # with or without the encoder's delay
+        return abs(_length(container, chosen_track(container, "audio")) - seconds) < 0.2  # with or without the encoder's delay
 
 
 def _soundfile_samples(
@@ -133,7 +155,9 @@ def _soundfile_samples(
         if file.format == "MP3" and not _is_length(opened, file.frames / file.samplerate):
             return None
         start, count = _window(file.frames / file.samplerate, seconds, generator, file.samplerate)
-        if start:
+        if file.format == "FLAC" and file.seek(max(0, file.frames - 1)) and not len(file.read(1)):
+            return None  # it is cut off, or its header is that of a longer file
+        if file.seekable():
             file.seek(start)
         samples = file.read(file.frames if count < 0 else count, dtype="float32", always_2d=True)
         return None if start and len(samples) < count else (_mean(samples, 1), file.samplerate)
@@ -146,7 +170,7 @@ def _av_samples(
     import av
 
     with open_container(opened, "audio") as container:
-        stream = _audio_track(container)
+        stream = chosen_track(container, "audio")
         rate = int(stream.rate or 0)
         if rate < 1:
             raise Unreadable("an audio track without a sample rate")
@@ -164,7 +188,7 @@ def _av_samples(
                 have += len(parts[-1])
             while count >= 0 and parts and first + len(parts[0]) <= min(start, have - count):
                 first += len(parts.popleft())
-            if count >= 0 and have >= start + count:
+            if count >= 0 and have >= start + count and container.format.name != "flac":  # the length of such FLAC is wrong
                 break
             if count < 0 and have > MAX_SECONDS * rate:
                 raise Unreadable(f"more than {MAX_SECONDS:.0f} s; take a window with `seconds`")
@@ -183,12 +207,6 @@ def _mean(samples: NDArray[Any], channels: int) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite are refused later
         mean: NDArray[np.float32] = samples.mean(channels)
     return mean
-
-
-def _audio_track(container: Any) -> Any:
-    if not container.streams.audio:
-        raise Unreadable("no audio track")
-    return known_stream(container.streams.audio[0])
 
 
 def _length(container: Any, stream: Any) -> float:

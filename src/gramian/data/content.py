@@ -6,22 +6,25 @@ generator of the same seed the same window. A source that cannot be read is neve
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from gramian.data.containers import declared_size
 from gramian.errors import first_line
 
 __all__ = [
     "MAX_PIXELS",
     "Source",
     "Unreadable",
+    "chosen_track",
     "decoder_reason",
-    "known_stream",
     "open_container",
     "open_content",
+    "open_recording",
     "open_source",
     "until_end",
 ]
@@ -107,6 +110,20 @@ def open_content(opened: bytes | Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def open_recording(source: Source, folder: Path | None = None) -> bytes | Path:
+    """`open_source` for audio and video, whose decoders read a file up to where it is cut off and say nothing.
+
+    Raises:
+        Unreadable: see `open_source`; a file that is cut off.
+    """
+    opened = open_source(source, folder)
+    with open_content(opened) as content:
+        declared, size = declared_size(content), content.seek(0, os.SEEK_END)
+    if declared > size:
+        raise Unreadable(f"cut off: {size:,} bytes of at least {declared:,}")
+    return opened
+
+
 @contextmanager
 def open_container(opened: bytes | Path, what: str) -> Iterator[Any]:
     """PyAV's container of a source.
@@ -124,15 +141,21 @@ def open_container(opened: bytes | Path, what: str) -> Iterator[Any]:
         raise Unreadable(f"no {what} that FFmpeg can read ({error.strerror or error})") from None
 
 
-def known_stream(stream: Any) -> Any:
-    """The stream itself.
+def chosen_track(container: Any, kind: str) -> Any:
+    """The track of a kind, "audio" or "video", that the file marks as its default; the first if it marks none.
 
     Raises:
-        Unreadable: FFmpeg does not know its codec.
+        Unreadable: no such track (a cover is none), or FFmpeg does not know its codec.
     """
-    if stream.codec_context is None:
-        raise Unreadable(f"a codec of {stream.type} that FFmpeg does not know")
-    return stream
+    from av.stream import Disposition
+
+    tracks = [s for s in getattr(container.streams, kind) if not s.disposition & Disposition.attached_pic]
+    if not tracks:
+        raise Unreadable(f"no {kind} track")
+    track = max(tracks, key=lambda each: bool(each.disposition & Disposition.default))
+    if track.codec_context is None:
+        raise Unreadable(f"a codec of {kind} that FFmpeg does not know")
+    return track
 
 
 def until_end(items: Iterator[Any]) -> Iterator[Any]:

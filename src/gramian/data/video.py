@@ -1,15 +1,16 @@
-"""Videos: files or bytes in; a few upright RGB frames out."""
+"""Videos: files or bytes in; a few upright RGB frames on white out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.data.content import MAX_PIXELS, Source, Unreadable, known_stream, open_container, open_source, until_end
+from gramian.data.content import MAX_PIXELS, Source, Unreadable, chosen_track, open_container, open_recording, until_end
 from gramian.errors import InputError, require
 
 __all__ = ["read_video"]
@@ -22,14 +23,14 @@ def read_video(
     generator: np.random.Generator | None = None,
     folder: Path | None = None,
 ) -> NDArray[np.uint8]:
-    """RGB frames of a video: the middle one of each of `frames` equal parts, turned upright.
+    """RGB frames of a video: what is shown in the middle of each of `frames` equal parts of its time, upright and on white.
 
-    With a generator one frame is drawn from each part. A video with fewer frames repeats some.
+    With a generator a moment is drawn from each part. A video with fewer frames repeats some.
 
     Args:
         source: a path, bytes or a cell of datasets.
         frames: how many.
-        generator: draws the frames.
+        generator: draws the moments.
         folder: what relative paths are relative to.
 
     Returns:
@@ -37,75 +38,119 @@ def read_video(
 
     Raises:
         InputError: `frames` below 1; PyAV is not installed.
-        Unreadable: no video track (a still image or a cover is none), no frame, frames that change size, or ones of more
-            than `MAX_PIXELS` pixels.
+        Unreadable: no video track (a still image or a cover is none), no frame, frames that change size, ones of more than
+            `MAX_PIXELS` pixels, or a file that is cut off.
     """
     require("av")
-    import av
-
     if frames < 1:
         raise InputError(f"`frames` must be at least 1; got {frames}.")
-    places = (np.arange(frames) + (0.5 if generator is None else generator.uniform(size=frames))) / frames
-    opened = open_source(source, folder)
+    # Divided last, so that the middle of a part that begins or ends with a frame is not off by a rounding.
+    places = (np.arange(frames) + (0.5 if generator is None else generator.uniform(size=frames)), frames)
+    opened = open_recording(source, folder)
     with open_container(opened, "video") as container:
         kind, brand = container.format.name, container.metadata.get("major_brand")
         if kind.endswith("_pipe") or kind in ("image2", "ico") or brand in ("avif", "heic", "heix", "mif1"):
             raise Unreadable("a still image, no video")
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not streams:
-            raise Unreadable("no video track")
-        stream = known_stream(streams[0])
+        stream = chosen_track(container, "video")
         index = stream.index  # read while the container is open
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
             raise Unreadable(f"frames of {width} × {height} pixels, more than {MAX_PIXELS:,}")
-        stream.thread_type = "AUTO"
-        total = _shown(until_end(container.demux(stream)))
-        if not total:
-            raise Unreadable("no frames")
-    wanted = np.minimum((places * total).astype(int), total - 1)
-    images: dict[int, NDArray[np.uint8]] = {}
-    last = None
+        end, is_timed = _end(until_end(container.demux(stream)))
     with open_container(opened, "video") as container:
-        stream = container.streams[index]
-        stream.thread_type = "AUTO"
-        chosen, end = set(wanted.tolist()), int(wanted.max())
-        for number, frame in enumerate(until_end(container.decode(stream))):
-            if last is not None and (frame.width, frame.height) != (last[1].width, last[1].height):
-                raise Unreadable("frames that change size")
-            last = (number, frame)
-            if number in chosen:
-                images[number] = _upright(frame)
-            if number >= end:
-                break
-        if last is None:
-            raise Unreadable("no frame can be decoded")
-        if not images.keys() >= chosen:  # fewer frames than packets: the last one stands for those behind it
-            images[last[0]] = _upright(last[1])
-    numbers = np.array(sorted(images))
-    return np.stack([images[int(numbers[max(0, np.searchsorted(numbers, place, side="right") - 1)])] for place in wanted])
+        shown = _decoded(container, container.streams[index], is_timed)
+        return _at(shown, end, *places)
 
 
-def _shown(packets: Iterator[Any]) -> int:
-    """Count the packets that become frames; headers cannot be relied on.
+def _at(
+    shown: Iterable[tuple[float, Callable[[], NDArray[np.uint8]]]], end: float, places: Any, parts: int
+) -> NDArray[np.uint8]:
+    """The pictures at some moments: of each the last that appears no later.
 
-    Packets before the first key frame cannot be decoded, and those that an edit list cuts off are decoded only for others.
+    Args:
+        shown: when each picture appears, in order, and the picture.
+        end: when the last disappears.
+        places: (n,) the moments, in parts from the beginning of the first.
+        parts: into which the time is divided.
     """
-    kinds = [(packet.is_keyframe, packet.is_discard) for packet in packets if packet.size > 0]
-    first = next((number for number, (is_key, _) in enumerate(kinds) if is_key), 0)
-    return sum(not is_cut for _, is_cut in kinds[first:])
+    chosen: list[NDArray[np.uint8]] = []
+    last: Callable[[], NDArray[np.uint8]] | None = None
+    moments = places
+    for time, picture in shown:
+        if last is None:
+            moments = time + places * (end - time) / parts
+        elif passed := int((moments < time).sum()) - len(chosen):
+            chosen += [last()] * passed
+            if len(chosen) == len(places):
+                break
+        last = picture
+    if last is None:
+        raise Unreadable("no frame can be decoded")
+    if len(chosen) < len(places):
+        chosen += [last()] * (len(places) - len(chosen))
+    return np.stack(chosen)
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
-    """RGB as the display matrix shows it, rotated by quarter turns and mirrored; `frame.rotation` ignores mirrors."""
+def _end(packets: Iterator[Any]) -> tuple[float, bool]:
+    """When the last frame disappears, in ticks; without sound time stamps in frames, and False.
+
+    Headers cannot be relied on. Packets before the first key frame cannot be decoded, and those that an edit list cuts off
+    are decoded only for others.
+    """
+    kept = [(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard) for p in packets if p.size > 0]
+    first = next((number for number, packet in enumerate(kept) if packet[3]), 0)
+    shown = [packet for packet in kept[first:] if not packet[4]]
+    if not shown:
+        raise Unreadable("no frames")
+    order = [dts for _, dts, *_ in shown if dts is not None]
+    times = [pts for pts, *_ in shown if pts is not None]
+    if len(times) < len(shown) or order != sorted(order):  # unknown, or of files that were joined
+        return len(shown), False
+    last, duration = max((pts, duration) for pts, _, duration, *_ in shown)
+    return last + (duration or (last - min(times)) / max(1, len(times) - 1) or 1), True
+
+
+ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""FFmpeg's own decoders of these leave the transparency out."""
+
+
+def _decoded(container: Any, stream: Any, is_timed: bool) -> Iterator[tuple[float, Callable[[], NDArray[np.uint8]]]]:
+    """When each frame appears, and its picture."""
+    import av
+
+    decoder = stream.codec_context
+    name = ALPHA.get(decoder.name, "") if stream.metadata.get("alpha_mode") == "1" else ""
+    if name in av.codecs_available:
+        decoder = av.CodecContext.create(name, "r")
+    decoder.thread_type = "AUTO"
+    size, time = None, 0.0
+    frames = (frame for packet in container.demux(stream) for frame in decoder.decode(packet))
+    for number, frame in enumerate(until_end(frames)):
+        if size not in (None, (frame.width, frame.height)):
+            raise Unreadable("frames that change size")
+        size = frame.width, frame.height
+        time = number if not is_timed else time if frame.pts is None else frame.pts
+        yield time, partial(_picture, frame)
+
+
+def _picture(frame: Any) -> NDArray[np.uint8]:
+    """RGB on white, upright."""
     from av.sidedata.sidedata import Type
 
-    image = frame.to_ndarray(format="rgb24")
+    if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
+        layer = frame.to_ndarray(format="rgba").astype(np.uint16)
+        alpha = layer[..., 3:]
+        image = ((layer[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    else:
+        image = frame.to_ndarray(format="rgb24")
     side = frame.side_data.get(Type.DISPLAYMATRIX)
-    if side is not None:
-        (a, b), (c, d) = np.sign(np.rint(np.frombuffer(bytes(side), np.int32)[[[0, 1], [3, 4]]] / 65536))
-        if not a and not d:  # x is shown as y
-            image = image.swapaxes(0, 1)
-        down, right = (d, a) if a or d else (b, c)
-        image = image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image if side is None else _upright(image, np.frombuffer(bytes(side), np.int32)))
+
+
+def _upright(image: NDArray[Any], matrix: NDArray[np.int32]) -> NDArray[Any]:
+    """Rotated by quarter turns and mirrored by a display matrix of 9 fixed-point numbers; `frame.rotation` ignores mirrors."""
+    (a, b), (c, d) = np.sign(np.rint(matrix[[[0, 1], [3, 4]]] / 65536))
+    if not a and not d:  # x is shown as y
+        image = image.swapaxes(0, 1)
+    down, right = (d, a) if a or d else (b, c)
+    return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
