@@ -278,6 +278,12 @@ def test_bad_input_is_one_line_exit_code_2_and_no_output(data, tmp_path, capsys,
     assert not out.exists() or not any(path.is_file() for path in out.rglob("*"))
 
 
+def test_lists_may_be_typed_together_or_one_by_one():
+    for words in (["a", "b"], ["a,b"], ["a", "--media-root", "b"], ["a", "--media_root=b"]):
+        options = parse("check", COMMANDS["check"], ["--data", "x", "--media-root", *words])
+        assert options["media_root"] == [Path("a"), Path("b")]
+
+
 TRAIN = ["train", "--data", "{data}", "--output", "{out}"]
 
 
@@ -309,7 +315,7 @@ TRAIN = ["train", "--data", "{data}", "--output", "{out}"]
         ([*TRAIN, "--resume", "yes"], "'yes' belongs to no option"),
         ([*TRAIN, "--no-resume=true"], "--no-resume takes no value; got 'true'"),
         ([*TRAIN, "--no-dim"], "`dim` must be an integer; got False"),
-        ([*TRAIN, "--columns", "text", "--columns", "image"], "`columns` is given twice"),
+        ([*TRAIN, "--dim", "4", "--dim", "8"], "`dim` is given twice"),
         ([*TRAIN, "--resume=perhaps"], "`resume` must be true or false; got 'perhaps'"),
         ([*TRAIN, "stamps"], "'stamps' belongs to no option"),
         ([*TRAIN, "--columns", ""], "`columns` must not be empty"),

@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import math
+import types
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gramian.data import formats, load, stream
+from gramian.data import formats, hub, load, stream
 from gramian.data.arrow import read_vectors, vector_array
+from gramian.data.content import Unreadable, open_source
 from gramian.errors import InputError
 
 pa = pytest.importorskip("pyarrow")
@@ -551,19 +553,83 @@ def test_the_hub_is_read_by_datasets(monkeypatch):
     )
     part = datasets.Dataset.from_dict(rows, features=features)
 
-    def parts(source, revision, streaming):
-        assert (source, revision) == ("owner/name", "abc")
-        return {"train": part.to_iterable_dataset(), "test": part.to_iterable_dataset()} if streaming else {"train": part}
+    def repository(*, card=(), files=("hf://datasets/owner/name@abc/a.parquet",), module="parquet"):
+        class Builder:
+            __module__ = f"datasets.packaged_modules.{module}.{module}"
+            config = types.SimpleNamespace(data_files={"train": list(files)})
 
-    monkeypatch.setattr(datasets, "load_dataset", parts)
+            def as_streaming_dataset(self):
+                return {"train": part.to_iterable_dataset(), "test": part.to_iterable_dataset()}
+
+            def download_and_prepare(self):
+                pass
+
+            def as_dataset(self):
+                return {"train": part}
+
+        def builder(source, revision):
+            assert (source, revision) == ("owner/name", "abc")
+            return Builder()
+
+        monkeypatch.setattr(hub, "_configs", lambda source, revision: (revision, list(card)))  # noqa: ARG005
+        monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+
+    repository(card=[{"configs": [{"config_name": "a", "data_files": [{"split": "train", "path": "data/*.parquet"}]}]}])
     table = load("owner/name", raw=["image"], revision="abc")
     assert table.columns["image"][0]["bytes"] == content.getvalue()
     assert table.split is None
     splits = [part.split for part in stream("owner/name", 1, columns=["v"], revision="abc")]
     assert splits == [("train",), ("train",), ("test",), ("test",)]
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: 1 / 0)
+    for path in ("../secret.csv", "/etc/passwd", "https://other/x.csv", "zip://x::https://other/x.zip", "a/../../b", "~/x.csv"):
+        shared = [path]  # as by an alias of YAML
+        for card in (
+            {"data_files": path},
+            {"data_dir": path},
+            {"data_files": {"train": shared}},
+            {"x": shared, "data_files": shared},
+        ):
+            repository(card=[None, {"configs": [card]}])
+            with pytest.raises(InputError, match="'owner/name' is refused: its card points out of the repository"):
+                load("owner/name", revision="abc")
+    repository(files=["/etc/passwd.csv"])
+    with pytest.raises(InputError, match="is refused: it points out of its repository"):
+        load("owner/name", revision="abc")
+    repository(module="hdf5")
+    with pytest.raises(InputError, match="'owner/name' holds hdf5; it must hold one of arrow, csv"):
+        load("owner/name", revision="abc")
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: 1 / 0)
     with pytest.raises(InputError, match="'owner/name' cannot be read as a hub data set: division by zero"):
         load("owner/name")
+
+
+def test_cards_of_a_hub_data_set_are_read_before_it(monkeypatch, tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n")
+    (tmp_path / ".huggingface.yaml").write_text("configs:\n- config_name: default\n  data_files: https://other/a.csv\n")
+    api = types.SimpleNamespace(dataset_info=lambda source, revision: types.SimpleNamespace(sha=f"sha of {revision}"))  # noqa: ARG005
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+
+    def download(source, name, *, repo_type, revision):
+        assert (source, repo_type, revision) == ("owner/name", "dataset", "sha of None")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(InputError, match=r"'owner/name' is refused: its card points out .*\('https://other/a.csv'\)"):
+        load("owner/name")
+
+
+def test_paths_of_a_hub_data_set_lead_to_its_own_cache(monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    own, other = tmp_path / "datasets--owner--name" / "a.png", tmp_path / "models--owner--name" / "a.png"
+    for path in (own, other):
+        path.parent.mkdir()
+        path.write_bytes(b"x")
+    folder = hub.hub_folder("owner/name", [])
+    assert open_source({"bytes": None, "path": str(own)}, folder) == own
+    for path in (str(other), "../models--owner--name/a.png", "/etc/passwd"):
+        with pytest.raises(Unreadable, match="outside of the table's folder"):
+            open_source(path, folder)
 
 
 def _damaged(content: bytes, random: Random) -> bytes:

@@ -1,5 +1,6 @@
 """Images, audio and video from disk and from bytes: exact values where they can be had, and a reason for each bad file."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -19,6 +20,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from gramian.data.media import (  # noqa: E402
     MEDIA,
+    Folder,
     Kind,
     Medium,
     Sampling,
@@ -790,7 +792,7 @@ def test_parts_of_an_archive(tmp_path):
     assert read_image(cell).size == (5, 4)
     with pytest.raises(Unreadable, match="its archive is cut off"):
         read_image(cell | {"size": size + 1})
-    with pytest.raises(Unreadable, match="its archive cannot be read: No such file"):
+    with pytest.raises(Unreadable, match="no such file"):
         read_image(cell | {"path": str(tmp_path / "nothing")})
 
 
@@ -861,3 +863,52 @@ def test_recordings_that_are_decoded_are_resampled_and_cut():
     assert reader.cut(cell, samples) == "1.0 s cut to 0.5"
     with pytest.raises(Unreadable, match="nor samples with their `sampling_rate`"):
         reader.read({"array": cell["array"]})
+
+
+def test_a_table_names_no_files_outside_of_its_folder_and_its_roots(tmp_path):
+    for name in ("own/a.bin", "own/in/b.bin", "root/c.bin", "own-not/d.bin", "e.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "own" / "link").symlink_to(tmp_path / "e.bin")
+    (tmp_path / "own" / "in" / "up").symlink_to(tmp_path / "own" / "a.bin")
+    (tmp_path / "own" / "out").symlink_to(tmp_path / "root")
+    (tmp_path / "own" / "circle").symlink_to("circle")
+    own, wide = Folder.of(tmp_path / "own"), Folder.of(tmp_path / "own", [tmp_path / "root", tmp_path / "e.bin"])
+    for name in (
+        "a.bin",
+        "in/b.bin",
+        "in/../a.bin",
+        "in/up",
+        str(tmp_path / "own" / "a.bin"),
+        {"path": "a.bin", "bytes": None},
+    ):
+        assert isinstance(open_source(name, own), Path)
+    for name in (str(tmp_path / "root" / "c.bin"), "out/c.bin", "link", str(tmp_path / "e.bin"), "../root/c.bin"):
+        for cell in (name, {"path": name, "bytes": None}, {"path": name, "offset": 0, "size": 1}):
+            with pytest.raises(Unreadable, match=f"outside of the table's folder; --media-root {tmp_path}.* allows it"):
+                open_source(cell, own)
+            assert open_source(cell, wide)
+    for name in ("../own-not/d.bin", "/etc/passwd", "in/../../own-not/d.bin"):
+        with pytest.raises(Unreadable, match="outside of the table's folder"):
+            open_source(name, wide)
+    for name, reason in (
+        ("circle", "no possible path|no such file"),
+        ("a\0b", "no possible path: embedded null"),
+        ("in", "a folder"),
+    ):
+        with pytest.raises(Unreadable, match=reason):
+            open_source(name, own)
+    assert open_source("e.bin", tmp_path) == tmp_path / "e.bin" == open_source(tmp_path / "e.bin", tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(0, "ten"), ("0", 1), (0, None), (-1, 1), (0, -1), (0, True), (0, 5 * 10**10), (1, 3)]
+)
+@pytest.mark.parametrize("kind", ["file", "pipe", "device"])
+def test_parts_of_what_holds_less_are_refused_at_once(tmp_path, offset, size, kind):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"abc")
+    path = "/dev/zero" if kind == "device" else str(tmp_path / kind)
+    reason = "must be numbers of bytes|its archive is cut off" if kind == "file" else "a pipe or a device"
+    with pytest.raises(Unreadable, match=reason):
+        open_source({"bytes": None, "path": path, "offset": offset, "size": size})

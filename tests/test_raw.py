@@ -24,6 +24,7 @@ import tiny
 from gramian.cli import main
 from gramian.data import Cells, Table, load, stream
 from gramian.data.checking import check_table
+from gramian.data.content import Folder
 from gramian.data.readers import Media
 from gramian.embedding import embed_shards
 from gramian.errors import InputError
@@ -266,6 +267,27 @@ def test_check_on_the_command_line(config, capsys):
     assert "`workers` must be a number of processes" in capsys.readouterr().err
     assert main(["check", str(config), "--strict"]) == 2
     assert "3 cells cannot be read, the first in column `image`, id 'item-2': 0 bytes" in capsys.readouterr().err
+
+
+def test_media_outside_of_the_table_are_read_from_the_roots_that_are_typed(config, media, tmp_path, capsys):
+    folder, rows = media
+    table = tmp_path / "elsewhere" / "t.jsonl"
+    table.parent.mkdir()
+    table.write_text("".join(json.dumps({"id": row["id"], "image": str(folder / row["image"])}) + "\n" for row in rows))
+    check = ["check", str(config), "--data", str(table), "--columns", "image", "--strict"]
+    assert main(check) == 2
+    assert "36 cells cannot be read" in (err := capsys.readouterr().err)
+    assert f"outside of the table's folder; --media-root {folder} (in Python `media_root`) allows it" in err
+    assert main([*check, "--media-root", str(folder), "--media-root", str(tmp_path)]) == 2
+    assert "2 cells cannot be read, the first in column `image`, id 'item-2': 0 bytes" in capsys.readouterr().err
+    assert main([*check, "--media-root", str(folder / "nothing")]) == 2
+    assert "`media_root` must name existing folders" in capsys.readouterr().err
+    config.write_text(config.read_text() + f"media_root: [{folder}]\n")
+    assert main(check) == 2
+    assert "`media_root` may not be set in a file" in capsys.readouterr().err
+    whole = load(table, raw=["image"], media_root=folder)
+    parts = list(stream(table, 36, raw=["image"], media_root=[folder]))
+    assert parts[0].columns["image"].folder == whole.columns["image"].folder == Folder.of(table.parent, [folder])
 
 
 def test_check_reads_the_file_of_a_training_run(config, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from gramian.cli.terminal import console_of
 from gramian.data import load
@@ -21,6 +22,7 @@ def check(
     workers: int = 0,
     strict: bool = False,
     trust_code: bool = False,
+    media_root: list[Path] | None = None,
 ) -> None:
     """Read every cell of a table once, as training would, and report what is present, missing, unreadable and cut off.
 
@@ -33,13 +35,14 @@ def check(
         workers: processes that read raw media.
         strict: fail if a cell cannot be read.
         trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
+        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
 
     Raises:
         InputError: a table or towers that cannot be used; with `strict`, a cell that cannot be read.
     """
     console = console_of()
     encoders = build_towers(towers, columns, trust_code=trust_code)
-    table = load(data, columns=columns, raw=list(encoders))
+    table = load(data, columns=columns, raw=list(encoders), media_root=media_root)
     checked = check_table(table, collator_for(table, encoders), workers=workers)
     for sheet in checked.sheets():
         console.print(sheet.rich())

@@ -36,6 +36,7 @@ def embed(
     streaming: bool = False,
     strict: bool = False,
     trust_code: bool = False,
+    media_root: list[Path] | None = None,
 ) -> None:
     """Embed a table: with a trained Aligner into its shared space, or with towers into the features that they give.
 
@@ -57,6 +58,7 @@ def embed(
         streaming: read the table as it arrives, without a copy on the disk; the output must be a folder.
         strict: stop at a raw cell that cannot be read; otherwise it is left empty and listed.
         trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
+        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
 
     Raises:
         InputError: neither `model` nor `towers`; an output or options that do not go together; a table that cannot be read,
@@ -84,9 +86,9 @@ def embed(
     names = columns or (list(every.modalities) if model is None else None)
     items: Table | Iterator[Table]
     if streaming:
-        items = stream(data, shard_size, columns=names, raw=raw)
+        items = stream(data, shard_size, columns=names, raw=raw, media_root=media_root)
     else:
-        items = every.known(load(data, split=split, columns=names, raw=raw))
+        items = every.known(load(data, split=split, columns=names, raw=raw, media_root=media_root))
     if one_file:
         assert isinstance(items, Table)
         broken: list[Broken] = []

@@ -40,6 +40,7 @@ def evaluate_table(
     strict: bool = False,
     towers: Mapping[str, Tower | Spec] | None = None,
     trust_code: bool = False,
+    media_root: list[Path] | None = None,
 ) -> None:
     """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
 
@@ -60,6 +61,7 @@ def evaluate_table(
         strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
         towers: modality → the tower of a class of your own that the model was trained with.
         trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
+        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
     """
     console = console_of()
     if output is not None:
@@ -67,7 +69,8 @@ def evaluate_table(
     aligner = None
     if model is not None:
         aligner = Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)).to(device())
-    table = load(data, columns=columns, raw=() if aligner is None else aligner.raw_modalities())
+    raw = () if aligner is None else aligner.raw_modalities()
+    table = load(data, columns=columns, raw=raw, media_root=media_root)
     if split is None:
         split = "all" if table.split is None else "test"
     if split != "all":

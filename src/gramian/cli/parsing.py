@@ -24,8 +24,8 @@ from gramian.model.specs import NAMES
 
 __all__ = ["Command", "help_of", "parse"]
 
-TYPED = ("trust_code",)
-"""Options that a file may not set."""
+TYPED = ("trust_code", "media_root")
+"""Options that widen what a file from anyone may do: it may not set them itself."""
 
 YAML = (".yaml", ".yml")
 
@@ -91,9 +91,14 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
             files.append(text if equals else _next("config", rest))
             continue
         hint = _hint(options, path, owner)
-        if any(path == earlier for earlier, _ in typed):
-            raise InputError(f"`{'.'.join(path)}` is given twice. Leave one out; a list takes its entries together: a,b.")
-        typed.append((path, _value(".".join(path), text if equals else None, rest, hint, yes)))
+        value = _value(".".join(path), text if equals else None, rest, hint, yes)
+        earlier = next((entry for entry in typed if entry[0] == path), None)
+        if earlier is not None:
+            if not _is_list(hint):
+                raise InputError(f"`{'.'.join(path)}` is given twice. Leave one out.")
+            typed.remove(earlier)
+            value = Word(f"{earlier[1]},{value}")
+        typed.append((path, value))
     values = _read(files, command, owner)
     for path, value in sorted(typed, key=lambda entry: len(entry[0]) > 1):  # the name of an object before its options
         values[path[0]] = _placed(values.get(path[0]), path[1:], value, options[path[0]].hint)

@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gramian.data.containers import ogg_links
-from gramian.data.content import Source, Unreadable, chosen_track, open_container, open_content, open_recording, until_end
+from gramian.data.content import (
+    Place,
+    Source,
+    Unreadable,
+    chosen_track,
+    open_container,
+    open_content,
+    open_recording,
+    until_end,
+)
 from gramian.errors import InputError, require
 
 __all__ = ["MAX_SECONDS", "audio_seconds", "read_audio"]
@@ -28,7 +37,7 @@ def read_audio(
     *,
     seconds: float | None = None,
     generator: np.random.Generator | None = None,
-    folder: Path | None = None,
+    folder: Place | None = None,
 ) -> NDArray[np.float32]:
     """A recording as (samples,) float32, mono, at `rate` hertz; the audio track of a video as well.
 
@@ -77,7 +86,7 @@ def read_audio(
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def audio_seconds(source: Source, folder: Path | None = None) -> float:
+def audio_seconds(source: Source, folder: Place | None = None) -> float:
     """The length of a recording by its header; infinite if the header does not give it.
 
     Args:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gramian.data.content import Folder, Place, Unreadable
 from gramian.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Cells:
 
     Args:
         values: n cells, `None` or empty where missing; an Arrow column stays on the disk it is mapped from.
-        folder: what relative paths in them are relative to.
+        folder: what relative paths in them are relative to, and where paths may lead; see `gramian.data.content.Folder`.
         rows: (k,) which of `values` count, in order; all by default.
         present: (k,) which of them are filled; by default read off the values.
 
@@ -66,7 +67,7 @@ class Cells:
     def __init__(
         self,
         values: Sequence[Any] | pyarrow.ChunkedArray,
-        folder: Path | None = None,
+        folder: Place | None = None,
         rows: NDArray[np.int64] | None = None,
         present: Tensor | None = None,
     ) -> None:
@@ -138,7 +139,7 @@ def _present(values: Any) -> Tensor:
     return torch.from_numpy(filled.combine_chunks().to_numpy(zero_copy_only=False).astype(bool))
 
 
-def _feed(digest: Any, cell: Any, folder: Path | None) -> None:
+def _feed(digest: Any, cell: Any, folder: Place | None) -> None:
     if isinstance(cell, bytes):
         digest.update(b"b%d:" % len(cell) + cell)
     elif hasattr(cell, "tobytes") and hasattr(cell, "mode"):  # a Pillow image
@@ -162,10 +163,10 @@ def _feed(digest: Any, cell: Any, folder: Path | None) -> None:
             digest.update(_file_state(cell, folder))
 
 
-def _file_state(name: str | Path, folder: Path | None) -> bytes:
+def _file_state(name: str | Path, folder: Place | None) -> bytes:
     """Size and time of the file that a cell names; nothing if it is a text."""
     try:
-        state = os.stat(Path(name) if folder is None else folder / name)
-    except (OSError, ValueError):  # no such file, or no possible name
+        state = os.stat(folder.find(name) if isinstance(folder, Folder) else Path(folder or "") / name)
+    except (OSError, ValueError, Unreadable):  # no such file, no possible name, or none of the table's
         return b""
     return b"f%d,%d:" % (state.st_size, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else b""

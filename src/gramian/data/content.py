@@ -7,8 +7,9 @@ generator of the same seed the same window. A source that cannot be read is neve
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -17,7 +18,10 @@ from gramian.data.containers import declared_size
 from gramian.errors import first_line
 
 __all__ = [
+    "MAX_BYTES",
     "MAX_PIXELS",
+    "Folder",
+    "Place",
     "Source",
     "Unreadable",
     "chosen_track",
@@ -38,57 +42,102 @@ MAX_PIXELS = 2**27
 """Images and video frames with more pixels are refused before they are decoded: half a gigabyte of RGBA each."""
 
 
+MAX_BYTES = 2**31
+"""A longer file in an archive is refused: it would be read whole."""
+
+
 class Unreadable(Exception):  # noqa: N818 (names the state of a file, not a fault of the program)
     """A source that holds nothing to encode; the message says why."""
 
 
-def open_source(source: Source, folder: Path | None = None) -> bytes | Path:
+@dataclass(frozen=True)
+class Folder:
+    """Where the paths in a table's cells may lead: a table may come from anyone, and names no other files of this machine.
+
+    Attributes:
+        path: what relative paths are relative to.
+        roots: resolved folders, or single files, that hold whatever a cell may name, links followed.
+    """
+
+    path: Path
+    roots: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, path: Path, roots: Iterable[Path] = ()) -> Folder:
+        """A folder whose cells may name what lies in it and in `roots`."""
+        return cls(path.absolute(), tuple(dict.fromkeys(root.resolve() for root in (path, *roots))))
+
+    def find(self, name: str | Path) -> Path:
+        """The path that a cell names, links followed.
+
+        Raises:
+            Unreadable: it leads elsewhere, or is no possible name.
+        """
+        try:
+            path = (self.path / name).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a name that is too long or holds a null byte, links in a circle
+            raise Unreadable(f"no possible path: {first_line(error)}") from None
+        if not any(path.is_relative_to(root) for root in self.roots):
+            raise Unreadable(f"outside of the table's folder; --media-root {path.parent} (in Python `media_root`) allows it")
+        return path
+
+
+Place: TypeAlias = "Path | Folder"
+"""What relative paths are relative to. From a plain path, which Python code gives, a cell may lead anywhere."""
+
+
+def open_source(source: Source, folder: Place | None = None) -> bytes | Path:
     """The bytes, or the existing file, that a cell names.
 
     Args:
         source: the cell.
-        folder: what relative paths are relative to; the working directory by default.
+        folder: what relative paths are relative to, and where paths may lead; by default the working directory, and anywhere.
 
     Returns:
         The content itself, or the path of a file that is not empty.
 
     Raises:
-        Unreadable: no such file, 0 bytes, a URL.
+        Unreadable: no such file, 0 bytes, a URL, a pipe or device, a path that leads out of the `folder`.
     """
+    part = None
+    content: Any = source
     if isinstance(source, Mapping):
         content, path = source.get("bytes"), source.get("path")
-        if content is None and path and source.get("offset") is not None:
-            try:
-                with Path(path).open("rb") as archive:
-                    archive.seek(source["offset"])
-                    content = archive.read(source["size"])
-            except OSError as error:
-                raise Unreadable(f"its archive cannot be read: {error.strerror}") from None
-            if len(content) < source["size"]:
-                raise Unreadable("its archive is cut off")
-        if content is not None:
-            source = content
-        elif path:
-            source = path
-        else:
+        if content is None and not path:
             raise Unreadable("neither bytes nor a path")
-    if isinstance(source, bytes | bytearray | memoryview):
-        if not len(source):
+        if content is None and source.get("offset") is not None:
+            part = source["offset"], source.get("size")
+        content = path if content is None else content
+    if isinstance(content, bytes | bytearray | memoryview):
+        if not len(content):
             raise Unreadable("0 bytes")
-        return bytes(source)
-    if not isinstance(source, str | Path):
-        raise Unreadable(f"neither a path nor bytes: {type(source).__name__}")
-    if "://" in str(source):
+        return bytes(content)
+    if not isinstance(content, str | Path):
+        raise Unreadable(f"neither a path nor bytes: {type(content).__name__}")
+    if "://" in str(content):
         raise Unreadable("a URL; download the file and give its path")
-    path = Path(source) if folder is None else folder / source
     try:
+        path = folder.find(content) if isinstance(folder, Folder) else Path(folder or "") / content
         if not path.is_file():
-            raise Unreadable("a folder" if path.is_dir() else "no such file")
-        if path.stat().st_size == 0:
+            raise Unreadable("a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "no such file")
+        size = path.stat().st_size
+        if size == 0:
             raise Unreadable("0 bytes")
+        return path if part is None else _part_of(path, size, *part)
     except (OSError, ValueError) as error:  # a name that is too long or holds a null byte
-        raise Unreadable(str(error)) from None
-    return path
+        raise Unreadable(first_line(error)) from None
+
+
+def _part_of(path: Path, total: int, offset: Any, size: Any) -> bytes:
+    if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
+        raise Unreadable(f"`offset` and `size` must be numbers of bytes; got {offset!r:.20} and {size!r:.20}")
+    if offset + size > total:
+        raise Unreadable("its archive is cut off")
+    if size > MAX_BYTES:
+        raise Unreadable(f"{size:,} bytes in an archive, more than {MAX_BYTES:,}")
+    with path.open("rb") as archive:
+        archive.seek(offset)
+        return archive.read(size)
 
 
 @contextmanager
@@ -110,7 +159,7 @@ def open_content(opened: bytes | Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def open_recording(source: Source, folder: Path | None = None) -> bytes | Path:
+def open_recording(source: Source, folder: Place | None = None) -> bytes | Path:
     """`open_source` for audio and video, whose decoders read a file up to where it is cut off and say nothing.
 
     Raises:

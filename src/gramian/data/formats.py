@@ -11,18 +11,19 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gramian.data.arrow import Column, plain
+from gramian.data.content import Folder
 from gramian.errors import InputError, first_line, listing
 from gramian.files import atomic
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["READERS", "Part", "joined", "read_file", "rebatched"]
+__all__ = ["READERS", "Part", "in_split", "joined", "read_file", "rebatched"]
 
 Wanted = Callable[[Sequence[str]], list[str]]
 """The names of a file's columns → those to read."""
@@ -45,14 +46,14 @@ class Part:
         rows: n.
         names: of all columns that the source has, whether they were read or not.
         origin: the file, for errors.
-        folder: what relative paths in the cells are relative to.
+        folder: where paths in the cells may lead.
     """
 
     columns: dict[str, Column]
     rows: int
     names: tuple[str, ...]
     origin: str
-    folder: Path | None = field(default=None)
+    folder: Folder | None = field(default=None)
 
     @property
     def column_names(self) -> list[str]:
@@ -265,6 +266,16 @@ READERS: dict[str, tuple[str, Callable[[Path, Wanted], Iterator[Part]]]] = {
     ".feather": ("Arrow", _arrow),
 }
 """Ending of a file → what it is, and its reader. (Webdataset archives are read together: `gramian.data.tars`.)"""
+
+
+def in_split(part: Part, split: str | None) -> Part:
+    """The same rows, with a column `split` that says which split they are in, unless they say so themselves."""
+    if split is None or "split" in part.names:
+        return part
+    import pyarrow as pa
+
+    column = pa.chunked_array([pa.array([split] * part.rows, pa.large_string())])
+    return replace(part, columns=part.columns | {"split": column}, names=(*part.names, "split"))
 
 
 def joined(parts: Sequence[Part]) -> Part:

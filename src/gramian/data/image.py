@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gramian.data.content import MAX_PIXELS, Source, Unreadable, decoder_reason, open_content, open_source
+from gramian.data.content import MAX_PIXELS, Place, Source, Unreadable, decoder_reason, open_content, open_source
 from gramian.errors import require
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["read_image"]
 
 
-def read_image(source: Source | Image | NDArray[Any], folder: Path | None = None) -> Image:
+def read_image(source: Source | Image | NDArray[Any], folder: Place | None = None) -> Image:
     """An image as RGB: turned upright by its EXIF orientation, transparency on white, 16 bits scaled to 8.
 
     An animation gives its first frame. A decoded image gives what its file would.
@@ -62,7 +61,7 @@ def read_image(source: Source | Image | NDArray[Any], folder: Path | None = None
 
 
 @contextmanager
-def _opened(source: Any, folder: Path | None) -> Iterator[Image]:
+def _opened(source: Any, folder: Place | None) -> Iterator[Image]:
     from PIL import Image
 
     if isinstance(source, Image.Image):

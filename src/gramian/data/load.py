@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -21,6 +21,8 @@ __all__ = ["EMBEDDED", "load", "stream"]
 
 logger = logging.getLogger("gramian")
 
+Paths: TypeAlias = "str | Path | Sequence[str | Path]"
+
 EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "sets" / "stamps.safetensors"}
 """Data sets that come with the package, by name."""
 
@@ -33,6 +35,7 @@ def load(
     raw: Sequence[str] = (),
     id_column: str = "id",
     revision: str | None = None,
+    media_root: Paths | None = None,
 ) -> Table:
     """Load a table: one that ships with the package, by name, a file, a folder, or a data set on the hub.
 
@@ -52,6 +55,7 @@ def load(
         id_column: holds the rows' names; a table without it has row numbers. A column `item` says what a row is about, where
             several rows are one item.
         revision: of a data set on the hub.
+        media_root: folders that cells may name files in besides the table's own; a cell that names any other is unreadable.
 
     Returns:
         The rows, in the order of the files' names.
@@ -69,7 +73,7 @@ def load(
         if columns is not None:
             table = table.select(*columns)
     else:
-        rows = read_rows(str(data), raw, columns=columns, id_column=id_column, revision=revision)
+        rows = read_rows(str(data), raw, columns=columns, id_column=id_column, revision=revision, roots=_roots(media_root))
         table = _table_of(rows, str(data), columns, raw, id_column)
     return table if split is None else table.part(split)
 
@@ -82,6 +86,7 @@ def stream(
     raw: Sequence[str] = (),
     id_column: str = "id",
     revision: str | None = None,
+    media_root: Paths | None = None,
 ) -> Iterator[Table]:
     """A table part by part, as it arrives: for embedding what does not fit on the disk. Arguments as for `load`.
 
@@ -92,6 +97,7 @@ def stream(
         raw: see `load`.
         id_column: see `load`.
         revision: see `load`.
+        media_root: see `load`.
 
     Yields:
         Tables. A column that is empty in all rows of a part is not in its table.
@@ -101,13 +107,23 @@ def stream(
     """
     seen = 0
     known: set[str] = set()
-    for part in stream_rows(str(data), rows, raw, columns=columns, id_column=id_column, revision=revision):
+    for part in stream_rows(
+        str(data), rows, raw, columns=columns, id_column=id_column, revision=revision, roots=_roots(media_root)
+    ):
         table = _table_of(part, str(data), columns, raw, id_column, first=seen, known=known)
         seen += len(table)
         known |= set(table.widths)
         yield table
     if not seen:
         raise InputError(f"{str(data)!r} is empty: no rows.")
+
+
+def _roots(folders: Paths | None) -> tuple[Path, ...]:
+    roots = tuple(map(Path, [folders] if isinstance(folders, str | Path) else folders or ()))
+    for root in roots:
+        if not root.is_dir():
+            raise InputError(f"`media_root` must name existing folders; {str(root)!r} is none.")
+    return roots
 
 
 def _table_of(

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gramian.data.audio import audio_seconds, read_audio
-from gramian.data.content import Source, Unreadable, open_source
+from gramian.data.content import Folder, Place, Source, Unreadable, open_source
 from gramian.data.image import read_image
 from gramian.data.video import read_video
 from gramian.errors import require
 
 __all__ = [
     "MEDIA",
+    "Folder",
     "Kind",
     "Medium",
+    "Place",
     "Sampling",
     "Source",
     "Unreadable",
@@ -54,7 +55,7 @@ class Sampling:
     frames: int = 8
 
 
-def _nothing_cut(cell: Any, decoded: Any, sampling: Sampling, folder: Path | None) -> str | None:
+def _nothing_cut(cell: Any, decoded: Any, sampling: Sampling, folder: Place | None) -> str | None:
     """An encoder sees all of it."""
     del cell, decoded, sampling, folder
     return None
@@ -75,14 +76,14 @@ class Medium:
         cut: (cell, decoded cell, sampling, folder) → what an encoder will not see of it, in words, or None.
     """
 
-    read: Callable[[Any, Sampling, Path | None, np.random.Generator | None], Any]
+    read: Callable[[Any, Sampling, Place | None, np.random.Generator | None], Any]
     blank: Callable[[Sampling], Any]
     example: str
     argument: str
     processors: tuple[str, ...]
     feature: str = ""
     endings: str = ""
-    cut: Callable[[Any, Any, Sampling, Path | None], str | None] = _nothing_cut
+    cut: Callable[[Any, Any, Sampling, Place | None], str | None] = _nothing_cut
 
 
 def read_text(source: Any) -> str:
@@ -110,7 +111,7 @@ def read_text(source: Any) -> str:
     return text
 
 
-def _text(cell: Any, sampling: Sampling, folder: Path | None, generator: np.random.Generator | None) -> str:
+def _text(cell: Any, sampling: Sampling, folder: Place | None, generator: np.random.Generator | None) -> str:
     """From a list of texts, such as several captions, a generator draws one; without it the first is taken."""
     del sampling, folder
     if isinstance(cell, list | tuple):
@@ -119,12 +120,12 @@ def _text(cell: Any, sampling: Sampling, folder: Path | None, generator: np.rand
     return read_text(cell)
 
 
-def _image(cell: Any, sampling: Sampling, folder: Path | None, generator: np.random.Generator | None) -> Any:
+def _image(cell: Any, sampling: Sampling, folder: Place | None, generator: np.random.Generator | None) -> Any:
     del sampling, generator
     return read_image(cell, folder)
 
 
-def _audio(cell: Any, sampling: Sampling, folder: Path | None, generator: np.random.Generator | None) -> NDArray[np.float32]:
+def _audio(cell: Any, sampling: Sampling, folder: Place | None, generator: np.random.Generator | None) -> NDArray[np.float32]:
     samples = (
         _finite(cell)
         if isinstance(cell, np.ndarray)  # at the encoder's rate already
@@ -135,7 +136,7 @@ def _audio(cell: Any, sampling: Sampling, folder: Path | None, generator: np.ran
     return samples
 
 
-def _video(cell: Any, sampling: Sampling, folder: Path | None, generator: np.random.Generator | None) -> NDArray[Any]:
+def _video(cell: Any, sampling: Sampling, folder: Place | None, generator: np.random.Generator | None) -> NDArray[Any]:
     if isinstance(cell, np.ndarray):
         return _finite(cell)
     return read_video(cell, sampling.frames, generator=generator, folder=folder)
@@ -147,7 +148,7 @@ def _finite(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def _outside_window(cell: Any, decoded: Any, sampling: Sampling, folder: Path | None) -> str | None:
+def _outside_window(cell: Any, decoded: Any, sampling: Sampling, folder: Place | None) -> str | None:
     if sampling.seconds is None or isinstance(cell, np.ndarray) or len(decoded) < round(sampling.seconds * sampling.rate):
         return None
     length = audio_seconds(cell, folder)

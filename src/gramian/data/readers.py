@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from gramian.data.media import MEDIA, Kind, Sampling, Unreadable
+from gramian.data.media import MEDIA, Kind, Place, Sampling, Unreadable
 from gramian.errors import check_choice, first_line
 
 __all__ = ["CustomReader", "FeatureReader", "Media", "Reader"]
@@ -19,12 +18,12 @@ __all__ = ["CustomReader", "FeatureReader", "Media", "Reader"]
 class Reader:
     """Turns cells into a tower's inputs. It holds no weights and can be pickled, because it runs in the loading processes."""
 
-    def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
+    def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Any:
         """One cell, decoded: the cell itself unless a class says otherwise.
 
         Args:
             cell: what the table holds; never an empty one.
-            folder: what relative paths are relative to.
+            folder: what relative paths are relative to, and where paths may lead: `open_source(cell, folder)` checks.
             generator: for what is drawn in training: the window of a recording, the frames of a video. Without one the
                 same cell is always read the same way.
 
@@ -45,7 +44,7 @@ class Reader:
         """
         return stacked(cells)
 
-    def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
+    def cut(self, cell: Any, decoded: Any, *, folder: Place | None = None) -> str | None:
         """What the tower will not see of a cell, in words; None if it sees all of it."""
         del cell, decoded, folder
         return None
@@ -76,7 +75,7 @@ class Media(Reader):
         self.kind = check_choice("kind", kind, MEDIA)
         self.sampling = Sampling(rate, seconds, frames)
 
-    def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
+    def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Any:
         """A str, a Pillow image in RGB, (samples,) float32 or (frames, height, width, 3) uint8.
 
         From a list of texts, such as several captions, a generator draws one; without it the first is taken. Decoded Pillow
@@ -88,7 +87,7 @@ class Media(Reader):
         """A decoded cell with nothing to see or hear, to try an encoder on."""
         return MEDIA[self.kind].blank(self.sampling)
 
-    def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
+    def cut(self, cell: Any, decoded: Any, *, folder: Place | None = None) -> str | None:
         """How much of a recording lies outside the window."""
         return MEDIA[self.kind].cut(cell, decoded, self.sampling, folder)
 
@@ -99,7 +98,7 @@ class CustomReader(Reader):
     def __init__(self, read: Callable[[Any], Any] | None, collate: Callable[[list[Any]], Any] | None) -> None:
         self._read, self._collate = read, collate
 
-    def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Any:
+    def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Any:
         """The result of the user's function; without one a list becomes a float32 tensor and anything else stays as it is.
 
         Raises:

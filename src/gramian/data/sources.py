@@ -10,13 +10,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gramian.data.arrow import RESERVED, Column, plain
-from gramian.data.formats import READERS, Part, Wanted, joined, read_file, rebatched
+from gramian.data.arrow import RESERVED
+from gramian.data.content import Folder, Unreadable
+from gramian.data.formats import READERS, Part, Wanted, in_split, joined, read_file, rebatched
+from gramian.data.hub import hub_folder, read_hub
 from gramian.data.media import MEDIA
 from gramian.data.tars import read_tars
 from gramian.errors import InputError, check_choice, first_line, listing, require
@@ -55,6 +56,7 @@ def read_rows(
     columns: Sequence[str] | None = None,
     id_column: str = "id",
     revision: str | None = None,
+    roots: Sequence[Path] = (),
 ) -> Part:
     """The rows of a source. Media are not decoded; raw columns of Arrow, and of large parquet, are mapped from the disk.
 
@@ -64,6 +66,7 @@ def read_rows(
         columns: the columns to read in addition to those of `raw` and those about the rows; all by default.
         id_column: holds the rows' names.
         revision: of a data set on the hub.
+        roots: folders that cells may name files in, and links may lead to, besides the source's own.
 
     Returns:
         All rows in one part; if the source has several splits, with a column "split".
@@ -71,7 +74,7 @@ def read_rows(
     Raises:
         InputError: no such source, one that cannot be read, or files whose columns do not go together.
     """
-    parts = list(_parts(source, _wanted(columns, raw, id_column), revision, mapped=bool(raw)))
+    parts = list(_parts(source, _wanted(columns, raw, id_column), revision, roots, mapped=bool(raw)))
     whole = joined([part for part in parts if part.rows] or parts)
     return replace(whole, names=tuple(dict.fromkeys(name for part in parts for name in part.names)))
 
@@ -84,6 +87,7 @@ def stream_rows(
     columns: Sequence[str] | None = None,
     id_column: str = "id",
     revision: str | None = None,
+    roots: Sequence[Path] = (),
 ) -> Iterator[Part]:
     """The same rows in parts of `rows`, one after the other, without a copy on the disk.
 
@@ -94,11 +98,12 @@ def stream_rows(
         columns: see `read_rows`.
         id_column: see `read_rows`.
         revision: see `read_rows`.
+        roots: see `read_rows`.
 
     Yields:
         Parts with at least one row.
     """
-    yield from rebatched(_parts(source, _wanted(columns, raw, id_column), revision, streaming=True), rows)
+    yield from rebatched(_parts(source, _wanted(columns, raw, id_column), revision, roots, streaming=True), rows)
 
 
 def files_state(source: str) -> str:
@@ -126,7 +131,13 @@ def _wanted(columns: Sequence[str] | None, raw: Sequence[str], id_column: str) -
 
 
 def _parts(
-    source: str, wanted: Wanted, revision: str | None, *, mapped: bool = False, streaming: bool = False
+    source: str,
+    wanted: Wanted,
+    revision: str | None,
+    roots: Sequence[Path],
+    *,
+    mapped: bool = False,
+    streaming: bool = False,
 ) -> Iterator[Part]:
     require("pyarrow")
     path = Path(source)
@@ -134,13 +145,16 @@ def _parts(
         check_choice("data", path.suffix.lower(), READABLE)
         if path.stat().st_size == 0:
             raise InputError(f"{source!r} is empty: 0 bytes.")
-        parts = iter([_of_tars([path])]) if path.suffix.lower() == ".tar" else read_file(path, wanted, mapped=mapped)
-        folder = path.parent
+        archive = path.suffix.lower() == ".tar"
+        folder = Folder.of(path.parent, (*roots, path) if archive else roots)  # the archive that is named may be a link
+        parts = iter([_of_tars([path])]) if archive else read_file(path, wanted, mapped=mapped)
     elif path.is_dir():
-        parts, folder = _of_folder(path, wanted, mapped), path
+        folder = Folder.of(path, roots)
+        parts = _of_folder(path, folder, wanted, mapped)
+    elif path.exists():
+        raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; {source!r} is a pipe or a device.")
     elif source.count("/") == 1 and path.suffix not in (*READABLE, ".safetensors") and not source.startswith((".", "/")):
-        yield from _of_hub(source, revision, wanted, streaming)
-        return
+        folder, parts = hub_folder(source, roots), read_hub(source, revision, wanted, streaming)
     else:
         raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; {source!r} does not exist.")
     for part in parts:
@@ -152,45 +166,65 @@ def _of_tars(paths: Sequence[Path]) -> Part:
     return Part(columns, len(columns["id"]), tuple(columns), str(paths[0]))
 
 
-def _of_folder(folder: Path, wanted: Wanted, mapped: bool) -> Iterator[Part]:
+def _of_folder(folder: Path, own: Folder, wanted: Wanted, mapped: bool) -> Iterator[Part]:
     tars = sorted(folder.glob("*.tar"))
     if tars:
-        yield _of_tars(tars)
+        yield _of_tars([_file_of(own, tar) for tar in tars])
         return
-    shards = _of_embedding(folder) or _of_saved(folder)
+    shards = _of_embedding(folder, own) or _of_saved(folder, own)
     names = [] if shards else _names(folder)
-    own = [name for name in names if not any(step.startswith("_") for step in name.parts[:-1])]  # no `_temporary` of Spark
-    tables = [name for name in own if name.suffix.lower() in READERS and not _ASIDE.fullmatch(name.name)]
+    kept = [name for name in names if not any(step.startswith("_") for step in name.parts[:-1])]  # no `_temporary` of Spark
+    tables = [name for name in kept if name.suffix.lower() in READERS and not _ASIDE.fullmatch(name.name)]
     media = {
         name: kind
-        for name in own
+        for name in kept
         for kind, medium in MEDIA.items()
         if kind != "text" and name.suffix.lower() in medium.endings.split()
     }
+    files = shards or [_File(folder / name) for name in tables]
+    for file in files:
+        _file_of(own, file.path)
     if media and all(name.name in _METADATA for name in tables):
         yield from _of_media(folder, names, media, tables, wanted)
         return
     _warn_of_others(folder, [name for name in names if name not in tables and name not in media])  # tables may name the media
     for file in shards or _of_tables(folder, names, tables):
         for part in read_file(file.path, wanted, mapped=mapped):
-            yield _in_split(part, file.split)
+            yield in_split(part, file.split)
+
+
+def _file_of(own: Folder, path: Path) -> Path:
+    """A file of a folder.
+
+    Raises:
+        InputError: it is none, or a link that leads out of the folder and the media roots.
+    """
+    try:
+        own.find(path.absolute())
+    except Unreadable as error:
+        raise InputError(f"{str(path)!r} is a link to a file {error}.") from None
+    if not path.is_file():
+        raise InputError(f"{str(path)!r} is no file, but a pipe, a device or a link to nothing. Remove it.")
+    return path
 
 
 def _names(folder: Path) -> list[Path]:
-    """The files below a folder, relative to it, in order, without hidden ones."""
-    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    """What lies below a folder, relative to it, in order: all but folders, and what is hidden. Links are not followed."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return [name for name in names if not any(step.startswith(".") for step in name.parts)]
 
 
-def _of_embedding(folder: Path) -> list[_File]:
+def _of_embedding(folder: Path, own: Folder) -> list[_File]:
     """The shards of `gramian embed`, all of those that its manifest names."""
     manifest = folder / MANIFEST
     if not manifest.exists() or not (shards := sorted(folder.glob("part-*.parquet"))):
         return []
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = json.loads(_file_of(own, manifest).read_text(encoding="utf-8"))
         complete, names = content["complete"], [shard["file"] for shard in content.get("shards", [])]
-    except (ValueError, KeyError, TypeError, OSError):
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
         raise InputError(f"{str(manifest)!r} is damaged. Embed again, into another folder.") from None
     if not complete:
         raise InputError(f"the embedding in {str(folder)!r} was not finished. Run the same `gramian embed` again.")
@@ -202,17 +236,17 @@ def _of_embedding(folder: Path) -> list[_File]:
     return [_File(shard) for shard in shards]
 
 
-def _of_saved(folder: Path) -> list[_File]:
+def _of_saved(folder: Path, own: Folder) -> list[_File]:
     """The Arrow files of a data set of Hugging Face datasets that was saved to disk."""
     splits: list[Any] = [None]
     if (folder / "dataset_dict.json").exists():
-        splits = list(_json_of(folder / "dataset_dict.json", "splits"))
+        splits = list(_json_of(own, folder / "dataset_dict.json", "splits"))
     elif not (folder / "state.json").exists():
         return []
     files = []
     for split in splits:
         home = folder / split if split else folder
-        for entry in _json_of(home / "state.json", "_data_files"):
+        for entry in _json_of(own, home / "state.json", "_data_files"):
             name = str(entry["filename"])
             if Path(name).name != name or Path(str(split or "a")).name != str(split or "a"):
                 raise InputError(f"{str(home / 'state.json')!r} points to a file outside of its folder ({name!r}).")
@@ -225,10 +259,12 @@ def _of_saved(folder: Path) -> list[_File]:
     return files
 
 
-def _json_of(path: Path, key: str) -> Any:
+def _json_of(own: Folder, path: Path, key: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return json.loads(_file_of(own, path).read_text(encoding="utf-8"))[key]
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is damaged ({first_line(error)}). Save it again.") from None
 
 
@@ -267,15 +303,6 @@ def _splits_of_files(names: Sequence[Path]) -> list[str] | None:
     return splits if len(splits) == len(names) else None
 
 
-def _in_split(part: Part, split: str | None) -> Part:
-    if split is None or "split" in part.names:
-        return part
-    import pyarrow as pa
-
-    column = pa.chunked_array([pa.array([split] * part.rows, pa.large_string())])
-    return replace(part, columns=part.columns | {"split": column}, names=(*part.names, "split"))
-
-
 def _of_media(
     folder: Path, names: Sequence[Path], media: Mapping[Path, str], metadata: Sequence[Path], wanted: Wanted
 ) -> Iterator[Part]:
@@ -297,7 +324,7 @@ def _of_media(
     homes: Sequence[str | None] = _splits_of_folders(metadata) or [None] * len(metadata)
     for name, split in zip(metadata, homes, strict=True):
         for part in read_file(folder / name, lambda names: list(names)):
-            yield _in_split(_with_media(part, name.parent, media, named, wanted), split)
+            yield in_split(_with_media(part, name.parent, media, named, wanted), split)
     strangers = [str(name) for name in media if name not in named]
     if strangers:
         logger.warning("%s: left out files that no row of its metadata names: %s", folder, listing(strangers))
@@ -323,65 +350,3 @@ def _with_media(part: Part, home: Path, media: Mapping[Path, str], named: set[Pa
     renamed[kind] = [None if path is None else str(path) for path in paths]
     names = tuple(renamed)
     return replace(part, columns={name: renamed[name] for name in wanted(names)}, names=names)
-
-
-def _of_hub(source: str, revision: str | None, wanted: Wanted, streaming: bool) -> Iterator[Part]:
-    """A data set on the hub, as Hugging Face datasets reads it, with media as bytes or paths."""
-    require("datasets")
-    import datasets
-    import pyarrow as pa
-
-    with _quiet(), _retold(source):
-        loaded = datasets.load_dataset(source, revision=revision, streaming=streaming)
-        parts = loaded if isinstance(loaded, Mapping) else {"train": loaded}
-        for split, rows in parts.items():
-            rows = _undecoded(rows)
-            if streaming:
-                tables = rows.with_format("arrow").iter(batch_size=1024)
-            else:
-                tables = iter([rows.with_format("arrow")[:] if rows._indices is not None else rows.data.table])
-            for table in tables:
-                names = tuple(table.column_names)
-                table = pa.table(table)
-                columns: dict[str, Column] = {name: plain(table.column(name)) for name in wanted(names)}
-                part = Part(columns, table.num_rows, names, source)
-                yield _in_split(part, split if len(parts) > 1 else None)
-
-
-def _undecoded(rows: Any) -> Any:
-    """The same data set with media as bytes or paths; `__key__` of a webdataset named `id`."""
-    features = {medium.feature for medium in MEDIA.values()}
-    for name, feature in dict(rows.features or {}).items():
-        if type(feature).__name__ in features and feature.decode:
-            rows = rows.cast_column(name, type(feature)(decode=False))
-    if "__key__" in (rows.column_names or ()) and "id" not in rows.column_names:
-        rows = rows.rename_column("__key__", "id")
-    return rows
-
-
-@contextmanager
-def _retold(source: str) -> Iterator[None]:
-    """Errors of Hugging Face datasets in our own words."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # it fails in many ways
-        reason = first_line(error.__cause__ or error) or type(error).__name__
-        raise InputError(f"{source!r} cannot be read as a hub data set: {reason}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hugging Face datasets without its progress bars and messages."""
-    import datasets
-
-    shown, level = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what fails is reported by our own error
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if shown:
-            datasets.enable_progress_bars()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.data.content import MAX_PIXELS, Source, Unreadable, chosen_track, open_container, open_recording, until_end
+from gramian.data.content import MAX_PIXELS, Place, Source, Unreadable, chosen_track, open_container, open_recording, until_end
 from gramian.errors import InputError, require
 
 __all__ = ["read_video"]
@@ -21,7 +20,7 @@ def read_video(
     frames: int = 8,
     *,
     generator: np.random.Generator | None = None,
-    folder: Path | None = None,
+    folder: Place | None = None,
 ) -> NDArray[np.uint8]:
     """RGB frames of a video: what is shown in the middle of each of `frames` equal parts of its time, upright and on white.
 

@@ -64,6 +64,7 @@ def train(
     report_to: str | None = None,
     progress: bool = True,
     trust_code: bool = False,
+    media_root: list[Path] | None = None,
 ) -> Run:
     """Train an Aligner on a table and save the weights that are best on the validation split, with a report and a model card.
 
@@ -88,6 +89,7 @@ def train(
         report_to: a tracker for the log: tensorboard, wandb, trackio or another that accelerate knows.
         progress: show a progress bar.
         trust_code: let `towers` and `loss` name classes of other modules, whose code then runs; typed, never in a file.
+        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
 
     Returns:
         A `Run`: the Aligner, the History, the Report, and the paths of the Aligner and the report.
@@ -103,7 +105,7 @@ def train(
         raise InputError(f"`matching` must be a finite weight, 0 for none; got {matching}.")
     objective = build_loss(loss, trust_code=trust_code)
     encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
-    table = load(data, columns=columns, raw=list(encoders))
+    table = load(data, columns=columns, raw=list(encoders), media_root=media_root)
     training, validation = hold_out(table, validation_share, recipe.seed)
     anchor = _anchor(objective, training.modalities)
     matcher = {"anchor": anchor} if matching else None

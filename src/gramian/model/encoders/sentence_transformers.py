@@ -11,7 +11,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from gramian.data.media import Kind
+from gramian.data.media import Kind, Place
 from gramian.data.readers import Media
 from gramian.errors import check_choice, require
 from gramian.model.encoders.base import Encoder, EncoderOptions, loading, without_bars
@@ -29,7 +29,7 @@ class _SentenceReader(Media):
     def collate(self, cells: list[Any]) -> Any:
         return dict(self.prepare(cells))
 
-    def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
+    def cut(self, cell: Any, decoded: Any, *, folder: Place | None = None) -> str | None:
         tokenizer = getattr(self.prepare.first, "tokenizer", None)
         if self.kind != "text" or tokenizer is None or not self.length:
             return super().cut(cell, decoded, folder=folder)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gramian.data.media import MEDIA, Kind
+from gramian.data.media import MEDIA, Kind, Place
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, listing, require
 from gramian.model.encoders.base import Encoder, EncoderOptions, loading, out_of_memory, without_bars
@@ -91,7 +91,7 @@ class _HuggingFaceReader(Media):
         finally:
             np.random.set_state(state)  # noqa: NPY002
 
-    def cut(self, cell: Any, decoded: Any, *, folder: Path | None = None) -> str | None:
+    def cut(self, cell: Any, decoded: Any, *, folder: Place | None = None) -> str | None:
         """How much of a text or a recording is cut off."""
         if self.kind == "text" and self.length is not None:
             count = len(self.processor(decoded, truncation=False, verbose=False)["input_ids"])
