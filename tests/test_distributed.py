@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gramian import Bundle, Gram, distributed
+from gramian import Bundle, Gram, distributed, processes
 from gramian.data import load
 from gramian.distributed import Gathered, Ring, gather, world_size
 from gramian.errors import InputError
@@ -47,11 +47,11 @@ def test_one_process_is_left_as_it_is():
 
 
 def test_shares_of_a_list_are_consecutive_and_of_nearly_one_length(monkeypatch):
-    monkeypatch.setattr(distributed, "world_size", lambda _: 3)
+    monkeypatch.setattr(processes, "world_size", lambda _: 3)
     for n in range(8):
         shares = []
         for number in range(3):
-            monkeypatch.setattr(distributed, "rank", lambda _, number=number: number)
+            monkeypatch.setattr(processes, "rank", lambda _, number=number: number)
             shares.append(distributed.share(list(range(n))))
         assert shares == [part.tolist() for part in torch.tensor_split(torch.arange(n), 3)]
 
@@ -99,7 +99,7 @@ def embed_by_two(folder, victim):
 def test_no_process_waits_for_one_that_is_gone(tmp_path, victim):
     codes, outputs = embed_by_two(tmp_path / "out", victim)
     assert codes[victim] == -9 and codes[1 - victim] == 2
-    assert f"process {victim} of 2 is gone. Start all of them again to resume." in outputs[1 - victim]
+    assert f"process {victim} of 2 is gone. Start all of them again; finished work is kept." in outputs[1 - victim]
     kept = len(list((tmp_path / "out").glob("part-*.parquet")))
     codes, outputs = embed_by_two(tmp_path / "out", -1)
     assert codes == [0, 0]

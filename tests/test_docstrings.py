@@ -67,7 +67,7 @@ def debts(path: Path) -> list[str]:
             continue
         if _raises(node) and "Raises:" not in text:
             owed.append(f"{name}: Raises")
-        value = node.returns is not None and ast.unparse(node.returns) not in ("None", "Self")
+        value = node.returns is not None and ast.unparse(node.returns) not in ("None", "Self", "Iterator[None]")
         if "Args:" in text and value and not any(section in text for section in ("Returns:", "Yields:")):
             owed.append(f"{name}: Returns")
     return owed

@@ -439,8 +439,7 @@ def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_p
         embed_shards(model, table, tmp_path / "killed", shard_size=5, progress=False)
     with pytest.raises(InputError, match=r"was not finished\. Run the same `gramian embed` again"):
         load(tmp_path / "killed")
-    (tmp_path / "killed" / ".part-00003.parquet.xyz.partial").write_bytes(b"half")
-    (tmp_path / "killed" / "process-1.alive").touch()  # of two processes that were killed
+    (tmp_path / "killed" / ".part-00003.parquet.7@there.0123abcd.partial").write_bytes(b"half")
     again = embed_shards(model, table, tmp_path / "killed", shard_size=5, progress=False)
     assert again[:3] == (36, 8, 3)
     assert load(tmp_path / "killed").digest() == load(tmp_path / "whole").digest()

@@ -9,29 +9,27 @@ Two ways to contrast the items of every process with each other:
 Both give the value and the gradient that one process would have with all the items, under the rule of data-parallel training
 that gradients are averaged over the processes (as DistributedDataParallel and FSDP do). Processes may hold different numbers
 of items, or none.
-
-Over 400 lines because it is the only module that knows of other processes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gramian.bundle import Bundle, Vectors
-from gramian.errors import InputError, check_choice, require
+from gramian.errors import InputError
 from gramian.kernels import Backend, Exchange, Form, LogSums, Pairs, SoftplusSums, tiles
 from gramian.losses.base import Loss, LossOutput, Sum
 from gramian.losses.pmrl import PMRL
 from gramian.losses.softmax import SoftmaxLoss
+from gramian.processes import Group, check_precision, device, is_main_process, join, rank, share, world_size
 from gramian.tokens import Tokens
 
 __all__ = [
@@ -48,84 +46,6 @@ __all__ = [
     "summed",
     "world_size",
 ]
-
-Value = TypeVar("Value")
-
-Group = Any
-"""A process group; None for all processes."""
-
-
-def world_size(group: Group = None) -> int:
-    """How many processes take part: 1 where torch.distributed is not set up."""
-    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank(group: Group = None) -> int:
-    """The number of this process, from 0; torchrun's before torch.distributed is set up, 0 without it."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(group)
-    return int(os.environ.get("RANK", "0"))
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes and prints: the first."""
-    return rank() == 0
-
-
-def device(cpu: bool = False) -> torch.device:
-    """The accelerator of this machine if it has one, and the CPU otherwise.
-
-    Args:
-        cpu: stay on the CPU even so.
-
-    Returns:
-        The device, without an index.
-    """
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return torch.device("cpu") if cpu or accelerator is None else accelerator
-
-
-def join(cpu: bool = False) -> torch.device:
-    """Set up torch.distributed where torchrun or `accelerate launch` started this process.
-
-    Args:
-        cpu: stay on the CPU even if the machine has an accelerator.
-
-    Returns:
-        The device for this process to work on.
-
-    Raises:
-        InputError: accelerate is not installed.
-    """
-    require("accelerate")
-    from accelerate import PartialState
-
-    # On a machine without an accelerator, accelerate joins torchrun's processes only if `cpu` is set.
-    where: torch.device = PartialState(cpu=device(cpu).type == "cpu").device
-    return where
-
-
-def check_precision(precision: str, where: torch.device) -> None:
-    """Refuse a precision that the device does not support.
-
-    Args:
-        precision: "no" for float32, "bf16" or "fp16" for mixed precision.
-        where: the device to compute on.
-
-    Raises:
-        InputError: another precision, or "fp16" on the CPU.
-    """
-    check_choice("precision", precision, ("no", "bf16", "fp16"))
-    if precision == "fp16" and where.type == "cpu":
-        raise InputError("`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'.")
-
-
-def share(values: Sequence[Value], group: Group = None) -> Sequence[Value]:
-    """The part of `values` that is this process's: consecutive, and as long as the others' or one longer."""
-    whole, rest = divmod(len(values), world_size(group))
-    number = rank(group) if world_size(group) > 1 else 0
-    start = number * whole + min(number, rest)
-    return values[start : start + whole + (number < rest)]
 
 
 def gather(bundle: Bundle, group: Group = None) -> Bundle:

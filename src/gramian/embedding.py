@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
@@ -17,20 +16,28 @@ from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken
 from gramian.data.sources import MANIFEST, files_state
 from gramian.data.table import Table
-from gramian.distributed import check_precision, is_main_process, join, rank, world_size
 from gramian.errors import InputError, check_choice, listing, require
-from gramian.files import atomic, write_text
+from gramian.files import LOCK, atomic, claimed, write_text
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import Encoder, fingerprint
 from gramian.model.towers import Columns, Towers, evaluating
+from gramian.processes import (
+    check_others,
+    check_precision,
+    is_main_process,
+    join,
+    rank,
+    wait_for_others,
+    watched,
+    world_size,
+)
 from gramian.sheets import progress_bar
 
-__all__ = ["Embedded", "Watch", "embed_shards", "encode_table"]
+__all__ = ["Embedded", "embed_shards", "encode_table"]
 
 _FORMAT = "gramian.embedding.v1"
 
 Model: TypeAlias = Aligner | Towers
-Value = TypeVar("Value")
 Precision: TypeAlias = Literal["no", "bf16", "fp16"]
 
 
@@ -100,102 +107,28 @@ def embed_shards(
     if isinstance(data, Table):
         model.check(data)  # before anything is written
         columns = columns or data.modalities
-    device = join(cpu)
-    check_precision(precision, device)
-    model.to(device)
-    earlier = {path.name for path in output.glob("part-*.parquet")}  # before any process can have written one
-    folder = _Shards(output, _description(model, data, source, shard_size, precision))
-    folder.begin()
-    if folder.complete():
-        return folder.read()
-    count = 0
-    with Watch(output) as watch, progress_bar(progress and is_main_process()) as bar:
-        task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
-        for number, (part, batches) in enumerate(_parts(model, data, columns, shard_size, batch_size, reading)):
-            count += 1
-            if number % world_size() == rank() and not folder.has(number):
-                broken: list[Broken] = []
-                watched = (watch.checked(batch) for batch in batches)
-                folder.write(number, part, _encode(model, watched, columns, precision, broken), broken)
-            bar.update(task, advance=len(part))
-        while not (folder.complete() or (is_main_process() and all(map(folder.has, range(count))))):
-            watch.check()
-            time.sleep(0.05)
-        if is_main_process():
-            folder.finish(count)
-    written = folder.read()
-    return written._replace(kept=len(earlier & {folder.shard(number).name for number in range(written.shards)}))
-
-
-class Watch:
-    """Notices when another process dies, by a file that each of them touches; a collective would wait for it forever.
-
-    Args:
-        folder: one that all processes see; every file of the watch in it begins with `Watch.PREFIX`.
-
-    >>> with Watch(Path("runs")) as watch:  # one process: nothing to watch, and no file
-    ...     watch.checked(1)
-    1
-    """
-
-    PREFIX = "process-"
-    BEAT, LIMIT = 1.0, 20.0
-    """Seconds between two touches, and seconds without one after which a process counts as gone."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.others = [number for number in range(world_size()) if number != rank()]
-        self._start = self._looked = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> Watch:
-        if self.others:
-            self._file("done").unlink(missing_ok=True)  # of an earlier run
-            self._file().touch()
-            self._start = self._file().stat().st_mtime
-            self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if not self.others:
-            return
-        self._stop.set()
-        self._thread.join()
-        self._file().unlink(missing_ok=True)
-        done = [self._file("done", number) for number in self.others]
-        if error is None and any(path.exists() or path.with_suffix(".alive").exists() for path in done):
-            self._file("done").touch()
-            for path in [self._file("done"), *done] if all(path.exists() for path in done) else ():
-                path.unlink(missing_ok=True)
-
-    def check(self) -> None:
-        """Look for processes that are gone, at most once in `BEAT` seconds.
-
-        Raises:
-            InputError: a process that has not finished, and has not touched its file for `LIMIT` seconds.
-        """
-        if not self.others or time.monotonic() - self._looked < self.BEAT:
-            return
-        self._looked = time.monotonic()
-        now = self._file().stat().st_mtime  # by the clock of the folder, as the others' are
-        for number in self.others:
-            path = self._file("alive", number)
-            last = max(path.stat().st_mtime if path.exists() else 0, self._start)
-            if now - last > self.LIMIT and not self._file("done", number).exists():
-                raise InputError(f"process {number} of {world_size()} is gone. Start all of them again to resume.")
-
-    def _file(self, state: str = "alive", number: int | None = None) -> Path:
-        return self.folder / f"{self.PREFIX}{rank() if number is None else number}.{state}"
-
-    def _beat(self) -> None:
-        while not self._stop.wait(self.BEAT):
-            self._file().touch()
-
-    def checked(self, value: Value) -> Value:
-        """`value`, after a `check`."""
-        self.check()
-        return value
+    with watched(), claimed(output, is_main_process()), progress_bar(progress and is_main_process()) as bar:
+        device = join(cpu)
+        check_precision(precision, device)
+        model.to(device)
+        folder = _Shards(output, _description(model, data, source, shard_size, precision))
+        earlier = folder.begin()
+        if not folder.complete():
+            task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
+            count = 0
+            for number, (part, batches) in enumerate(_parts(model, data, columns, shard_size, batch_size, reading)):
+                count += 1
+                if number % world_size() == rank() and not folder.has(number):
+                    broken: list[Broken] = []
+                    folder.write(number, part, _encode(model, batches, columns, precision, broken), broken)
+                bar.update(task, advance=len(part))
+            while not (folder.complete() or (is_main_process() and all(map(folder.has, range(count))))):
+                check_others()
+                time.sleep(0.05)
+            if is_main_process():
+                folder.finish(count)
+        written = folder.read()
+        return written._replace(kept=len(earlier & {folder.shard(number).name for number in range(written.shards)}))
 
 
 def _parts(
@@ -262,6 +195,7 @@ def _encode(
     parts: list[Columns] = []
     with evaluating(model), mixed:
         for batch in batches:
+            check_others()
             parts.append(model.encode(batch, names))
             broken.extend(batch.broken)
     return {
@@ -286,17 +220,16 @@ class _Shards:
     def shard(self, number: int) -> Path:
         return self.path / f"part-{number:05d}.parquet"
 
-    def begin(self) -> None:
-        """Create the folder, or check that it holds the same embedding; processes may come in any order."""
-        if self.path.is_file():
-            raise InputError(f"`output` must be a folder; {str(self.path)!r} is a file.")
-        if not self.manifest.exists():
+    def begin(self) -> set[str]:
+        """Create the folder, or check that it holds the same embedding; return the names of the shards in it."""
+        if is_main_process() and not self.manifest.exists():
             names = sorted(path.name for path in self.path.glob("*"))
-            # Our own files may be another process's, or those of a run that was killed at its start.
-            strangers = [name for name in names if not name.startswith(_OURS) and not name.endswith(".partial")]
+            strangers = [name for name in names if not name.startswith((LOCK, "part-"))]
             if strangers:
                 raise InputError(f"`output` {str(self.path)!r} holds other files ({listing(strangers)}). Name another folder.")
             write_text(self.manifest, json.dumps(self.description | {"complete": False}, indent=2) + "\n")
+        wait_for_others()
+        shards = {path.name for path in self.path.glob("part-*.parquet")}
         manifest = self._load()
         changed = [
             f"{name} {manifest.get(name)} → {value}" for name, value in self.description.items() if manifest.get(name) != value
@@ -305,6 +238,10 @@ class _Shards:
             raise InputError(
                 f"`output` {str(self.path)!r} holds another embedding; changed are {listing(changed)}. Name another folder."
             )
+        if is_main_process() and manifest["complete"]:
+            self._clear()  # as a process did that was killed before it could
+        wait_for_others()
+        return shards
 
     def complete(self) -> bool:
         return bool(self._load()["complete"])
@@ -334,10 +271,11 @@ class _Shards:
         rows = sum(shard["rows"] for shard in shards)
         manifest = self.description | {"complete": True, "rows": rows, "shards": shards, "broken": broken}
         write_text(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        strays = [*self.path.glob("part-*.json"), *self.path.glob(".part-*.partial")]
-        # Left by processes that were killed and are not among these.
-        strays += [path for path in self.path.glob(f"{Watch.PREFIX}*") if world_size() == 1]
-        for path in strays:
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove the notes, which the manifest holds."""
+        for path in self.path.glob("part-*.json"):
             path.unlink(missing_ok=True)
 
     def read(self) -> Embedded:
@@ -353,9 +291,6 @@ class _Shards:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{str(self.manifest)!r} is damaged ({error}). Delete the folder, or name another.") from None
         return manifest
-
-
-_OURS = (MANIFEST, "part-", Watch.PREFIX)
 
 
 def _description(

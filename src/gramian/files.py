@@ -1,22 +1,46 @@
-"""Files of our own and of strangers: writes are atomic and do not collide; reads stay inside a folder and hold plain data."""
+"""Files: writes that are whole or absent, output folders with one owner, reads that stay inside a folder and hold plain data.
+
+Every file and folder that gramian writes goes through `atomic` or `atomic_folder`: written under a hidden name beside its own,
+put on the disk, then renamed. `claimed` keeps a second run out of an output folder, and clears what killed runs left there.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from gramian.errors import InputError, first_line
 
-__all__ = ["atomic", "atomic_folder", "check_folder", "inside", "read_json", "write_text"]
+try:
+    import fcntl
+except ImportError:  # Windows: outputs are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["LOCK", "atomic", "atomic_folder", "check_folder", "claimed", "inside", "read_json", "write_text"]
 
 LARGEST_JSON = 2**26
 """Bytes of a JSON file that is read."""
+
+LOCK = ".gramian.lock"
+"""In an output folder while a process writes there: its number and host, and the system's lock on them."""
+
+_LEFT = re.compile(r"\..*\.(?P<pid>\d+)@(?P<host>[\w-]*)\.[0-9a-f]{8}\.(?P<kind>partial|older)")
+_HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:40]
+_claims: dict[Path, tuple[int, int]] = {}
+"""Folder → the thread that has claimed it, and the descriptor that holds the lock."""
 
 
 @contextmanager
@@ -27,18 +51,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
     name. Of several writers of one path the last one wins, whole.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=".partial")
-    os.close(handle)
-    partial = Path(name)
-    try:
+    with _beside(path, lambda partial: partial.touch(exist_ok=False)) as partial:
+        mode = partial.stat().st_mode
         yield partial
-        partial.chmod(0o666 & ~_umask())  # temporary files, and those of safetensors, are private to their owner
+        partial.chmod(mode)  # safetensors writes files that only their owner may read
         _sync(partial)
         partial.replace(path)
         _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -48,23 +67,27 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     An existing folder at `path` is replaced as a whole; between the two moves it is absent for a moment.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=".partial"))
-    try:
+    with _beside(path, Path.mkdir) as partial:
         yield partial
-        partial.chmod(0o777 & ~_umask())
         for inner in [*partial.rglob("*"), partial]:
-            _sync(inner)
+            if not inner.is_symlink():
+                if inner.is_file() and inner.stat().st_nlink == 1:
+                    inner.chmod(partial.stat().st_mode & 0o666)
+                _sync(inner)
         if path.exists():
-            older = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=".older"))
-            path.replace(older)
-            partial.replace(path)
-            shutil.rmtree(older)
+            older = _hidden(path, "older")
+            older.mkdir()
+            path.replace(older / path.name)
+            try:
+                partial.replace(path)
+            except OSError:
+                (older / path.name).replace(path)
+                raise
+            finally:
+                shutil.rmtree(older)
         else:
             partial.replace(path)
         _sync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -136,18 +159,162 @@ def check_folder(output: Path) -> None:
             break
 
 
-def _prefix(path: Path) -> str:
-    """Hidden, and short enough for a file system that allows the name itself."""
-    return f".{path.name[:40]}."
+@contextmanager
+def claimed(output: str | Path, by: bool = True) -> Iterator[None]:
+    """Own an output folder: a second run is refused until the context, or the process, ends.
+
+    The folder is created if needed, and what killed writers left in it is removed. A context within a context is one with it.
+
+    Args:
+        output: the folder.
+        by: whether this process is the one that claims; of several that share a run, the first.
+
+    Raises:
+        InputError: another process owns the folder, or it is a file.
+    """
+    folder = Path(output).resolve()
+    if not by or _claims.get(folder, (0, 0))[0] == threading.get_ident():
+        yield
+        return
+    check_folder(folder)
+    created = _make_folders(folder)
+    handle = _lock(folder / LOCK)
+    _claims[folder] = (threading.get_ident(), handle)
+    try:
+        _clear(folder)
+        yield
+    finally:
+        del _claims[folder]
+        with suppress(OSError):  # the folder may have vanished
+            (folder / LOCK).unlink()
+        os.close(handle)
+        with suppress(OSError):  # one that nothing was written to
+            for path in reversed(created):
+                path.rmdir()
 
 
-def _umask() -> int:
-    """The umask of the process, which only Linux reports without setting it."""
-    with suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
+@contextmanager
+def _beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A hidden file or folder beside `path`, gone afterwards; errors of it name `path`."""
+    partial = _hidden(path, "partial")
+    try:
+        _prepare(path)
+        make(partial)
+        yield partial
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(partial)):
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:  # a write that failed, in its own words
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    finally:
+        _remove(partial)
+
+
+def _hidden(path: Path, kind: str) -> Path:
+    """A name of its own, short enough for a file system that allows the name itself; see `_LEFT`."""
+    return path.with_name(f".{path.name[:40]}.{os.getpid()}@{_HOST}.{secrets.token_hex(4)}.{kind}")
+
+
+def _prepare(path: Path) -> None:
+    """Create the folder that `path` is to lie in, and remove what killed writers of `path` left there."""
+    within = [folder for folder in _claims if folder in path.resolve().parents]
+    for folder in within:
+        if not (folder / LOCK).exists():
+            raise FileNotFoundError(errno.ENOENT, "the output folder has vanished", str(folder))
+    _make_folders(path.parent)
+    for left in path.parent.glob(f".{escape(path.name[:40])}.*") if not within else ():
+        match = _LEFT.fullmatch(left.name)
+        if match and match["host"] == _HOST and not _alive(int(match["pid"])):
+            _remove(left)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed writers left in an output folder; a folder that one of them was about to replace comes back."""
+    for pattern in (".*", "*/.*", "*/*/.*"):
+        for left in list(folder.glob(pattern)):
+            if _LEFT.fullmatch(left.name):
+                _remove(left)
+
+
+def _remove(left: Path) -> None:
+    if left.name.endswith(".older"):
+        for whole in list(left.iterdir()):
+            if not (left.parent / whole.name).exists():
+                whole.replace(left.parent / whole.name)
+    with suppress(OSError):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Create a folder and those above it, each on the disk; return the new ones, outermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()][::-1]
+    for path in missing:
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
+    return missing
+
+
+def _lock(path: Path) -> int:
+    """The descriptor of a lock file that this process has locked; the lock ends with the descriptor or the process."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _flock(handle)
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):  # not removed by an owner that ended
+                os.ftruncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on host {socket.gethostname()}\n".encode())
+                return handle
+        except BlockingIOError:
+            owner = os.read(handle, 1000).decode(errors="replace").strip() or "another process"
+            os.close(handle)
+            raise InputError(
+                f"`output` {str(path.parent)!r} is in use by {owner}. Wait until it ends, or name another folder."
+            ) from None
+        except OSError as error:
+            os.close(handle)
+            error.filename = str(path.parent)
+            raise
+        os.close(handle)
+
+
+def _flock(handle: int) -> None:
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # a file system without locks
+                raise
+
+
+def _forget_claims() -> None:
+    """In a forked child: the lock is its parent's, and must not outlive it."""
+    for _, handle in _claims.values():
+        os.close(handle)
+    _claims.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_claims)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this host runs."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _sync(path: Path) -> None:

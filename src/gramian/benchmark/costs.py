@@ -147,7 +147,6 @@ def bench(
     best = best_device()
     where = best if device is None else torch.device(check_choice("device", device, dict.fromkeys([best.type, "cpu"])))
     console = console or Console(quiet=True)
-    output.mkdir(parents=True, exist_ok=True)
     rows: list[Measurement] = []
     for case in _cases(tasks, sizes, modalities, galleries, dim, where):
         console.print(f"{case.task}: {case.q:,} × {case.n:,}, m = {case.m}, {case.work}", highlight=False)
@@ -156,7 +155,8 @@ def bench(
     for sheet in _sheets(rows):
         console.print(sheet.rich())
     figure = cost_curves([asdict(row) for row in rows])
-    figure.savefig(output / "costs.png", dpi=120, bbox_inches="tight")
+    with atomic(output / "costs.png") as partial:
+        figure.savefig(partial, dpi=120, format="png", bbox_inches="tight")
     console.print(f"wrote {output / 'costs.csv'} and costs.png", highlight=False)
     return rows
 

@@ -204,7 +204,6 @@ class _Trial:
         embedded = aligner.embed(self.parts[self.split]).to("cpu")
         outcome = {"settings": self.settings(method), "best": history.best or 0.0, "best_epoch": history.best_epoch}
         path.unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
         embedded.save(path.with_suffix(".safetensors"))
         write_text(path, json.dumps(outcome, ensure_ascii=False, indent=2) + "\n")
         return embedded, outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,12 +16,16 @@ from gramian.cli.demo import demo_command
 from gramian.cli.embed import embed
 from gramian.cli.evaluate import evaluate_table
 from gramian.cli.parsing import Command, help_of, parse
-from gramian.cli.terminal import fail, log_to_stderr
+from gramian.cli.terminal import fail, log_to_stderr, terminable
 from gramian.cli.train import train_command
 from gramian.errors import InputError, check_choice
+from gramian.processes import watched
 from gramian.training import train
 
 __all__ = ["main"]
+
+PATIENCE = 20.0
+"""Seconds to wait for the other processes of a run where no torchrun looks after them, and ends all when one fails."""
 
 
 PAGE = """\
@@ -75,16 +80,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"gramian {__version__}")
         return 0
+    patience = None if "TORCHELASTIC_RUN_ID" in os.environ else PATIENCE
     try:
-        _run(words[0], words[1:])
+        with terminable(), watched(patience):
+            _run(words[0], words[1:])
     except InputError as error:
         return fail(str(error))
     except OSError as error:
-        return fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. Free it, or name another.")
+        reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+        return fail(f"{error.filename or 'a file'} cannot be used: {reason}. Free it, or name another.")
     except SafetensorError as error:
         return fail(f"a file cannot be written: {error}. Free some space, or name another folder.")
-    except KeyboardInterrupt:
-        return fail("interrupted. Finished work is kept; train and demo resume with --resume.", 130)
+    except KeyboardInterrupt as stop:
+        how, code = ("terminated", 143) if stop.args else ("interrupted", 130)
+        return fail(f"{how}. Finished work is kept; train and demo resume with --resume.", code)
     return 0
 
 

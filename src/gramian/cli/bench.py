@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gramian.benchmark import bench
 from gramian.cli.terminal import console_of
+from gramian.files import claimed
 
 __all__ = ["bench_command"]
 
@@ -33,4 +34,5 @@ def bench_command(
         device: cpu or cuda; cuda by default where it is available.
     """
     options = {"tasks": tasks, "sizes": sizes, "modalities": modalities, "galleries": galleries}
-    bench(output, **options, dim=dim, rounds=rounds, device=device, console=console_of())  # type: ignore[arg-type]
+    with claimed(output):
+        bench(output, **options, dim=dim, rounds=rounds, device=device, console=console_of())  # type: ignore[arg-type]

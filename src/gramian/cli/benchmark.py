@@ -9,6 +9,8 @@ from typing import Literal
 from gramian.benchmark.objectives import objectives
 from gramian.benchmark.stamps_selection import stamps_selection
 from gramian.cli.terminal import console_of
+from gramian.files import claimed
+from gramian.processes import is_main_process
 
 __all__ = ["benchmark_command"]
 
@@ -41,5 +43,7 @@ def benchmark_command(
     console = console_of()
     options = {"epochs": epochs, "methods": methods, "page": page, "resume": resume, "console": console}
     options |= {} if seeds is None else {"seeds": seeds}
-    for path in STUDIES[study](output or Path("runs") / study, **options):  # type: ignore[arg-type]
-        console.print(f"wrote {path}", highlight=False, markup=False)
+    output = output or Path("runs") / study
+    with claimed(output, is_main_process()):
+        for path in STUDIES[study](output, **options):  # type: ignore[arg-type]
+            console.print(f"wrote {path}", highlight=False, markup=False)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from gramian.benchmark.demo import demo
 from gramian.cli.terminal import console_of
+from gramian.files import claimed
+from gramian.processes import is_main_process
 from gramian.training import Recipe
 
 __all__ = ["demo_command"]
@@ -20,4 +22,5 @@ def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recip
         recipe: how to train; its seed is replaced by the run's.
         resume: reuse the finished runs in the output folder that have the same settings.
     """
-    demo(output, seeds=seeds, recipe=recipe, resume=resume, console=console_of())
+    with claimed(output, is_main_process()):
+        demo(output, seeds=seeds, recipe=recipe, resume=resume, console=console_of())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from gramian import __version__
@@ -12,9 +13,9 @@ from gramian.bundle import Bundle
 from gramian.cli.terminal import console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
-from gramian.distributed import device
+from gramian.distributed import device, is_main_process
 from gramian.evaluation import DEFAULT, Subsets, evaluate
-from gramian.files import check_folder
+from gramian.files import claimed
 from gramian.model import Aligner
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
@@ -64,44 +65,43 @@ def evaluate_table(
         media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
     """
     console = console_of()
-    if output is not None:
-        check_folder(output)
-    aligner = None
-    if model is not None:
-        aligner = Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)).to(device())
-    raw = () if aligner is None else aligner.raw_modalities()
-    table = load(data, columns=columns, raw=raw, media_root=media_root)
-    if split is None:
-        split = "all" if table.split is None else "test"
-    if split != "all":
-        table = table.part(split)
-    broken: list[Broken] = []
-    items, bundle = _embed(table, aligner, columns, Reading(workers, strict), broken)
-    matcher = None if aligner is None else aligner.matcher
-    if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
-        logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
-        matcher = None
-    seen = _trained_on(items, model)
-    if seen:
-        logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(items))
-    settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
-    report = evaluate(
-        bundle,
-        scores=scores or DEFAULT,
-        ks=ks or (1, 5, 10),
-        subsets=subsets,
-        settings=settings,
-        broken=broken,
-        diagnose=diagnose,
-        matcher=matcher,
-        rerank=rerank,
-        progress=True,
-    )
-    console.print(f"{data}, split {split}: {bundle}")
-    for sheet in report.sheets():
-        console.print(sheet.rich())
-    for path in report.save(output) if output is not None else ():
-        console.print(f"wrote {path}")
+    with nullcontext() if output is None else claimed(output, is_main_process()):
+        aligner = None
+        if model is not None:
+            aligner = Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)).to(device())
+        raw = () if aligner is None else aligner.raw_modalities()
+        table = load(data, columns=columns, raw=raw, media_root=media_root)
+        if split is None:
+            split = "all" if table.split is None else "test"
+        if split != "all":
+            table = table.part(split)
+        broken: list[Broken] = []
+        items, bundle = _embed(table, aligner, columns, Reading(workers, strict), broken)
+        matcher = None if aligner is None else aligner.matcher
+        if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
+            logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
+            matcher = None
+        seen = _trained_on(items, model)
+        if seen:
+            logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(items))
+        settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
+        report = evaluate(
+            bundle,
+            scores=scores or DEFAULT,
+            ks=ks or (1, 5, 10),
+            subsets=subsets,
+            settings=settings,
+            broken=broken,
+            diagnose=diagnose,
+            matcher=matcher,
+            rerank=rerank,
+            progress=True,
+        )
+        console.print(f"{data}, split {split}: {bundle}")
+        for sheet in report.sheets():
+            console.print(sheet.rich())
+        for path in report.save(output) if output is not None and is_main_process() else ():
+            console.print(f"wrote {path}")
 
 
 def _trained_on(table: Table, model: str | None) -> int:

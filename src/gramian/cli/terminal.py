@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -15,7 +18,7 @@ from gramian.data.cells import Broken, summary
 from gramian.distributed import is_main_process
 from gramian.sheets import visible
 
-__all__ = ["console_of", "fail", "log_to_stderr", "warn_unreadable"]
+__all__ = ["console_of", "fail", "log_to_stderr", "terminable", "warn_unreadable"]
 
 logger = logging.getLogger("gramian")
 
@@ -63,3 +66,21 @@ def warn_unreadable(broken: Sequence[Broken]) -> None:
     """Warn once about the cells that could not be read."""
     if broken and is_main_process():
         logger.warning("%d cells could not be read and are empty (%s)", len(broken), summary(broken))
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within the context SIGTERM raises `KeyboardInterrupt("SIGTERM")`, where it would end the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one does end it at once
+    raise KeyboardInterrupt(signal.Signals(number).name)

@@ -103,7 +103,6 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
         if not name.startswith(outside)
     }
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files that only their owner may read
     (folder / CARD).write_text(aligner.card or bare_card(aligner), encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

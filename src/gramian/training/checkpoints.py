@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gramian.data.table import Table
 from gramian.distributed import is_main_process
 from gramian.errors import InputError, first_line, listing
-from gramian.files import inside, read_json, write_text
+from gramian.files import atomic_folder, inside, read_json, write_text
 from gramian.model.options import convert
 from gramian.training.recipe import History
 
@@ -34,10 +34,10 @@ _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # that AdamW keeps of each paramet
 
 
 class RunFolder:
-    """`metrics.jsonl` and `checkpoints/NNNNNN`, each written under another name first, so that none is ever incomplete.
+    """`metrics.jsonl` and `checkpoints/NNNNNN`, none ever incomplete; in a folder that the run has claimed.
 
     Args:
-        path: the folder; created if needed.
+        path: the folder.
         accelerator: prepared what is trained.
         trained: the objective, its AdamW and the schedule, as `accelerator` prepared them.
         run: the settings that a resumed run has to share.
@@ -61,9 +61,6 @@ class RunFolder:
         digests = [table.digest() if table is not None and is_main_process() else None for table in tables]
         settings = {name: value for name, value in run.items() if name not in _FREE}
         self.run = settings | {"data": broadcast_object_list(digests)}
-        if is_main_process():
-            path.mkdir(parents=True, exist_ok=True)
-        accelerator.wait_for_everyone()
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
@@ -79,16 +76,10 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
         if not is_main_process():
             return
-        older = self.checkpoints()
-        whole = self.path / "checkpoints" / f"{len(history.records):06d}"
-        partial = whole.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         tensors = {f"model/{name}": value for name, value in self.objective.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in best.items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{i}/{name}": value for name, value in moments.items()}
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial / STATE)
         scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         state = {
             "run": self.run,
@@ -97,12 +88,14 @@ class RunFolder:
             "rates": self.schedule.get_last_lr(),
             "scaler": scaler,
         }
-        write_text(partial / RUN, json.dumps(state, indent=2))
-        shutil.rmtree(whole, ignore_errors=True)
-        partial.replace(whole)
-        for folder in older:
-            if folder != whole:
-                shutil.rmtree(folder)
+        with atomic_folder(self.path / "checkpoints" / f"{len(history.records):06d}") as partial:
+            save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial / STATE)
+            (partial / RUN).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        self._keep_newest()
+
+    def _keep_newest(self) -> None:
+        for folder in self.checkpoints()[:-1] if is_main_process() else ():
+            shutil.rmtree(folder)
 
     def restore(self, history: History) -> dict[str, Tensor]:
         """Load the newest checkpoint into what is trained and into `history`; return the best weights so far.
@@ -134,12 +127,14 @@ class RunFolder:
                 "Put them back, or train into another folder."
             )
         try:
-            return self._load(state, load_file(newest / STATE), history)
+            best = self._load(state, load_file(newest / STATE), history)
         except Exception as error:  # damaged files fail in many ways
             raise InputError(
                 f"checkpoint {str(newest)!r} cannot be resumed: it is damaged or of another model "
                 f"({first_line(error):.120}). Delete it, or train into another folder."
             ) from error
+        self._keep_newest()  # as a process did that was killed before it could
+        return best
 
     def _load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], history: History) -> dict[str, Tensor]:
         """Set model, optimiser, schedule and history; return the best weights."""

@@ -26,10 +26,12 @@ from gramian.distributed import Gathered, Ring, check_precision, device, gather,
 from gramian.errors import InputError, TooSmallError, check_choice, require
 from gramian.evaluation import single_directions
 from gramian.evaluation.metrics import Ranks, mean_reciprocal_rank, recall_at_k
+from gramian.files import claimed
 from gramian.losses.base import Loss, LossOutput
 from gramian.losses.softmax import Temperature
 from gramian.model.aligner import Aligner
 from gramian.model.towers import evaluating
+from gramian.processes import watched
 from gramian.sheets import progress_bar
 from gramian.training.caching import cached_backward
 from gramian.training.checkpoints import RunFolder
@@ -82,12 +84,30 @@ def fit(
         The History.
 
     Raises:
-        InputError: tables that do not fit the Aligner, a loss that is not finite, a checkpoint that cannot be read.
+        InputError: tables that do not fit the Aligner, a loss that is not finite, a checkpoint that cannot be read, an output
+            that another run is writing to; another process that died.
     """
     require("accelerate")
     recipe = recipe or Recipe()
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
+    with watched(), contextlib.nullcontext() if output is None else claimed(output, is_main_process()):
+        return _fit(aligner, loss, train, validation, recipe, output, resume, progress, cpu, strict, report_to)
+
+
+def _fit(
+    aligner: Aligner,
+    loss: Loss,
+    train: Table,
+    validation: Table | None,
+    recipe: Recipe,
+    output: str | Path | None,
+    resume: bool,
+    progress: bool,
+    cpu: bool,
+    strict: bool,
+    report_to: str | None,
+) -> History:
     accelerator = _accelerator(recipe.precision, cpu, report_to, output)
     if str(accelerator.distributed_type).endswith("FSDP"):
         raise InputError(

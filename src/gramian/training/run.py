@@ -15,13 +15,14 @@ from gramian.data.splits import hold_out, paired_items
 from gramian.distributed import is_main_process
 from gramian.errors import InputError
 from gramian.evaluation import Report, evaluate
-from gramian.files import check_folder, write_text
+from gramian.files import claimed, write_text
 from gramian.losses import Contrast, Loss, Matching
 from gramian.model.aligner import Aligner
 from gramian.model.card import run_card
 from gramian.model.heads import HeadName
 from gramian.model.specs import Spec, build_loss, build_towers
 from gramian.model.towers import Tower
+from gramian.processes import watched
 from gramian.training.fit import fit
 from gramian.training.recipe import History, Recipe
 
@@ -95,66 +96,67 @@ def train(
         A `Run`: the Aligner, the History, the Report, and the paths of the Aligner and the report.
 
     Raises:
-        InputError: an output folder that holds a run already, unless `resume`; a table, a loss or towers that cannot be used.
+        InputError: an output folder that holds a run already, unless `resume`, or that another run is writing to; a table, a
+            loss or towers that cannot be used; another process that died.
     """
     output = Path(output)
-    check_folder(output)
-    if not resume and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
-        raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
     if not 0 <= matching < float("inf"):
         raise InputError(f"`matching` must be a finite weight, 0 for none; got {matching}.")
-    objective = build_loss(loss, trust_code=trust_code)
-    encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
-    table = load(data, columns=columns, raw=list(encoders), media_root=media_root)
-    training, validation = hold_out(table, validation_share, recipe.seed)
-    anchor = _anchor(objective, training.modalities)
-    matcher = {"anchor": anchor} if matching else None
-    aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, towers=encoders, matcher=matcher, seed=recipe.seed)
-    if is_main_process():
-        logger.info("training on %s, choosing on %s", training, validation)
-    if aligner.matcher is not None:
-        score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
-        objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
-    history = fit(
-        aligner,
-        objective,
-        training,
-        validation,
-        recipe=recipe,
-        output=output,
-        resume=resume,
-        progress=progress,
-        strict=strict,
-        report_to=report_to,
-    )
-    if not is_main_process():
-        return Run(aligner, history, None, ())
-    tested = table.split is not None and "test" in table.split
-    split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
-    settings = {"data": data, "split": split, "model": str(output / "aligner"), "version": __version__}
-    report = _report(aligner, held_out, settings, Reading(recipe.workers, strict))
-    written = [output / "aligner"]
-    if report is None:
-        logger.warning("no report: no two items of the %s split share two modalities.", split)
-    else:
-        parts = {"train": training, "validation": validation} | ({"test": held_out} if tested else {})
-        aligner.card = run_card(
+    with watched(), claimed(output, is_main_process()):
+        if not resume and is_main_process() and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
+            raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
+        objective = build_loss(loss, trust_code=trust_code)
+        encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
+        table = load(data, columns=columns, raw=list(encoders), media_root=media_root)
+        training, validation = hold_out(table, validation_share, recipe.seed)
+        anchor = _anchor(objective, training.modalities)
+        matcher = {"anchor": anchor} if matching else None
+        aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, towers=encoders, matcher=matcher, seed=recipe.seed)
+        if is_main_process():
+            logger.info("training on %s, choosing on %s", training, validation)
+        if aligner.matcher is not None:
+            score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
+            objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
+        history = fit(
             aligner,
-            data=data,
-            counts={name: {"items": len(part)} | part.counts() for name, part in parts.items()},
-            loss=objective,
-            recipe=asdict(recipe),
-            figures=report.sheets()[:1],
-            split=split,
-            chosen=f"the validation split's mean reciprocal rank, epoch {history.best_epoch} of {len(history.records)}",
-            broken=history.broken,
-            version=__version__,
+            objective,
+            training,
+            validation,
+            recipe=recipe,
+            output=output,
+            resume=resume,
+            progress=progress,
+            strict=strict,
+            report_to=report_to,
         )
-        report.save(output)
-        written.append(output / "report.md")
-    aligner.save_pretrained(output / "aligner")
-    write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
-    return Run(aligner, history, report, tuple(written))
+        if not is_main_process():
+            return Run(aligner, history, None, ())
+        tested = table.split is not None and "test" in table.split
+        split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
+        settings = {"data": data, "split": split, "model": str(output / "aligner"), "version": __version__}
+        report = _report(aligner, held_out, settings, Reading(recipe.workers, strict))
+        written = [output / "aligner"]
+        if report is None:
+            logger.warning("no report: no two items of the %s split share two modalities.", split)
+        else:
+            parts = {"train": training, "validation": validation} | ({"test": held_out} if tested else {})
+            aligner.card = run_card(
+                aligner,
+                data=data,
+                counts={name: {"items": len(part)} | part.counts() for name, part in parts.items()},
+                loss=objective,
+                recipe=asdict(recipe),
+                figures=report.sheets()[:1],
+                split=split,
+                chosen=f"the validation split's mean reciprocal rank, epoch {history.best_epoch} of {len(history.records)}",
+                broken=history.broken,
+                version=__version__,
+            )
+            report.save(output)
+            written.append(output / "report.md")
+        aligner.save_pretrained(output / "aligner")
+        write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
+        return Run(aligner, history, report, tuple(written))
 
 
 def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading: Reading) -> Report | None:
