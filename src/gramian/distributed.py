@@ -9,6 +9,8 @@ Two ways to contrast the items of every process with each other:
 Both give the value and the gradient that one process would have with all the items, under the rule of data-parallel training
 that gradients are averaged over the processes (as DistributedDataParallel and FSDP do). Processes may hold different numbers
 of items, or none.
+
+Over 400 lines because every exchange between processes is here.
 """
 
 from __future__ import annotations

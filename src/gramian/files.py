@@ -133,6 +133,9 @@ def inside(folder: str | Path, name: str, root: Path | None = None) -> Path:
         name: relative to the folder.
         root: where links may lead; the folder by default.
 
+    Returns:
+        The path, without links.
+
     Raises:
         InputError: a `name` that leads out of the folder.
     """

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gramian.data.table import Table
-from gramian.distributed import Group, summed
+from gramian.distributed import summed
 from gramian.errors import InputError, check_choice, listing
 from gramian.files import atomic
+from gramian.processes import Group
 from gramian.rows import read_mask
 
 if TYPE_CHECKING:
