@@ -176,11 +176,112 @@ def test_a_transparent_value_of_16_bits_is_white():
     assert [pixel[0] for pixel in _pixels(_encoded(image, transparency=5))] == [255, 0, 117]
 
 
-def test_floating_point_images():
-    image = Image.fromarray(np.array([[0.0, 99.6, 300.0]], np.float32))
-    assert _pixels(_encoded(image, "TIFF")) == [[0] * 3, [100] * 3, [255] * 3]
+@pytest.mark.parametrize(
+    ("values", "greys"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 0.5, 1.1], [0, 128, 255]),  # resized
+        ([-1.0, 99.6, 300.0], [0, 100, 255]),
+        ([0.0, 257.0, 65535.0], [0, 1, 255]),
+    ],
+)
+def test_floating_point_images(values, greys):
+    row = np.array([values], np.float32)
+    for source in (
+        _encoded(Image.fromarray(row), "TIFF"),
+        Image.fromarray(row),
+        row,
+        row.astype(np.float16 if values[2] < 9 else float),
+    ):
+        assert _pixels(source) == [[grey] * 3 for grey in greys]
     with pytest.raises(Unreadable, match="not finite"):
         read_image(_encoded(Image.fromarray(np.array([[0.0, np.nan]], np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, np.int64, bool])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_arrays_of_every_type(kind, channels):
+    """One opaque and one transparent pixel of the same colours."""
+    top = {np.uint16: 65535, np.float32: 1, bool: 1}.get(kind, 255)
+    colours = np.array([[0.2, 0.6, 1.0], [0.2, 0.6, 1.0]])[:, : channels - 1 + channels % 2]
+    if kind is bool:
+        colours = np.ones_like(colours)
+    layers = colours if channels % 2 else np.concatenate([colours, [[1.0], [0.0]]], 1)
+    array = (layers * top).round(0 if top > 1 else 9).astype(kind)[None]
+    right = np.round(np.broadcast_to(colours * 255, (2, 3))).astype(int)
+    if channels % 2 == 0:
+        right[1] = 255
+    for source in (array, torch.from_numpy(array)):
+        assert _pixels(source) == right.tolist()
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), r"uint8 and shape \(3, 8, 8\); pixels are numbers of shape \(height, width"),
+        (np.zeros((2, 2, 7), np.uint8), "shape"),
+        (np.zeros(4), "shape"),
+        (np.zeros((0, 4)), "shape"),
+        (np.array([["a"]]), "<U1"),
+        (np.array([[np.inf]]), "not finite"),
+    ],
+)
+def test_arrays_that_are_no_images(array, reason):
+    with pytest.raises(Unreadable, match=reason):
+        read_image(array)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _png(depth: int, colour: int, row: bytes, width: int, *chunks: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    parts = (_chunk(b"IHDR", header), *chunks, _chunk(b"IDAT", zlib.compress(b"\0" + row)), _chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "key", "greys"),
+    [
+        (1, 0, b"\x50", b"\0\1", [0, 255, 0, 255]),
+        (2, 0, b"\x1b", b"\0\1", [0, 255, 170, 255]),
+        (4, 0, b"\x5a\0", b"\0\5", [255, 170, 0, 0]),
+        (8, 0, b"\5\6\7\0", b"\0\5", [255, 6, 7, 0]),
+        (8, 2, b"\5\5\5\6\6\6\7\7\7\0\0\0", b"\0\6" * 3, [5, 255, 7, 0]),
+        (16, 2, b"\5\0" * 3 + b"\6\1" * 3 + b"\x80\x80" * 3 + b"\0\0" * 3, b"\6\1" * 3, [5, 255, 128, 0]),
+    ],
+)
+def test_a_transparent_colour_of_png_at_every_depth(depth, colour, row, key, greys):
+    assert _pixels(_png(depth, colour, row, 4, _chunk(b"tRNS", key))) == [[grey] * 3 for grey in greys]
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_large_texts_and_profiles_of_png(kind):
+    between = b"\0\1\0\0\0" if kind == b"iTXt" else b"\0\0"
+    assert _pixels(_png(8, 0, b"\x5a", 1, _chunk(kind, b"a" + between + zlib.compress(bytes(2_000_000))))) == [[90] * 3]
+    texts = [_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(900_000)))] * 80
+    assert _pixels(_png(8, 0, b"\x5a", 1, *texts)) == [[90] * 3]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(24, "Too many open files"), OSError(12, "Cannot allocate memory")], ids=lambda e: str(e)
+)
+def test_a_machine_that_is_exhausted_is_no_fault_of_a_file(tmp_path, error, monkeypatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    content = _encoded(Image.new("L", (8, 8)))
+    (tmp_path / "a.png").write_bytes(content)
+    for name in ("PIL.Image.open", "PIL.ImageFile.ImageFile.load", "gramian.data.content.FileIO"):
+        with monkeypatch.context() as patched:
+            patched.setattr(name, fail)
+            with pytest.raises(type(error)):
+                read_image(tmp_path / "a.png")
+    error = TypeError("a decoder's own")
+    monkeypatch.setattr("PIL.Image.open", fail)
+    with pytest.raises(Unreadable, match="decoder"):
+        read_image(content)
 
 
 def test_exif_turns_an_image_upright():
@@ -259,12 +360,13 @@ def test_files_that_may_not_be_opened(tmp_path, monkeypatch):
             read(tmp_path / "a")
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
 def test_truncated_images(form):
-    content = _encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)), form)
-    for length in (len(content) // 2, 30):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
+    content = _encoded(image, form, **({"progressive": True} if form == "JPEG" else {}))
+    for part in np.linspace(0, 0.98, 20)[1:]:
         with pytest.raises(Unreadable):
-            read_image(content[:length])
+            read_image(content[: int(part * len(content))])
 
 
 def test_text_audio_and_video_are_no_images(tmp_path):
@@ -276,11 +378,9 @@ def test_text_audio_and_video_are_no_images(tmp_path):
 
 
 def _header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    parts = _chunk(b"IHDR", size) + _chunk(b"IDAT", zlib.compress(b"\0" * 100)) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (13_000, 13_000), (2**31 - 1, 1)])
@@ -845,8 +945,6 @@ def test_images_that_are_decoded_give_what_their_files_would():
     for array in (pixels, torch.from_numpy(pixels)):
         assert np.array_equal(np.asarray(Media("image").read(array)), pixels)
     assert _pixels_of(read_image(pixels[..., :1])) == _pixels_of(read_image(pixels[..., 0]))
-    with pytest.raises(Unreadable):
-        read_image(np.zeros((2, 2, 7), np.uint8))
 
 
 def _pixels_of(image):

@@ -6,6 +6,7 @@ generator of the same seed the same window. A source that cannot be read is neve
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ __all__ = [
     "Unreadable",
     "chosen_track",
     "decoder_reason",
+    "is_exhausted",
     "open_container",
     "open_content",
     "open_recording",
@@ -125,6 +127,8 @@ def open_source(source: Source, folder: Place | None = None) -> bytes | Path:
             raise Unreadable("0 bytes")
         return path if part is None else _part_of(path, size, *part)
     except (OSError, ValueError) as error:  # a name that is too long or holds a null byte
+        if is_exhausted(error):
+            raise
         raise Unreadable(first_line(error)) from None
 
 
@@ -153,6 +157,8 @@ def open_content(opened: bytes | Path) -> Iterator[BinaryIO]:
     try:
         raw = FileIO(opened)
     except OSError as error:
+        if is_exhausted(error):
+            raise
         raise Unreadable(error.strerror or str(error)) from None
     raw.name = ""
     with BufferedReader(raw) as file:
@@ -211,6 +217,11 @@ def until_end(items: Iterator[Any]) -> Iterator[Any]:
     """The packets or frames of PyAV, which may fail at their end on tracks that FFmpeg finds only while it reads."""
     with suppress(IndexError):
         yield from items
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Whether an error says that the machine ran out of memory or of open files, which is no fault of a file."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def decoder_reason(error: Exception) -> str:
