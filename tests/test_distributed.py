@@ -1,38 +1,28 @@
-"""Several processes by torchrun and gloo: the same losses and gradients as one process with all items; nothing hangs."""
+"""Several processes and gloo: the same losses and gradients as one process with all items; nothing hangs."""
 
-import json
-import os
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+import forked
 from gramian import Bundle, Gram, distributed, processes
 from gramian.data import load
 from gramian.distributed import Gathered, Ring, gather, world_size
 from gramian.errors import InputError
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
-FIT = Path(__file__).with_name("fit_worker.py")
-EMBED = Path(__file__).with_name("embed_worker.py")
+
+def all_well(outcomes):
+    """The values of processes that all ended well."""
+    for code, value in outcomes:
+        assert code == 0, value
+    return [value for _, value in outcomes]
 
 
-def python(*arguments):
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
-
-
-def torchrun(script, processes, *arguments):
-    return python("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", script, *arguments)
-
-
-@pytest.mark.parametrize("processes", [2, 4])
-def test_losses_of_several_processes_are_those_of_one(processes):
-    done = torchrun(WORKER, processes)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert f"all agree on {processes}" in done.stdout
+@pytest.mark.parametrize("count", [2, 4])
+def test_losses_of_several_processes_are_those_of_one(count):
+    all_well(forked.together(forked.losses, processes=count))
 
 
 def test_one_process_is_left_as_it_is():
@@ -72,56 +62,35 @@ def test_devices_and_their_precisions():
         distributed.check_precision("fp8", torch.device("cpu"))
 
 
-def embed_by_two(folder, victim):
-    """Exit codes and outputs of two processes that no launcher watches over."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free.getsockname()[1]),
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-        }
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(EMBED), str(folder), str(victim)],
-            env=os.environ | place | {"RANK": str(number), "LOCAL_RANK": str(number), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in running]
-    return [process.returncode for process in running], outputs
-
-
 @pytest.mark.parametrize("victim", [0, 1])
 def test_no_process_waits_for_one_that_is_gone(tmp_path, victim):
-    codes, outputs = embed_by_two(tmp_path / "out", victim)
-    assert codes[victim] == -9 and codes[1 - victim] == 2
-    assert f"process {victim} of 2 is gone. Start all of them again; finished work is kept." in outputs[1 - victim]
-    kept = len(list((tmp_path / "out").glob("part-*.parquet")))
-    codes, outputs = embed_by_two(tmp_path / "out", -1)
-    assert codes == [0, 0]
-    assert outputs[0] == outputs[1] == f"(20, 10, {kept}, ())\n"
-    assert load(tmp_path / "out").ids == tuple(map(str, range(20)))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "manifest.json",
-        *(f"part-{i:05d}.parquet" for i in range(10)),
-    }
+    folder = tmp_path / "out"
+    outcomes = forked.together(forked.embedding, folder, victim, processes=2)
+    assert outcomes[victim] == (-9, None)
+    assert outcomes[1 - victim][0] == 1
+    assert (
+        f"InputError: process {victim} of 2 is gone. Start all of them again; finished work is kept." in outcomes[1 - victim][1]
+    )
+    kept = len(list(folder.glob("part-*.parquet")))
+    assert all_well(forked.together(forked.embedding, folder, -1, processes=2)) == [(20, 10, kept, ())] * 2
+    assert load(folder).ids == tuple(map(str, range(20)))
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *(f"part-{i:05d}.parquet" for i in range(10))}
 
 
-def run_fit(folder, processes, **options):
+def run_fit(folder, count, **options):
     folder.mkdir(exist_ok=True)
-    given = (folder, json.dumps(options))
-    done = python(FIT, *given) if processes == 1 else torchrun(FIT, processes, *given)
-    assert done.returncode == 0, done.stderr[-4000:]
+    if count == 1:
+        forked.training(folder, options)
+    else:
+        all_well(forked.together(forked.training, folder, options, processes=count))
     return torch.load(folder / "end.pt", weights_only=True) if (folder / "end.pt").exists() else None
 
 
 def test_the_command_line_under_torchrun(tmp_path):
-    words = ["-m", "gramian", "train", "--data", "stamps", "--columns", "image,text", "--recipe.epochs", "2"]
-    done = torchrun(words[0], 2, *words[1:], "--recipe.micro_batch", "16", "--output", str(tmp_path / "run"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gramian", "train"]
+    words = ["--data", "stamps", "--columns", "image,text", "--recipe.epochs", "2", "--recipe.micro_batch", "16"]
+    words += ["--output", str(tmp_path / "run")]
+    done = subprocess.run([*launch, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr.count("training on") == done.stdout.count("One modality → another") == 1
     assert (tmp_path / "run" / "aligner" / "model.safetensors").exists()
@@ -143,13 +112,13 @@ def same_end(got, wanted):
 
 
 @pytest.mark.parametrize(
-    ("processes", "options"),
+    ("count", "options"),
     [(2, {}), (4, {"ring": True}), (2, {"micro_batch": 4}), (2, {"micro_batch": 5, "ring": True})],
     ids=str,
 )
-def test_fit_across_processes_ends_as_one_does(alone, tmp_path, processes, options):
+def test_fit_across_processes_ends_as_one_does(alone, tmp_path, count, options):
     """The batch is split over the processes, unevenly: 21 items over 2 and 4."""
-    same_end(run_fit(tmp_path, processes, **options), alone)
+    same_end(run_fit(tmp_path, count, **options), alone)
 
 
 def test_fit_across_processes_with_a_matching_head_and_resumed(tmp_path):

@@ -1,9 +1,16 @@
-"""Run by torchrun in tests/test_distributed.py: losses and moments over the items of several processes against those of one."""
+"""Processes forked from one that has imported the library, and what they run: losses, moments, fit and embedding.
 
+A process of its own for each would import torch, which takes longer than most of these tests.
+"""
+
+import multiprocessing
 import os
-import sys
-from contextlib import contextmanager
+import signal
+import socket
+import traceback
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,15 +20,69 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+import gramian.cli
 from gramian import PMRL, Bundle, Gram, Pairwise
 from gramian.canonical import Moments
+from gramian.data import Cells, Table
 from gramian.distributed import Gathered, Ring, average_gradients, gather
+from gramian.embedding import embed_shards
 from gramian.errors import InputError, TooSmallError
-from gramian.losses import Centroid, Contrast, HyperGram, Symile, Triangle
+from gramian.losses import Centroid, Contrast, HyperGram, Matching, Symile, Triangle
+from gramian.model import Aligner, Custom, Towers
 from gramian.tokens import Tokens
+from gramian.training import Recipe, fit
 from gramian.training.caching import cached_backward
+from gramian.training.checkpoints import RunFolder
+from synthetic import world as small_world
 
-torch.set_num_threads(1)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["gramian.cli", "torch.distributed.fsdp", "accelerate", "datasets"])
+
+
+def together(function, *arguments, processes):
+    """Run `function(*arguments)` in processes connected as torchrun does, without a launcher that watches over them.
+
+    Returns:
+        For each process its exit code, and the value of the function or, with exit code 1, the traceback.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    started = []
+    for number in range(processes):
+        answer, ours = FORKS.Pipe(duplex=False)
+        place |= {"RANK": str(number), "LOCAL_RANK": str(number)}
+        process = FORKS.Process(target=_run, args=(ours, dict(place), function, arguments))
+        process.start()
+        ours.close()
+        started.append((process, answer))
+    outcomes = []
+    for process, answer in started:
+        process.join(timeout=120)
+        value = "still running after two minutes" if process.is_alive() else None
+        process.kill()
+        process.join()
+        with suppress(EOFError):
+            value = answer.recv()
+        outcomes.append((process.exitcode, value))
+    return outcomes
+
+
+def _run(answer, place, function, arguments):
+    os.environ.update(place)
+    torch.set_num_threads(1)
+    try:
+        value = function(*arguments)
+        if dist.is_initialized():
+            dist.barrier()
+        answer.send(value)
+    except BaseException:
+        answer.send(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)  # gloo's threads may abort a process that tears itself down while others still do
+
+
 NAMES = ("text", "image", "audio")
 N, D = 24, 6
 
@@ -185,7 +246,8 @@ def sharded(wrap, cached, mesh):
         torch.testing.assert_close(grad, want, rtol=1e-4, atol=1e-6)
 
 
-def main():
+def losses():
+    """Value and gradient of every loss over the items of several processes, against one process with all of them."""
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     size = dist.get_world_size()
     even, uneven = [N // size] * size, [N - 5, 5] if size == 2 else [7, 0, 16, 1]
@@ -201,13 +263,50 @@ def main():
         for cached in (False, True):
             sharded(wrap, cached, mesh)
     refusals()
-    dist.barrier()
-    if dist.get_rank() == 0:
-        print(f"all agree on {size}")
-    sys.stdout.flush()
-    dist.barrier()
-    os._exit(0)  # gloo's threads may abort a process that tears itself down while others still do
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def training(output, options):
+    """`fit` on a small world; the first process writes the weights and the history to end.pt."""
+    options = dict(options)
+    stop = options.pop("stop", None)
+    resume = options.pop("resume", False)
+    matching = options.pop("matching", False)
+    train, validation = (small_world(90, missing=0.2).part(split) for split in ("train", "validation"))
+    aligner = Aligner.for_table(train, dim=8, seed=1, matcher={"layers": 1} if matching else None)
+    loss = Gram(score="cone", anchor="each") + Pairwise()
+    if matching:
+        loss = loss + 0.1 * Matching(aligner.matcher)
+    if stop is not None:
+        log = RunFolder.checkpoint
+
+        def checkpoint(folder, history, best):
+            log(folder, history, best)
+            if len(history.records) == stop:
+                folder.accelerator.wait_for_everyone()
+                os._exit(0)
+
+        RunFolder.checkpoint = checkpoint
+    recipe = Recipe(epochs=4, batch_size=21, checkpoint_every=1, **options)
+    run = Path(output) / "run"
+    history = fit(aligner, loss, train, validation, recipe=recipe, output=run, resume=resume, progress=False, cpu=True)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        torch.save({"weights": aligner.state_dict(), "records": history.records}, Path(output) / "end.pt")
+
+
+def embedding(output, victim):
+    """Embed 20 items; the process `victim` kills itself at the eleventh."""
+
+    def read(cell):
+        if dist.get_rank() == victim and cell > 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.tensor([cell])
+
+    torch.manual_seed(0)
+    towers = Towers({"sensor": Custom(nn.Linear(1, 2), 2, read=read)})
+    table = Table.from_columns({"sensor": Cells([float(i) for i in range(20)])})
+    return tuple(embed_shards(towers, table, output, shard_size=2, batch_size=1, progress=False))
+
+
+def command(*words):
+    """The command line: its exit code."""
+    return gramian.cli.main(list(words))
