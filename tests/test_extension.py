@@ -97,9 +97,9 @@ class Letters(Encoder):
     def __init__(self, model: str, kind: Literal["text"] = "text", **options: Unpack[EncoderOptions]) -> None:
         super().__init__(model, {"kind": kind}, options)
 
-    def _open(self, model, hub):
-        with loading(f"`model` {model!r}"):
-            weights = load_file(Path(model) / "letters.safetensors")
+    def _open(self, folder):
+        with loading(f"`model` {self.source!r}"):
+            weights = load_file(folder / "letters.safetensors")
         self.model = nn.Linear(26, len(weights["bias"]))
         self.model.load_state_dict(weights)
         self.reader = _Reader("text")

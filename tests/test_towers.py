@@ -141,7 +141,7 @@ def test_text_is_cut_to_what_the_model_takes(models):
         ("bert", {"kind": "text", "max_length": 1}, "`max_length` must be at least 2 tokens"),
         ("bert", {"kind": "text", "mode": "lora", "lora": {"target_modules": ["smell"]}}, "`lora` cannot be applied to"),
         ("whisper", {"kind": "audio", "seconds": 0}, "`seconds` must be positive, or None"),
-        ("videomae", {"kind": "video", "frames": -1}, "`frames` must be at least 1; got -1"),
+        ("videomae", {"kind": "video", "frames": -1}, "`frames` must be at least 1, and at most 4,096; got -1"),
     ],
 )
 def test_what_does_not_fit_is_told(models, family, options, message):
@@ -175,15 +175,15 @@ def test_memory_that_runs_out_is_not_called_a_damaged_file(models, tmp_path, mon
 
 def test_an_adapter_that_is_damaged(models, tmp_path):
     aligner_of(models, toy(), "lora").save_pretrained(tmp_path)
-    (tmp_path / "towers" / "0" / "adapter_model.safetensors").write_bytes(b"junk")
+    (tmp_path / "towers" / "0-adapter" / "adapter_model.safetensors").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"the adapter in .* cannot be loaded"):
         Aligner.from_pretrained(tmp_path)
 
 
 def test_no_such_model(tmp_path):
-    with pytest.raises(InputError, match="`model` must be a hub id or a folder of transformers; 'nobody/nothing' cannot be"):
+    with pytest.raises(InputError, match="`model` must be a folder, or a hub id; 'nobody/nothing' is no folder .* be fetched"):
         HuggingFace("nobody/nothing", "text", local_files_only=True)
-    with pytest.raises(InputError, match="`model` must be a hub id or a folder of sentence-transformers"):
+    with pytest.raises(InputError, match="`model` must be a folder, or a hub id; .*nothing' is neither"):
         SentenceTransformers(str(tmp_path / "nothing"), local_files_only=True)
 
 
@@ -289,16 +289,25 @@ def test_what_is_shared_does_not_point_to_folders_of_this_machine(models, tmp_pa
     assert {described["files"] for described in config["towers"].values()} == {"towers/0", "towers/1"}
     assert (tmp_path / "hub" / "README.md").read_text().startswith("---")
     torch.testing.assert_close(Aligner.from_pretrained(tmp_path / "hub").embed(toy()).vectors, aligner.embed(toy()).vectors)
-    aligner.save_pretrained(tmp_path / "here")
-    assert "files" not in (tmp_path / "here" / "config.json").read_text()
+    aligner.save_pretrained(tmp_path / "here")  # nor does what is kept: a path may come from anybody
+    assert "files" in (tmp_path / "here" / "config.json").read_text()
+    with pytest.raises(InputError, match="`towers` 'reference' cannot name a folder, as .* is. Use 'auto' or 'value'"):
+        aligner.save_pretrained(tmp_path / "here", towers="reference")
 
 
-def test_weights_that_changed_under_a_reference_are_noticed(models, tmp_path):
+def test_weights_that_changed_under_a_reference_are_noticed(models, tmp_path, monkeypatch):
     import shutil
 
+    from gramian.model.encoders import folders
+
     shutil.copytree(tiny.build("bert", models), tmp_path / "bert")
-    aligner = Aligner({"text": HuggingFace(str(tmp_path / "bert"), "text"), "image": 4}, dim=8)
+    monkeypatch.setattr(folders, "snapshot_download", lambda model, **_: tmp_path / model.removeprefix("me/"))
+    aligner = Aligner({"text": HuggingFace("me/bert", "text"), "image": 4}, dim=8)
     aligner.save_pretrained(tmp_path / "saved")
+    assert "files" not in (tmp_path / "saved" / "config.json").read_text()
+    Aligner.from_pretrained(tmp_path / "saved")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me" / "bert").mkdir(parents=True)  # a folder of that name is not what was meant
     Aligner.from_pretrained(tmp_path / "saved")
     other = HuggingFace(str(tmp_path / "bert"), "text").model
     nn.init.ones_(other.embeddings.word_embeddings.weight)

@@ -31,8 +31,7 @@ except ImportError:  # Windows: outputs are not locked there
 
 __all__ = ["LOCK", "atomic", "atomic_folder", "check_folder", "claimed", "inside", "read_json", "write_text"]
 
-LARGEST_JSON = 2**26
-"""Bytes of a JSON file that is read."""
+LARGEST_JSON = 2**26  # bytes
 
 LOCK = ".gramian.lock"
 """In an output folder while a process writes there: its number and host, and the system's lock on them."""
@@ -97,8 +96,12 @@ def write_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file from anywhere: names are unique, numbers are finite, and nothing is nested too deeply.
+def read_json(path: str | Path, *, finite: bool = True) -> Any:
+    """The content of a JSON file from anywhere: names are unique, and nothing is nested too deeply.
+
+    Args:
+        path: of at most 64 MiB.
+        finite: refuse the infinite and NaN, which are no JSON but which Python writes.
 
     Raises:
         InputError: it is no such JSON, or too large.
@@ -108,8 +111,9 @@ def read_json(path: str | Path) -> Any:
     size = path.stat().st_size
     if size > LARGEST_JSON:
         raise InputError(f"{path.name} must have at most {LARGEST_JSON:,} bytes; it has {size:,}.")
+    constant = _refuse if finite else float
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_finite)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=constant)
     except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or a number of thousands of digits
         raise InputError(f"{path.name} is no JSON that can be used: {first_line(error):.100}") from None
 
@@ -121,17 +125,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _finite(text: str) -> float:
+def _refuse(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
-def inside(folder: str | Path, name: str, root: Path | None = None) -> Path:
+def inside(folder: str | Path, name: str) -> Path:
     """The path of `name` in a folder from anywhere, which may not lead out of it: by `..`, from the root, or by a link.
 
     Args:
-        folder: it may be a link itself, which is the user's.
+        folder: it may be a link itself, which is the user's. In the cache of the hub links lead to the repository's blobs.
         name: relative to the folder.
-        root: where links may lead; the folder by default.
 
     Returns:
         The path, without links.
@@ -140,12 +143,14 @@ def inside(folder: str | Path, name: str, root: Path | None = None) -> Path:
         InputError: a `name` that leads out of the folder.
     """
     folder = Path(folder).resolve()
+    repositories = [path.parent for path in (folder, *folder.parents) if path.name == "snapshots"]
+    allowed = [folder, *(path / "blobs" for path in repositories if path.name.startswith("models--"))]
     try:
         path = (folder / name).resolve()
     except (OSError, RuntimeError, ValueError):  # a circle of links, a null character
         path = folder.parent
-    if not path.is_relative_to(root or folder):
-        raise InputError(f"{str(folder)!r} points to files outside of itself ({name!r}): it is damaged or foreign.")
+    if not any(path.is_relative_to(each) for each in allowed):
+        raise InputError(f"{str(folder)!r} points to files outside of itself ({name!r:.100}): it is damaged or foreign.")
     return path
 
 

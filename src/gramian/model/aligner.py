@@ -280,11 +280,12 @@ class Aligner(nn.Module):
 
         Args:
             save_directory: the folder.
-            towers: "reference" writes where a tower's weights came from, and a fingerprint of them; "value" writes the
-                weights; "auto" does the one for frozen towers, the other for trained ones. An adapter is always written.
+            towers: "reference" writes the hub id of a tower's weights, and a fingerprint of them; "value" writes the weights,
+                merged with an adapter; "auto" does the one for frozen weights from the hub, the other for trained ones and
+                those from a folder, and writes adapters beside.
 
         Raises:
-            InputError: trained towers by "reference"; a `save_directory` that is a file.
+            InputError: towers that were trained, or are from a folder, by "reference"; a `save_directory` that is a file.
         """
         saving.write(self, Path(save_directory), check_choice("towers", towers, ("auto", "reference", "value")))
 
@@ -347,7 +348,8 @@ class Aligner(nn.Module):
             options = {"cache_dir": cache_dir, "force_download": force_download, "local_files_only": local_files_only}
             folder = saving.download(str(pretrained_model_name_or_path), revision=revision, token=token, **options)
         saved = saving.read(folder, towers or {})
-        aligner = cls(saved.modalities, saved.dim, matcher=saved.matcher, tokens=saved.tokens)
+        with torch.device("meta"):
+            aligner = cls(saved.modalities, saved.dim, matcher=saved.matcher, tokens=saved.tokens)
         saving.load_weights(aligner, folder)
         aligner.card = saved.card
         return aligner.eval()

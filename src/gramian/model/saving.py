@@ -11,18 +11,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gramian.errors import InputError, first_line, listing
-from gramian.files import atomic_folder
+from gramian.files import atomic_folder, inside, read_json
 from gramian.model.card import Described, bare_card
 from gramian.model.encoders import ENCODERS, Encoder, Writing
+from gramian.model.encoders.folders import FETCHED, fetch
 from gramian.model.heads import Modality
 from gramian.model.matcher import Matcher
+from gramian.model.options import convert
 from gramian.model.towers import Features, Tower
 
 __all__ = ["Saved", "download", "load_weights", "push", "read", "write"]
@@ -42,7 +43,7 @@ class Savable(Described, Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Names and weights."""
 
-    def load_state_dict(self, weights: Mapping[str, Any], strict: bool) -> Any:
+    def load_state_dict(self, weights: Mapping[str, Any], strict: bool, assign: bool) -> Any:
         """Load weights."""
 
 
@@ -71,7 +72,7 @@ def write(aligner: Savable, folder: Path, how: Writing) -> None:
     Args:
         aligner: the model.
         folder: created if needed; an Aligner in it is replaced.
-        how: see `Aligner.save_pretrained`; "share" is "auto" for another machine.
+        how: see `Aligner.save_pretrained`.
 
     Raises:
         InputError: trained towers by "reference"; a `folder` that is a file.
@@ -150,7 +151,7 @@ def push(
     if branch is not None:
         api.create_branch(repo_id, branch=branch, exist_ok=True)
     with TemporaryDirectory() as folder:
-        _write(aligner, Path(folder), "share")
+        _write(aligner, Path(folder), "auto")
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, commit_message=commit_message))
 
 
@@ -167,13 +168,8 @@ def download(model_id: str, **options: Any) -> Path:
     Raises:
         InputError: an unknown id, or a hub that cannot be reached.
     """
-    try:
-        return Path(snapshot_download(model_id, allow_patterns=[CONFIG, WEIGHTS, CARD, "towers/**"], **options))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"`model` must be a folder written by `save_pretrained`, or a hub id; {model_id!r} is no folder here and "
-            f"cannot be fetched ({first_line(error)})."
-        ) from None
+    patterns = (CONFIG, WEIGHTS, CARD, *(f"towers/{pattern}" for pattern in FETCHED))
+    return fetch(model_id, "`model` must be a folder written by `save_pretrained`, or a hub id", patterns, **options)
 
 
 def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
@@ -192,10 +188,13 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
     config = _read_config(folder)
     restored: dict[str, Tower] = {}
     try:
-        entries = {str(name): (int(entry["width"]), str(entry["head"])) for name, entry in config["modalities"].items()}
-        described = {str(name): dict(entry) for name, entry in config["towers"].items()}
-        dim, tokens, matcher = int(config["dim"]), tuple(map(str, config["tokens"])), config["matcher"]
-        matcher = None if matcher is None else dict(matcher)
+        modalities = {
+            name: (convert(entry["width"], int, "width"), convert(entry["head"], str, "head"))
+            for name, entry in config["modalities"].items()
+        }
+        described = {name: dict(entry) for name, entry in config["towers"].items()}
+        dim, tokens = convert(config["dim"], int, "dim"), convert(config["tokens"], tuple[str, ...], "tokens")
+        matcher = convert(config["matcher"], dict[str, int | float | str] | None, "matcher")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(folder, f"{CONFIG}: {error!r}") from None
     unknown = [name for name in towers if name not in described]
@@ -203,17 +202,18 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
         raise InputError(f"`towers` names {listing(unknown)}, which the saved Aligner has no tower for.")
     for name, entry in described.items():
         restored[name] = _tower(name, entry, folder, towers.get(name), restored)
-    modalities = {name: Modality(width, head, restored.get(name)) for name, (width, head) in entries.items()}  # type: ignore[arg-type]
-    card = folder / CARD
-    return Saved(modalities, dim, matcher, tokens, card.read_text(encoding="utf-8") if card.is_file() else None)
+    entries = {name: Modality(width, head, restored.get(name)) for name, (width, head) in modalities.items()}
+    card = inside(folder, CARD)
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+    return Saved(entries, dim, matcher, tokens, text)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(inside(folder, CONFIG))
     except FileNotFoundError:
         raise _missing(folder, CONFIG) from None
-    except ValueError as error:  # neither UTF-8 nor JSON
+    except InputError as error:
         raise _damaged(folder, f"{CONFIG}: {error}") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise InputError(f"{str(folder)!r} holds another kind of model: its {CONFIG} is not an Aligner's.")
@@ -236,10 +236,10 @@ def _tower(name: str, entry: Mapping[str, Any], folder: Path, own: Tower | None,
                 "out, or load the encoder from there and build a new Aligner."
             )
         return own
-    if entry.get("same_as") in earlier:
+    if str(entry.get("same_as")) in earlier:
         return earlier[entry["same_as"]]
     kind = entry.get("class")
-    if kind is None:
+    if not isinstance(kind, str):
         raise _damaged(folder, f"{CONFIG} does not say what the tower of {name!r} is")
     if kind not in ENCODERS:
         raise InputError(
@@ -256,14 +256,15 @@ def load_weights(aligner: Savable, folder: Path) -> None:
     """Load the Aligner's own file, as `write` wrote it: all weights, each once, except those of encoders.
 
     Args:
-        aligner: as `read` described it.
+        aligner: as `read` described it, its own weights still without memory ("meta"): a config that says more than the file
+            holds cannot fill it.
         folder: of the Aligner.
 
     Raises:
         InputError: a file that is missing or damaged, or of another Aligner.
     """
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(inside(folder, WEIGHTS))
     except FileNotFoundError:
         raise _missing(folder, WEIGHTS) from None
     except (SafetensorError, OSError) as error:
@@ -275,7 +276,7 @@ def load_weights(aligner: Savable, folder: Path) -> None:
     if missing or unknown or wrong:
         kinds = {"missing": missing, "unknown": unknown, "of another shape": wrong}
         raise _damaged(folder, f"{WEIGHTS}: " + "; ".join(f"{what} {listing(names)}" for what, names in kinds.items() if names))
-    aligner.load_state_dict(weights, strict=False)
+    aligner.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()}, strict=False, assign=True)
 
 
 def _missing(folder: Path, name: str) -> InputError:

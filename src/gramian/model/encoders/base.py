@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import inspect
+import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,9 @@ from torch import nn
 
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, listing, require
-from gramian.files import inside
+from gramian.files import inside, read_json
+from gramian.model.encoders.folders import FETCHED, admit, fetch, folder_of, is_hub_id, no_larger_than, offline
+from gramian.model.options import convert, converted, plain
 from gramian.model.towers import Tower, seeded
 
 __all__ = ["Encoder", "EncoderOptions", "Mode", "Writing", "fingerprint"]
@@ -26,7 +29,7 @@ __all__ = ["Encoder", "EncoderOptions", "Mode", "Writing", "fingerprint"]
 Mode: TypeAlias = Literal["freeze", "lora", "train"]
 
 
-Writing: TypeAlias = Literal["auto", "reference", "value", "share"]
+Writing: TypeAlias = Literal["auto", "reference", "value"]
 
 
 MODES: tuple[Mode, ...] = ("freeze", "lora", "train")
@@ -37,6 +40,42 @@ RATES: Mapping[str, float] = {"lora": 1e-4, "train": 1e-5}
 
 
 LORA: Mapping[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+
+LORA_OPTIONS: Mapping[str, Any] = {
+    "r": int,
+    "lora_alpha": int | float,
+    "lora_dropout": float,
+    "target_modules": Literal["all-linear"] | list[str],
+    "exclude_modules": list[str] | None,
+    "modules_to_save": list[str] | None,
+    "layers_to_transform": list[int] | int | None,
+    "bias": Literal["none", "all", "lora_only"],
+    "use_rslora": bool,
+    "use_dora": bool,
+    "init_lora_weights": bool,
+}
+"""The options of `peft.LoraConfig` that may be set, and their types: others name code, files, or patterns without end."""
+
+LARGEST_LENGTH, LARGEST_RANK = 2**17, 2**10
+
+
+def lora_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an adapter from anywhere, checked.
+
+    Raises:
+        InputError: an option that is not of `LORA_OPTIONS`, or of another type; modules that are no plain names.
+    """
+    options = {}
+    for name, value in values.items():
+        check_choice("lora", name, LORA_OPTIONS)
+        options[name] = convert(value, LORA_OPTIONS[name], f"lora.{name}")
+    names = [name for value in options.values() if isinstance(value, list) for name in value if isinstance(name, str)]
+    wrong = [name for name in names if not re.fullmatch(r"[\w.-]+", name)]
+    if wrong:
+        raise InputError(f"`lora` must name modules as they are, without patterns; got {wrong[0]!r:.60}.")
+    if not 1 <= options.get("r", 1) <= LARGEST_RANK:
+        raise InputError(f"`lora.r` must lie in [1, {LARGEST_RANK}]; got {options['r']}.")
+    return options
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -57,7 +96,7 @@ class EncoderOptions(TypedDict, total=False):
             the frozen weights; "train" trains everything.
         revision: on the hub.
         learning_rate: of this tower; 1e-4 for "lora", 1e-5 for "train".
-        lora: options of `peft.LoraConfig`; rank 16 on all linear layers by default.
+        lora: options of `peft.LoraConfig`, of those in `LORA_OPTIONS`; rank 16 on all linear layers by default.
         max_length: tokens of a text; the model's own limit by default.
         gradient_checkpointing: recompute activations in the backward pass.
         local_files_only: never contact the hub.
@@ -81,6 +120,10 @@ _DEFAULTS: EncoderOptions = {
     "gradient_checkpointing": False,
     "local_files_only": False,
 }
+
+
+_ABOUT = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type")
+"""Entries of an adapter's config that say what it was made of, and load nothing where the model is at hand."""
 
 
 _WRITTEN = ("revision", "learning_rate", "max_length", "gradient_checkpointing")  # into the description
@@ -121,11 +164,16 @@ class Encoder(Tower):
             raise InputError(
                 f"`learning_rate` must be positive, and goes with mode 'lora' or 'train'; got {rate} and {mode!r}."
             )
-        if length is not None and length < 2:
-            raise InputError(f"`max_length` must be at least 2 tokens, a text's beginning and its end; got {length}.")
-        self.source = str(Path(model).resolve()) if Path(model).exists() else model  # valid in any working directory
+        if length is not None and not 2 <= length <= LARGEST_LENGTH:
+            raise InputError(
+                f"`max_length` must be at least 2 tokens, a text's beginning and its end, and at most {LARGEST_LENGTH:,}; "
+                f"got {length}."
+            )
+        folder = folder_of(model, chosen["revision"], chosen["local_files_only"])
+        self.source = str(folder) if Path(model).is_dir() else model  # valid in any working directory
         self.options: dict[str, Any] = {**own, **{name: chosen[name] for name in _WRITTEN}}
-        self._open(model, {name: chosen[name] for name in ("revision", "local_files_only")})
+        with offline():
+            self._open(folder)
         if chosen["gradient_checkpointing"]:
             checkpoint_activations(self.model)
         self._loaded = fingerprint(self.model)  # before any training
@@ -134,14 +182,14 @@ class Encoder(Tower):
         if mode == "freeze":
             self.model.requires_grad_(False)
         if mode == "lora":
-            self._adapt(dict(LORA) | dict(lora or {}))
+            self._adapt(dict(LORA) | lora_options(lora or {}))
             if chosen["gradient_checkpointing"]:
                 self.model.enable_input_require_grads()
         self.train(self.training)
 
     @abstractmethod
-    def _open(self, model: str, hub: Mapping[str, Any]) -> None:
-        """Set `model` and `reader`, by the `options`; `hub` are revision and local_files_only."""
+    def _open(self, folder: Path) -> None:
+        """Set `model` and `reader` from the files of a checked folder, by the `options`."""
 
     @abstractmethod
     def _measure(self) -> int:
@@ -175,31 +223,38 @@ class Encoder(Tower):
         Args:
             folder: of the Aligner.
             below: where this encoder's files go, relative to `folder`.
-            how: see `Aligner.save_pretrained`; "share" is "auto" for another machine.
+            how: see `Aligner.save_pretrained`.
 
         Returns:
             The description that `restore` reads: class, width, source, mode, options and fingerprint, and where the files or
             the adapter are.
 
         Raises:
-            InputError: trained weights by "reference".
+            InputError: trained weights, or those of a folder, by "reference".
         """
         options = dict(self.options)
-        described = {"class": type(self).__name__, "width": self.width, "source": self.source, "mode": self.mode}
-        elsewhere = how == "share" and Path(self.source).exists()  # a local folder means nothing to another machine
+        described: dict[str, Any] = {
+            "class": type(self).__name__,
+            "width": self.width,
+            "source": self.source,
+            "mode": self.mode,
+        }
         learned = self.mode == "train" or self._copied
-        by_value = how == "value" or elsewhere or learned
-        if how == "reference" and learned:
-            raise InputError("`towers` 'reference' would lose what a trained tower has learned. Use 'auto' or 'value'.")
+        here = Path(self.source).is_dir()  # a path of this machine, which an Aligner's folder may not name
+        if how == "reference" and (learned or here):
+            loss = "would lose what a trained tower has learned" if learned else f"cannot name a folder, as {self.source!r} is"
+            raise InputError(f"`towers` 'reference' {loss}. Use 'auto' or 'value'.")
+        by_value = how == "value" or learned or here
         model = self.model
         described["fingerprint"] = self._loaded
-        if self.mode == "lora" and by_value:
+        if self.mode == "lora" and how != "value":
+            described["adapter"] = f"{below}-adapter"
+            model.save_pretrained(folder / described["adapter"])
+            model = copy.deepcopy(model).unload() if by_value else model
+        elif self.mode == "lora":
             model = copy.deepcopy(model).merge_and_unload()
             described["mode"] = "freeze"  # the adapter is part of the weights now
             options["learning_rate"] = None
-        elif self.mode == "lora":
-            model.save_pretrained(folder / below)
-            described["adapter"] = below
         if by_value:
             self._write_files(model, folder / below)
             described |= {"files": below, "fingerprint": fingerprint(model)}
@@ -217,25 +272,26 @@ class Encoder(Tower):
         unknown = options.keys() - known
         if unknown:
             raise InputError(f"{str(folder)!r} names options that {cls.__name__} does not take: {listing(sorted(unknown))}.")
-        where = str(inside(folder, described["files"])) if "files" in described else described["source"]
+        where = str(described["source"])
         if "files" in described:
-            options["revision"] = None
-        mode, rate = described["mode"], options.pop("learning_rate", None)
-        make: Any = cls
-        encoder: Encoder = make(
-            where, **options, mode="freeze" if mode == "lora" else mode, learning_rate=rate if mode == "train" else None
-        )
+            where, options["revision"] = str(inside(folder, str(described["files"]))), None
+        elif not is_hub_id(where):
+            raise InputError(
+                f"{str(folder)!r} names an encoder outside of itself, {where!r:.100}, which is not read. Give it yourself: "
+                "`from_pretrained(…, towers={…})`; `save_pretrained` writes it into the folder."
+            )
+        elif Path(where).exists():  # of that name in the working folder, which is not what was meant
+            where = str(fetch(where, "an encoder must be on the hub", FETCHED, revision=options["revision"]))
+        mode, rate = described["mode"], convert(options.pop("learning_rate", None), float | None, "learning_rate")
+        values = {"model": where} | options | {"mode": "freeze" if mode == "lora" else mode}
+        values |= {"learning_rate": rate if mode == "train" else None}
+        encoder: Encoder = cls(**converted(cls, values, "options", cls.__name__, plain))
         if encoder._loaded != described["fingerprint"]:
             raise InputError(
                 f"the weights of {where!r} are not those that the Aligner was made with. Give the `revision` it was made with."
             )
         if "adapter" in described:
-            require("peft")
-            import peft
-
-            adapter = str(inside(folder, described["adapter"]))
-            with loading(f"the adapter in {adapter!r}"), without_peft_warnings():
-                encoder.model = peft.PeftModel.from_pretrained(encoder.model, adapter, is_trainable=True)
+            encoder._restore_adapter(inside(folder, str(described["adapter"])))
             encoder.mode, encoder.learning_rate = "lora", rate or RATES["lora"]
             encoder.options["learning_rate"] = rate
         if encoder.width != described["width"]:
@@ -244,6 +300,26 @@ class Encoder(Tower):
             )
         encoder.source, encoder._copied = described["source"], "files" in described
         return encoder
+
+    def _restore_adapter(self, folder: Path) -> None:
+        """Add a trained adapter. Of its config only `LORA_OPTIONS` count, and nothing else may be set."""
+        require("peft")
+        import peft
+
+        with loading(f"the adapter in {str(folder)!r}"), without_peft_warnings(), offline():
+            admit(folder, adapter=True)
+            config = read_json(folder / "adapter_config.json")
+            usual = peft.LoraConfig().to_dict() | dict.fromkeys(_ABOUT)
+            others = [
+                name for name, value in config.items() if name not in (*LORA_OPTIONS, *_ABOUT) and value != usual.get(name)
+            ]
+            if config.get("peft_type") != "LORA" or others:
+                raise InputError(f"it is no plain LoRA: its config sets {listing(others) or 'another type'}")
+            options = lora_options({name: value for name, value in config.items() if name in LORA_OPTIONS})
+            with no_larger_than(folder):
+                self.model = peft.PeftModel.from_pretrained(
+                    self.model, str(folder), config=peft.LoraConfig(**options), is_trainable=True
+                )
 
     @abstractmethod
     def _write_files(self, model: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from gramian.data.media import Kind, Place
 from gramian.data.readers import Media
-from gramian.errors import check_choice, require
+from gramian.errors import InputError, check_choice, listing, require
+from gramian.files import inside, read_json
 from gramian.model.encoders.base import Encoder, EncoderOptions, loading, without_bars
+from gramian.model.encoders.folders import no_larger_than, shapes
 from gramian.model.towers import Encoded
 from gramian.tokens import Tokens
 
@@ -50,6 +53,65 @@ class _Preprocess:
         return self.first.preprocess(cells, prompt=self.prompt or None)
 
 
+MODULES = ("CLIPModel", "Dense", "Dropout", "LayerNorm", "Normalize", "Pooling", "StaticEmbedding", "Transformer")
+"""Types of modules that a model may be made of; none holds others."""
+
+_TYPE = re.compile(r"sentence_transformers\.(?:models|(?:base|sentence_transformer)\.modules\.\w+)\.(\w+)")
+_ACTIVATION = re.compile(r"torch\.nn\.modules\.(activation\.(ELU|GELU|LeakyReLU|ReLU|SELU|SiLU|Sigmoid|Tanh)|linear\.Identity)")
+_OPTIONS = {"dtype", "torch_dtype", "trust_remote_code"}  # of a config, which ours override
+
+
+def _check_modules(folder: Path) -> Path:
+    """Refuse a model of other modules than `MODULES`, or with settings that the weights do not bear out.
+
+    Returns:
+        The folder of its transformer.
+    """
+    home = folder
+    modules = read_json(folder / "modules.json") if (folder / "modules.json").exists() else []
+    for module in modules:
+        kind = _TYPE.fullmatch(module["type"])
+        if kind is None or kind[1] not in MODULES:
+            raise InputError(f"its modules.json names {module['type']!r:.100}; read are {', '.join(MODULES)}")
+        below = inside(folder, module["path"])
+        if kind[1] == "Dense":
+            _check_dense(below)
+        if kind[1] == "LayerNorm" and shapes(below).get("norm.weight") != (read_json(below / "config.json")["dimension"],):
+            raise InputError(f"the weights in {module['path']!r:.60} are not of the dimension that its config says")
+        if kind[1] in ("Transformer", "CLIPModel", "StaticEmbedding"):
+            home = below
+    for path in folder.rglob("sentence_*_config.json"):
+        _check_transformer(path)
+    return home
+
+
+def _check_dense(folder: Path) -> None:
+    config = read_json(folder / "config.json")
+    if shapes(folder).get("linear.weight") != (config["out_features"], config["in_features"]):
+        raise InputError(f"the weights in {folder.name!r:.60} are not of the sizes that its config says")
+    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if not _ACTIVATION.fullmatch(activation):
+        raise InputError(f"{folder.name!r:.60} names the activation {activation!r:.80}; read are those of torch.nn")
+
+
+def _check_transformer(path: Path) -> None:
+    config = read_json(path)
+    for name in ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
+        others = set(config.get(name) or {}) - _OPTIONS
+        if others:
+            raise InputError(f"{path.name} passes {listing(sorted(others))} on by `{name}`, which may run code or read files")
+    for name in ("tokenizer_name_or_path", "processing_kwargs"):
+        if config.get(name):
+            raise InputError(f"{path.name} sets `{name}`, which may read files or fill the memory")
+    if config.get("transformer_task", "feature-extraction") != "feature-extraction":
+        raise InputError(
+            f"{path.name} must set `transformer_task` to feature-extraction; got {config['transformer_task']!r:.60}"
+        )
+    for params in (config.get("modality_config") or {}).values():
+        if not re.fullmatch(r"forward|get_\w+_(features|embeds)", params["method"]):
+            raise InputError(f"{path.name} names the method {params['method']!r:.60}; it must be one that gives features")
+
+
 class SentenceTransformers(Encoder):
     """A model of sentence-transformers as a tower, with its own pooling, and with tokens if it returns them.
 
@@ -70,12 +132,15 @@ class SentenceTransformers(Encoder):
         check_choice("kind", kind, ("text", "image"))
         super().__init__(model, {"kind": kind, "prompt": prompt}, options)
 
-    def _open(self, model: str, hub: Mapping[str, Any]) -> None:
+    def _open(self, folder: Path) -> None:
         import sentence_transformers
 
-        options = {"device": "cpu", "trust_remote_code": False, "model_kwargs": {"dtype": torch.float32}}
-        with loading(f"`model` must be a hub id or a folder of sentence-transformers; {model!r}"), without_bars():
-            self.model = sentence_transformers.SentenceTransformer(model, **hub, **options)
+        options = {"device": "cpu", "local_files_only": True, "trust_remote_code": False}
+        weights = {"dtype": torch.float32, "use_safetensors": True}
+        with loading(f"`model` must be a hub id or a folder of sentence-transformers; {self.source!r}"), without_bars():
+            home = _check_modules(folder)
+            with no_larger_than(home):
+                self.model = sentence_transformers.SentenceTransformer(str(folder), model_kwargs=weights, **options)
         if self.options["max_length"] is not None:
             self.model.max_seq_length = self.options["max_length"]
         preprocess = _Preprocess(self.model, self.options["prompt"])

@@ -17,6 +17,7 @@ from torch import Tensor
 from gramian.data.media import MEDIA, Kind, Place
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, listing, require
+from gramian.files import read_json
 from gramian.model.encoders.base import Encoder, EncoderOptions, loading, out_of_memory, without_bars
 from gramian.model.encoders.families import (
     encoder_of,
@@ -28,10 +29,13 @@ from gramian.model.encoders.families import (
     takes,
     token_limit,
 )
+from gramian.model.encoders.folders import no_larger_than
 from gramian.model.towers import Encoded, seeded
 from gramian.tokens import Tokens, pool
 
 __all__ = ["HuggingFace"]
+
+LARGEST_FRAMES = 2**12
 
 
 class _HuggingFaceReader(Media):
@@ -134,19 +138,19 @@ class HuggingFace(Encoder):
         check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
         if seconds is not None and not seconds > 0:
             raise InputError(f"`seconds` must be positive, or None for whole recordings; got {seconds}.")
-        if frames is not None and frames < 1:
-            raise InputError(f"`frames` must be at least 1; got {frames}.")
+        if frames is not None and not 1 <= frames <= LARGEST_FRAMES:
+            raise InputError(f"`frames` must be at least 1, and at most {LARGEST_FRAMES:,}; got {frames}.")
         super().__init__(model, {"kind": kind, "pooling": pooling, "seconds": seconds, "frames": frames}, options)
 
-    def _open(self, model: str, hub: Mapping[str, Any]) -> None:
+    def _open(self, folder: Path) -> None:
         kind: Kind = self.options["kind"]
-        whole, self._own_pooling = _load(model, hub)
+        whole, self._own_pooling = _load(folder, self.source)
         self.model = encoder_of(whole, kind)
         # An encoder–decoder; in a tuple, so that it does not become a submodule of the tower.
         self._whole = None if whole is self.model else (whole,)
         self._per_frame = kind == "video" and not reads_videos(self.model)
         self._method = method_of(self.model, "image" if self._per_frame else kind)
-        self._processor = processor = _processor(model, "image" if self._per_frame else kind, hub)
+        self._processor = processor = _processor(folder, "image" if self._per_frame else kind, self.source)
         config = self.model.config
         self.reader = _HuggingFaceReader(
             kind,
@@ -215,13 +219,14 @@ class HuggingFace(Encoder):
         self._processor.save_pretrained(folder)
 
 
-def _load(model: str, hub: Mapping[str, Any]) -> tuple[Any, bool]:
+def _load(folder: Path, model: str) -> tuple[Any, bool]:
     """The whole model, and whether its pooler was loaded from the files."""
     from transformers import AutoModel
 
-    options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
-    with loading(f"`model` must be a hub id or a folder of transformers; {model!r}"), without_bars(), seeded(0):
-        whole, info = AutoModel.from_pretrained(model, **hub, **options)
+    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+    what = f"`model` must be a hub id or a folder of transformers; {model!r}"
+    with loading(what), without_bars(), seeded(0), no_larger_than(folder):
+        whole, info = AutoModel.from_pretrained(str(folder), output_loading_info=True, **options)
     missing = sorted(info["missing_keys"])
     others = [name for name in missing if "pooler" not in name]
     if others:
@@ -229,7 +234,7 @@ def _load(model: str, hub: Mapping[str, Any]) -> tuple[Any, bool]:
     return whole, not missing
 
 
-def _processor(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
+def _processor(folder: Path, kind: Kind, model: str) -> Any:
     import transformers
 
     # The video processors of transformers need torchvision.
@@ -237,24 +242,22 @@ def _processor(model: str, kind: Kind, hub: Mapping[str, Any]) -> Any:
     reasons = []
     for name in names:
         try:
-            return getattr(transformers, name).from_pretrained(model, **hub, trust_remote_code=False)
+            return getattr(transformers, name).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # files that are foreign or damaged fail in many ways
             reasons.append(first_line(error)[:160])
     if kind == "video":
         with contextlib.suppress(OSError, ValueError):
-            return _FrameProcessor(model, hub)
+            return _FrameProcessor(folder)
     raise InputError(f"`kind` {kind!r} needs a {names[0]} that {model!r} does not have ({reasons[-1]}).")
 
 
 class _FrameProcessor:
     """Processes each frame as a video processor's config says; the video processors of transformers need torchvision."""
 
-    def __init__(self, model: str, hub: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         from transformers import CLIPImageProcessorPil
-        from transformers.utils import cached_file
 
-        path = cached_file(model, "video_preprocessor_config.json", **hub)
-        self.config = json.loads(Path(path or "").read_text(encoding="utf-8"))
+        self.config = read_json(folder / "video_preprocessor_config.json")
         defaults = {"do_center_crop": False, "do_convert_rgb": True}
         known = {"size", "crop_size", "image_mean", "image_std", "rescale_factor", "resample"}
         known |= {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
