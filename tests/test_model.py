@@ -118,7 +118,7 @@ def test_damaged_models_say_what_is_wrong(aligner, tmp_path, name, content, mess
 
 
 def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
-    with pytest.raises(InputError, match="or a hub id; .*nowhere' is neither: no such folder"):
+    with pytest.raises(InputError, match=r"or a hub id; .*nowhere' is neither: no such folder"):
         Aligner.from_pretrained(tmp_path / "nowhere", local_files_only=True)
 
 

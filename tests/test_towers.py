@@ -181,9 +181,9 @@ def test_an_adapter_that_is_damaged(models, tmp_path):
 
 
 def test_no_such_model(tmp_path):
-    with pytest.raises(InputError, match="`model` must be a folder, or a hub id; 'nobody/nothing' is no folder .* be fetched"):
+    with pytest.raises(InputError, match=r"`model` must be a folder, or a hub id; 'nobody/nothing' is no folder .* be fetched"):
         HuggingFace("nobody/nothing", "text", local_files_only=True)
-    with pytest.raises(InputError, match="`model` must be a folder, or a hub id; .*nothing' is neither"):
+    with pytest.raises(InputError, match=r"`model` must be a folder, or a hub id; .*nothing' is neither"):
         SentenceTransformers(str(tmp_path / "nothing"), local_files_only=True)
 
 
@@ -291,7 +291,7 @@ def test_what_is_shared_does_not_point_to_folders_of_this_machine(models, tmp_pa
     torch.testing.assert_close(Aligner.from_pretrained(tmp_path / "hub").embed(toy()).vectors, aligner.embed(toy()).vectors)
     aligner.save_pretrained(tmp_path / "here")  # nor does what is kept: a path may come from anybody
     assert "files" in (tmp_path / "here" / "config.json").read_text()
-    with pytest.raises(InputError, match="`towers` 'reference' cannot name a folder, as .* is. Use 'auto' or 'value'"):
+    with pytest.raises(InputError, match=r"`towers` 'reference' cannot name a folder, as .* is. Use 'auto' or 'value'"):
         aligner.save_pretrained(tmp_path / "here", towers="reference")
 
 
