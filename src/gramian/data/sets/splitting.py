@@ -1,0 +1,86 @@
+"""Splits that depend on nothing but the names of items, and a count of what is on two sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import normalize
+
+from gramian.data.table import Table
+from gramian.errors import InputError
+
+__all__ = ["leaks", "split_by_hash"]
+
+
+def split_by_hash(
+    groups: Sequence[str], seed: str, *, test: float, validation: float, strata: Sequence[str] | None = None
+) -> list[str]:
+    """Assign items to `train`, `validation` and `test`, whole groups at a time, in the order of sha256(seed + ":" + group).
+
+    Args:
+        groups: n names; items of one group, such as the skin tones of one emoji, go to one side.
+        seed: of the order; another one is another split.
+        test: share of the items to test.
+        validation: share of the items to choose with.
+        strata: n names of classes, each of which is split alike; none by default.
+
+    Returns:
+        n names of splits. The items to test are at least the share, short of the last group; so are those to choose with.
+
+    Raises:
+        InputError: shares that leave nothing to train on.
+
+    >>> split_by_hash(["a", "a", "b", "c", "d", "e"], "set-1", test=0.3, validation=0.3)
+    ['train', 'train', 'test', 'validation', 'test', 'validation']
+    """
+    if not (test >= 0 and validation >= 0 and test + validation < 1):
+        raise InputError(f"`test` and `validation` must be shares that leave some to train on; got {test} and {validation}.")
+    members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for item, group in enumerate(groups):
+        members["" if strata is None else strata[item]][group].append(item)
+    split = ["train"] * len(groups)
+    for own in members.values():
+        total = sum(map(len, own.values()))
+        done = 0
+        for group in sorted(own, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()):
+            share = done / total
+            if share < test + validation:
+                for item in own[group]:
+                    split[item] = "test" if share < test else "validation"
+            done += len(own[group])
+    return split
+
+
+def leaks(table: Table, near: float = 0.999) -> dict[str, tuple[int, int]]:
+    """Count the test items that a training or validation item repeats.
+
+    Args:
+        table: features, with splits.
+        near: cosine of two standardised features from which they count as nearly the same.
+
+    Returns:
+        Modality → how many test items have the very features of an item of the other splits, and how many have nearly those.
+
+    Raises:
+        InputError: a table without splits, or of raw cells.
+
+    >>> table = Table.from_columns({"text": torch.eye(4)[[0, 1, 2, 0]]}, split=["train", "train", "test", "test"])
+    >>> leaks(table)
+    {'text': (1, 1)}
+    """
+    if table.split is None:
+        raise InputError("`table` must have a column `split`; it has none. Load one that is split.")
+    known, asked = (torch.tensor([name in sides for name in table.split]) for sides in (("train", "validation"), ("test",)))
+    counts = {}
+    for name in table.modalities:
+        features, present = table.features(name).double(), table.present[name]
+        spread = features[present].std(0)
+        vectors = normalize((features - features[present].mean(0)) / spread.where(spread > 0, 1), dim=-1)
+        cosines = vectors[asked & present] @ vectors[known & present].T
+        nearest = cosines.amax(1) if cosines.shape[1] else cosines.new_full((len(cosines),), -1)
+        identical = torch.cdist(features[asked & present], features[known & present]).eq(0).any(1)
+        counts[name] = (int(identical.sum()), int((nearest >= near).sum()))
+    return counts
