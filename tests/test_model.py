@@ -78,7 +78,8 @@ def test_one_seed_gives_one_model_and_leaves_the_global_generator_alone():
 
 @pytest.mark.parametrize("head", HEADS)
 def test_saved_and_loaded_models_agree_exactly(tmp_path, head):
-    aligner = Aligner({"text.en": Modality(5, head), "音": Modality(5, head)}, dim=5).eval()
+    table = Table.from_columns({"text.en": torch.randn(9, 5), "音": torch.randn(9, 5)})
+    aligner = Aligner.for_table(table, dim=5, head=head).eval()
     aligner.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     read = Aligner.from_pretrained(tmp_path)

@@ -32,3 +32,29 @@ def maxvar(data, ridge):
     spectrum, G = torch.linalg.eigh(total)
     G = G.flip(1)
     return spectrum.flip(0), {name: inverse[name] @ x.T @ G for name, x in centred.items()}
+
+
+def kernel_maxvar(kernels, queries, ridge, power, dim):
+    """Unit vectors of queries by the exact dual form, for complete rows.
+
+    `kernels` has each modality's (n, n) kernel of the training rows, `queries` the (q, n) kernel of its queries with them.
+    With C the centring matrix and C K C/n = U diag(ε) Uᵀ: H = U diag(ε/(ε + l)) Uᵀ, l = ridge · mean of the ε > 0; M is the
+    mean of the H, M g = λ g, and z(x) = k(x)ᵀ C/n U diag(1/(ε + l)) Uᵀ g λ^(power − ½).
+    """
+    n = len(next(iter(kernels.values())))
+    centre = torch.eye(n, dtype=torch.float64) - 1 / n
+    inverse, total = {}, torch.zeros(n, n, dtype=torch.float64)
+    for name, K in kernels.items():
+        spectrum, U = torch.linalg.eigh(centre @ K.double() @ centre / n)
+        spectrum = spectrum.clamp(min=0)
+        shrink = ridge * spectrum[spectrum > 1e-12 * spectrum[-1]].mean()
+        inverse[name] = U @ torch.diag(1 / (spectrum + shrink)) @ U.T
+        total += U @ torch.diag(spectrum / (spectrum + shrink)) @ U.T / len(kernels)
+    spectrum, g = torch.linalg.eigh(total)
+    spectrum, g = spectrum.flip(0)[:dim], g.flip(1)[:, :dim]
+    vectors = {}
+    for name, k in queries.items():
+        rows = k.double() - kernels[name].double().mean(0)  # what the mean feature vector takes off, but for a constant
+        z = rows @ centre @ inverse[name] @ g * spectrum ** (power - 0.5)
+        vectors[name] = z / z.norm(dim=1, keepdim=True)
+    return vectors

@@ -1,4 +1,7 @@
-"""`Aligner`: towers, and a head for each; a dict of inputs in, a Bundle in the shared space out."""
+"""`Aligner`: towers, and a head for each; a dict of inputs in, a Bundle in the shared space out.
+
+Over 400 lines, most of them docstrings: one class, with all the ways to make, use, save and share it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
+from gramian.canonical import Criterion, solve
+from gramian.canonical.features import Kernel
 from gramian.data.batches import Batch, Collator, Loader, Reading
 from gramian.data.cells import Broken, summary
 from gramian.data.table import Table
@@ -21,6 +26,7 @@ from gramian.geometry import unit, widened
 from gramian.model import saving
 from gramian.model.heads import HeadName, Modality, build_head
 from gramian.model.matcher import Matcher
+from gramian.model.starts import EncodedRows, adapt_heads, fill_heads, moments_of
 from gramian.model.towers import Columns, Encoded, Features, Tower, Towers, device_of, evaluating, seeded
 from gramian.tokens import Tokens
 
@@ -80,7 +86,9 @@ class Aligner(nn.Module):
         self.towers = Towers(
             {name: Features(one.width) if one.tower is None else one.tower for name, one in self.modalities.items()}
         )
-        self.heads = nn.ModuleList([build_head(entry.head, entry.width, dim) for entry in self.modalities.values()])
+        self.heads = nn.ModuleList(
+            [build_head(entry.head, entry.width, dim, entry.kernel) for entry in self.modalities.values()]
+        )
         self.matcher = None if matcher is None else Matcher(tuple(self.modalities), dim, **matcher)
         self.card: str | None = None
 
@@ -90,7 +98,8 @@ class Aligner(nn.Module):
         table: Table,
         *,
         dim: int = 512,
-        head: HeadName = "linear",
+        head: HeadName | Mapping[str, HeadName] = "linear",
+        kernel: Kernel = Kernel(),  # noqa: B008 (frozen)
         towers: Mapping[str, Tower] | None = None,
         matcher: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -100,10 +109,11 @@ class Aligner(nn.Module):
         Args:
             table: the training items.
             dim: width d of the shared space.
-            head: of every modality.
+            head: of every modality, or modality → its own.
+            kernel: of heads "kernel", whose landmarks are rows of the table.
             towers: modality → the tower of a column of raw cells; every such column needs one.
             matcher: options of a `Matcher`, {} for its defaults; none by default.
-            seed: of the initial weights of the heads.
+            seed: of the initial weights of the heads, and of the landmarks.
 
         Returns:
             The Aligner, on the CPU, in training mode.
@@ -112,8 +122,73 @@ class Aligner(nn.Module):
             InputError: columns and towers that do not fit, a column that is empty in every row, options as for the class.
         """
         every = Towers.for_table(table, towers)
+        names = dict.fromkeys(every, head) if isinstance(head, str) else head
+        if set(names) != set(every):
+            raise InputError(f"`head` must be one name, or name one for each of {', '.join(every)}; got {listing(names)}.")
+        modalities = {}
+        for name, tower in every.items():
+            fewest = min(kernel.landmarks, int(table.present[name].sum()))
+            modalities[name] = Modality(head=names[name], tower=tower, kernel=replace(kernel, landmarks=fewest))
         with seeded(seed):
-            return cls({name: Modality(head=head, tower=tower) for name, tower in every.items()}, dim, matcher=matcher)
+            aligner = cls(modalities, dim, matcher=matcher)
+        adapt_heads(aligner.towers, aligner.named_heads(), table, seed)
+        return aligner
+
+    @classmethod
+    def canonical(
+        cls,
+        table: Table,
+        *,
+        dim: int | None = None,
+        head: HeadName | Mapping[str, HeadName] = "kernel",
+        kernel: Kernel = Kernel(),  # noqa: B008 (frozen)
+        ridge: float | Mapping[str, float] = 1.0,
+        power: float = 1.0,
+        criterion: Criterion = "maxvar",
+        towers: Mapping[str, Tower] | None = None,
+        reading: Reading = Reading(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> Aligner:
+        """An Aligner solved in closed form, by canonical analysis (`gramian.canonical`): one pass over the table, no training.
+
+        `gramian.training.fit_canonical` chooses the options on a validation split.
+
+        Args:
+            table: the training items.
+            dim: width d of the shared space; by default as many components as the items have.
+            head: "linear", "kernel" or "residual", of every modality, or modality → its own.
+            kernel: of heads "kernel".
+            ridge: see `gramian.canonical.solve`.
+            power: how much more the components count on which the modalities agree.
+            criterion: "maxvar", "sumcor" or "genvar".
+            towers: modality → the frozen tower of a column of raw cells; every such column needs one.
+            reading: how raw cells are read.
+            seed: of the landmarks.
+
+        Returns:
+            The Aligner, on the CPU, in evaluation mode.
+
+        Raises:
+            InputError: columns and towers that do not fit, and what `gramian.canonical.solve` refuses.
+
+        >>> table = Table.from_columns({"a": torch.eye(4), "b": 2 * torch.eye(4).flip(1)})
+        >>> bundle = Aligner.canonical(table, head="linear")(table)
+        >>> bundle, bool(torch.allclose(bundle.column("a"), bundle.column("b"), atol=1e-5))
+        (Bundle(4 items, 3 dimensions, torch.float32; a 4, b 4), True)
+        """
+        table = table.has_any()
+        options: dict[str, Any] = {"head": head, "kernel": kernel, "towers": towers, "seed": seed}
+        aligner = cls.for_table(table, dim=dim or 1, **options)
+        moments = moments_of(EncodedRows(aligner.towers, table, reading), aligner.named_heads())
+        solution = solve(moments, dim, ridge=ridge, criterion=criterion)
+        if dim is None:
+            aligner = cls.for_table(table, dim=len(solution.values), **options)
+        fill_heads(aligner.named_heads(), solution, power)
+        return aligner.eval()
+
+    def named_heads(self) -> dict[str, nn.Module]:
+        """Modality → head."""
+        return dict(zip(self.modalities, self.heads, strict=True))
 
     def collator(self) -> Collator:
         """Makes `Batch`es for this Aligner from rows of a table, in any process."""

@@ -4,23 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
+from gramian.canonical.features import Kernel, Nystroem
 from gramian.errors import InputError, check_choice
 from gramian.model.towers import Tower
 
-__all__ = ["HEADS", "HeadName", "Modality", "build_head"]
+__all__ = ["HEADS", "HeadName", "KernelHead", "Modality", "Residual", "build_head", "features_of", "linear_of"]
 
-HeadName: TypeAlias = Literal["identity", "linear", "mlp"]
+HeadName: TypeAlias = Literal["identity", "linear", "mlp", "residual", "kernel"]
 
-HEADS: dict[str, Callable[[int, int], nn.Module]] = {
+
+def _mlp(width: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 2 * dim), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * dim, dim))
+
+
+class Residual(nn.Module):
+    """A linear map plus an MLP that starts at zero."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, dim)
+        self.rest = _mlp(width, dim)
+        for parameter in self.rest[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., width) → (..., dim)."""
+        total: Tensor = self.linear(vectors) + self.rest(vectors)
+        return total
+
+
+class KernelHead(nn.Module):
+    """A linear map of a kernel's Nyström features."""
+
+    def __init__(self, width: int, dim: int, kernel: Kernel) -> None:
+        super().__init__()
+        self.features = Nystroem(width, kernel)
+        self.linear = nn.Linear(kernel.landmarks, dim)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., width) → (..., dim)."""
+        projected: Tensor = self.linear(self.features(vectors))
+        return projected
+
+
+HEADS: dict[str, Callable[[int, int, Kernel], nn.Module]] = {
     "identity": nn.Identity,  # which takes any arguments
-    "linear": nn.Linear,
-    "mlp": lambda width, dim: nn.Sequential(nn.Linear(width, 2 * dim), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * dim, dim)),
+    "linear": lambda width, dim, _: nn.Linear(width, dim),
+    "mlp": lambda width, dim, _: _mlp(width, dim),
+    "residual": lambda width, dim, _: Residual(width, dim),
+    "kernel": KernelHead,
 }
-"""Builders (width, dim) → module, by name: "linear" is one map, "mlp" has one hidden layer of 2·dim, GELU and dropout 0.1."""
+"""Builders (width, dim, kernel) → module, by name: "linear" is one map, "mlp" has one hidden layer of 2·dim, GELU and dropout
+0.1, "residual" is the sum of the two, the MLP zero at first, and "kernel" is a linear map of a kernel's features."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +68,9 @@ class Modality:
 
     Attributes:
         width: number of entries of a feature vector; with a tower the tower's own, which is the default.
-        head: "linear", "mlp" or "identity" (width and dim agree).
+        head: "linear", "mlp", "residual", "kernel" or "identity" (width and dim agree).
         tower: reads raw cells; without one the cells are features. One tower may serve several modalities.
+        kernel: of a head "kernel".
 
     Raises:
         InputError: a width that is not the tower's.
@@ -39,6 +79,7 @@ class Modality:
     width: int = 0
     head: HeadName = "linear"
     tower: Tower | None = field(default=None, compare=False)
+    kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
         if self.tower is not None:
@@ -47,8 +88,17 @@ class Modality:
             object.__setattr__(self, "width", self.tower.width)
 
 
-def build_head(name: HeadName, width: int, dim: int) -> nn.Module:
+def build_head(name: HeadName, width: int, dim: int, kernel: Kernel = Kernel()) -> nn.Module:  # noqa: B008 (frozen)
     """A new head (n, width) → (n, dim).
+
+    Args:
+        name: which.
+        width: of its input.
+        dim: of its output.
+        kernel: of a head "kernel", whose landmarks it has yet to take from training rows.
+
+    Returns:
+        The module.
 
     Raises:
         InputError: no such head.
@@ -56,4 +106,21 @@ def build_head(name: HeadName, width: int, dim: int) -> nn.Module:
     >>> build_head("linear", 384, 128)
     Linear(in_features=384, out_features=128, bias=True)
     """
-    return HEADS[check_choice("head", name, HEADS)](width, dim)
+    return HEADS[check_choice("head", name, HEADS)](width, dim, kernel)
+
+
+def linear_of(head: nn.Module) -> nn.Linear:
+    """The linear map of a head, which canonical analysis solves for.
+
+    Raises:
+        InputError: a head without one.
+    """
+    linear: Any = head if isinstance(head, nn.Linear) else getattr(head, "linear", None)
+    if not isinstance(linear, nn.Linear):
+        raise InputError("`head` must be 'linear', 'residual' or 'kernel': canonical analysis solves for a linear map.")
+    return linear
+
+
+def features_of(head: nn.Module) -> nn.Module:
+    """What the linear map of a head reads: the kernel's features, or the vector itself."""
+    return head.features if isinstance(head, KernelHead) else nn.Identity()

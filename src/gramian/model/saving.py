@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gramian.canonical.features import Kernel
 from gramian.errors import InputError, first_line, listing
 from gramian.files import atomic_folder, inside, read_json
 from gramian.model.card import Described, bare_card
@@ -92,7 +93,7 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
         "format": FORMAT,
         "version": VERSION,
         "dim": aligner.dim,
-        "modalities": {name: {"width": entry.width, "head": entry.head} for name, entry in aligner.modalities.items()},
+        "modalities": {name: _described(entry) for name, entry in aligner.modalities.items()},
         "towers": towers,
         "tokens": aligner.tokens,
         "matcher": None if aligner.matcher is None else aligner.matcher.options,
@@ -106,6 +107,11 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     (folder / CARD).write_text(aligner.card or bare_card(aligner), encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _described(entry: Modality) -> dict[str, Any]:
+    kernel = {"kernel": asdict(entry.kernel)} if entry.head == "kernel" else {}
+    return {"width": entry.width, "head": entry.head} | kernel
 
 
 def _link(path: Path, other: Path) -> None:
@@ -189,7 +195,11 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
     restored: dict[str, Tower] = {}
     try:
         modalities = {
-            name: (convert(entry["width"], int, "width"), convert(entry["head"], str, "head"))
+            name: (
+                convert(entry["width"], int, "width"),
+                convert(entry["head"], str, "head"),
+                convert(entry.get("kernel", {}), Kernel, "kernel"),
+            )
             for name, entry in config["modalities"].items()
         }
         described = {name: dict(entry) for name, entry in config["towers"].items()}
@@ -202,7 +212,7 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
         raise InputError(f"`towers` names {listing(unknown)}, which the saved Aligner has no tower for.")
     for name, entry in described.items():
         restored[name] = _tower(name, entry, folder, towers.get(name), restored)
-    entries = {name: Modality(width, head, restored.get(name)) for name, (width, head) in modalities.items()}
+    entries = {name: Modality(width, head, restored.get(name), kernel) for name, (width, head, kernel) in modalities.items()}
     card = inside(folder, CARD)
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
     return Saved(entries, dim, matcher, tokens, text)

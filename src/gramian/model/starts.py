@@ -1,0 +1,150 @@
+"""How the linear maps of heads start: solved in closed form from the moments of what they read, or at the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from gramian.canonical import Moments, Solution
+from gramian.data.batches import Loader, Reading
+from gramian.data.table import Table
+from gramian.distributed import share
+from gramian.errors import InputError
+from gramian.model.heads import KernelHead, features_of, linear_of
+from gramian.model.towers import Columns, Features, Towers, evaluating
+
+__all__ = ["EncodedRows", "adapt_heads", "fill_heads", "identity_heads", "moments_of"]
+
+
+class EncodedRows:
+    """The rows of a table as towers encode them, in batches, as often as they are asked for.
+
+    Of several processes each has its share of the rows. Raw cells are read and encoded once, and kept.
+
+    Args:
+        towers: frozen.
+        table: with columns that the towers read.
+        reading: how raw cells are read.
+    """
+
+    def __init__(self, towers: Towers, table: Table, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
+        self.towers = towers
+        self._loader = Loader(table, towers.collator(), reading)
+        self._rows = range(len(table))
+        self._kept: list[Columns] | None = None
+
+    def __iter__(self) -> Iterator[Columns]:
+        if self._kept is not None:
+            return iter(self._kept)
+        if self._loader.raw:
+            self._kept = list(self._encoded())
+            return iter(self._kept)
+        return self._encoded()
+
+    def _encoded(self) -> Iterator[Columns]:
+        names = self._loader.table.modalities
+        with evaluating(self.towers):
+            for batch in self._loader.in_order(rows=share(self._rows)):  # type: ignore[arg-type]  # of a range
+                yield self.towers.encode(batch, names)
+
+
+@torch.no_grad()
+def adapt_heads(towers: Towers, heads: Mapping[str, nn.Module], table: Table, seed: int) -> None:
+    """Take the landmarks of kernel heads from the rows of a table, the same in every process.
+
+    Args:
+        towers: of the heads.
+        heads: modality → head.
+        table: the training items.
+        seed: of the choice of rows.
+
+    Raises:
+        InputError: no row of a modality can be read.
+    """
+    for name, head in heads.items():
+        if not isinstance(head, KernelHead):
+            continue
+        rows = table.present[name].nonzero().flatten()
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+        few = head.features.kernel.landmarks * (8 if head.features.kernel.choice == "kmeans" else 1)
+        part = table.select(name)[rows[order[:few]]]
+        with evaluating(towers):
+            parts = [towers.encode(batch, [name])[name] for batch in Loader(part, towers.collator()).in_order()]
+        vectors = torch.cat([vectors[mask] for vectors, mask in parts])
+        if not len(vectors):
+            raise InputError(f"column `{name}` has no cell that can be read. Leave it out, or fix its cells.")
+        head.features.adapt(vectors.to(towers.device), seed=seed)
+
+
+@torch.no_grad()
+def moments_of(rows: EncodedRows, heads: Mapping[str, nn.Module]) -> Moments:
+    """The moments of what the linear maps of heads read, over the rows of all processes.
+
+    Args:
+        rows: the training items.
+        heads: modality → a head with a linear map.
+
+    Returns:
+        The same Moments in every process.
+
+    Raises:
+        InputError: a head without a linear map.
+    """
+    moments = Moments({name: linear_of(head).in_features for name, head in heads.items()}, rows.towers.device)
+    for columns in rows:
+        filled = {name: columns[name] for name in heads if name in columns}
+        values = {name: features_of(heads[name])(vectors.to(rows.towers.device)) for name, (vectors, _) in filled.items()}
+        moments.add(values, present={name: mask for name, (_, mask) in filled.items()})
+    return moments.over_processes()
+
+
+@torch.no_grad()
+def fill_heads(heads: Mapping[str, nn.Module], solution: Solution, power: float) -> None:
+    """Give heads the linear maps of a `Solution`, each scaled to the size of new weights, which unit length makes up for.
+
+    Args:
+        heads: modality → a head with a linear map.
+        solution: with at least as many components as the heads have.
+        power: see `Solution.head`.
+
+    Raises:
+        InputError: a head without a linear map, or a solution of fewer components.
+    """
+    for name, head in heads.items():
+        linear = linear_of(head)
+        if linear.out_features > len(solution.values):
+            raise InputError(
+                f"`dim` must be at most {len(solution.values)}, the components solved for; got {linear.out_features}."
+            )
+        weight, bias = solution.head(name, power=power, dim=linear.out_features)
+        # Entries of a new `nn.Linear` have the variance 1/(3 · width).
+        size = (3 * linear.in_features) ** -0.5 / weight.square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+        linear.weight.copy_(weight.mT * size)
+        linear.bias.copy_(bias * size)
+
+
+@torch.no_grad()
+def identity_heads(towers: Towers, heads: Mapping[str, nn.Module]) -> None:
+    """Start the linear maps where the vectors stand: for modalities that share one space already.
+
+    Features come out of the heads as they went into their towers, which standardise them.
+
+    Args:
+        towers: of the heads.
+        heads: modality → head.
+
+    Raises:
+        InputError: a head of another width than the space, or without a linear map of the vector itself.
+    """
+    for name, head in heads.items():
+        linear = linear_of(head)
+        if isinstance(head, KernelHead) or linear.in_features != linear.out_features:
+            raise InputError(
+                f"`start` 'identity' needs heads 'linear' or 'residual' of width `dim` = {linear.out_features}; column "
+                f"`{name}` has width {towers[name].width} and {'a kernel' if isinstance(head, KernelHead) else 'a linear map'}."
+            )
+        tower = towers[name]
+        linear.weight.copy_(torch.diag(tower.deviation) if isinstance(tower, Features) else torch.eye(linear.in_features))
+        linear.bias.copy_(tower.mean if isinstance(tower, Features) else torch.zeros(linear.in_features))
