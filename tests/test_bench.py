@@ -63,9 +63,9 @@ def test_what_does_not_fit_is_left_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--sizes=1", "`sizes` must be whole numbers of at least 2; got 1"),
-        ("--modalities=9", "`modalities` go up to 8"),
-        ("--tasks=speed", "`tasks` must be of gram, pmrl and scoring; got speed"),
+        ("--sizes=1", "`sizes` must be an integer in [2, 1048576]; got 1"),
+        ("--modalities=9", "`modalities` must be an integer in [2, 8]; got 9"),
+        ("--tasks=speed", "`tasks` must be one of gram, pmrl, scoring; got 'speed'"),
         ("--rounds=0", "at least 1"),
         ("--device=tpu", "`device` must be one of"),
     ],

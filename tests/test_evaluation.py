@@ -161,7 +161,7 @@ def test_two_modalities_have_no_joint_directions():
     [
         (Bundle.from_dict({"a": torch.eye(3)}), {}, "`bundle` must have at least two modalities to evaluate; got a"),
         (_bundle(), {"scores": ["volum"]}, "`scores` must be one of .*Did you mean 'volume'"),
-        (_bundle(), {"ks": (0,)}, "`ks` must be positive"),
+        (_bundle(), {"ks": (0,)}, "`ks` must be an integer of at least 1; got 0"),
         (_bundle(), {"subsets": "every"}, "`subsets` must be one of others, all, none; got 'every'"),
         (Bundle.from_dict({"a": [[1.0], None], "b": [None, [1.0]]}), {}, "no two modalities that share at least two items"),
     ],

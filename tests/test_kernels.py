@@ -298,7 +298,7 @@ def test_block_size_is_checked():
     from gramian.errors import InputError
 
     for make in (Gram, Pairwise, Centroid, Triangle, HyperGram, Contrast, PMRL):
-        with pytest.raises(InputError, match="`block_size` must be at least 1, or None to pick by size; got 0"):
+        with pytest.raises(InputError, match="`block_size` must be an integer of at least 1 or None; got 0"):
             make(block_size=0)
     with pytest.raises(InputError, match="`negatives` needs all scores at once"):
         Gram(negatives=3, block_size=16)

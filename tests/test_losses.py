@@ -705,13 +705,13 @@ def test_batches_that_cannot_be_contrasted_are_named(make, items, message):
         ),
         *((lambda make=make: make(label_smoothing=-0.1), r"got -0.1") for make in (Contrast, Pairwise)),
         *(
-            (lambda make=make: make(temperature=0.001), "`temperature` must be at least 0.01; got 0.001")
+            (lambda make=make: make(temperature=0.001), r"`temperature` must lie in \[0.01, 100\]; got 0.001")
             for make in (Gram, Pairwise)
         ),
-        (lambda: Gram(temperature=NAN), "`temperature` must be at least 0.01; got nan"),
-        (lambda: Temperature(0.0, learned=True), "`temperature` must be at least 0.01; got 0.0"),
-        (lambda: PMRL(alignment_temperature=0.0), "`alignment_temperature` must be positive; got 0.0"),
-        (lambda: PMRL(instance_temperature=NAN), "`instance_temperature` must be positive; got nan"),
+        (lambda: Gram(temperature=NAN), r"`temperature` must lie in \[0.01, 100\]; got nan"),
+        (lambda: Temperature(0.0, learned=True), r"`temperature` must lie in \[0.01, 100\]; got 0.0"),
+        (lambda: PMRL(alignment_temperature=0.0), r"`alignment_temperature` must lie in \(0, 100\]; got 0.0"),
+        (lambda: PMRL(instance_temperature=NAN), r"`instance_temperature` must lie in \(0, 100\]; got nan"),
     ],
 )
 def test_bad_options_are_named(make, message):

@@ -94,8 +94,8 @@ def test_a_query_with_nothing_present_has_a_finite_answer_and_gradient():
     [
         (lambda: Matcher(("text",), 8), "`modalities` must name at least two; got text"),
         (lambda: _matcher(anchor="txt"), "`anchor` must be one of text, image, audio or 'each'; got 'txt'"),
-        (lambda: _matcher(heads=3), "`heads` must divide `width`, and `layers` be at least 1; got 3, 16 and 1"),
-        (lambda: _matcher(layers=0), "`layers` be at least 1; got 2, 16 and 0"),
+        (lambda: _matcher(heads=3), "`heads` must divide `width`; got 3 and 16"),
+        (lambda: _matcher(layers=0), "`layers` must be an integer of at least 1; got 0"),
         (lambda: _matcher(dropout=1.0), r"`dropout` must lie in \[0, 1\); got 1.0"),
         (lambda: _matcher()(_bundle()[:3], _bundle()), "must have one number of rows; got 3 and 12"),
         (
@@ -182,7 +182,7 @@ def test_reranking_leaves_the_mode_of_the_head_and_draws_nothing():
 def test_evaluate_refuses_what_the_head_does_not_know():
     with pytest.raises(InputError, match="`bundle` lacks the modalities audio that the matching head was trained on"):
         evaluate(_bundle().select("text", "image"), matcher=_matcher())
-    with pytest.raises(InputError, match="`rerank` must be at least 1; got 0"):
+    with pytest.raises(InputError, match="`rerank` must be an integer of at least 1; got 0"):
         evaluate(_bundle(), matcher=_matcher(), rerank=0)
 
 
@@ -276,7 +276,7 @@ def test_the_command_line_trains_and_reranks(tmp_path, capsys, caplog):
     assert "re-ranked" not in capsys.readouterr().out.replace("not re-ranked", "")
     assert "not re-ranked: the matching head reads text, image, audio" in caplog.text
     assert main(["train", "--data", str(data), "--output", str(run / "2"), "--matching", "-1"]) == 2
-    assert "`matching` must be a finite weight, 0 for none; got -1.0" in capsys.readouterr().err
+    assert "`matching` must be a finite number of at least 0; got -1.0" in capsys.readouterr().err
     assert main(["train", "--data", str(data), "--output", str(run / "2"), "--loss", "Matching"]) == 2
     assert "--matching 0.1" in capsys.readouterr().err
 

@@ -302,8 +302,8 @@ def test_batches_of_one_item_are_too_small(options, items, message):
     ("make", "message"),
     [
         (lambda: Matching(Head(), score="volum"), "`score` must be one of span, cone, .*; got 'volum'. Did you mean 'volume'"),
-        (lambda: Matching(Head(), temperature=0.0), "`temperature` must be positive; got 0.0"),
-        (lambda: Matching(Head(), temperature=math.nan), "`temperature` must be positive; got nan"),
+        (lambda: Matching(Head(), temperature=0.0), r"`temperature` must lie in \(0, 100\]; got 0.0"),
+        (lambda: Matching(Head(), temperature=math.nan), r"`temperature` must lie in \(0, 100\]; got nan"),
         (
             lambda: Matching(Head(), anchor="txt")(numbered()),
             r"`anchor` must be one of text, image, audio, 'each' or 'random'; got 'txt'\. .* as in Matching\(anchor='text'\)",

@@ -86,7 +86,7 @@ def test_summaries_by_hand():
     none = Ranks(np.array([], dtype=int), np.array([], dtype=int))
     assert np.isnan(recall_at_k(none, 1))
     assert np.isnan(mean_reciprocal_rank(none))
-    with pytest.raises(InputError, match="`k` must be at least 1"):
+    with pytest.raises(InputError, match="`k` must be an integer of at least 1"):
         recall_at_k(found, 0)
 
 

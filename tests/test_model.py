@@ -143,10 +143,10 @@ def test_bad_columns_are_refused(aligner, columns, message):
     ("build", "message"),
     [
         (lambda: Aligner({}, dim=4), "`modalities` must name at least one"),
-        (lambda: Aligner({"a": 3}, dim=0), "`dim` must lie in"),
+        (lambda: Aligner({"a": 3}, dim=0), "`dim` must be an integer in"),
         (lambda: Aligner({"a": Modality(3, "identity")}, dim=4), "`head` 'identity' needs width 4"),
         (lambda: Aligner({"a": Modality(3, "liner")}, dim=4), "`head` must be one of .* Did you mean 'linear'"),
-        (lambda: Features(0), "`width` must be at least 1"),
+        (lambda: Features(0), "`width` must be an integer of at least 1"),
         (lambda: build_head("linaer", 3, 4), "Did you mean 'linear'"),
         (lambda: Features(3)(torch.zeros(2, 2)), r"features must have shape \(n, 3\)"),
     ],
@@ -296,7 +296,7 @@ def test_a_bug_in_ones_own_collation_is_told_as_what_it_is():
 
 @pytest.mark.parametrize("workers", [-1, 1.5, True, "2"])
 def test_numbers_of_processes_that_are_none(workers):
-    with pytest.raises(InputError, match="`workers` must be a number of processes"):
+    with pytest.raises(InputError, match="`workers` must be an integer in"):
         Reading(workers)
 
 

@@ -264,7 +264,7 @@ def test_check_on_the_command_line(config, capsys):
     assert "item-7" in out
     assert "24" in out
     assert main(["check", str(config), "--workers", "-1"]) == 2
-    assert "`workers` must be a number of processes" in capsys.readouterr().err
+    assert "`workers` must be an integer in" in capsys.readouterr().err
     assert main(["check", str(config), "--strict"]) == 2
     assert "3 cells cannot be read, the first in column `image`, id 'item-2': 0 bytes" in capsys.readouterr().err
 
@@ -647,7 +647,7 @@ def test_columns_that_the_model_does_not_read_are_an_error_wherever_it_writes(co
     assert main([*words, *more, "--config", str(towers_of(config, tmp_path)), "--columns", "text,smell"]) == 2
     assert "`columns` must be one of text; got 'smell'" in capsys.readouterr().err
     assert main([*words, *more, "--config", str(towers_of(config, tmp_path)), "--workers", "-1"]) == 2
-    assert "`workers` must be a number of processes" in capsys.readouterr().err
+    assert "`workers` must be an integer in" in capsys.readouterr().err
     assert not (tmp_path / output).exists()
 
 

@@ -892,9 +892,18 @@ ONE, TWO = torch.ones(1, 3), bundle(torch.ones(1, 2, 3))
             lambda: cosine(ONE, ONE, reduce="maxx"),
             r"`reduce` must be one of mean, max, softmax; got 'maxx'. Did you mean 'max'",
         ),
-        (lambda: cosine(ONE, ONE, reduce="softmax", temperature=0), "`temperature` must be finite and at least 1e-6; got 0"),
-        (lambda: weighted_centroid(ONE, ONE, temperature=-0.1), "`temperature` must be finite and at least 1e-6; got -0.1"),
-        (lambda: weighted_centroid(ONE, TWO, temperature=NAN), "`temperature` must be finite and at least 1e-6; got nan"),
+        (
+            lambda: cosine(ONE, ONE, reduce="softmax", temperature=0),
+            "`temperature` must be a finite number of at least 1e-06; got 0",
+        ),
+        (
+            lambda: weighted_centroid(ONE, ONE, temperature=-0.1),
+            "`temperature` must be a finite number of at least 1e-06; got -0.1",
+        ),
+        (
+            lambda: weighted_centroid(ONE, TWO, temperature=NAN),
+            "`temperature` must be a finite number of at least 1e-06; got nan",
+        ),
         (lambda: negative_hyperbolic_volume(ONE, ONE, alpha=1.5), r"`alpha` must lie in \[0, 1\]; got 1.5"),
         (lambda: negative_hyperbolic_volume(ONE, ONE, alpha=NAN), r"`alpha` must lie in \[0, 1\]; got nan"),
         (lambda: negative_hyperbolic_volume(ONE, ONE, curvature=0), r"`curvature` must lie in \(0, 400\]; got 0"),

@@ -134,7 +134,7 @@ def test_methods_are_compared_item_by_item_and_seed_by_seed(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": 0}, "`seeds` must be at least 1; got 0"),
+        ({"seeds": 0}, "`seeds` must be an integer of at least 1; got 0"),
         ({"split": "dev"}, "`split` must be one of train, validation, test; got 'dev'"),
         ({"methods": []}, "`methods` must be one or more with different names; got none"),
         ({"methods": [PAIRWISE, replace(GRAM, name="pairwise!")]}, "`methods` must be one or more with different names"),
@@ -205,7 +205,7 @@ def test_a_part_of_the_study_has_the_reference_besides(tmp_path):
         (["objectives", "--methods", "gram-con-each"], "`methods` must be one of .* Did you mean 'gram-cone-each'"),
         (["objectives", "--page", "none.md"], "`page` must be an existing Markdown file"),
         (["objectives", "--page", str(ROOT / "docs" / "objectives.md"), "--epochs", "1"], "`page` shows whole studies"),
-        (["objectives", "--seeds", "0"], "`seeds` must be at least 1"),
+        (["objectives", "--seeds", "0"], "`seeds` must be an integer of at least 1"),
         (["stamps_selection", "--page", str(ROOT / "README.md")], "`page` must have the lines <!-- candidates -->"),
         (["objektives"], "`study` must be one of objectives, stamps_selection; got 'objektives'"),
         (["objectives", "stamps_selection"], "'stamps_selection' belongs to no option"),

@@ -16,7 +16,7 @@ from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken
 from gramian.data.sources import MANIFEST, files_state
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, listing, require
+from gramian.errors import InputError, check_choice, check_number, listing, require
 from gramian.files import LOCK, atomic, claimed, write_text
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import Encoder, fingerprint
@@ -100,8 +100,7 @@ def embed_shards(
     """
     require("accelerate", "pyarrow")
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
-        if value is not None and value < 1:
-            raise InputError(f"`{name}` must be at least 1; got {value}.")
+        check_number(name, value, "[1, inf)", integer=True, optional=True)
     for name in columns or ():
         check_choice("columns", name, model.modalities)
     if isinstance(data, Table):

@@ -8,13 +8,27 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
-from typing import TypeVar
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any, TypeVar
 
-__all__ = ["InputError", "TooSmallError", "check_choice", "first_line", "listing", "require", "unknown_option", "wrong_choice"]
+__all__ = [
+    "InputError",
+    "TooSmallError",
+    "check_choice",
+    "check_choices",
+    "check_number",
+    "first_line",
+    "listing",
+    "require",
+    "unknown_option",
+    "wrong_choice",
+]
 
 
 Name = TypeVar("Name", bound=str)
+Number = TypeVar("Number", bound=float | None)
 
 
 class InputError(ValueError):
@@ -38,6 +52,69 @@ def check_choice(argument: str, value: Name, choices: Iterable[str]) -> Name:
     if value in names:
         return value
     raise wrong_choice(argument, value, names)
+
+
+def check_choices(argument: str, values: Sequence[Name], choices: Iterable[str]) -> Sequence[Name]:
+    """Return `values` if each is one of `choices`, and none occurs twice.
+
+    Raises:
+        InputError: see `check_choice`; a repeated value.
+
+    >>> check_choices("scores", ["span", "span"], ["volume", "span"])
+    Traceback (most recent call last):
+    ...
+    gramian.errors.InputError: `scores` must not repeat an entry; got span, span.
+    """
+    names = list(choices)
+    for value in values:
+        check_choice(argument, value, names)
+    if len(set(values)) < len(values):
+        raise InputError(f"`{argument}` must not repeat an entry; got {listing(values)}.")
+    return values
+
+
+def check_number(
+    argument: str, value: Number, interval: str, *, integer: bool = False, optional: bool = False, why: str = ""
+) -> Number:
+    """Return `value` if it is a number in an interval.
+
+    Args:
+        argument: what to call it in the error.
+        value: to check; NaN is no number, nor is True.
+        interval: as in mathematics: "[0, 1)" holds 0 but not 1; "[1, inf)" has no upper end.
+        integer: accept whole numbers alone.
+        optional: accept None as well.
+        why: a reason, or what to do instead; follows the interval.
+
+    Returns:
+        `value`.
+
+    Raises:
+        InputError: it is not.
+
+    >>> check_number("epochs", 3, "[1, inf)", integer=True)
+    3
+    >>> check_number("warmup", 2, "[0, 1)")
+    Traceback (most recent call last):
+    ...
+    gramian.errors.InputError: `warmup` must lie in [0, 1); got 2.
+    """
+    if value is None and optional:
+        return value
+    low, high = map(float, interval[1:-1].split(","))
+    number: Any = value if isinstance(value, Integral if integer else Real) and not isinstance(value, bool) else math.nan
+    above = low < number or (low == number and interval[0] == "[")
+    below = number < high or (number == high and interval[-1] == "]")
+    if above and below and not (integer and number >= LARGEST):
+        return value
+    what = "be an integer" if integer else "be a finite number" if high == math.inf else "lie"
+    place = f"in {interval}" if high < math.inf else f"{'of at least' if interval[0] == '[' else 'above'} {low:g}"
+    limit = " and below 2⁶³" if integer and number >= LARGEST else ""
+    reason = f", {why}" if why else ""
+    raise InputError(f"`{argument}` must {what} {place}{limit}{' or None' * optional}{reason}; got {value!r:.60}.")
+
+
+LARGEST = 2**63  # what torch and NumPy cannot count
 
 
 def wrong_choice(argument: str, value: str, choices: Iterable[str]) -> InputError:

@@ -21,7 +21,7 @@ from gramian.benchmark.environment import environment
 from gramian.benchmark.published import gram_loss, pmrl_loss, volumes
 from gramian.bundle import Bundle
 from gramian.distributed import device as best_device
-from gramian.errors import InputError, check_choice, require
+from gramian.errors import check_choice, check_choices, check_number, require
 from gramian.evaluation.plots import cost_curves
 from gramian.files import atomic
 from gramian.geometry import orthogonalize, safe_sqrt
@@ -134,16 +134,16 @@ def bench(
         InputError: an unknown task, or sizes that are too small or too many.
     """
     require("matplotlib")
-    for name, values, least in (("sizes", sizes, 2), ("modalities", modalities, 2), ("galleries", galleries, 1)):
-        if not values or min(values) < least:
-            raise InputError(
-                f"`{name}` must be whole numbers of at least {least}; got {', '.join(map(str, values)) or 'none'}."
-            )
-    if max(modalities) > len(NAMES) or dim < 1 or rounds < 1:
-        raise InputError(f"`modalities` go up to {len(NAMES)}; `dim` and `rounds` must be at least 1; got {dim} and {rounds}.")
-    unknown = sorted(set(tasks) - set(TASKS))
-    if unknown or not tasks:
-        raise InputError(f"`tasks` must be of gram, pmrl and scoring; got {', '.join(unknown) or 'none'}.")
+    check_choices("tasks", tasks, TASKS)
+    for name, values, interval in (
+        ("sizes", sizes, "[2, 1048576]"),
+        ("modalities", modalities, f"[2, {len(NAMES)}]"),
+        ("galleries", galleries, "[1, 1e9]"),
+        ("dim", [dim], "[1, 1048576]"),
+        ("rounds", [rounds], "[1, inf)"),
+    ):
+        for value in values:
+            check_number(name, value, interval, integer=True)
     best = best_device()
     where = best if device is None else torch.device(check_choice("device", device, dict.fromkeys([best.type, "cpu"])))
     console = console or Console(quiet=True)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gramian.benchmark.environment import versions
 from gramian.bundle import Bundle
 from gramian.data import Table
-from gramian.errors import InputError, check_choice, require
+from gramian.errors import InputError, check_choice, check_number, require
 from gramian.evaluation import Report, evaluate, hits
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
 from gramian.files import write_text
@@ -130,8 +130,7 @@ def study(
     Raises:
         InputError: no seeds, methods or tasks, or two with one name.
     """
-    if seeds < 1:
-        raise InputError(f"`seeds` must be at least 1; got {seeds}.")
+    check_number("seeds", seeds, "[1, inf)", integer=True)
     check_choice("split", split, SPLITS)
     for argument, names in (("tasks", [_slug(task.name) for task in tasks]), ("methods", [_slug(one.name) for one in methods])):
         if not names or len(set(names)) < len(names):

@@ -23,7 +23,7 @@ from gramian.data.content import (
     open_recording,
     until_end,
 )
-from gramian.errors import InputError, require
+from gramian.errors import check_number, require
 
 __all__ = ["MAX_SECONDS", "audio_seconds", "read_audio"]
 
@@ -63,8 +63,8 @@ def read_audio(
     require("soundfile", "soxr", "av")
     import soxr
 
-    if rate < 1 or (seconds is not None and not seconds > 0):
-        raise InputError(f"`rate` and `seconds` must be positive; got {rate} and {seconds}.")
+    check_number("rate", rate, "[1, inf)")
+    check_number("seconds", seconds, "(0, inf)", optional=True)
     if isinstance(source, Mapping) and "array" in source:
         samples, own_rate = _decoded_samples(source, seconds, generator)
     else:

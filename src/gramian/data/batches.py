@@ -18,7 +18,7 @@ from gramian.data.media import Unreadable
 from gramian.data.readers import FeatureReader, Reader
 from gramian.data.table import Table
 from gramian.distributed import device
-from gramian.errors import InputError, listing
+from gramian.errors import InputError, check_number, listing
 
 __all__ = ["Batch", "Collator", "Loader", "Reading"]
 
@@ -32,15 +32,14 @@ class Reading:
         strict: raise at a cell that cannot be read, which otherwise counts as missing.
 
     Raises:
-        InputError: `workers` that is not an integer of at least 0.
+        InputError: `workers` that is not an integer in [0, 1024].
     """
 
     workers: int = 0
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 0:
-            raise InputError(f"`workers` must be a number of processes, 0 to read in this one; got {self.workers!r}.")
+        check_number("workers", self.workers, "[0, 1024]", integer=True)
 
 
 @dataclass(frozen=True)
@@ -273,9 +272,7 @@ class Loader:
         Raises:
             InputError: a `size` below 1; a cell that cannot be read, if the reading is strict.
         """
-        size = (32 if self.raw else 4096) if size is None else size
-        if size < 1:
-            raise InputError(f"`batch_size` must be at least 1; got {size}.")
+        size = check_number("batch_size", (32 if self.raw else 4096) if size is None else size, "[1, inf)", integer=True)
         rows = range(len(self.table)) if rows is None else rows
         for parts in self(rows[start : start + size] for start in range(0, max(1, len(rows)), size)):
             yield from parts

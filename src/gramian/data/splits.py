@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from gramian.data.table import Table
-from gramian.errors import InputError, listing
+from gramian.errors import InputError, check_number, listing
 
 __all__ = ["hold_out", "paired_items"]
 
@@ -30,6 +30,7 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     >>> [len(part) for part in hold_out(table, 0.3, seed=0)]
     [7, 3]
     """
+    check_number("validation_share", share, "(0, 1)")
     if table.split is not None:
         absent = {"train", "validation"} - set(table.split)
         if absent:
@@ -38,8 +39,6 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
                 "Rename them, or leave the column out to hold out a share at random."
             )
         return table.part("train"), table.part("validation")
-    if not 0 < share < 1:
-        raise InputError(f"`validation_share` must lie in (0, 1); got {share}.")
     names = table.item_ids or table.ids
     distinct = list(dict.fromkeys(names))
     count = max(2, round(share * len(distinct)))

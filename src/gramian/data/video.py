@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gramian.data.content import MAX_PIXELS, Place, Source, Unreadable, chosen_track, open_container, open_recording, until_end
-from gramian.errors import InputError, require
+from gramian.errors import check_number, require
 
 __all__ = ["read_video"]
 
@@ -41,8 +41,7 @@ def read_video(
             `MAX_PIXELS` pixels, or a file that is cut off.
     """
     require("av")
-    if frames < 1:
-        raise InputError(f"`frames` must be at least 1; got {frames}.")
+    check_number("frames", frames, "[1, inf)", integer=True)
     # Divided last, so that the middle of a part that begins or ends with a frame is not off by a rounding.
     places = (np.arange(frames) + (0.5 if generator is None else generator.uniform(size=frames)), frames)
     opened = open_recording(source, folder)

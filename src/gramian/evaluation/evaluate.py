@@ -9,7 +9,7 @@ from rich.progress import Progress, TaskID
 
 from gramian.bundle import Bundle
 from gramian.data.cells import Broken
-from gramian.errors import InputError, check_choice, listing
+from gramian.errors import InputError, check_choice, check_choices, check_number
 from gramian.evaluation.directions import DEFAULT, SUBSETS, Subsets, single_directions, subset_directions
 from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.report import Report
@@ -65,12 +65,12 @@ def evaluate(
     """
     if len(bundle.modalities) < 2:
         raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")
-    for name in scores:
-        check_choice("scores", name, SCORES)
-    if rerank < 1:
-        raise InputError(f"`rerank` must be at least 1; got {rerank}.")
-    if not ks or min(ks) < 1:
-        raise InputError(f"`ks` must be positive cut-offs such as 1, 5, 10; got {listing(ks) or 'none'}.")
+    check_choices("scores", scores, SCORES)
+    check_number("rerank", rerank, "[1, inf)", integer=True)
+    if not ks:
+        raise InputError("`ks` must hold at least one cut-off, such as 1, 5, 10; got none.")
+    for k in ks:
+        check_number("ks", k, "[1, inf)", integer=True)
     check_choice("subsets", subsets, SUBSETS)
     m = len(bundle.modalities)
     count = {"others": int(m > 2), "all": 2 ** (m - 1) - m, "none": 0}[subsets]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gramian.errors import InputError
+from gramian.errors import InputError, check_number
 from gramian.kernels import Form, Given, Linear, log_sums
 from gramian.kernels.ranks import top_k
 
@@ -99,8 +99,7 @@ def hits_at_k(ranks: Ranks, k: int) -> NDArray[np.float64]:
     >>> hits_at_k(Ranks(np.array([0, 2, 4]), np.array([0, 3, 0])), 3)
     array([1.  , 0.25, 0.  ])
     """
-    if k < 1:
-        raise InputError(f"`k` must be at least 1; got {k}.")
+    check_number("k", k, "[1, inf)", integer=True)
     return np.clip((k - ranks.better) / (ranks.tied + 1), 0, 1)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.errors import InputError
+from gramian.errors import InputError, check_number
 
 __all__ = ["Interval", "difference_interval", "share_interval", "student_quantile"]
 
@@ -129,8 +129,7 @@ class _Mean(NamedTuple):
 
 
 def _mean(values: NDArray[np.float64], items: NDArray[np.int64] | None, level: float, low: float, high: float) -> _Mean | None:
-    if not 0 < level < 1:
-        raise InputError(f"`level` must lie in (0, 1); got {level}.")
+    check_number("level", level, "(0, 1)")
     if values.ndim not in (1, 2, 3):
         raise InputError(f"`values` must have 1 to 3 axes; got shape {values.shape}.")
     data = np.asarray(values, dtype=np.float64).reshape((1,) * (3 - values.ndim) + values.shape)
@@ -180,8 +179,8 @@ def student_quantile(p: float, degrees: int) -> float:
     >>> round(student_quantile(0.975, 2), 3), round(student_quantile(0.975, 100), 3)
     (4.303, 1.984)
     """
-    if not 0.5 <= p < 1 or degrees < 1:
-        raise InputError(f"`p` must lie in [0.5, 1) and `degrees` be at least 1; got {p} and {degrees}.")
+    check_number("p", p, "[0.5, 1)")
+    check_number("degrees", degrees, "[1, inf)")
 
     def within(angle: float) -> float:
         """P(|t| ≤ √ν tan φ)."""

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gramian.bundle import Bundle
 from gramian.distributed import Gathered
-from gramian.errors import InputError, TooSmallError
+from gramian.errors import InputError, TooSmallError, check_number
 from gramian.geometry import widened
 from gramian.losses.base import Loss
 from gramian.papers import GRADCACHE, Paper
@@ -184,9 +184,7 @@ class CachedAlignmentLoss(AlignmentLoss):
         gather: bool = True,
     ) -> None:
         super().__init__(model, loss, columns=columns, gather=gather)
-        if mini_batch_size < 1:
-            raise InputError(f"`mini_batch_size` must be at least 1; got {mini_batch_size}.")
-        self.mini_batch_size = mini_batch_size
+        self.mini_batch_size = check_number("mini_batch_size", mini_batch_size, "[1, inf)", integer=True)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch; arguments as for `AlignmentLoss`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle, Vectors
-from gramian.errors import InputError, TooSmallError
+from gramian.errors import InputError, TooSmallError, check_number
 from gramian.kernels import Exchange
 from gramian.losses.functional import LOCAL
 from gramian.papers import Paper
@@ -124,10 +123,12 @@ class Sum(Loss):
     def __init__(self, losses: Sequence[Loss], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         weights = [1.0] * len(losses) if weights is None else weights
-        if not losses or len(losses) != len(weights):
+        if not losses:
+            raise InputError("`losses` must hold at least one loss; got none.")
+        if len(losses) != len(weights):
             raise InputError(f"`weights` must give each of the losses one factor; got {len(weights)} for {len(losses)}.")
-        if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-            raise InputError(f"`weights` must be finite and not negative; got {', '.join(map(str, weights))}.")
+        for i, weight in enumerate(weights):
+            check_number(f"weights[{i}]", weight, "[0, inf)")
         self.papers = tuple(dict.fromkeys(paper for loss in losses for paper in loss.papers))
         self.losses = nn.ModuleList(losses)
         self.weights = tuple(float(weight) for weight in weights)

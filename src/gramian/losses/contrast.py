@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, check_number
 from gramian.geometry import check_curvature
 from gramian.kernels import Form, Given
 from gramian.losses.base import LossOutput
@@ -249,8 +249,7 @@ class HyperGram(Contrast):
         **options: Unpack[SoftmaxOptions],
     ) -> None:
         super().__init__("hyperbolic_volume", anchor=anchor, **options)
-        if not 0 < alpha < 1:
-            raise InputError(f"`alpha` must lie in (0, 1); got {alpha}. For α = 1 use Gram().")
+        check_number("alpha", alpha, "(0, 1)", why="for α = 1 use Gram()")
         check_curvature(curvature)
         logit = torch.tensor(alpha).logit()
         self.initial_alpha = alpha

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gramian.errors import InputError
+from gramian.errors import InputError, check_number
 from gramian.kernels import Backend, Exchange, Form, Given, LogSums, all_pairs
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def info_nce(
     tensor(0.6931)
     """
     form = _square(logits, ids)
-    check_negatives(negatives)
+    check_number("negatives", negatives, "[1, inf)", integer=True, optional=True)
     n, device = form.shape[0], form.queries[0].device
     if negatives is not None and negatives < n - 1:
         table = all_pairs(form)
@@ -102,28 +102,6 @@ def cross_entropies(sums: LogSums, smoothing: float, counted: Int[Tensor, " n"] 
     if counted is not None:
         entropies = entropies - smoothing * (sums.row_totals + sums.column_totals) / (2 * counted)
     return entropies
-
-
-def check_negatives(negatives: int | None) -> int | None:
-    """`negatives`, checked.
-
-    Raises:
-        InputError: fewer than one.
-    """
-    if negatives is not None and negatives < 1:
-        raise InputError(f"`negatives` must be at least 1, or None for all; got {negatives}.")
-    return negatives
-
-
-def check_block_size(block_size: int | None) -> int | None:
-    """`block_size`, checked.
-
-    Raises:
-        InputError: below 1.
-    """
-    if block_size is not None and block_size < 1:
-        raise InputError(f"`block_size` must be at least 1, or None to pick by size; got {block_size}.")
-    return block_size
 
 
 def _square(logits: Tensor | Form, ids: Tensor | None) -> Form:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice
+from gramian.errors import check_choice, check_number
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, RANDOM, against_others, anchors_of, draw_anchor
 from gramian.papers import GRAM, PMRL
@@ -47,8 +47,7 @@ class Matching(Loss):
     ) -> None:
         super().__init__()
         check_choice("score", score, SCORES)
-        if not temperature > 0:
-            raise InputError(f"`temperature` must be positive; got {temperature}.")
+        check_number("temperature", temperature, "(0, 100]")
         self.matcher = matcher
         self.score = score
         self.anchor = anchor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, listing
+from gramian.errors import InputError, check_choice, check_number, listing
 from gramian.kernels import Form
 from gramian.losses.base import LossOutput
 from gramian.losses.functional import sigmoid_loss
@@ -70,8 +70,8 @@ class Pairwise(SoftmaxLoss):
             raise InputError(f"`pairs` must hold pairs of two modalities; got {listing(pairs) or 'none'}.")
         if objective == "sigmoid" and (self.label_smoothing or self.negatives is not None or self.backend != "torch"):
             raise InputError("`label_smoothing`, `negatives` and `backend` belong to `objective` 'softmax'; got 'sigmoid'.")
-        if weights is not None and not all(0 <= weight < float("inf") for weight in weights.values()):
-            raise InputError(f"`weights` must be finite and not negative; got {dict(weights)}.")
+        for name, weight in (weights or {}).items():
+            check_number(f"weights[{name!r}]", weight, "[0, inf)")
         self.anchor = anchor
         self.pairs = None if pairs is None else tuple((first, second) for first, second in pairs)
         self.objective = objective

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError
+from gramian.errors import check_number
 from gramian.geometry import direction, spectrum, widened
 from gramian.kernels import PLAIN, Form, Linear, self_products
 from gramian.losses.base import Loss, LossOutput, too_small
-from gramian.losses.functional import LOCAL, check_block_size, info_nce
+from gramian.losses.functional import LOCAL, info_nce
 from gramian.papers import PMRL as PAPER
 
 __all__ = ["PMRL"]
@@ -58,9 +58,8 @@ class PMRL(Loss):
             ("alignment_temperature", alignment_temperature),
             ("instance_temperature", instance_temperature),
         ):
-            if not value > 0:
-                raise InputError(f"`{name}` must be positive; got {value}.")
-        self.block_size = check_block_size(block_size)
+            check_number(name, value, "(0, 100]")
+        self.block_size = check_number("block_size", block_size, "[1, inf)", integer=True, optional=True)
         self.signed = signed
         self.alignment_temperature = alignment_temperature
         self.instance_temperature = instance_temperature

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, unknown_option
+from gramian.errors import InputError, check_choice, check_number, unknown_option
 from gramian.kernels import Backend, Form
 from gramian.losses.base import Loss, LossOutput, comparable
-from gramian.losses.functional import check_block_size, check_negatives, info_nce
+from gramian.losses.functional import info_nce
 
 __all__ = ["SoftmaxLoss", "SoftmaxOptions", "Temperature"]
 
@@ -24,7 +24,7 @@ class SoftmaxOptions(TypedDict, total=False):
     """The options of every softmax loss; `inspect.signature` of a class shows them with that class's own defaults.
 
     Attributes:
-        temperature: initial τ, at least 0.01; or one per comparison, by the name of its part, as in {"text-image": 0.07,
+        temperature: initial τ, in [0.01, 100]; or one per comparison, by the name of its part, as in {"text-image": 0.07,
             "text-audio": 0.2}. None for the paper's. 0.07 as in CLIP and GRAM unless the class says otherwise.
         learn_temperature: whether τ is a parameter, held as log τ and kept at or above 0.01 (CLIP's bound; GRAM's paper has
             none). True as in the papers.
@@ -85,11 +85,9 @@ class SoftmaxLoss(Loss):
             raise InputError(
                 "`backend` 'triton' cuts blocks of its own, of all negatives; leave `block_size` and `negatives` out."
             )
-        if not 0 <= chosen["label_smoothing"] < 1:
-            raise InputError(f"`label_smoothing` must lie in [0, 1); got {chosen['label_smoothing']}.")
-        self.label_smoothing = chosen["label_smoothing"]
-        self.negatives = check_negatives(chosen["negatives"])
-        self.block_size = check_block_size(chosen["block_size"])
+        self.label_smoothing = check_number("label_smoothing", chosen["label_smoothing"], "[0, 1)")
+        self.negatives = check_number("negatives", chosen["negatives"], "[1, inf)", integer=True, optional=True)
+        self.block_size = check_number("block_size", chosen["block_size"], "[1, inf)", integer=True, optional=True)
         self.backend = check_choice("backend", chosen["backend"], get_args(Backend))
         temperature = 0.07 if chosen["temperature"] is None else chosen["temperature"]
         self.temperature = Temperature(temperature, learned=chosen["learn_temperature"])
@@ -177,7 +175,7 @@ class Temperature(nn.Module):
         minimum: the lowest τ.
 
     Raises:
-        InputError: an initial τ below `minimum`, or none.
+        InputError: an initial τ below `minimum` or above 100, or none.
 
     >>> tau = Temperature({"text-image": 0.07, "text-audio": 0.2}, learned=True)
     >>> round(tau("text-audio").item(), 3)
@@ -187,8 +185,10 @@ class Temperature(nn.Module):
     def __init__(self, initial: float | Mapping[str, float], *, learned: bool, minimum: float = 0.01) -> None:
         super().__init__()
         values = list(initial.values()) if isinstance(initial, Mapping) else [initial]
-        if not values or not all(value >= minimum for value in values):
-            raise InputError(f"`temperature` must be at least {minimum}; got {', '.join(map(str, values)) or 'none'}.")
+        for value in values:
+            check_number("temperature", value, f"[{minimum}, 100]")
+        if not values:
+            raise InputError("`temperature` must hold one per comparison; got none.")
         self.names = tuple(initial) if isinstance(initial, Mapping) else None
         self.initial = dict(initial) if isinstance(initial, Mapping) else initial
         self.minimum = minimum

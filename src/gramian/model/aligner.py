@@ -21,7 +21,7 @@ from gramian.canonical.features import Kernel
 from gramian.data.batches import Batch, Collator, Loader, Reading
 from gramian.data.cells import Broken, summary
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, listing
+from gramian.errors import InputError, check_choice, check_number, listing
 from gramian.geometry import unit, widened
 from gramian.model import saving
 from gramian.model.heads import HeadName, Modality, build_head
@@ -73,9 +73,7 @@ class Aligner(nn.Module):
         super().__init__()
         if not modalities:
             raise InputError("`modalities` must name at least one; got none.")
-        if not 1 <= dim <= 2**20:
-            raise InputError(f"`dim` must lie in [1, 2²⁰]; got {dim}.")
-        self.dim = dim
+        self.dim = check_number("dim", dim, "[1, 1048576]", integer=True)
         self.modalities = {name: _modality(entry) for name, entry in modalities.items()}
         for name in tokens:
             check_choice("tokens", name, self.modalities)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError
+from gramian.errors import InputError, check_number
 from gramian.tokens import Tokens
 
 __all__ = ["Matcher"]
@@ -60,10 +60,11 @@ class Matcher(nn.Module):
             raise InputError(f"`modalities` must name at least two; got {', '.join(modalities) or 'none'}.")
         if anchor != "each" and anchor not in modalities:
             raise InputError(f"`anchor` must be one of {', '.join(modalities)} or 'each'; got {anchor!r}.")
-        if layers < 1 or heads < 1 or width < 1 or width % heads:
-            raise InputError(f"`heads` must divide `width`, and `layers` be at least 1; got {heads}, {width} and {layers}.")
-        if not 0 <= dropout < 1:
-            raise InputError(f"`dropout` must lie in [0, 1); got {dropout}.")
+        for name, value in (("layers", layers), ("heads", heads), ("width", width)):
+            check_number(name, value, "[1, inf)", integer=True)
+        if width % heads:
+            raise InputError(f"`heads` must divide `width`; got {heads} and {width}.")
+        check_number("dropout", dropout, "[0, 1)")
         self.modalities = tuple(modalities)
         self.dim = dim
         self.anchor = anchor

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gramian.data.batches import Batch, Collator
 from gramian.data.readers import CustomReader, FeatureReader, Reader
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, check_number
 from gramian.tokens import Tokens
 
 __all__ = [
@@ -94,9 +94,7 @@ class Features(Tower):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        if width < 1:
-            raise InputError(f"`width` must be at least 1; got {width}.")
-        self.width = width
+        self.width = check_number("width", width, "[1, inf)", integer=True)
         self.reader = FeatureReader()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
@@ -150,10 +148,8 @@ class Custom(Tower):
         learning_rate: float | None = None,
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise InputError(f"`width` must be at least 1; got {width}.")
         self.module = module
-        self.width = width
+        self.width = check_number("width", width, "[1, inf)", integer=True)
         self.reader = CustomReader(read, collate)
         self.learning_rate = learning_rate
 

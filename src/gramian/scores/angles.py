@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from gramian.errors import InputError, check_choice
+from gramian.errors import check_choice, check_number
 from gramian.geometry import direction, full_precision, leading_direction
 from gramian.kernels import Form, Linear
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
@@ -195,8 +195,7 @@ def _inner(first: Tensor, second: Tensor) -> Form:
 
 
 def _check_temperature(temperature: float) -> None:
-    if not 1e-6 <= temperature < float("inf"):
-        raise InputError(f"`temperature` must be finite and at least 1e-6; got {temperature}.")
+    check_number("temperature", temperature, "[1e-6, inf)")
 
 
 def _pairs(Q: Side, M: Side) -> Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gramian.errors import InputError
+from gramian.errors import check_number
 from gramian.geometry import check_triangle, edges_of, full_precision, lorentz, orthogonalize, safe_sqrt
 from gramian.kernels import Form, Projection, Residual, Traced
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
@@ -172,8 +172,8 @@ def negative_hyperbolic_volume(
     >>> negative_hyperbolic_volume(vector, vector), negative_hyperbolic_volume(vector, -vector) < -1
     (tensor([[-0.]]), tensor([[True]]))
     """
-    if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
-        raise InputError(f"`alpha` must lie in [0, 1]; got {alpha}.")
+    if not isinstance(alpha, Tensor):
+        check_number("alpha", alpha, "[0, 1]")
     Q, M = sides(queries, items)
     return scored(hyperbolic_form(Q, M, alpha=alpha, curvature=curvature), Q, M)
 

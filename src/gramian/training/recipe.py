@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from gramian.data.cells import Broken
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, check_number
 from gramian.model.options import convert
 
 __all__ = ["History", "Precision", "Recipe"]
@@ -63,43 +62,20 @@ class Recipe:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in _COUNTS.items():
-            value = getattr(self, name)
-            optional = name in ("micro_batch", "patience")
-            if (value is None and optional) or (type(value) is int and value >= least):
-                continue
-            why = ", because one item has nothing to contrast with" if name == "batch_size" else ""
-            none = " or None" if optional else ""
-            raise InputError(f"`{name}` must be an integer of at least {least}{none}{why}; got {value!r}.")
-        for name in ("learning_rate", "max_gradient_norm"):
-            if not _between(getattr(self, name), 0) or getattr(self, name) == 0:
-                raise InputError(f"`{name}` must be positive and finite; got {getattr(self, name)!r}.")
-        if not _between(self.weight_decay, 0):
-            raise InputError(f"`weight_decay` must be finite and not negative; got {self.weight_decay!r}.")
-        if not _between(self.warmup, 0, 1):
-            raise InputError(f"`warmup` must lie in [0, 1); got {self.warmup!r}.")
-        if type(self.seed) is not int or not 0 <= self.seed < 2**32:
-            raise InputError(f"`seed` must be an integer in [0, 2³²); got {self.seed!r}.")
+        for name in ("epochs", "accumulate", "evaluate_every", "checkpoint_every"):
+            check_number(name, getattr(self, name), "[1, inf)", integer=True)
+        for name in ("micro_batch", "patience"):
+            check_number(name, getattr(self, name), "[1, inf)", integer=True, optional=True)
+        check_number("batch_size", self.batch_size, "[2, inf)", integer=True, why="for one item has nothing to contrast with")
+        check_number("workers", self.workers, "[0, 1024]", integer=True)
+        check_number("seed", self.seed, "[0, 4294967296)", integer=True)
+        check_number("learning_rate", self.learning_rate, "(0, 10]")
+        check_number("weight_decay", self.weight_decay, "[0, 100]")
+        check_number("warmup", self.warmup, "[0, 1)")
+        check_number("max_gradient_norm", self.max_gradient_norm, "(0, inf)")
         if type(self.ring) is not bool:
             raise InputError(f"`ring` must be True or False; got {self.ring!r}.")
         check_choice("precision", self.precision, get_args(Precision))
-
-
-_COUNTS = {
-    "epochs": 1,
-    "evaluate_every": 1,
-    "checkpoint_every": 1,
-    "accumulate": 1,
-    "micro_batch": 1,
-    "patience": 1,
-    "batch_size": 2,
-    "workers": 0,
-}
-
-
-def _between(value: float, low: float, high: float = math.inf) -> bool:
-    """Whether it is a number in [low, high)."""
-    return type(value) in (int, float) and low <= value < high
 
 
 @dataclass

@@ -13,7 +13,7 @@ from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
 from gramian.data.splits import hold_out, paired_items
 from gramian.distributed import is_main_process
-from gramian.errors import InputError
+from gramian.errors import InputError, check_number
 from gramian.evaluation import Report, evaluate
 from gramian.files import claimed, write_text
 from gramian.losses import Contrast, Loss, Matching
@@ -100,8 +100,7 @@ def train(
             loss or towers that cannot be used; another process that died.
     """
     output = Path(output)
-    if not 0 <= matching < float("inf"):
-        raise InputError(f"`matching` must be a finite weight, 0 for none; got {matching}.")
+    check_number("matching", matching, "[0, inf)")
     with watched(), claimed(output, is_main_process()):
         if not resume and is_main_process() and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, first_line, listing, require
+from gramian.errors import InputError, check_choice, check_number, first_line, listing, require
 from gramian.files import inside, read_json
 from gramian.model.encoders.folders import FETCHED, admit, fetch, folder_of, is_hub_id, no_larger_than, offline
 from gramian.model.options import convert, converted, plain
@@ -160,15 +160,10 @@ class Encoder(Tower):
         check_choice("mode", mode, MODES)
         if lora is not None and mode != "lora":
             raise InputError(f"`lora` are the options of an adapter and go with mode='lora'; got mode={mode!r}.")
-        if rate is not None and (mode == "freeze" or not rate > 0):
-            raise InputError(
-                f"`learning_rate` must be positive, and goes with mode 'lora' or 'train'; got {rate} and {mode!r}."
-            )
-        if length is not None and not 2 <= length <= LARGEST_LENGTH:
-            raise InputError(
-                f"`max_length` must be at least 2 tokens, a text's beginning and its end, and at most {LARGEST_LENGTH:,}; "
-                f"got {length}."
-            )
+        if check_number("learning_rate", rate, "(0, 10]", optional=True) is not None and mode == "freeze":
+            raise InputError(f"`learning_rate` goes with mode 'lora' or 'train'; got {rate} and {mode!r}.")
+        reason = "for a text has a beginning and an end"
+        check_number("max_length", length, f"[2, {LARGEST_LENGTH}]", integer=True, optional=True, why=reason)
         folder = folder_of(model, chosen["revision"], chosen["local_files_only"])
         self.source = str(folder) if Path(model).is_dir() else model  # valid in any working directory
         self.options: dict[str, Any] = {**own, **{name: chosen[name] for name in _WRITTEN}}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gramian.data.media import MEDIA, Kind, Place
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, first_line, listing, require
+from gramian.errors import InputError, check_choice, check_number, first_line, listing, require
 from gramian.files import read_json
 from gramian.model.encoders.base import Encoder, EncoderOptions, loading, out_of_memory, without_bars
 from gramian.model.encoders.families import (
@@ -136,10 +136,8 @@ class HuggingFace(Encoder):
         require("transformers")
         check_choice("kind", kind, MEDIA)
         check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
-        if seconds is not None and not seconds > 0:
-            raise InputError(f"`seconds` must be positive, or None for whole recordings; got {seconds}.")
-        if frames is not None and not 1 <= frames <= LARGEST_FRAMES:
-            raise InputError(f"`frames` must be at least 1, and at most {LARGEST_FRAMES:,}; got {frames}.")
+        check_number("seconds", seconds, "(0, inf)", optional=True)
+        check_number("frames", frames, f"[1, {LARGEST_FRAMES}]", integer=True, optional=True)
         super().__init__(model, {"kind": kind, "pooling": pooling, "seconds": seconds, "frames": frames}, options)
 
     def _open(self, folder: Path) -> None:
