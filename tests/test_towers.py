@@ -175,7 +175,7 @@ def test_memory_that_runs_out_is_not_called_a_damaged_file(models, tmp_path, mon
 
 def test_an_adapter_that_is_damaged(models, tmp_path):
     aligner_of(models, toy(), "lora").save_pretrained(tmp_path)
-    (tmp_path / "towers" / "0-adapter" / "adapter_model.safetensors").write_bytes(b"junk")
+    (tmp_path / "towers" / "0" / "adapter_model.safetensors").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"the adapter in .* cannot be loaded"):
         Aligner.from_pretrained(tmp_path)
 

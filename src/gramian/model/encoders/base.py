@@ -240,19 +240,19 @@ class Encoder(Tower):
             loss = "would lose what a trained tower has learned" if learned else f"cannot name a folder, as {self.source!r} is"
             raise InputError(f"`towers` 'reference' {loss}. Use 'auto' or 'value'.")
         by_value = how == "value" or learned or here
-        model = self.model
+        model, files = self.model, below
         described["fingerprint"] = self._loaded
         if self.mode == "lora" and how != "value":
-            described["adapter"] = f"{below}-adapter"
-            model.save_pretrained(folder / described["adapter"])
+            described["adapter"], files = below, f"{below}-base"
+            model.save_pretrained(folder / below)
             model = copy.deepcopy(model).unload() if by_value else model
         elif self.mode == "lora":
             model = copy.deepcopy(model).merge_and_unload()
             described["mode"] = "freeze"  # the adapter is part of the weights now
             options["learning_rate"] = None
         if by_value:
-            self._write_files(model, folder / below)
-            described |= {"files": below, "fingerprint": fingerprint(model)}
+            self._write_files(model, folder / files)
+            described |= {"files": files, "fingerprint": fingerprint(model)}
         return described | {"options": options}
 
     @classmethod
