@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ __all__ = [
     "first_line",
     "listing",
     "require",
+    "shown",
     "unknown_option",
     "wrong_choice",
 ]
@@ -176,6 +178,20 @@ def require(*packages: str) -> None:
             raise InputError(f"this needs the package {name}: pip install {what}.")
 
 
+def shown(value: object) -> str:
+    """A value in a message: not all of a long one, and not all levels of a nested one.
+
+    >>> shown([[1.5] * 99] * 99)
+    '[[1.5, 1.5, 1.5, ...], [1.5, 1.5, 1.5, ...], [1.5, 1.5, 1.5, ...], ...]'
+    """
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 3
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
 def listing(values: Iterable[object]) -> str:
     """The first five of `values` as text, and how many more follow.
 
@@ -183,5 +199,5 @@ def listing(values: Iterable[object]) -> str:
     ('0, 1, 2', '0, 1, 2, 3, 4 and 4 more')
     """
     listed = list(values)
-    head = ", ".join(str(value) for value in listed[:5])
+    head = ", ".join(f"{value!s:.300}" for value in listed[:5])
     return head if len(listed) <= 5 else f"{head} and {len(listed) - 5} more"

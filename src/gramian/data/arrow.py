@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gramian.data.cells import is_empty
-from gramian.errors import InputError, require
+from gramian.errors import InputError, require, shown
 from gramian.rows import one_width
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def _from_lists(name: str, column: pyarrow.ChunkedArray) -> tuple[Tensor, Tensor
     lengths = [_lengths(chunk) for chunk in column.chunks]
     present = torch.from_numpy(np.concatenate([*lengths, np.zeros(0, np.int64)]) > 0)  # null and empty lists are missing
     width = one_width(f"column `{name}`", [int(n) for part in lengths for n in part[part > 0]])
+    _check_density(name, present, width)
     values = torch.zeros(len(present), width)
     start = 0
     for chunk, sizes in zip(column.chunks, lengths, strict=True):
@@ -134,17 +135,29 @@ def _from_cells(name: str, cells: Sequence[Any]) -> tuple[Tensor, Tensor]:
     for number, cell in enumerate(cells):
         try:
             rows.append(_vector(cell))
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             hint = "; some values are empty" if isinstance(error, _EmptyValueError) else ""
             raise InputError(
-                f"column `{name}`, row {number}: {cell!r:.60} is not a list of numbers such as [0.1, 0.2]{hint}."
+                f"column `{name}`, row {number}: {shown(cell)} is not a list of numbers such as [0.1, 0.2]{hint}."
             ) from None
     width = one_width(f"column `{name}`", [len(row) for row in rows if row is not None])
+    present = torch.tensor([row is not None for row in rows], dtype=torch.bool)
+    _check_density(name, present, width)
     values = np.zeros((len(rows), width), np.float32)
     for number, row in enumerate(rows):
         if row is not None:
             values[number] = row
-    return torch.from_numpy(values), torch.tensor([row is not None for row in rows], dtype=torch.bool)
+    return torch.from_numpy(values), present
+
+
+def _check_density(name: str, present: Tensor, width: int) -> None:
+    """A column is a matrix, which has room for the rows that lack it, too."""
+    filled, rows = int(present.sum()), len(present)
+    if 4 * rows * width > 2**30 and 100 * filled < rows:
+        raise InputError(
+            f"column `{name}` has {width:,} numbers in {filled:,} of {rows:,} rows: a matrix of {4 * rows * width:,} bytes for "
+            "next to nothing. Put these rows into a table of their own."
+        )
 
 
 class _EmptyValueError(ValueError):

@@ -1,7 +1,7 @@
 """One reader per file format, part by part: parquet, Arrow, CSV and JSON lines; nothing about a cell is guessed.
 
 Types are those that a file declares. CSV and JSON declare none: all cells of a CSV are text, and each cell of JSON has a type
-of its own.
+of its own. A file may come from anyone: how much it unpacks to is found before it is unpacked.
 """
 
 from __future__ import annotations
@@ -10,20 +10,31 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gramian.data.arrow import Column, plain
 from gramian.data.content import Folder
-from gramian.errors import InputError, first_line, listing
+from gramian.data.room import check_arrow, check_parquet, check_room, is_encoded, unpacked_bytes
+from gramian.errors import InputError, first_line, listing, shown
 from gramian.files import atomic
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["READERS", "Part", "in_split", "joined", "read_file", "rebatched"]
+__all__ = [
+    "READERS",
+    "Part",
+    "check_columns",
+    "in_split",
+    "joined",
+    "read_file",
+    "read_json",
+    "rebatched",
+]
 
 Wanted = Callable[[Sequence[str]], list[str]]
 """The names of a file's columns → those to read."""
@@ -34,7 +45,9 @@ IN_MEMORY = 2**28
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 _BLOCK = 2**24  # bytes of a CSV, or rows' worth of it, that are parsed at a time: no row may be longer
-_ROWS = 2**14  # rows of a part of parquet or JSON lines
+_ROWS = 2**14  # rows of a part of parquet or JSON lines, at most
+_PART = 2**26  # bytes of a part, about
+_COLUMNS = 10_000
 
 
 @dataclass
@@ -56,9 +69,9 @@ class Part:
     folder: Folder | None = field(default=None)
 
     @property
-    def column_names(self) -> list[str]:
-        """The columns that were read, in order."""
-        return list(self.columns)
+    def nbytes(self) -> int:
+        """About what the cells take in memory; of lists, what points to them."""
+        return sum(8 * self.rows if isinstance(column, list) else column.nbytes for column in self.columns.values())
 
 
 def read_file(path: Path, wanted: Wanted, *, mapped: bool = False) -> Iterator[Part]:
@@ -91,6 +104,9 @@ def read_file(path: Path, wanted: Wanted, *, mapped: bool = False) -> Iterator[P
 def _part(table: pyarrow.Table, names: Sequence[str], path: Path) -> Part:
     for kind in table.schema.types:
         _decode_names(kind)
+    if any(map(is_encoded, table.schema.types)):
+        taken = sum(unpacked_bytes(chunk) for column in table.columns for chunk in column.chunks)
+        check_room(str(path), path.stat().st_size, table.num_rows, taken)
     return Part({name: plain(table.column(name)) for name in table.column_names}, table.num_rows, tuple(names), str(path))
 
 
@@ -102,11 +118,25 @@ def _decode_names(kind: pyarrow.DataType) -> None:
         _decode_names(field.type)
 
 
-def _checked(names: Sequence[str], path: Path) -> list[str]:
-    repeats = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+def check_columns(names: Iterable[str], origin: str) -> list[str]:
+    """The names of a table's columns, each of which can be written.
+
+    Raises:
+        InputError: more than a table can have, two of one name, or characters that are none.
+    """
+    names = list(names)
+    if len(names) > _COLUMNS:
+        raise InputError(
+            f"{origin!r} has {len(names):,} columns, more than {_COLUMNS:,}. Write a vector as a list, in one column."
+        )
+    repeats = [name for name, count in Counter(names).items() if count > 1]
     if repeats:
-        raise InputError(f"{str(path)!r} has several columns {listing(map(repr, repeats))}. Give each a name of its own.")
-    return list(names)
+        raise InputError(f"{origin!r} has several columns {listing(map(repr, repeats))}. Give each a name of its own.")
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{origin!r} has a column whose name is no Unicode text. Rename it.") from None
+    return names
 
 
 def _parquet(path: Path, wanted: Wanted) -> Iterator[Part]:
@@ -114,11 +144,13 @@ def _parquet(path: Path, wanted: Wanted) -> Iterator[Part]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        names = _checked(file.schema_arrow.names, path)
+        names = check_columns(file.schema_arrow.names, str(path))
         chosen = wanted(names)
         kinds = pa.schema([file.schema_arrow.field(name) for name in chosen])
         yield _part(kinds.empty_table(), names, path)  # a file without rows, or of empty row groups, still has its types
-        for batch in file.iter_batches(_ROWS, columns=chosen):
+        rows = file.metadata.num_rows
+        taken = check_parquet(file, path, set(chosen))
+        for batch in file.iter_batches(max(1, min(_ROWS, _PART * rows // max(1, taken))), columns=chosen):
             table = pa.Table.from_batches([batch]).select(chosen)  # "a" brings "a.b" along
             table.validate(full=True)
             yield _part(table, names, path)
@@ -158,6 +190,7 @@ def _arrow(path: Path, wanted: Wanted) -> Iterator[Part]:
     import pyarrow as pa
 
     source = pa.memory_map(str(path))
+    check_arrow(source, path)
     try:
         table = pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid:
@@ -166,9 +199,11 @@ def _arrow(path: Path, wanted: Wanted) -> Iterator[Part]:
             raise InputError(f"{str(path)!r} cannot be read as Arrow: it is cut off, or no Arrow file.") from None
         source.seek(0)
         table = pa.ipc.open_stream(source).read_all()
-    table.validate(full=path.stat().st_size <= IN_MEMORY)  # a full look at a larger file would read all of it
-    names = _checked(table.column_names, path)
-    yield _part(table.select(wanted(names)), names, path)
+    names = check_columns(table.column_names, str(path))
+    table = table.select(wanted(names))
+    table.validate(full=True)  # of bytes this reads where they begin and end, not the bytes themselves
+    check_room(str(path), path.stat().st_size, table.num_rows, table.nbytes)
+    yield _part(table, names, path)
 
 
 def _csv(path: Path, wanted: Wanted) -> Iterator[Part]:
@@ -176,7 +211,9 @@ def _csv(path: Path, wanted: Wanted) -> Iterator[Part]:
     import pyarrow.csv as pc
 
     with path.open(encoding="utf-8-sig", newline="") as file:
-        names = _checked(next(csv.reader(file), []), path)
+        names = check_columns(next(csv.reader(iter(lambda: file.readline(_BLOCK), "")), []), str(path))
+    if len(names) == 1 and (separator := next((each for each in ";\t|" if each in names[0]), None)):
+        raise InputError(f"{str(path)!r} separates its cells by {separator!r}. Save it with commas.")
     chosen = wanted(names)
     options = pc.ConvertOptions(
         column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False, include_columns=chosen
@@ -220,17 +257,38 @@ def _json(path: Path, wanted: Wanted) -> Iterator[Part]:
         first = file.read(4096).lstrip()[:1]
         file.seek(3 if start == b"\xef\xbb\xbf" else 0)
         if first == b"[":
-            rows = json.loads(_decoded(path, 1, file.read()))
+            rows = read_json(_decoded(path, 1, file.read()))
             yield _of_objects(path, [(f"row {number}", row) for number, row in enumerate(rows, 1)], wanted)
             return
         rows = []
+        names: set[str] = set()
         for number, line in enumerate(file, 1):
             if not line.isspace():
                 rows.append((f"line {number}", _loaded(path, number, line)))
-            if len(rows) == _ROWS:
+                names.update(rows[-1][1] if isinstance(rows[-1][1], dict) else ())
+            if len(rows) >= min(_ROWS, _PART // (8 * max(1, len(names)))):
                 yield _of_objects(path, rows, wanted)
-                rows = []
+                rows, names = [], set()
         yield _of_objects(path, rows, wanted)
+
+
+def read_json(text: str) -> Any:
+    """JSON, as it stands.
+
+    Raises:
+        ValueError: it is none, or an object has a key twice.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        raise ValueError(
+            f"the key {next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)!r} twice"
+        )
+    return read
 
 
 def _decoded(path: Path, number: int, line: bytes) -> str:
@@ -241,19 +299,18 @@ def _decoded(path: Path, number: int, line: bytes) -> str:
 
 
 def _loaded(path: Path, number: int, line: bytes) -> Any:
+    text = _decoded(path, number, line)
     try:
-        return json.loads(_decoded(path, number, line))
+        return read_json(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{str(path)!r}, line {number}: no JSON ({first_line(error)}).") from None
 
 
 def _of_objects(path: Path, rows: Sequence[tuple[str, Any]], wanted: Wanted) -> Part:
     for place, row in rows:
         if not isinstance(row, dict):
-            raise InputError(f"{str(path)!r}, {place}: must be an object, a row; got {row!r:.60}.")
-    names = list(dict.fromkeys(name for _, row in rows for name in row))
+            raise InputError(f"{str(path)!r}, {place}: must be an object, a row; got {shown(row)}.")
+    names = check_columns(dict.fromkeys(name for _, row in rows for name in row), str(path))
     return Part({name: [row.get(name) for _, row in rows] for name in wanted(names)}, len(rows), tuple(names), str(path))
 
 

@@ -16,7 +16,7 @@ from gramian.data.formats import Part
 from gramian.data.sets import SETS, prepared
 from gramian.data.sources import read_rows, stream_rows
 from gramian.data.table import Table, read_column
-from gramian.errors import InputError, check_choice, listing
+from gramian.errors import InputError, check_choice, listing, shown
 
 __all__ = ["EMBEDDED", "load", "stream"]
 
@@ -215,7 +215,7 @@ def _names(name: str, column: Column, rows: int) -> list[str]:
         raise InputError(f"column `{name}` is empty in {empty} of {rows} rows. Fill it, or leave it out.")
     wrong = [value for value in values if isinstance(value, list | dict | bytes)]
     if wrong:
-        raise InputError(f"column `{name}` must hold text or numbers; got {wrong[0]!r:.60}. Name the rows by another column.")
+        raise InputError(f"column `{name}` must hold text or numbers; got {shown(wrong[0])}. Name the rows by another column.")
     return [str(value) for value in values]
 
 

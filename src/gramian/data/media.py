@@ -108,6 +108,10 @@ def read_text(source: Any) -> str:
     text = source.strip()
     if not text:
         raise Unreadable("an empty text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unreadable("no Unicode text: half of a surrogate pair") from None
     return text
 
 

@@ -19,6 +19,7 @@ from gramian.data.content import Folder, Unreadable
 from gramian.data.formats import READERS, Part, Wanted, in_split, joined, read_file, rebatched
 from gramian.data.hub import hub_folder, read_hub
 from gramian.data.media import MEDIA
+from gramian.data.room import check_room
 from gramian.data.tars import read_tars
 from gramian.errors import InputError, check_choice, first_line, listing, require
 
@@ -74,7 +75,7 @@ def read_rows(
     Raises:
         InputError: no such source, one that cannot be read, or files whose columns do not go together.
     """
-    parts = list(_parts(source, _wanted(columns, raw, id_column), revision, roots, mapped=bool(raw)))
+    parts = list(_bounded(source, _parts(source, _wanted(columns, raw, id_column), revision, roots, mapped=bool(raw))))
     whole = joined([part for part in parts if part.rows] or parts)
     return replace(whole, names=tuple(dict.fromkeys(name for part in parts for name in part.names)))
 
@@ -106,6 +107,27 @@ def stream_rows(
     yield from rebatched(_parts(source, _wanted(columns, raw, id_column), revision, roots, streaming=True), rows)
 
 
+def _bounded(source: str, parts: Iterator[Part]) -> Iterator[Part]:
+    """The same parts, as long as all of them together have room in memory."""
+    path = Path(source)
+    size = sum(file.stat().st_size for file in _files(path))
+    rows = taken = 0
+    names: set[str] = set()
+    for part in parts:
+        names.update(part.columns)
+        rows, taken = rows + part.rows, taken + part.nbytes
+        if size:  # those of the hub have been unpacked already
+            check_room(source, size, rows, max(taken, 8 * rows * len(names)))
+        yield part
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a source; none of one on the hub."""
+    if path.is_dir():
+        return [path / name for name in _names(path) if (path / name).is_file()]
+    return [path] if path.is_file() else []
+
+
 def files_state(source: str) -> str:
     """A hash of the names, sizes and times of a source's files; empty for one on the hub.
 
@@ -118,8 +140,7 @@ def files_state(source: str) -> str:
     path = Path(source)
     if not source or not path.exists():
         return ""
-    files = [path / name for name in _names(path)] if path.is_dir() else [path]
-    states = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    states = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in _files(path)]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
 
 

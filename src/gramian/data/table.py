@@ -168,12 +168,20 @@ class Table:
         """Read every value once.
 
         Raises:
-            InputError: repeated ids, an item in two splits, or features that are not finite, counted by column.
+            InputError: repeated ids, names that are no Unicode text, an item in two splits, or features that are not finite,
+                counted by column.
         """
         if len(set(self.ids)) < len(self.ids):
             seen: set[str] = set()
             repeated = [name for name in self.ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
             raise InputError(f"`ids` must all be different; {len(repeated)} repeat an earlier one ({listing(repeated)}).")
+        for argument in ("ids", "split", "item_ids"):
+            try:
+                "".join(map(str, getattr(self, argument) or ())).encode()
+            except UnicodeEncodeError:
+                raise InputError(
+                    f"`{argument}` must be Unicode text, which can be written; one holds half of a surrogate."
+                ) from None
         if self.item_ids is not None and self.split is not None:
             splits: dict[str, set[str]] = {}
             for name, split in zip(self.item_ids, self.split, strict=True):

@@ -6,7 +6,8 @@ every modality in every row, and decodes audio with a package that is not availa
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 import tarfile
 from collections.abc import Sequence
 from io import BytesIO
@@ -15,35 +16,52 @@ from typing import Any
 
 import numpy as np
 
+from gramian.data.formats import check_columns, read_json
+from gramian.data.room import check_room
 from gramian.errors import InputError, listing
 
 __all__ = ["read_tars"]
 
+logger = logging.getLogger("gramian")
+
 _TEXT = {"txt", "text", "cls", "cls2"}
+
+_LARGEST = 2**26
+"""Bytes of a text, of JSON or of a vector in an archive; files of media are not read here."""
 
 
 def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
     """The rows of all archives: `id`, then one column per ending.
 
     `.txt` and `.cls` are text, the fields of a `.json` are columns of their own, `.npy` holds one vector; anything else is
-    {"path", "offset", "size"}, for `gramian.data.media.open_source`.
+    {"path", "offset", "size"}, for `gramian.data.content.open_source`. Files without an ending are named in a warning.
 
     Raises:
-        InputError: no tar archive, a truncated one, two files of one row with one ending, or no file at all.
+        InputError: no tar archive, a truncated one, one with links or with names that lead out of it, two files of one row with
+            one ending, or no file at all.
     """
     rows: dict[str, dict[str, Any]] = {}
     for path in paths:
         added: dict[str, dict[str, Any]] = {}
+        others = []
         try:
             with tarfile.open(path, "r:") as archive:
                 size = path.stat().st_size
                 for member in archive:
-                    if member.isfile():
-                        if member.offset_data + member.size > size:
-                            raise tarfile.ReadError(f"{member.name} is cut off")
-                        _add(added, path, archive, member)
-        except (tarfile.TarError, OSError, ValueError) as error:
+                    if not 0 <= member.size <= size - member.offset_data and not member.isdir():  # before the next is sought
+                        raise tarfile.ReadError(f"{member.name} is cut off")
+                    if member.isdir():
+                        continue
+                    if not member.isreg() or member.sparse is not None:
+                        raise ValueError(f"{member.name} is a link, a device or a sparse file, where only files are read")
+                    if member.name.startswith("/") or ".." in member.name.split("/"):
+                        raise ValueError(f"{member.name} leads out of the archive")
+                    if not _add(added, path, archive, member):
+                        others.append(member.name)
+        except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
             raise InputError(f"{str(path)!r} cannot be read as webdataset: {error}.") from None
+        if others:
+            logger.warning("%s: left out files without a name or an ending: %s", path, listing(others))
         repeats = [name for name in added if name in rows]
         if repeats:
             raise InputError(
@@ -52,22 +70,24 @@ def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
         rows |= added
     if not rows:
         raise InputError(f"{str(paths[0])!r} is empty: no rows.")
-    names = dict.fromkeys(name for row in rows.values() for name in row)
+    names = check_columns(dict.fromkeys(name for row in rows.values() for name in row), str(paths[0]))
+    check_room(str(paths[0]), sum(path.stat().st_size for path in paths), len(rows), 8 * len(rows) * len(names))
     return {"id": list(rows)} | {name: [row.get(name) for row in rows.values()] for name in names}
 
 
-def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    """Add a file to its row; whether it belongs to one."""
     folder, _, name = member.name.rpartition("/")
     stem, _, ending = name.partition(".")
-    if not stem or not ending:  # hidden files, and files without an ending
-        return
+    if not stem or not ending:
+        return False
     row = rows.setdefault(f"{folder}/{stem}" if folder else stem, {})
     if ending in row:
         raise ValueError(f"{member.name} occurs in the archive twice")
     if ending in _TEXT:
         row[ending] = _content(archive, member).decode("utf-8-sig")
     elif ending == "json":
-        fields = json.loads(_content(archive, member))
+        fields = read_json(_content(archive, member).decode("utf-8-sig"))
         if not isinstance(fields, dict):
             raise ValueError(f"{member.name} does not hold an object")
         clash = [key for key in fields if key in row]
@@ -75,11 +95,28 @@ def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, 
             raise ValueError(f"{member.name} has a field {clash[0]!r}, which another file of the row has, too")
         row.update({key: value for key, value in fields.items() if key != "id"})
     elif ending == "npy":
-        row[ending] = np.load(BytesIO(_content(archive, member)), allow_pickle=False).astype(np.float32).ravel().tolist()
+        row[ending] = _vector(_content(archive, member), member.name)
     else:
         row[ending] = {"path": str(path.resolve()), "offset": member.offset_data, "size": member.size}
+    return True
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > _LARGEST:
+        raise ValueError(f"{member.name} has {member.size:,} bytes, more than {_LARGEST:,}")
     file = archive.extractfile(member)
     return b"" if file is None else file.read()
+
+
+def _vector(content: bytes, name: str) -> np.ndarray:
+    """The numbers of a .npy file, as many as its header says; nothing is unpickled, and nothing reserved on its word."""
+    stream = BytesIO(content)
+    first = np.lib.format.read_magic(stream) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, columns_first, kind = read(stream)
+    start = stream.tell()
+    if kind.kind not in "fiub" or math.prod(shape) * kind.itemsize != len(content) - start:
+        raise ValueError(f"{name} does not hold the numbers that its header declares")
+    values = np.frombuffer(content, kind, offset=start).reshape(shape, order="F" if columns_first else "C")
+    with np.errstate(over="ignore"):  # what is infinite is counted by `Table.check`
+        return values.astype(np.float32).ravel()

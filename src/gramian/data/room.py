@@ -1,0 +1,227 @@
+"""How much a file unpacks to, found before it is unpacked: a few bytes may stand for more than any memory holds."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gramian.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["check_arrow", "check_parquet", "check_room", "is_encoded", "unpacked_bytes"]
+
+_ROOM, _RATIO = 2**30, 200  # bytes in memory that any source may take; times its size on the disk that it may take
+_ROWS = 2**24  # rows of any source; a larger one has at least a byte for each
+
+
+def check_room(origin: str, size: int, rows: int, taken: int) -> None:
+    """Compare what a source takes in memory with its size on the disk.
+
+    Args:
+        origin: the source, for errors.
+        size: in bytes, on the disk.
+        rows: of its table.
+        taken: bytes in memory.
+
+    Raises:
+        InputError: it unpacks to so much more than it is that it was made to fill the memory, or is better written otherwise.
+    """
+    if rows > max(_ROWS, size) or taken > max(_ROOM, _RATIO * size):
+        raise InputError(
+            f"{origin!r} is refused: its {size:,} bytes unpack to {rows:,} rows and {taken:,} bytes. "
+            "Leave out the columns that repeat or are nearly empty, or split it."
+        )
+
+
+def is_encoded(kind: pyarrow.DataType) -> bool:
+    """Whether values of a type, or in it, may stand there many times and take space once."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return is_encoded(kind.storage_type)
+    tests = ("dictionary", "run_end_encoded", "string_view", "binary_view", "list_view", "large_list_view")
+    if any(getattr(pa.types, f"is_{test}")(kind) for test in tests):
+        return True
+    return any(is_encoded(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def unpacked_bytes(array: pyarrow.Array) -> int:
+    """What an array takes without encodings, where one value may stand for any number of cells; found without decoding it."""
+    import pyarrow as pa
+
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return unpacked_bytes(array.storage)
+    if pa.types.is_dictionary(kind):
+        return int(_sizes(array.dictionary)[array.indices.drop_null().to_numpy(zero_copy_only=False)].sum())
+    if pa.types.is_run_end_encoded(kind):
+        runs = np.diff(array.run_ends.to_numpy(zero_copy_only=False), prepend=0)
+        return int((_sizes(array.values) * runs[: len(array.values)]).sum())
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return int(array.sizes.to_numpy(zero_copy_only=False).astype(np.int64).sum()) * int(_sizes(array.values).max(initial=0))
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        views = np.frombuffer(array.buffers()[1] or b"", np.int32)[::4]  # of 16 bytes; the first four are the length
+        return int(views[array.offset :][: len(array)].astype(np.int64).sum())
+    if pa.types.is_struct(kind):
+        return sum((unpacked_bytes(array.field(i)) for i in range(kind.num_fields)), 0)
+    if pa.types.is_map(kind):
+        return unpacked_bytes(array.keys) + unpacked_bytes(array.items)
+    if pa.types.is_nested(kind) and hasattr(array, "flatten"):
+        return int(array.nbytes) + unpacked_bytes(array.flatten())
+    return int(array.nbytes)
+
+
+def _sizes(values: pyarrow.Array) -> np.ndarray:
+    """The bytes of each value; of lists and the like the bytes of all, since none has more."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if (
+        pa.types.is_binary(values.type)
+        or pa.types.is_large_binary(values.type)
+        or pa.types.is_string(values.type)
+        or pa.types.is_large_string(values.type)
+    ):
+        sizes: np.ndarray = pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return sizes
+    width = unpacked_bytes(values) if pa.types.is_nested(values.type) else max(1, values.type.bit_width // 8)
+    return np.full(len(values), width, np.int64)
+
+
+def check_parquet(file: pyarrow.parquet.ParquetFile, path: Path, chosen: set[str]) -> int:
+    """Check what columns take once they are read; texts that a dictionary may repeat are looked up there.
+
+    Args:
+        file: the file, open.
+        path: of it.
+        chosen: the columns.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        InputError: see `check_room`.
+    """
+    import pyarrow.parquet as pq
+
+    taken = 0
+    size = path.stat().st_size
+    widths = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT96": 8, "BYTE_ARRAY": 4}
+    for group in range(file.metadata.num_row_groups):
+        for leaf in range(len(file.schema)):
+            column = file.schema.column(leaf)
+            if column.path.split(".")[0] not in chosen and column.path not in chosen:
+                continue
+            chunk = file.metadata.row_group(group).column(leaf)
+            kind = column.physical_type
+            width = column.length if kind == "FIXED_LEN_BYTE_ARRAY" else widths.get(kind, 8)
+            taken += max(chunk.total_uncompressed_size, chunk.num_values * width)
+            if kind == "BYTE_ARRAY" and chunk.num_values * _dictionary_bytes(path, chunk) > max(_ROOM, _RATIO * size):
+                check_room(str(path), size, file.metadata.num_rows, taken)
+                with pq.ParquetFile(path, read_dictionary=[column.path]) as again:
+                    entries = again.read_row_group(group, columns=[column.path])
+                    taken += sum(unpacked_bytes(part) for each in entries.columns for part in each.chunks)
+    check_room(str(path), size, file.metadata.num_rows, taken)
+    return taken
+
+
+def _dictionary_bytes(path: Path, chunk: Any) -> int:
+    """The size of the dictionary page that a column chunk begins with, by the page's header; 0 without one."""
+    if not chunk.has_dictionary_page:
+        return 0
+    with path.open("rb") as file:
+        file.seek(chunk.dictionary_page_offset)
+        header = file.read(16)
+    sizes: list[int] = []  # two numbers, the kind of page and its size: each a field's mark and seven bits per byte, zigzag
+    at = 0
+    while len(sizes) < 2:
+        at, value, shift = at + 1, 0, 0
+        while header[at] & 0x80:
+            value |= (header[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+        sizes.append((value | header[at] << shift) >> 1)
+        at += 1
+    return sizes[1] if sizes[0] == 2 else 0
+
+
+def check_arrow(source: pyarrow.MemoryMappedFile, path: Path) -> None:
+    """Check what the batches of an Arrow file or stream take, by the sizes that stand before what is compressed.
+
+    Args:
+        source: the file, open, at its beginning.
+        path: of it.
+
+    Raises:
+        InputError: see `check_room`.
+        ValueError: no Arrow file.
+    """
+    rows = taken = 0
+    try:
+        for message in _messages(source):
+            held, size = _of_message(message)
+            rows, taken = rows + held, taken + size
+    except (struct.error, EOFError):
+        raise ValueError("it is cut off, or no Arrow file.") from None
+    check_room(str(path), source.size(), rows, taken)
+    source.seek(0)
+
+
+def _messages(source: pyarrow.MemoryMappedFile) -> Iterator[pyarrow.Message]:
+    """Every batch, in a file as its footer lists them."""
+    import pyarrow as pa
+
+    if source.read(6) != b"ARROW1":
+        source.seek(0)
+        yield from pa.ipc.MessageReader.open_stream(source)
+        return
+    source.seek(max(0, source.size() - 10))
+    (size,) = struct.unpack("<i", source.read(4))
+    source.seek(max(0, source.size() - 10 - max(0, size)))
+    footer = source.read(max(0, size))
+    for number in (2, 3):  # of dictionaries, of rows
+        start = _vector(footer, _number("<I", footer, 0), number)
+        for entry in range(_number("<I", footer, start) if start else 0):
+            source.seek(_number("<q", footer, start + 4 + 24 * entry))
+            yield pa.ipc.read_message(source)
+
+
+def _of_message(message: pyarrow.Message) -> tuple[int, int]:
+    """The rows of a batch, and the bytes that it takes without compression."""
+    head, body = message.metadata.to_pybytes(), message.body
+    if body is None:
+        return 0, 0
+    table = _vector(head, _number("<I", head, 0), 2)
+    if message.type == "dictionary":
+        table = _vector(head, table, 1)
+    rows = _number("<q", head, at) if (at := _field(head, table, 0)) else 0
+    if not _field(head, table, 3):
+        return rows, body.size
+    start = _vector(head, table, 2)
+    buffers = [struct.unpack_from("<qq", head, start + 4 + 16 * i) for i in range(_number("<I", head, start))]
+    return rows, sum(max(size, _number("<q", body, at)) for at, size in buffers if size > 0)
+
+
+def _number(kind: str, data: Any, at: int) -> int:
+    if at < 0:
+        raise struct.error("before the beginning")
+    return int(struct.unpack_from(kind, data, at)[0])
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """Where the field of a flatbuffer's table stands; 0 if it has none."""
+    fields = table - _number("<i", data, table)
+    known = 4 + 2 * number < _number("<H", data, fields)
+    offset = _number("<H", data, fields + 4 + 2 * number) if known else 0
+    return table + offset if offset else 0
+
+
+def _vector(data: bytes, table: int, number: int) -> int:
+    """Where the table or vector that a field refers to begins; 0 if there is none."""
+    at = _field(data, table, number)
+    return at + _number("<I", data, at) if at else 0
