@@ -1,6 +1,10 @@
 import os
+import socket
 
 import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; handed down to the processes that tests start
+
 import torch
 from hypothesis import settings
 
@@ -14,3 +18,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Other machines cannot be found, so that no test depends on them."""
+    look_up = socket.getaddrinfo
+
+    def local(host, *arguments, **options):
+        assert host in {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}, f"a test asked for {host}"
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", local)

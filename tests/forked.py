@@ -20,7 +20,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-import gramian.cli
 from gramian import PMRL, Bundle, Gram, Pairwise
 from gramian.canonical import Moments
 from gramian.data import Cells, Table
@@ -36,42 +35,22 @@ from gramian.training.checkpoints import RunFolder
 from synthetic import world as small_world
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["gramian.cli", "torch.distributed.fsdp", "accelerate", "datasets"])
+FORKS.set_forkserver_preload(
+    ["gramian.cli", "torch.distributed.fsdp", "accelerate", "datasets", "peft", "transformers.modeling_utils"]
+)
 
 
-def together(function, *arguments, processes):
-    """Run `function(*arguments)` in processes connected as torchrun does, without a launcher that watches over them.
-
-    Returns:
-        For each process its exit code, and the value of the function or, with exit code 1, the traceback.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    started = []
-    for number in range(processes):
-        answer, ours = FORKS.Pipe(duplex=False)
-        place |= {"RANK": str(number), "LOCAL_RANK": str(number)}
-        process = FORKS.Process(target=_run, args=(ours, dict(place), function, arguments))
-        process.start()
-        ours.close()
-        started.append((process, answer))
-    outcomes = []
-    for process, answer in started:
-        process.join(timeout=120)
-        value = "still running after two minutes" if process.is_alive() else None
-        process.kill()
-        process.join()
-        with suppress(EOFError):
-            value = answer.recv()
-        outcomes.append((process.exitcode, value))
-    return outcomes
+def start(function, *arguments, place=()):
+    """Run `function(*arguments)` in a process of its own, with more in its environment: the process, and where it answers."""
+    answer, ours = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_run, args=(ours, dict(place), function, arguments))
+    process.start()
+    ours.close()
+    return process, answer
 
 
 def _run(answer, place, function, arguments):
     os.environ.update(place)
-    torch.set_num_threads(1)
     try:
         value = function(*arguments)
         if dist.is_initialized():
@@ -81,6 +60,39 @@ def _run(answer, place, function, arguments):
         answer.send(traceback.format_exc())
         os._exit(1)
     os._exit(0)  # gloo's threads may abort a process that tears itself down while others still do
+
+
+def outcome(process, answer):
+    """The exit code, and the value of the function; with exit code 1 the traceback."""
+    process.join(timeout=120)
+    value = "still running after two minutes" if process.is_alive() else None
+    process.kill()
+    process.join()
+    with suppress(EOFError):
+        value = answer.recv()
+    return process.exitcode, value
+
+
+def together(function, *arguments, processes):
+    """The outcomes of processes connected as torchrun does, without a launcher that watches over them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    ranks = [place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return [outcome(*started) for started in [start(function, *arguments, place=rank) for rank in ranks]]
+
+
+def alone(function, *arguments):
+    """The value of a function that must end well in a process of its own."""
+    return values([outcome(*start(function, *arguments))])[0]
+
+
+def values(outcomes):
+    """What functions that must end well gave."""
+    for code, value in outcomes:
+        assert code == 0, value
+    return [value for _, value in outcomes]
 
 
 NAMES = ("text", "image", "audio")
@@ -305,8 +317,3 @@ def embedding(output, victim):
     towers = Towers({"sensor": Custom(nn.Linear(1, 2), 2, read=read)})
     table = Table.from_columns({"sensor": Cells([float(i) for i in range(20)])})
     return tuple(embed_shards(towers, table, output, shard_size=2, batch_size=1, progress=False))
-
-
-def command(*words):
-    """The command line: its exit code."""
-    return gramian.cli.main(list(words))

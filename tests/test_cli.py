@@ -270,8 +270,7 @@ def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, cap
         (["demo", "--seeds", "0"], "`seeds` must be an integer of at least 1"),
     ],
 )
-def test_bad_input_is_one_line_exit_code_2_and_no_output(data, tmp_path, capsys, monkeypatch, words, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_bad_input_is_one_line_exit_code_2_and_no_output(data, tmp_path, capsys, words, message):
     out = tmp_path / "out"
     error = _fails(capsys, *(word.format(data=data, out=out) for word in words))
     assert re.search(message, error), error

@@ -13,16 +13,9 @@ from gramian.distributed import Gathered, Ring, gather, world_size
 from gramian.errors import InputError
 
 
-def all_well(outcomes):
-    """The values of processes that all ended well."""
-    for code, value in outcomes:
-        assert code == 0, value
-    return [value for _, value in outcomes]
-
-
 @pytest.mark.parametrize("count", [2, 4])
 def test_losses_of_several_processes_are_those_of_one(count):
-    all_well(forked.together(forked.losses, processes=count))
+    forked.values(forked.together(forked.losses, processes=count))
 
 
 def test_one_process_is_left_as_it_is():
@@ -72,7 +65,7 @@ def test_no_process_waits_for_one_that_is_gone(tmp_path, victim):
         f"InputError: process {victim} of 2 is gone. Start all of them again; finished work is kept." in outcomes[1 - victim][1]
     )
     kept = len(list(folder.glob("part-*.parquet")))
-    assert all_well(forked.together(forked.embedding, folder, -1, processes=2)) == [(20, 10, kept, ())] * 2
+    assert forked.values(forked.together(forked.embedding, folder, -1, processes=2)) == [(20, 10, kept, ())] * 2
     assert load(folder).ids == tuple(map(str, range(20)))
     assert {path.name for path in folder.iterdir()} == {"manifest.json", *(f"part-{i:05d}.parquet" for i in range(10))}
 
@@ -82,7 +75,7 @@ def run_fit(folder, count, **options):
     if count == 1:
         forked.training(folder, options)
     else:
-        all_well(forked.together(forked.training, folder, options, processes=count))
+        forked.values(forked.together(forked.training, folder, options, processes=count))
     return torch.load(folder / "end.pt", weights_only=True) if (folder / "end.pt").exists() else None
 
 

@@ -1,16 +1,12 @@
 """Sentence Transformers, transformers' Trainer and mteb against the library itself; real trainers, small models, no network."""
 
 import io
-import os
 import wave
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from gramian import PMRL, Bundle, Gram, Pairwise
 from gramian.errors import InputError

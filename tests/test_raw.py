@@ -5,12 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import tarfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+import forked
 import tiny
 from gramian.cli import main
 from gramian.data import Cells, Table, load, stream
@@ -453,34 +450,15 @@ def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_p
 
 def test_embedding_is_killed_for_real_and_by_two_processes(config, parquet, tmp_path):
     words = ["embed", "--config", str(towers_of(config, tmp_path)), "--data", str(parquet), "--shard-size", "3"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    killed = [sys.executable, "-m", "gramian", *words, "--output", str(tmp_path / "shards"), "--batch-size", "1"]
-    process = subprocess.Popen(killed, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words += ["--output", str(tmp_path / "shards"), "--batch-size", "1"]
+    process, _ = forked.start(main, words)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "shards").glob("part-*.parquet")) and process.poll() is None and time.monotonic() < deadline:
+    while not list((tmp_path / "shards").glob("part-*.parquet")) and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    there = len(list((tmp_path / "shards").glob("part-*.parquet")))
-    assert there >= 1
-    again = [
-        "torchrun",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "gramian",
-        *words,
-        "--output",
-        str(tmp_path / "shards"),
-        "--batch-size",
-        "1",
-    ]
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / again[0]), *again[1:]], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "36 items in 12 shards" in done.stdout
+    process.kill()
+    process.join()
+    assert len(list((tmp_path / "shards").glob("part-*.parquet"))) >= 1
+    assert forked.values(forked.together(main, words, processes=2)) == [0, 0]
     assert load(tmp_path / "shards").ids == tuple(f"item-{i}" for i in range(36))
 
 
@@ -499,22 +477,12 @@ def test_folders_that_hold_something_else_are_left_alone(models, tmp_path):
 
 
 def test_two_processes_train_on_media_as_one_does(config, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     config.write_text(config.read_text().replace("mode: train", "mode: freeze"))  # each process draws its own dropout
     found = []
     for processes in (1, 2):
         output = tmp_path / str(processes)
-        run = [
-            str(Path(sys.executable).parent / "torchrun"),
-            "--standalone",
-            "--nproc-per-node",
-            str(processes),
-            "-m",
-            "gramian",
-        ]
         words = ["train", "--config", str(config), "--output", str(output), "--recipe.micro-batch", "3"]
-        done = subprocess.run([*run, *words], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert forked.values(forked.together(main, words, processes=processes)) == [0] * processes
         records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         found.append([record["loss"] for record in records])
         assert "0 bytes" in (output / "aligner" / "README.md").read_text()

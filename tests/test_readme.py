@@ -1,9 +1,8 @@
 """The README's snippets, commands, links and tree are true."""
 
 import re
+import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,9 +77,9 @@ def test_the_demo_table_is_that_of_the_results():
     assert table[0] in README
 
 
-def test_the_page_of_the_scores_is_that_of_the_code():
-    done = subprocess.run([sys.executable, "-m", "gramian.scores"], capture_output=True, text=True, check=True)
-    assert done.stdout == (ROOT / "docs" / "scores.md").read_text()
+def test_the_page_of_the_scores_is_that_of_the_code(capsys):
+    runpy.run_module("gramian.scores.__main__", run_name="__main__")
+    assert capsys.readouterr().out == (ROOT / "docs" / "scores.md").read_text()
 
 
 def test_the_page_of_the_objectives_has_the_markers_that_its_command_fills():

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pickle
-import subprocess
-import sys
 import unittest.mock
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import forked
 import tiny
 from gramian import Pairwise
 from gramian.data import Cells, Reading, Table
@@ -622,21 +620,13 @@ def test_cells_that_cannot_be_batched_are_named():
 
 @pytest.mark.parametrize("micro_batch", [None, 4])
 def test_mixed_precision_on_media(models, micro_batch):
-    script = "import sys; sys.path.insert(0, 'tests'); import test_towers as t; t.mixed(sys.argv[1], sys.argv[2])"
-    done = subprocess.run(  # accelerate keeps one precision a process
-        [sys.executable, "-c", script, str(models), str(micro_batch or 0)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    forked.alone(mixed, models, micro_batch)  # accelerate keeps one precision a process
 
 
 def mixed(folder, micro_batch):
     table = toy()
-    aligner = aligner_of(Path(folder), table, "train", "lora")
-    recipe = Recipe(epochs=2, batch_size=12, precision="bf16", micro_batch=int(micro_batch) or None)
+    aligner = aligner_of(folder, table, "train", "lora")
+    recipe = Recipe(epochs=2, batch_size=12, precision="bf16", micro_batch=micro_batch)
     history = fit(aligner, Pairwise(), table, table, recipe=recipe, progress=False)
     assert all(np.isfinite(record["loss"]) for record in history.records)
     assert aligner.embed(table).vectors.dtype == torch.float32

@@ -3,16 +3,14 @@ import json
 import logging
 import math
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import forked
 from gramian.data import Table
 from gramian.data.batches import Collator, Loader
 from gramian.data.cells import Cells
@@ -261,28 +259,16 @@ def test_small_tables_are_one_batch():
 
 
 def test_mixed_precision_runs_and_does_not_mix_with_another_in_one_process():
-    """In a process of its own: accelerate keeps one precision a process."""
-    script = """
-from synthetic import world
-from gramian.data import Table
-from gramian.data.batches import Collator
-from gramian.data.cells import Cells
-from gramian.data.readers import Reader
-from gramian.errors import InputError, TooSmallError
-from gramian.losses import Gram
-from gramian.model import Aligner
-from gramian.training import Recipe, fit
-table = world(items=24)
-aligner = Aligner.for_table(table, dim=8)
-history = fit(aligner, Gram(), table, recipe=Recipe(epochs=2, precision="bf16"), progress=False, cpu=True)
-print(all(0 < record["loss"] < 9 for record in history.records))
-try:
-    fit(aligner, Gram(), table, recipe=Recipe(epochs=2), progress=False, cpu=True)
-except InputError as error:
-    print(str(error)[:35])
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
-    assert done.stdout.splitlines()[-2:] == ["True", "`precision` 'no' cannot be used: Ac"]
+    forked.alone(mixed_precision)  # accelerate keeps one precision a process
+
+
+def mixed_precision():
+    table = world(items=24)
+    aligner = Aligner.for_table(table, dim=8)
+    history = fit(aligner, Gram(), table, recipe=Recipe(epochs=2, precision="bf16"), progress=False, cpu=True)
+    assert all(0 < record["loss"] < 9 for record in history.records)
+    with pytest.raises(InputError, match="`precision` 'no' cannot be used: Ac"):
+        fit(aligner, Gram(), table, recipe=Recipe(epochs=2), progress=False, cpu=True)
 
 
 def test_batches_with_nothing_to_contrast_are_skipped_and_counted():

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] a the red green blue cat dog bird house of and in runs sings two three".split()  # noqa: SIM905
 
