@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gramian.benchmark.frozen import locate
 from gramian.data.audio import read_audio
-from gramian.data.content import Unreadable
+from gramian.data.content import Place, Unreadable
 from gramian.data.readers import Reader
 from gramian.model.towers import Tower
 
@@ -33,7 +33,7 @@ class Speech(Reader):
 
         self.spectrogram = WhisperFeatureExtractor()  # its defaults are Whisper-base's
 
-    def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> dict[str, Any]:
+    def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> dict[str, Any]:
         del generator
         clip = read_audio(cell, RATE, folder=folder)
         if not clip.any():

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gramian.data.content import Unreadable, open_source
+from gramian.data.content import Place, Unreadable, open_source
 from gramian.data.image import read_image
 from gramian.data.readers import Reader
 from gramian.data.sets.stamps import provenance
@@ -76,7 +76,7 @@ def locate(column: str) -> list[Path]:
 class Drawing(Reader):
     """A PNG, or a drawn SVG, on white: (n, 3, 224, 224) in the range that EfficientNet-Lite reads."""
 
-    def read(self, cell: Any, *, folder: Path | None = None, generator: np.random.Generator | None = None) -> Tensor:
+    def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Tensor:
         """The square of one drawing."""
         del generator
         image = draw_svg(cell, folder) if _is_svg(cell) else read_image(cell, folder)
@@ -87,7 +87,7 @@ def _is_svg(cell: Any) -> bool:
     return cell.lstrip().startswith(b"<svg") if isinstance(cell, bytes) else str(cell).endswith(".svg")
 
 
-def draw_svg(cell: str | bytes, folder: Path | None) -> Image.Image:
+def draw_svg(cell: str | bytes, folder: Place | None) -> Image.Image:
     """An SVG as an image, twice as wide as is needed, on white.
 
     Lettering is drawn only if it is outlined: fonts of the machine are not used, so that the drawing is the same everywhere.
