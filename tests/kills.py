@@ -3,9 +3,8 @@
     python tests/kills.py --count 200
 
 Every run is a fork of this process, which has imported what they import: a trial takes a second or two. Faults come before the
-n-th operation on files, seen by an audit hook, as SIGKILL or as a full disk; and at random moments, as SIGKILL, SIGTERM or SIGINT.
-Of a job of two processes, without a launcher, one gets the fault: the other has to end within 30 seconds by itself, with one
-line that names it.
+n-th operation on files, seen by an audit hook, and at random moments: SIGKILL, SIGTERM, SIGINT, or a full disk. Of a job of two
+processes, without a launcher, one gets the fault: the other has to end within 30 seconds by itself, in one line that names it.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,11 +60,14 @@ JOBS = {
 }
 
 
+KINDS = ("SIGKILL", "SIGTERM", "SIGINT", "full")
+
+
 @dataclass(frozen=True)
 class Fault:
     """What happens to a process of a job: before an operation on files, or after some seconds."""
 
-    kind: str  # SIGKILL, SIGTERM, SIGINT or "full", of a disk
+    kind: str
     operation: int | None = None
     seconds: float | None = None
     process: int = 0
@@ -90,10 +93,12 @@ class Kills:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.whole: dict[str, tuple[dict[str, str], Ended]] = {}
-        _forked(lambda: _prepare(folder))
+        _forked(lambda: _write_features(folder))
 
     def peace(self, name: str, again: bool = False) -> tuple[dict[str, str], Ended]:
         """The bytes that a job leaves, and how it ended."""
+        if name == "media" and name not in self.whole:
+            _forked(lambda: _write_media(self.folder))
         if again or name not in self.whole:
             trial = self._trial()
             ended = self._run(trial, JOBS[name].words, JOBS[name].processes)
@@ -188,7 +193,7 @@ def _fork(trial: Path, words: tuple[str, ...], number: int, environment: dict[st
         os.read(ready, 1)
         os.close(ready)
         return pid
-    code = 99
+    code, begun = 99, False
     try:
         os.chdir(trial)
         os.environ.update(environment)
@@ -197,16 +202,17 @@ def _fork(trial: Path, words: tuple[str, ...], number: int, environment: dict[st
             name = f"output-{number}" if stream == 1 else f"error-{number}"
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+        before = set(sys.modules)
         operations = _watch_files(trial / "run", fault)
         os.close(go)
-        before = set(sys.modules)
+        begun = True
         code = main(words)
         (trial / "modules").write_text("\n".join(sorted(set(sys.modules) - before)))
         (trial / f"operations-{number}").write_text(str(operations["number"]))
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
+    except BaseException as error:
+        if begun or not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
+        code = 99 if begun else 130
     finally:
         sys.stderr.flush()
         os._exit(code)
@@ -254,16 +260,20 @@ def _forked(work: object) -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def _prepare(folder: Path) -> None:
-    """A table of features, an aligner of it, and a table of texts and pictures with towers."""
-    import yaml
-    from PIL import Image
-
+def _write_features(folder: Path) -> None:
+    """A table of features, and an aligner of it."""
     from gramian.model import Aligner
 
     table = world(96, missing=0.2)
     table.save(folder / "world.parquet")
     Aligner.for_table(table, dim=8).save_pretrained(folder / "model")
+
+
+def _write_media(folder: Path) -> None:
+    """A table of texts and pictures, and towers for it."""
+    import yaml
+    from PIL import Image
+
     rng = np.random.default_rng(0)
     (folder / "media").mkdir()
     lines = ["id,text,image,split"]
@@ -287,30 +297,32 @@ def _bytes(folder: Path) -> dict[str, str]:
     } | {str(path.relative_to(folder)) + "/": "" for path in folder.rglob("*") if path.is_dir()}
 
 
-def faults(kills: Kills, name: str, count: int, seed: int) -> list[Fault]:
-    """Half before operations on files, evenly spread, a third of them with a full disk; half at random moments."""
+def faults(kills: Kills, name: str, count: int, moments: int, seed: int) -> list[Fault]:
+    """Faults before operations on files, evenly spread, and at random moments."""
     rng = random.Random(f"{name} {seed}")
-    kills.peace(name)
-    start = time.monotonic()
-    ended = kills.peace(name, again=True)[1]
-    seconds = time.monotonic() - start
+    ended, seconds = kills.peace(name)[1], 0.0
+    if moments:
+        start = time.monotonic()
+        kills.peace(name, again=True)  # without the imports of the first time
+        seconds = time.monotonic() - start
     places = [(process, place) for process, number in enumerate(ended.operations) for place in range(1, number + 1)]
-    places = sorted(rng.sample(places, min(count // 2, len(places))))
-    kinds = ("SIGKILL", "full", "SIGKILL")
-    chosen = [Fault(kinds[i % 3], operation=place, process=process) for i, (process, place) in enumerate(places)]
-    kinds = ("SIGKILL", "SIGTERM", "SIGINT")
-    moments = [(rng.uniform(0, seconds), rng.randrange(JOBS[name].processes)) for _ in range(count - len(chosen))]
-    return chosen + [Fault(kinds[i % 3], seconds=at, process=process) for i, (at, process) in enumerate(moments)]
+    places = rng.sample(places, min(count - moments, len(places)))
+    chosen = [Fault(KINDS[i % 4], operation=place, process=process) for i, (process, place) in enumerate(places)]
+    times = [(rng.uniform(0, seconds), rng.randrange(JOBS[name].processes)) for _ in range(count - len(chosen))]
+    chosen += [Fault(KINDS[i % 3], seconds=at, process=process) for i, (at, process) in enumerate(times)]
+    return chosen if moments else chosen[: len(places)]
 
 
 def run() -> int:
     """The command: one line per job; the exit code says whether all held."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20, help="faults per job")
+    parser.add_argument("--moments", type=int, help="how many of them at random moments; half by default")
     parser.add_argument("--jobs", nargs="*", choices=JOBS, default=list(JOBS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no trial after these")
     options = parser.parse_args()
+    moments = options.count // 2 if options.moments is None else options.moments
     torch.set_num_threads(1)
     end = time.monotonic() + 60 * options.minutes
     failed = 0
@@ -319,7 +331,7 @@ def run() -> int:
         for name in options.jobs:
             outcomes: Counter[str] = Counter()
             slowest = 0.0
-            for fault in faults(kills, name, options.count, options.seed):
+            for fault in faults(kills, name, options.count, moments, options.seed):
                 if time.monotonic() > end:
                     break
                 try:

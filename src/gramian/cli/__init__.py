@@ -74,18 +74,17 @@ COMMANDS: dict[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for bad input, which is reported in one line on stderr."""
-    log_to_stderr()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(PAGE.format(commands="\n".join(f"  {name:<10}{command.help}" for name, command in COMMANDS.items())), end="")
-        return 0
-    if words[0] == "--version":
-        print(f"gramian {__version__}")
-        return 0
     patience = None if "TORCHELASTIC_RUN_ID" in os.environ else PATIENCE
     try:
-        with terminable(), watched(patience):
-            _run(words[0], words[1:])
+        log_to_stderr()
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(PAGE.format(commands="\n".join(f"  {name:<10}{one.help}" for name, one in COMMANDS.items())), end="")
+        elif words[0] == "--version":
+            print(f"gramian {__version__}")
+        else:
+            with terminable(), watched(patience):
+                _run(words[0], words[1:])
     except InputError as error:
         return fail(str(error))
     except OSError as error:
