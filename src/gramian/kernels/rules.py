@@ -80,14 +80,12 @@ class Tile(NamedTuple):
         products: the rule's inner products, (b, c) each.
         queries: b rows of the queries' parts.
         items: c rows of the items' parts.
-        slopes: in the backward pass, where the products' gradients go; the products themselves where they are not needed again.
         scratch: memory for what is computed from the products.
     """
 
     products: Sequence[Tensor]
     queries: Parts
     items: Parts
-    slopes: Sequence[Tensor] = ()
     scratch: Scratch | None = None
 
     def new(self) -> Tensor | None:
@@ -116,7 +114,7 @@ class Rule(ABC):
 
     @abstractmethod
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
-        """Carry the gradient of Σ grad · scores back: to the products in `tile.slopes`, and past them to the rows in `into`."""
+        """Carry the gradient of Σ grad · scores back: to the products, written over them, and past them to the rows in `into`."""
 
     def pull_products(self, slopes: Sequence[Tensor], queries: Parts, items: Parts, into: Into) -> None:
         """Add to the rows in `into` the gradient that reaches them through the products, given the gradient of each product."""
@@ -179,7 +177,7 @@ class Linear(Rule):
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
         """The gradient of the score is that of the product."""
         del trace
-        tile.slopes[0].copy_(grad)
+        tile.products[0].copy_(grad)
         if len(tile.items) > 1 and into[1][1] is not None:
             into[1][1].add_(grad.sum(0))
 
@@ -215,20 +213,19 @@ class _OfSpan(Rule):
 
 
 class Residual(_OfSpan):
-    """w √(α − Σ ⟨a, bₖ⟩²): the part of a outside the span of the orthonormal b; queries (a, α), items (w, b (n, k, d)).
+    """w √(‖a‖² − Σ ⟨a, bₖ⟩²): the part of a outside the span of the orthonormal b; queries (a,), items (w, b (n, k, d)).
 
-    The root is `safe_sqrt`. Where little is left, r = α − Σ ⟨a, bₖ⟩² is a difference of nearly equal numbers with the rounding
-    error of the larger: the root is off by about ε/√r and its slope, relatively, by ε/r, whatever the order in which the
-    products are added up. So gradients of two ways to cut the table agree to ε/r, and not at all where r is near ε.
+    The root is `safe_sqrt`. Where little is left, r = ‖a‖² − Σ ⟨a, bₖ⟩² is a difference of nearly equal numbers with the
+    rounding error of the larger: the root is off by about ε/√r and its slope, relatively, by ε/r, whatever the order in which
+    the products are added up. So gradients of two ways to cut the table agree to ε/r, and not at all where r is near ε.
     """
 
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The residual's root; its slope where the residual is rounding noise and the chord replaces the root."""
-        w, whole = tile.items[0], tile.queries[1][:, None]
-        squares = _squares(tile)
+        a, w = tile.queries[0], tile.items[0]
+        rest = _squares(tile, torch.linalg.vecdot(a, a)[:, None], sign=-1)
         if torch.is_grad_enabled():
-            return safe_sqrt(whole - squares) * w, None
-        rest = torch.sub(whole, squares, out=squares)
+            return safe_sqrt(rest) * w, None
         if not rest.numel() or rest.amin() > torch.finfo(rest.dtype).eps:  # as nearly always
             root = rest.sqrt_()
             return torch.mul(root, w, out=tile.new() if trace else root), (root, None)
@@ -236,15 +233,14 @@ class Residual(_OfSpan):
         return root * w, (root, safe_sqrt_slope(rest) if trace else None)
 
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
-        """Every product has the slope −w ⟨a, bₖ⟩/√…, α has half of −w/√…."""
+        """With f = −w/√…, every product has the slope f ⟨a, bₖ⟩, and a itself −f a."""
         root, slope = trace
         if into[1][0] is not None:
             into[1][0].add_(torch.mul(grad, root, out=tile.new()).sum(0))
-        # The items' factor takes the slope's own factor, −1 or −2.
         factor = torch.div(grad, root, out=root) if slope is None else slope.mul_(grad).mul_(2)
         factor.mul_(-tile.items[0])
-        if into[0][1] is not None:
-            into[0][1].add_(factor.sum(1), alpha=-0.5)
+        if into[0][0] is not None:
+            into[0][0].addcmul_(tile.queries[0], factor.sum(1, keepdim=True), value=-1)
         _slopes(factor, tile)
 
 
@@ -257,7 +253,7 @@ class Projection(_OfSpan):
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The length with its sign; the factor that takes a product to its slope."""
         products, items = tile.products, tile.items
-        squared = _squares(tile)
+        squared = _squares(tile, products[0].new_zeros(1))
         length = safe_norm(squared)
         signed = length.clamp(max=1)
         if len(items) > 2:
@@ -398,18 +394,18 @@ def _product(a: Tensor, b: Tensor, scratch: Scratch | None) -> Tensor:
     return torch.mm(a, b.T, out=scratch.new() if scratch else None)
 
 
-def _squares(tile: Tile) -> Tensor:
-    first, *others = tile.products
-    total = torch.mul(first, first, out=tile.new())
-    for product in others:
-        total = total.addcmul(product, product) if torch.is_grad_enabled() else total.addcmul_(product, product)
+def _squares(tile: Tile, start: Tensor, sign: int = 1) -> Tensor:
+    """`start` plus, or minus, the squares of the products."""
+    total, out = start, tile.new()
+    for product in tile.products:
+        total = torch.addcmul(total, product, product, value=sign, out=out)
     return total
 
 
 def _slopes(factor: Tensor, tile: Tile) -> None:
-    """The gradients of the products where the slope of each is `factor` times the product."""
-    for product, slope in zip(tile.products, tile.slopes, strict=True):
-        torch.mul(product, factor, out=slope)
+    """Replace every product by its gradient, where that is `factor` times the product."""
+    for product in tile.products:
+        product.mul_(factor)
 
 
 def _pull_product(grad: Tensor, a: Tensor, b: Tensor, into_a: Tensor | None, into_b: Tensor | None) -> None:

@@ -189,17 +189,16 @@ class ToLogSums(Differentiable):
         torch.logaddexp(column_sums[columns], new[1], out=column_sums[columns])
 
     def prepare(self, totals: Sequence[Tensor], grads: Sequence[Tensor]) -> _Softmax:
-        return _Softmax(totals[:2], grads)
+        return _Softmax(totals[:2], grads[:3], grads[3] if self.totals else torch.zeros_like(grads[0]), grads[4])
 
     def gradient(self, prepared: _Softmax, scores: Tensor, at: Place) -> Tensor:
-        rows, columns, scratch = at
+        rows, columns, _ = at
         out = self.pairs.excluded(rows, columns)
         grad = prepared.powers(scores, at)
+        if self.totals:
+            grad += prepared.column_totals[columns]
         if out is not None:
             grad.masked_fill_(out, 0)
-        if self.totals:
-            shared = torch.add(prepared.grads[3][rows, None], prepared.grads[4][columns], out=scratch.new())
-            grad += shared if out is None else shared.masked_fill_(out, 0)
         diagonal, where = self.pairs.matches(grad, rows, columns)
         diagonal += prepared.grads[2][where]
         return grad
@@ -210,30 +209,33 @@ class _Softmax:
 
     Args:
         sums: the (q,) log-sums of the rows and the (n,) of the columns.
-        grads: their gradients first.
+        grads: their gradients, and that of the matches.
+        row_totals: the gradient of the rows' totals.
+        column_totals: that of the columns'.
     """
 
-    def __init__(self, sums: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        self.bounds, self.grads = sums, grads
+    def __init__(self, sums: Sequence[Tensor], grads: Sequence[Tensor], row_totals: Tensor, column_totals: Tensor) -> None:
+        self.bounds, self.grads, self.row_totals, self.column_totals = sums, grads, row_totals, column_totals
         self.sums = [part.masked_fill(part == -torch.inf, torch.inf) for part in sums]  # exp(−∞) where there is no pair
         self.shift = _common_shift(*sums)
         if self.shift is not None:
             self.factors = self._factors(self.shift, slice(None), slice(None))
 
     def powers(self, scores: Tensor, at: Place) -> Tensor:
-        """gᵢ exp(sᵢⱼ − rᵢ) + gⱼ exp(sᵢⱼ − cⱼ), where r and c are the log-sums and g their gradients."""
+        """gᵢ exp(sᵢⱼ − rᵢ) + gⱼ exp(sᵢⱼ − cⱼ) + tᵢ: r and c are the log-sums, g their gradients, t the rows' totals' own."""
         rows, columns, scratch = at
+        totals = self.row_totals[rows, None]
         shift = _common_shift(self.bounds[0][rows], self.bounds[1][columns]) if self.shift is None else self.shift
         if shift is None:
             grad = (scores - self.sums[0][rows, None]).exp_().mul_(self.grads[0][rows, None])
-            return grad.add_((scores - self.sums[1][columns]).exp_().mul_(self.grads[1][columns]))
+            return grad.add_((scores - self.sums[1][columns]).exp_().mul_(self.grads[1][columns])).add_(totals)
         # Both share exp(s − shift): no score exceeds its row's sum or its column's.
         if self.shift is None:
             by_row, by_column = self._factors(shift, rows, columns)
         else:
             by_row, by_column = self.factors[0][rows], self.factors[1][columns]
-        grad = _powers(scores, shift, scratch)
-        return grad.mul_(torch.add(by_row[:, None], by_column, out=scratch.new()))
+        powers = _powers(scores, shift, scratch)
+        return torch.addcmul(totals, powers, torch.add(by_row[:, None], by_column, out=scratch.new()), out=powers)
 
     def _factors(self, shift: float, rows: slice, columns: slice) -> list[Tensor]:
         parts = zip(self.grads, self.sums, (rows, columns), strict=False)
@@ -378,7 +380,7 @@ def forward(
             others = cut(items, at.columns)
             products = rule.products(cut(queries, at.rows), others, None if keep else at.scratch)
             for rows, band in bands(rule, at, scratch):
-                part = Tile(cut(products, rows), cut(queries, band.rows), others, scratch=band.scratch)
+                part = Tile(cut(products, rows), cut(queries, band.rows), others, band.scratch)
                 reduction.add(totals, rule.scores(part, trace=False)[0], band)
             if keep:
                 kept.append(products)
@@ -397,7 +399,7 @@ def backward(
     tile: int,
     kept: list[list[Tensor]] | None = None,
 ) -> None:
-    """Add the gradient of the parts to the tensors in `into`."""
+    """Add the gradient of the parts to the tensors in `into`; it is written over the `kept` products."""
     scratch = Scratch(queries[0])
     with torch.no_grad():
         prepared = reduction.prepare(totals, grads)
@@ -405,13 +407,12 @@ def backward(
             own, others = cut(queries, at.rows), cut(items, at.columns)
             into_items = cut(into[1], at.columns)
             products = kept[number] if kept else rule.products(own, others, at.scratch)
-            slopes = [at.scratch.new() for _ in products] if kept else products
             for rows, band in bands(rule, at, scratch):
-                part = Tile(cut(products, rows), cut(own, rows), others, cut(slopes, rows), band.scratch)
+                part = Tile(cut(products, rows), cut(own, rows), others, band.scratch)
                 scores, trace = rule.scores(part, trace=True)
                 grad = reduction.gradient(prepared, scores, band)
                 rule.pull(trace, part, grad, (cut(into[0], band.rows), into_items))
-            rule.pull_products(slopes, own, others, (cut(into[0], at.rows), into_items))
+            rule.pull_products(products, own, others, (cut(into[0], at.rows), into_items))
 
 
 def tiles(queries: Parts, items: Parts, size: int) -> Iterator[Place]:
@@ -476,6 +477,7 @@ class _Reduce(torch.autograd.Function):
         parts, totals = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         wanted = ctx.needs_input_grad[5:]
         into = [torch.zeros_like(part) if wants else None for part, wants in zip(parts, wanted, strict=True)]
+        kept, ctx.kept = ctx.kept, None  # a second backward pass makes them again
         with torch.autocast(parts[0].device.type, enabled=False):
             backward(
                 ctx.rule,
@@ -486,6 +488,6 @@ class _Reduce(torch.autograd.Function):
                 parts[ctx.split :],
                 (into[: ctx.split], into[ctx.split :]),
                 tile=ctx.tile,
-                kept=ctx.kept,
+                kept=kept,
             )
         return None, None, None, None, None, *into

@@ -53,8 +53,7 @@ def volume_form(Q: Side, M: Side) -> Form:
     if Q.width > 1:
         return traced(lambda Q, M: -safe_sqrt(_own(Q, M)), Q, M, -1, 0, entries=Q.width * (Q.width + M.width))
     own = orthogonalize(M.vectors, M.present)
-    a = Q.vectors.squeeze(1)
-    return Form(Residual(M.width), (a, (a * a).sum(-1)), (-own.volume, own.basis), -1, 0)
+    return Form(Residual(M.width), (Q.vectors.squeeze(1),), (-own.volume, own.basis), -1, 0)
 
 
 @full_precision

@@ -89,7 +89,7 @@ def _operands(form: Form) -> tuple[str, tuple[Tensor | None, ...]]:
         return "linear", (queries[0], items[0][None], None, None, None, items[1] if len(items) > 1 else None)
     B = items[1].transpose(0, 1)
     if isinstance(form.rule, Residual):
-        return "residual", (queries[0], B, queries[1], items[0], None, None)
+        return "residual", (queries[0], B, queries[0].square().sum(-1), items[0], None, None)
     return "projection", (queries[0], B, None, items[0], items[2] if len(items) > 2 else None, None)
 
 
