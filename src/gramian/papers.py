@@ -160,3 +160,7 @@ TRIANGLE = Paper(
     venue="NeurIPS",
     arxiv="2509.24734",
 )
+SUMCOR = Paper("SUMCOR", 1961, title="Relations among m sets of measures", venue="Psychometrika")
+_KETTENRING = "Canonical analysis of several sets of variables"
+MAXVAR = Paper("MAXVAR", 1971, title=_KETTENRING, venue="Biometrika")
+GENVAR = Paper("GENVAR", 1971, title=_KETTENRING, venue="Biometrika")

@@ -1,6 +1,6 @@
 """Alignment in closed form: canonical analysis of any number of modalities, of moments that one pass over the data gives."""
 
-from gramian.canonical.criteria import Affine, Analysis, Criterion, Solution, solve
+from gramian.canonical.criteria import PAPERS, Affine, Analysis, Criterion, Solution, solve
 from gramian.canonical.moments import Moments
 
-__all__ = ["Affine", "Analysis", "Criterion", "Moments", "Solution", "solve"]
+__all__ = ["PAPERS", "Affine", "Analysis", "Criterion", "Moments", "Solution", "solve"]

@@ -22,13 +22,17 @@ from torch import Tensor
 
 from gramian.canonical.moments import Moments
 from gramian.errors import InputError, check_choice
+from gramian.papers import GENVAR, MAXVAR, SUMCOR, Paper
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Affine", "Analysis", "Criterion", "Solution", "solve"]
+__all__ = ["PAPERS", "Affine", "Analysis", "Criterion", "Solution", "solve"]
 
 Criterion: TypeAlias = Literal["maxvar", "sumcor", "genvar"]
+
+PAPERS: dict[Criterion, tuple[Paper, ...]] = {"maxvar": (MAXVAR,), "sumcor": (SUMCOR, MAXVAR), "genvar": (GENVAR,)}
+"""The sources of each criterion."""
 
 RANK = 1e-12  # eigenvalues below this share of the largest are zero
 DENSE = 4096  # of larger matrices, the leading eigenvectors alone are computed where they are few

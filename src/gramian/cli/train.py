@@ -16,7 +16,7 @@ def train_command(**options: Any) -> None:
     run = train(**options)
     console = console_of()
     best = f"validation MRR {100 * run.history.best:.1f} %, " if run.history.best is not None else ""
-    console.print(f"{best}epoch {run.history.best_epoch} of {len(run.history.records)}")
+    console.print(f"{best}{run.history.chosen}")
     if run.report is not None:
         console.print(run.report.sheets()[0].rich())
         if run.report.broken:

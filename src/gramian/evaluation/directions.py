@@ -18,7 +18,7 @@ from gramian.evaluation.rankings import Names, RankedRows, Rankings
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
 from gramian.scores import ScoreName
 
-__all__ = ["DEFAULT", "SUBSETS", "Direction", "Gain", "Subsets", "hits", "single_directions", "subset_directions"]
+__all__ = ["DEFAULT", "SUBSETS", "Direction", "Gain", "Subsets", "all_ranks", "hits", "single_directions", "subset_directions"]
 
 DEFAULT: tuple[ScoreName, ...] = ("span", "cone", "centroid", "cosine", "volume")
 """The scores that `evaluate` uses by default for joint directions; `SCORES` has more."""
@@ -106,6 +106,14 @@ def single_directions(bundle: Bundle | Rankings) -> Iterator[Direction]:
         rows = rankings.asked((query,), (target,))
         if len(rows):
             yield direction(rankings, (query,), (target,), "cosine", rows)
+
+
+def all_ranks(bundle: Bundle | Rankings) -> Ranks:
+    """The ranks of all queries of `single_directions` together, so that a direction with few queries weighs little."""
+    ranks = [direction.ranks for direction in single_directions(bundle)]
+    return (
+        Ranks(*(np.concatenate(parts) for parts in zip(*ranks, strict=True))) if ranks else Ranks(*np.zeros((2, 0), np.int64))
+    )
 
 
 def subset_directions(

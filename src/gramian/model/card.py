@@ -12,10 +12,10 @@ import yaml
 from gramian.data.cells import Broken
 from gramian.data.media import MEDIA
 from gramian.data.readers import Media
-from gramian.losses import Loss
 from gramian.model.encoders import Encoder
 from gramian.model.heads import Modality
 from gramian.model.towers import Features, Towers
+from gramian.papers import Paper
 from gramian.sheets import Sheet
 
 __all__ = ["Described", "bare_card", "run_card"]
@@ -54,8 +54,9 @@ def run_card(
     *,
     data: str,
     counts: Mapping[str, Mapping[str, int]],
-    loss: Loss,
-    recipe: Mapping[str, Any],
+    objective: str,
+    papers: Sequence[Paper],
+    options: Mapping[str, Any],
     figures: Sequence[Sheet],
     split: str,
     chosen: str,
@@ -68,11 +69,12 @@ def run_card(
         aligner: the model.
         data: name or path of the table.
         counts: split → modality → items that have it; "items" for all.
-        loss: the objective.
-        recipe: how it was trained.
+        objective: the loss, or the criterion of a closed form.
+        papers: behind it.
+        options: how it was trained: a recipe, or what was searched.
         figures: tables of what was measured.
         split: what they were measured on.
-        chosen: how the epoch was chosen.
+        chosen: what was chosen on the validation split.
         broken: cells that could not be read.
         version: of the package.
 
@@ -85,9 +87,9 @@ def run_card(
         "## Training",
         f"Data: `{data}`.",
         Sheet("Items", ("split", "all", *names), tuple(rows)).markdown(),
-        f"Objective: `{loss!r}`.",
-        "\n".join(f"- {paper.cite()}" for paper in loss.papers),
-        f"Epoch chosen by {chosen}. Recipe: `{dict(recipe)}`. gramian {version}.",
+        f"Objective: `{objective}`.",
+        "\n".join(f"- {paper.cite()}" for paper in papers),
+        f"Chosen by the validation split's mean reciprocal rank: {chosen}. Options: `{dict(options)}`. gramian {version}.",
     ]
     if broken:
         first = {cell.modality: cell for cell in reversed(broken)}

@@ -1,7 +1,8 @@
-"""Train an Aligner: the recipe, one visible loop on accelerate, checkpoints, cached gradients, whole runs."""
+"""Train an Aligner: the recipe, one visible loop on accelerate, or a closed form; checkpoints, cached gradients, whole runs."""
 
+from gramian.training.canonical import Choice, Search, fit_canonical
 from gramian.training.fit import fit
 from gramian.training.recipe import History, Recipe
 from gramian.training.run import Run, train
 
-__all__ = ["History", "Recipe", "Run", "fit", "train"]
+__all__ = ["Choice", "History", "Recipe", "Run", "Search", "fit", "fit_canonical", "train"]

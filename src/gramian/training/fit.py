@@ -13,7 +13,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +23,8 @@ from gramian.data.splits import paired_items
 from gramian.data.table import Table
 from gramian.distributed import Gathered, Ring, check_precision, device, gather, is_main_process, rank, share, world_size
 from gramian.errors import InputError, TooSmallError, check_choice, require
-from gramian.evaluation import single_directions
-from gramian.evaluation.metrics import Ranks, mean_reciprocal_rank, recall_at_k
+from gramian.evaluation.directions import all_ranks
+from gramian.evaluation.metrics import mean_reciprocal_rank, recall_at_k
 from gramian.files import claimed
 from gramian.losses.base import Loss, LossOutput
 from gramian.losses.softmax import Temperature
@@ -337,15 +336,14 @@ def _validate(aligner: Aligner, validation: Loader, broken: list[Broken]) -> dic
             bundles.append(aligner(batch))
             broken.extend(batch.broken)
         bundle = gather(Bundle.cat(bundles))
-    ranks = [direction.ranks for direction in single_directions(bundle)]
-    if not ranks:
+    ranks = all_ranks(bundle)
+    if not len(ranks.better):
         raise InputError(
             "`validation` must hold two items that share two modalities once it is read; it does not"
             + (f" ({summary(broken)})." if broken else ".")
             + " Fix its cells, or split the items differently."
         )
-    together = Ranks(*(np.concatenate(parts) for parts in zip(*ranks, strict=True)))
-    return {"validation/mrr": mean_reciprocal_rank(together), "validation/recall@1": recall_at_k(together, 1)}
+    return {"validation/mrr": mean_reciprocal_rank(ranks), "validation/recall@1": recall_at_k(ranks, 1)}
 
 
 def _temperatures(loss: Loss) -> dict[str, float]:

@@ -98,6 +98,11 @@ class History:
     looks_since_best: int = 0
     broken: list[Broken] = field(default_factory=list)
 
+    @property
+    def chosen(self) -> str:
+        """What was chosen, in words."""
+        return f"epoch {self.best_epoch} of {len(self.records)}"
+
     def note(self, broken: Iterable[Broken]) -> None:
         """Add cells that could not be read, each once."""
         new = tuple(broken)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
 from gramian import __version__
+from gramian.canonical import PAPERS
+from gramian.canonical.features import Kernel
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
 from gramian.data.splits import hold_out, paired_items
 from gramian.distributed import is_main_process
-from gramian.errors import InputError, check_number
+from gramian.errors import InputError, check_choice, check_number
 from gramian.evaluation import Report, evaluate
 from gramian.files import claimed, write_text
 from gramian.losses import Contrast, Loss, Matching
@@ -21,8 +25,10 @@ from gramian.model.aligner import Aligner
 from gramian.model.card import run_card
 from gramian.model.heads import HeadName
 from gramian.model.specs import Spec, build_loss, build_towers
+from gramian.model.starts import identity_heads
 from gramian.model.towers import Tower
 from gramian.processes import watched
+from gramian.training.canonical import Choice, Search, fit_canonical
 from gramian.training.fit import fit
 from gramian.training.recipe import History, Recipe
 
@@ -31,20 +37,24 @@ __all__ = ["Run", "train"]
 logger = logging.getLogger("gramian")
 
 
+Method: TypeAlias = Literal["contrast", "canonical"]
+Start: TypeAlias = Literal["random", "canonical", "identity"]
+
+
 @dataclass(frozen=True)
 class Run:
     """The result of `train`.
 
     Attributes:
         aligner: with the best weights.
-        history: of the training.
+        history: of the training; a `Choice` of the closed form.
         report: of the test split, or of the validation split if the table has no test split; None if no two of its items share
             two modalities, and in processes other than the first.
         written: the folder of the Aligner, and the report.
     """
 
     aligner: Aligner
-    history: History
+    history: History | Choice
     report: Report | None
     written: tuple[Path, ...]
 
@@ -55,8 +65,12 @@ def train(
     loss: Loss | Spec | None = None,
     columns: Sequence[str] | None = None,
     towers: Mapping[str, Tower | Spec] | None = None,
-    head: HeadName = "linear",
-    dim: int = 512,
+    method: Method = "contrast",
+    start: Start = "random",
+    head: HeadName | None = None,
+    kernel: Kernel | None = None,
+    dim: int | None = None,
+    search: Search = Search(),  # noqa: B008 (frozen)
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     matching: float = 0.0,
     validation_share: float = 0.1,
@@ -69,6 +83,9 @@ def train(
 ) -> Run:
     """Train an Aligner on a table and save the weights that are best on the validation split, with a report and a model card.
 
+    Two methods give the same kind of Aligner: "contrast" descends a loss, "canonical" solves canonical analysis in closed
+    form, in seconds, for frozen towers (docs/canonical.md).
+
     A table with a column `split` is trained on "train" and chosen on "validation"; "test" is read once, at the end, for the
     report. Otherwise a share of the items is held out by the recipe's seed, and the report is of those.
 
@@ -79,8 +96,13 @@ def train(
             Without one, the sum of Pairwise and Gram's cone, each at temperature 0.2, which measured best.
         columns: the modalities to use; by default those of the towers and every column of features.
         towers: column → the encoder that reads its raw cells; in a YAML file.
-        head: of every modality.
-        dim: width of the shared space.
+        method: "contrast" trains by a loss; "canonical" solves in closed form, with `search` in place of loss and recipe.
+        start: of the heads in "contrast": "random"; "canonical", in closed form, for heads "linear", "residual" and "kernel";
+            or "identity", for modalities that share one space of width `dim` already.
+        head: of every modality; "linear" by default, and with "canonical" what the search finds best.
+        kernel: of heads "kernel"; with "canonical" by default what the search finds best.
+        dim: width of the shared space; 512 by default, and with "canonical" what the search finds best.
+        search: what "canonical" tries on the validation split.
         recipe: how to train.
         matching: weight of a matching head beside the loss, which `gramian evaluate` re-ranks with; 0.1 in the papers, 0
             trains none. Its hard negatives come from the loss's own score, its anchor is the loss's.
@@ -101,6 +123,13 @@ def train(
     """
     output = Path(output)
     check_number("matching", matching, "[0, inf)")
+    check_choice("method", method, get_args(Method))
+    check_choice("start", start, get_args(Start))
+    if method == "canonical":
+        unused = {"loss": loss, "matching": matching, "start": start != "random", "resume": resume, "report_to": report_to}
+        for option, value in unused.items():
+            if value:
+                raise InputError(f"`{option}` is for `method` 'contrast'; 'canonical' solves in closed form. Leave it out.")
     with watched(), claimed(output, is_main_process()):
         if not resume and is_main_process() and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
@@ -110,30 +139,56 @@ def train(
         training, validation = hold_out(table, validation_share, recipe.seed)
         anchor = _anchor(objective, training.modalities)
         matcher = {"anchor": anchor} if matching else None
-        aligner = Aligner.for_table(training.has_any(), dim=dim, head=head, towers=encoders, matcher=matcher, seed=recipe.seed)
         if is_main_process():
             logger.info("training on %s, choosing on %s", training, validation)
-        if aligner.matcher is not None:
-            score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
-            objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
-        history = fit(
-            aligner,
-            objective,
-            training,
-            validation,
-            recipe=recipe,
-            output=output,
-            resume=resume,
-            progress=progress,
-            strict=strict,
-            report_to=report_to,
-        )
+        reading = Reading(recipe.workers, strict)
+        solve = partial(fit_canonical, training, validation, towers=encoders, matcher=matcher, reading=reading)
+        if method == "canonical" or start == "canonical":
+            if method == "contrast":
+                head, dim = head or "linear", 512 if dim is None else dim
+            search = _narrowed(search, head, kernel, dim)
+            aligner, choice = solve(search=search, seed=recipe.seed, progress=progress)
+        else:
+            aligner = Aligner.for_table(
+                training.has_any(),
+                dim=512 if dim is None else dim,
+                head=head or "linear",
+                kernel=kernel or Kernel(),
+                towers=encoders,
+                matcher=matcher,
+                seed=recipe.seed,
+            )
+            if start == "identity":
+                identity_heads(aligner.towers, aligner.named_heads())
+        history: History | Choice
+        if method == "canonical":
+            history = choice
+            if is_main_process():
+                write_text(output / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in choice.records))
+        else:
+            if start == "canonical" and is_main_process():
+                logger.info("starting from the closed form: validation MRR %.1f %%, %s", 100 * choice.best, choice.chosen)
+            if aligner.matcher is not None:
+                score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
+                objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
+            history = fit(
+                aligner,
+                objective,
+                training,
+                validation,
+                recipe=recipe,
+                output=output,
+                resume=resume,
+                progress=progress,
+                strict=strict,
+                report_to=report_to,
+            )
         if not is_main_process():
             return Run(aligner, history, None, ())
         tested = table.split is not None and "test" in table.split
         split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
         settings = {"data": data, "split": split, "model": str(output / "aligner"), "version": __version__}
-        report = _report(aligner, held_out, settings, Reading(recipe.workers, strict))
+        report = _report(aligner, held_out, settings, reading)
         written = [output / "aligner"]
         if report is None:
             logger.warning("no report: no two items of the %s split share two modalities.", split)
@@ -143,12 +198,13 @@ def train(
                 aligner,
                 data=data,
                 counts={name: {"items": len(part)} | part.counts() for name, part in parts.items()},
-                loss=objective,
-                recipe=asdict(recipe),
+                objective=search.criterion if method == "canonical" else repr(objective),
+                papers=PAPERS[search.criterion] if method == "canonical" else objective.papers,
+                options=asdict(search if method == "canonical" else recipe),
                 figures=report.sheets()[:1],
                 split=split,
-                chosen=f"the validation split's mean reciprocal rank, epoch {history.best_epoch} of {len(history.records)}",
-                broken=history.broken,
+                chosen=history.chosen,
+                broken=report.broken if isinstance(history, Choice) else history.broken,
                 version=__version__,
             )
             report.save(output)
@@ -156,6 +212,12 @@ def train(
         aligner.save_pretrained(output / "aligner")
         write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
         return Run(aligner, history, report, tuple(written))
+
+
+def _narrowed(search: Search, head: HeadName | None, kernel: Kernel | None, dim: int | None) -> Search:
+    """The search among what the options leave open."""
+    fixed: dict[str, Any] = {"heads": head, "kernels": kernel, "dims": dim}
+    return replace(search, **{name: (value,) for name, value in fixed.items() if value is not None})
 
 
 def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading: Reading) -> Report | None:

@@ -1,0 +1,264 @@
+"""`fit_canonical`: an Aligner in closed form, its ridge, kernel, power and width chosen on validation items."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from gramian.bundle import Bundle
+from gramian.canonical import Analysis, Criterion, Solution
+from gramian.canonical.features import Kernel
+from gramian.data.batches import Reading
+from gramian.data.splits import paired_items
+from gramian.data.table import Table
+from gramian.distributed import gather, is_main_process, share
+from gramian.errors import InputError, check_choice
+from gramian.evaluation.directions import all_ranks
+from gramian.evaluation.metrics import mean_reciprocal_rank
+from gramian.model.aligner import Aligner
+from gramian.model.heads import HeadName, features_of
+from gramian.model.starts import EncodedRows, fill_heads, moments_of
+from gramian.model.towers import Tower
+from gramian.rows import read_ids
+from gramian.sheets import progress_bar
+
+__all__ = ["Choice", "Search", "Settings", "fit_canonical"]
+
+VALIDATED = 2000  # validation items ranked at most, drawn at random from more: ranking grows with their square
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `Aligner.canonical` takes.
+
+    Attributes:
+        head: of every modality.
+        kernel: of heads "kernel".
+        ridge: see `gramian.canonical.solve`.
+        power: see `gramian.canonical.Solution.head`.
+        dim: width of the space, at most; fewer where the items have fewer components.
+    """
+
+    head: HeadName
+    kernel: Kernel
+    ridge: float
+    power: float
+    dim: int
+
+    def __str__(self) -> str:
+        kernel = f" {self.kernel.name}, kernel power {self.kernel.power:g}" if self.head == "kernel" else ""
+        return f"head {self.head}{kernel}, ridge {self.ridge:g}, power {self.power:g}, dim {self.dim}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `fit_canonical` tries: every combination.
+
+    Attributes:
+        heads: "linear", "kernel" or "residual", each of every modality.
+        kernels: of heads "kernel".
+        ridges: in units of the mean eigenvalue of a modality.
+        powers: of the components' agreement.
+        dims: widths of the space; those beyond the rank of the training items are that rank.
+        criterion: "maxvar", "sumcor" or "genvar".
+        folds: into how many parts the items are divided where there is no validation split; each validates what the others
+            give.
+
+    Raises:
+        InputError: an empty list, fewer than two folds, another criterion.
+    """
+
+    heads: tuple[HeadName, ...] = ("linear", "kernel")
+    kernels: tuple[Kernel, ...] = (Kernel(power=2), Kernel(power=4), Kernel("rbf", power=1))
+    ridges: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    powers: tuple[float, ...] = (0.5, 1.0, 2.0)
+    dims: tuple[int, ...] = (128, 256, 512)
+    criterion: Criterion = "maxvar"
+    folds: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "kernels", "ridges", "powers", "dims"):
+            if not getattr(self, name):
+                raise InputError(f"`search.{name}` must hold at least one value to try; got none.")
+        check_choice("search.criterion", self.criterion, get_args(Criterion))
+        if self.folds < 2:
+            raise InputError(f"`search.folds` must be at least 2; got {self.folds}.")
+        if min(self.dims) < 1:
+            raise InputError(f"`search.dims` must be at least 1; got {min(self.dims)}.")
+
+    def maps(self) -> Iterator[tuple[HeadName, Kernel]]:
+        """Each kind of head with each of its kernels."""
+        for head in self.heads:
+            yield from ((head, kernel) for kernel in (self.kernels if head == "kernel" else self.kernels[:1]))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `fit_canonical` chose.
+
+    Attributes:
+        settings: the best.
+        best: their mean reciprocal rank on validation items, over all queries of the directions between two modalities; the
+            mean over the folds where there are folds.
+        records: one per combination: the settings, and "validation/mrr".
+    """
+
+    settings: Settings
+    best: float
+    records: list[dict[str, Any]]
+
+    @property
+    def chosen(self) -> str:
+        """What was chosen, in words."""
+        return f"{self.settings}, the best of {len(self.records)} settings"
+
+
+def fit_canonical(
+    train: Table,
+    validation: Table | None = None,
+    *,
+    search: Search | None = None,
+    towers: Mapping[str, Tower] | None = None,
+    matcher: Mapping[str, Any] | None = None,
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Aligner, Choice]:
+    """An Aligner solved in closed form, with the settings that rank validation items best.
+
+    The decompositions of a kernel are shared by all ridges, and a solution by all powers and widths. Of several processes each
+    reads its share of the rows.
+
+    Args:
+        train: the training items; the Aligner is solved from all of them.
+        validation: never the test split; without it the training items are divided into folds, by item.
+        search: what to try; see `Search`.
+        towers: modality → the frozen tower of a column of raw cells; every such column needs one.
+        matcher: options of a `Matcher`, see `Aligner.for_table`.
+        reading: how raw cells are read.
+        seed: of landmarks and folds.
+        progress: show a progress bar.
+
+    Returns:
+        The Aligner, on the CPU, in evaluation mode; and the `Choice`.
+
+    Raises:
+        InputError: fewer than two items that share two modalities, columns and towers that do not fit.
+    """
+    search = search or Search()
+    train = train.has_any()
+    if validation is None:
+        parts = list(_folds(train, search.folds, seed))
+    else:
+        parts = [(train, validation.select(*train.modalities).has_any())]
+    options: dict[str, Any] = {"towers": towers, "seed": seed}
+    scores: dict[Settings, list[float]] = defaultdict(list)
+    with progress_bar(progress and is_main_process(), note=True) as bar:
+        maps = list(search.maps())
+        task = bar.add_task("canonical", total=len(parts) * len(maps), note="")
+        for fitted, held_out in parts:
+            if paired_items(held_out) < 2:
+                raise InputError(
+                    "`validation` must hold at least two items that share two modalities. Pass more, or fewer folds."
+                )
+            for head, kernel in maps:
+                trial = _Trial(fitted, _drawn(held_out, seed), head, kernel, reading, options)
+                for settings, score in trial.scores(search):
+                    scores[settings].append(score)
+                bar.advance(task)
+        means = {settings: sum(of_folds) / len(of_folds) for settings, of_folds in scores.items()}
+        best = max(means, key=lambda settings: means[settings])
+        # The trial of a validation split has all training items; of folds none has.
+        trial = _Trial(train, None, best.head, best.kernel, reading, options)
+        aligner = trial.aligner(best, search.criterion, matcher)
+    records = [{**asdict(settings), "validation/mrr": mean} for settings, mean in means.items()]
+    return aligner, Choice(best, means[best], records)
+
+
+class _Trial:
+    """One kind of head: the analysis of the training items, and what the heads read of the validation items."""
+
+    def __init__(
+        self, train: Table, validation: Table | None, head: HeadName, kernel: Kernel, reading: Reading, options: dict[str, Any]
+    ) -> None:
+        self.train, self.head, self.kernel, self.options = train, head, kernel, options
+        start = Aligner.for_table(train, dim=1, head=head, kernel=kernel, **options)
+        heads = start.named_heads()
+        self.analysis = Analysis(moments_of(EncodedRows(start.towers, train, reading), heads))
+        self.batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        self.item_ids = None if validation is None or validation.item_ids is None else share(validation.item_ids)
+        if validation is not None:
+            for columns in EncodedRows(start.towers, validation, reading):
+                with torch.no_grad():
+                    values = {name: features_of(heads[name])(vectors).double() for name, (vectors, _) in columns.items()}
+                self.batches.append((values, {name: mask for name, (_, mask) in columns.items()}))
+
+    def solution(self, ridge: float, dims: Sequence[int], criterion: Criterion) -> Iterator[tuple[int, Solution]]:
+        """Widths, and a solution of at least as many components as it has."""
+        if criterion == "maxvar":  # a narrower space has the leading components of a wider one
+            solution = self.analysis.solve(ridge=ridge)
+            yield from ((dim, solution) for dim in dims)
+        else:
+            most = min(len(spectrum) for spectrum in self.analysis.spectra.values())
+            solutions = {
+                dim: self.analysis.solve(dim, ridge=ridge, criterion=criterion) for dim in {min(d, most) for d in dims}
+            }
+            yield from ((dim, solutions[min(dim, most)]) for dim in dims)
+
+    def scores(self, search: Search) -> Iterator[tuple[Settings, float]]:
+        """Every combination with this kind of head, and its mean reciprocal rank."""
+        for ridge in search.ridges:
+            known: dict[tuple[int, float], float] = {}
+            for (dim, solution), power in itertools.product(
+                list(self.solution(ridge, search.dims, search.criterion)), search.powers
+            ):
+                key = min(dim, len(solution.values)), power
+                if key not in known:
+                    known[key] = self._score(solution, *key)
+                yield Settings(self.head, self.kernel, ridge, power, dim), known[key]
+
+    def _score(self, solution: Solution, dim: int, power: float) -> float:
+        heads = {name: solution.head(name, power=power, dim=dim) for name in solution.directions}
+        bundles = []
+        for values, masks in self.batches:
+            projected = {name: values[name] @ heads[name].weight + heads[name].bias for name in values}
+            bundles.append(Bundle.from_dict(projected, present=masks, check=False))
+        bundle = Bundle.cat(bundles)
+        if self.item_ids is not None:
+            bundle = replace(bundle, item_ids=read_ids(self.item_ids, len(bundle)).to(bundle.vectors.device))
+        return mean_reciprocal_rank(all_ranks(gather(bundle)))
+
+    def aligner(self, settings: Settings, criterion: Criterion, matcher: Mapping[str, Any] | None) -> Aligner:
+        """The Aligner with these settings."""
+        ((dim, solution),) = self.solution(settings.ridge, [settings.dim], criterion)
+        dim = min(dim, len(solution.values))
+        aligner = Aligner.for_table(self.train, dim=dim, head=self.head, kernel=self.kernel, matcher=matcher, **self.options)
+        fill_heads(aligner.named_heads(), solution, settings.power)
+        return aligner.eval()
+
+
+def _folds(table: Table, folds: int, seed: int) -> Iterator[tuple[Table, Table]]:
+    """Each part of the items, after the others."""
+    names = table.item_ids or table.ids
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) < 2 * folds:
+        raise InputError(f"`train` must hold at least {2 * folds} items for {folds} folds; got {len(distinct)}. Lower `folds`.")
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)).tolist()
+    fold_of = {distinct[i]: place % folds for place, i in enumerate(order)}
+    owner = torch.tensor([fold_of[name] for name in names])
+    for fold in range(folds):
+        yield table[owner != fold], table[owner == fold]
+
+
+def _drawn(table: Table, seed: int) -> Table:
+    """At most `VALIDATED` rows."""
+    if len(table) <= VALIDATED:
+        return table
+    rows = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:VALIDATED]
+    return table[rows.sort().values]

@@ -1,0 +1,158 @@
+"""The closed form chosen on validation items, as a method of training and as its start."""
+
+import json
+
+import pytest
+import torch
+
+from gramian import Aligner, Recipe, Table, train
+from gramian.canonical.features import Kernel
+from gramian.errors import InputError
+from gramian.evaluation.directions import all_ranks
+from gramian.evaluation.metrics import mean_reciprocal_rank
+from gramian.training import Search, canonical, fit_canonical
+from synthetic import world
+
+SMALL = Search(kernels=(Kernel(power=2),), ridges=(0.01, 1.0), powers=(0.5, 2.0), dims=(3, 500))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return world(120, missing=0.1)
+
+
+@pytest.fixture(scope="module")
+def chosen(table):
+    return fit_canonical(table.part("train"), table.part("validation"), search=SMALL, progress=False)
+
+
+def test_the_best_of_all_combinations_is_solved_from_all_training_items(table, chosen):
+    aligner, choice = chosen
+    assert len(choice.records) == 2 * 2 * 2 * 2
+    assert choice.best == max(record["validation/mrr"] for record in choice.records)
+    settings = choice.settings
+    same = Aligner.canonical(
+        table.part("train"),
+        head=settings.head,
+        kernel=settings.kernel,
+        ridge=settings.ridge,
+        power=settings.power,
+        dim=aligner.dim,
+    )
+    test = table.part("test").has_any()
+    torch.testing.assert_close(aligner.embed(test).vectors, same.embed(test).vectors, rtol=0, atol=1e-5)
+    assert choice.chosen.startswith(f"head {settings.head}") and choice.chosen.endswith("the best of 16 settings")
+
+
+def test_a_choice_is_by_what_the_aligner_does(table, chosen):
+    aligner, choice = chosen
+    bundle = aligner.embed(table.part("validation").has_any())
+    assert mean_reciprocal_rank(all_ranks(bundle)) == pytest.approx(choice.best, abs=0.01)
+
+
+def test_rows_of_one_item_count_as_one(table):
+    part = table.part("train")
+    twice = torch.arange(len(part)).repeat(2)
+    doubled = Table.from_columns(
+        {name: part.features(name)[twice] for name in part.modalities},
+        present={name: part.present[name][twice] for name in part.modalities},
+        item_ids=[part.ids[i] for i in twice.tolist()],
+    )
+    search = Search(heads=("linear",), ridges=(0.01,), powers=(1.0,), dims=(6,))
+    scores = [fit_canonical(part, held_out, search=search, progress=False)[1].best for held_out in (part, doubled)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-9) and scores[0] > 0.6
+
+
+def test_without_a_validation_split_items_are_folded_whole(table, monkeypatch):
+    part = table.part("train").has_any()
+    grouped = Table.from_columns(
+        {name: part.features(name) for name in part.modalities},
+        present=part.present,
+        item_ids=[str(i // 2) for i in range(len(part))],
+    )
+    seen = []
+    folds = canonical._folds
+    monkeypatch.setattr(canonical, "_folds", lambda *a: (seen.append(pair) or pair for pair in folds(*a)))
+    aligner, choice = fit_canonical(grouped, search=SMALL, progress=False)
+    assert len(seen) == 4 and sum(len(held_out) for _, held_out in seen) == len(grouped)
+    for fitted, held_out in seen:
+        assert not set(fitted.item_ids) & set(held_out.item_ids)
+        assert len(fitted) + len(held_out) == len(grouped)
+    assert len(choice.records) == 16 and aligner.dim <= 500
+    with pytest.raises(InputError, match="`train` must hold at least 8 items for 4 folds; got 3"):
+        fit_canonical(part[:3], progress=False)
+
+
+@pytest.mark.parametrize("criterion", ["sumcor", "genvar"])
+def test_other_criteria_are_solved_anew_for_every_width(table, criterion):
+    search = Search(heads=("linear",), ridges=(0.1,), powers=(1.0,), dims=(2, 6, 500), criterion=criterion)
+    aligner, choice = fit_canonical(table.part("train"), table.part("validation"), search=search, progress=False)
+    scores = {record["dim"]: record["validation/mrr"] for record in choice.records}
+    assert scores[6] > scores[2] and aligner.dim in (6, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"ridges": ()}, r"`search\.ridges` must hold at least one value"),
+        ({"folds": 1}, r"`search\.folds` must be at least 2"),
+        ({"dims": (0,)}, r"`search\.dims` must be at least 1"),
+        ({"criterion": "minvar"}, r"`search\.criterion` must be one of"),
+    ],
+)
+def test_searches_that_cannot_be(options, match):
+    with pytest.raises(InputError, match=match):
+        Search(**options)
+
+
+def test_more_validation_rows_than_are_ranked_are_drawn(table, monkeypatch):
+    monkeypatch.setattr(canonical, "VALIDATED", 5)
+    assert len(canonical._drawn(table, 0)) == 5 and canonical._drawn(table[:5], 0).ids == table.ids[:5]
+
+
+@pytest.fixture
+def data(table, tmp_path):
+    path = tmp_path / "table.safetensors"
+    table.save(path)
+    return str(path)
+
+
+def test_train_by_the_closed_form_writes_what_training_writes(data, tmp_path):
+    run = train(data, tmp_path / "run", method="canonical", search=SMALL, progress=False)
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"aligner", "report.md", "metrics.jsonl", "splits.json"}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 16 and max(line["validation/mrr"] for line in lines) == run.history.best
+    card = (tmp_path / "run" / "aligner" / "README.md").read_text()
+    assert "Objective: `maxvar`" in card and "Biometrika 1971" in card and run.history.chosen in card
+    again = Aligner.from_pretrained(tmp_path / "run" / "aligner")
+    assert again.dim == run.aligner.dim
+    fixed = train(data, tmp_path / "fixed", method="canonical", head="linear", dim=4, search=SMALL, progress=False)
+    assert fixed.aligner.dim == 4 and {record["head"] for record in fixed.history.records} == {"linear"}
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"loss": "Pairwise"}, "`loss` is for `method` 'contrast'"),
+        ({"matching": 0.1}, "`matching` is for `method` 'contrast'"),
+        ({"start": "identity"}, "`start` is for `method` 'contrast'"),
+        ({"method": "canonic"}, "Did you mean 'canonical'"),
+        ({"method": "contrast", "start": "zero"}, "`start` must be one of random, canonical, identity"),
+        ({"method": "contrast", "start": "canonical", "head": "mlp"}, "`head` must be 'linear', 'residual' or 'kernel'"),
+        ({"method": "contrast", "start": "identity"}, "'identity' needs heads 'linear' or 'residual' of width `dim` = 512"),
+    ],
+)
+def test_runs_that_cannot_be(data, tmp_path, options, match):
+    with pytest.raises(InputError, match=match):
+        train(data, tmp_path / "run", progress=False, **{"method": "canonical"} | options)
+
+
+@pytest.mark.parametrize("head", ["linear", "residual", "kernel"])
+def test_contrastive_training_starts_from_the_closed_form(data, table, tmp_path, head):
+    recipe = Recipe(epochs=1, learning_rate=1e-9, batch_size=16)  # the start, but for rounding
+    options = {"head": head, "dim": 6, "search": SMALL, "progress": False}
+    solved = train(data, tmp_path / "solved", method="canonical", **options)
+    started = train(data, tmp_path / "started", start="canonical", recipe=recipe, **options)
+    test = table.part("test").has_any()
+    torch.testing.assert_close(started.aligner.embed(test).vectors, solved.aligner.embed(test).vectors, rtol=0, atol=1e-4)
+    assert started.history.records[0]["epoch"] == 1
