@@ -27,6 +27,7 @@ ROOMS = [
     "kernels",
     "scores",
     "losses",
+    "ring",
     "distributed",
     "data",
     "canonical",

@@ -1,10 +1,13 @@
-"""`Exchange`: which items are candidates: this process's own, or those of all processes (`gramian.distributed`)."""
+"""`Exchange`: which items a batch is contrasted with: this process's own, or those of all processes (`gramian.distributed`)."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from gramian.bundle import Bundle
 from gramian.kernels.rules import Form
 from gramian.kernels.tiles import Backend, LogSums, Pairs, SoftplusSums, log_sums, softplus_sums
 
@@ -16,7 +19,23 @@ class Exchange:
 
     `form` has one row per query and one per item, and row i of the one matches row i of the other; rows with equal `ids` (n,)
     are one item.
+
+    Args:
+        generator: what this process draws from; torch's own by default.
+
+    Attributes:
+        local: whether the items are this process's alone.
     """
+
+    local: ClassVar[bool] = True
+
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        self._generator = generator
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """What draws come from; those of all processes that take part are the same. None for torch's own."""
+        return self._generator
 
     def log_sums(
         self, form: Form, ids: Tensor | None, *, totals: bool, block_size: int | None, backend: Backend = "torch"
@@ -36,19 +55,20 @@ class Exchange:
         """The ids of all items that take part, given this process's own (n,)."""
         return ids
 
-    def total(self, n: int, device: torch.device) -> int:
+    def total(self, n: int) -> int:
         """How many items take part, given the number of this process's own."""
-        del device
         return n
 
-    def distinct(self, ids: Tensor | None, n: int, device: torch.device) -> int:
-        """The number of different items."""
-        return self.total(n, device) if ids is None else int(torch.unique(self.everyone(ids)).numel())
+    def distinct(self, bundle: Bundle) -> int:
+        """The number of different items, given those of this process."""
+        if bundle.item_ids is None:
+            return self.total(len(bundle))
+        return int(torch.unique(self.everyone(bundle.item_ids)).numel())
 
-    def contrasted(self, ids: Tensor | None, n: int, device: torch.device) -> Tensor | int:
+    def contrasted(self, ids: Tensor | None, n: int) -> Tensor | int:
         """How many items each of the n is contrasted with, its match included: (n,), or one number for all."""
         if ids is None:
-            return self.total(n, device)
+            return self.total(n)
         everyone = self.everyone(ids)
         distinct_ids, multiplicity = torch.unique(everyone, return_counts=True)
         counts: Tensor = len(everyone) + 1 - multiplicity[torch.searchsorted(distinct_ids, ids.contiguous())]

@@ -114,7 +114,7 @@ class Rule(ABC):
 
     @abstractmethod
     def pull(self, trace: Any, tile: Tile, grad: Tensor, into: Into) -> None:
-        """Carry the gradient of Σ grad · scores back: to the products, written over them, and past them to the rows in `into`."""
+        """Carry the gradient of Σ grad · scores back: to the products, in their place, and past them to the rows in `into`."""
 
     def pull_products(self, slopes: Sequence[Tensor], queries: Parts, items: Parts, into: Into) -> None:
         """Add to the rows in `into` the gradient that reaches them through the products, given the gradient of each product."""

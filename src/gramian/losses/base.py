@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from gramian.bundle import Bundle, Vectors
 from gramian.errors import InputError, TooSmallError, check_number
 from gramian.kernels import Exchange
-from gramian.losses.functional import LOCAL
 from gramian.papers import Paper
 
 __all__ = ["Loss", "LossOutput", "Sum"]
@@ -40,11 +39,9 @@ class Loss(nn.Module, ABC):
 
     Attributes:
         papers: its sources; empty for this library's own losses.
-        exchange: which items are contrasted with each other: those of one process unless `gramian.distributed` sets another.
     """
 
     papers: tuple[Paper, ...] = ()
-    exchange: Exchange = LOCAL
 
     @property
     @abstractmethod
@@ -52,8 +49,8 @@ class Loss(nn.Module, ABC):
         """Whether −z is as good as z: from random weights such an objective settles in antipodal solutions."""
 
     @abstractmethod
-    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
-        """The loss of one batch whose rows all have something present."""
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
+        """The loss of one batch whose rows all have something present, contrasted with the items of `exchange`."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
@@ -81,7 +78,7 @@ class Loss(nn.Module, ABC):
         empty_rows = len(bundle) - int(filled.sum())
         # Scores divided by a small temperature, and 1 − cos² above all, do not survive the 16-bit products of autocast.
         with torch.autocast(bundle.vectors.device.type, enabled=False):
-            return self.compute(bundle[filled] if empty_rows else bundle, generator)._replace(empty_rows=empty_rows)
+            return self.compute(bundle[filled] if empty_rows else bundle, Exchange(generator))._replace(empty_rows=empty_rows)
 
     def __add__(self, other: Loss) -> Sum:
         if not isinstance(other, Loss):
@@ -138,7 +135,7 @@ class Sum(Loss):
         """True if every term is."""
         return all(loss.sign_blind for loss in self._losses())
 
-    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
         """The weighted sum over the terms that have something to contrast.
 
         Raises:
@@ -151,7 +148,7 @@ class Sum(Loss):
         failures: list[TooSmallError] = []
         for i, (name, loss, weight) in enumerate(zip(names, self._losses(), self.weights, strict=True)):
             try:
-                result = loss.compute(bundle, generator)
+                result = loss.compute(bundle, exchange)
             except TooSmallError as error:
                 failures.append(error)
                 continue
@@ -177,7 +174,7 @@ def _terms(loss: Loss) -> tuple[list[Loss], list[float]]:
 
 
 def comparable(
-    bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str]]], what: str, exchange: Exchange = LOCAL
+    bundle: Bundle, comparisons: Mapping[str, tuple[str, Sequence[str]]], what: str, exchange: Exchange
 ) -> Iterator[tuple[str, Bundle]]:
     """Each comparison (name → query, targets) for which two different items have both sides, and those items.
 
@@ -188,7 +185,7 @@ def comparable(
     for name, (query, targets) in comparisons.items():
         both = bundle.has(query) & bundle.has(*targets)
         usable = bundle if both.all() else bundle[both]
-        distinct = exchange.distinct(usable.item_ids, len(usable), usable.vectors.device)
+        distinct = exchange.distinct(usable)
         most = max(most, distinct)
         if distinct > 1:
             yield name, usable

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_number
 from gramian.geometry import check_curvature
-from gramian.kernels import Form, Given
+from gramian.kernels import Exchange, Form, Given
 from gramian.losses.base import LossOutput
 from gramian.losses.softmax import SoftmaxLoss, SoftmaxOptions
 from gramian.papers import CENTROBIND, GRAM, HYPERGRAM, TRIANGLE
@@ -69,13 +69,13 @@ class Contrast(SoftmaxLoss):
         """Whether the score is; a function of your own counts as sign-aware."""
         return isinstance(self.function, Score) and not self.function.sign_aware
 
-    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
         """The mean over the anchors; one part per anchor, named after it. An anchor with fewer than two items is left out."""
         anchors = anchors_of(self.anchor, bundle, type(self).__name__)
         self.temperature.check(anchors)
         if self.anchor == RANDOM and self.training:
-            anchors = [draw_anchor(anchors, bundle, generator)]
-        return self.contrast(bundle, against_others(anchors, bundle), ANCHORED)
+            anchors = [draw_anchor(anchors, bundle, exchange)]
+        return self.contrast(bundle, against_others(anchors, bundle), ANCHORED, exchange)
 
     def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
         """The score of each anchor with each item's other modalities."""
@@ -192,7 +192,7 @@ class Triangle(Contrast):
         super().__init__("triangle", anchor=anchor, **options)
         self.squared = squared
 
-    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
         """As for any anchor, over at most three modalities.
 
         Raises:
@@ -202,7 +202,7 @@ class Triangle(Contrast):
             raise InputError(
                 f"`items` must have at most three modalities for Triangle; got {', '.join(bundle.modalities)}. Select three."
             )
-        return super().compute(bundle, generator)
+        return super().compute(bundle, exchange)
 
     def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
         """Minus the areas."""
@@ -294,11 +294,11 @@ def anchors_of(anchor: str, bundle: Bundle, loss: str) -> list[str]:
     return list(names)
 
 
-def draw_anchor(anchors: Sequence[str], bundle: Bundle, generator: torch.Generator | None) -> str:
+def draw_anchor(anchors: Sequence[str], bundle: Bundle, exchange: Exchange) -> str:
     """One of `anchors` at random, among those that at least two different items have together with another modality."""
     several = bundle.present.sum(1) > 1
-    usable = [name for name in anchors if bundle[bundle.has(name) & several].distinct() > 1] or anchors
-    return usable[int(torch.randint(len(usable), (1,), generator=generator))]
+    usable = [name for name in anchors if exchange.distinct(bundle[bundle.has(name) & several]) > 1] or anchors
+    return usable[int(torch.randint(len(usable), (1,), generator=exchange.generator))]
 
 
 def against_others(anchors: Sequence[str], bundle: Bundle) -> dict[str, tuple[str, list[str]]]:

@@ -62,7 +62,7 @@ def info_nce(
         columns = _cross_entropy(table.T, match, same & ~match, label_smoothing, negatives)
         return (rows + columns) / 2
     sums = exchange.log_sums(form, ids, totals=label_smoothing > 0, block_size=block_size, backend=backend)
-    counted = None if label_smoothing == 0 else exchange.contrasted(ids, n, device)
+    counted = None if label_smoothing == 0 else exchange.contrasted(ids, n)
     return exchange.mean(cross_entropies(sums, label_smoothing, counted))
 
 

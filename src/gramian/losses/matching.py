@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.errors import check_choice, check_number
+from gramian.kernels import Exchange
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, RANDOM, against_others, anchors_of, draw_anchor
 from gramian.papers import GRAM, PMRL
@@ -58,16 +59,15 @@ class Matching(Loss):
         """True: the head can learn any sign, so it does not determine those of the space."""
         return True
 
-    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
         """The mean over the anchors; one part per anchor, named after it. An anchor with fewer than two items is left out."""
-        if not self.training:
-            generator = torch.Generator().manual_seed(0)
+        generator = exchange.generator if self.training else torch.Generator().manual_seed(0)
         anchors = anchors_of(self.anchor, bundle, "Matching")
         if self.anchor == RANDOM and self.training:
-            anchors = [draw_anchor(anchors, bundle, generator)]
+            anchors = [draw_anchor(anchors, bundle, exchange)]
         comparisons = against_others(anchors, bundle)
         parts = {}
-        for anchor, usable in comparable(bundle, comparisons, ANCHORED):
+        for anchor, usable in comparable(bundle, comparisons, ANCHORED, exchange):
             queries, items = usable.select(anchor), usable.select(*comparisons[anchor][1])
             with torch.no_grad():
                 scores, same = SCORES[self.score](queries, items) / self.temperature, usable.same()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_number, listing
-from gramian.kernels import Form
+from gramian.kernels import Exchange, Form
 from gramian.losses.base import LossOutput
 from gramian.losses.functional import sigmoid_loss
 from gramian.losses.softmax import SoftmaxLoss, SoftmaxOptions
@@ -87,14 +87,13 @@ class Pairwise(SoftmaxLoss):
         """False: cosines are sign-aware."""
         return False
 
-    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
         """The mean over the pairs; one part per pair, named "first-second".
 
         Raises:
             InputError: `anchor`, `pairs`, `weights` or `temperature` names what the Bundle lacks, or every weight is 0.
             TooSmallError: no pair has two items.
         """
-        del generator
         comparisons = {self._name(*pair): (pair[0], pair[1:]) for pair in self._pairs(bundle.modalities)}
         self.temperature.check(list(comparisons))
         weights = None
@@ -106,18 +105,18 @@ class Pairwise(SoftmaxLoss):
             comparisons = {name: comparison for name, comparison in comparisons.items() if weights[name] > 0}
             if not comparisons:
                 raise InputError("`weights` must leave some pair a positive factor; got zeros for all.")
-        return self.contrast(bundle, comparisons, "the same two modalities", weights)
+        return self.contrast(bundle, comparisons, "the same two modalities", exchange, weights)
 
     def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
         """The cosines of the two modalities."""
         return cosine_form(*sides(usable.select(query), usable.select(*targets)))
 
-    def penalty(self, logits: Form, usable: Bundle) -> Tensor:
+    def penalty(self, logits: Form, usable: Bundle, exchange: Exchange) -> Tensor:
         """The loss of one pair of modalities, a scalar ≥ 0."""
         if self.bias is None:
-            return super().penalty(logits, usable)
+            return super().penalty(logits, usable, exchange)
         shifted = replace(logits, items=(*logits.items, self.bias.expand(len(usable))))
-        return sigmoid_loss(shifted, usable.item_ids, block_size=self.block_size, exchange=self.exchange)
+        return sigmoid_loss(shifted, usable.item_ids, block_size=self.block_size, exchange=exchange)
 
     def extra_repr(self) -> str:
         """The options."""

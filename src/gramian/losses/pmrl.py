@@ -9,9 +9,9 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import check_number
 from gramian.geometry import direction, spectrum, widened
-from gramian.kernels import PLAIN, Form, Linear, self_products
+from gramian.kernels import PLAIN, Exchange, Form, Linear, self_products
 from gramian.losses.base import Loss, LossOutput, too_small
-from gramian.losses.functional import LOCAL, info_nce
+from gramian.losses.functional import info_nce
 from gramian.papers import PMRL as PAPER
 
 __all__ = ["PMRL"]
@@ -69,19 +69,15 @@ class PMRL(Loss):
         """True unless `signed`: negating every vector of a modality does not change the alignment term."""
         return not self.signed
 
-    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
         """The plain sum of the parts "alignment" and "instance".
 
         Raises:
             TooSmallError: no item has two modalities, or all rows are one item.
         """
-        del generator
         several = bundle.present.sum(1) > 1
-        device = several.device
-        distinct = self.exchange.distinct(
-            None if bundle.item_ids is None else bundle.item_ids[several], int(several.sum()), device
-        )
-        if not distinct or self.exchange.distinct(bundle.item_ids, len(bundle), device) < 2:
+        distinct = exchange.distinct(bundle if several.all() else bundle[several])
+        if not distinct or exchange.distinct(bundle) < 2:
             raise too_small(distinct, "two or more modalities")
         sigma, u = spectrum(bundle.vectors, bundle.present)
         if self.signed:
@@ -89,27 +85,27 @@ class PMRL(Loss):
             count = bundle.present.sum(1, keepdim=True)
             resultant = torch.linalg.vector_norm(total, dim=-1, keepdim=True) / count.to(sigma.dtype).sqrt()
             sigma, u = torch.cat([resultant, sigma[:, 1:]], 1), direction(total)
-        parts = {"alignment": self._alignment(sigma, bundle.present, several), "instance": self._instance(u, bundle)}
+        alignment = exchange.mean(self._alignments(sigma, bundle.present, several))
+        parts = {"alignment": alignment, "instance": self._instance(u, bundle, exchange)}
         return LossOutput(parts["alignment"] + parts["instance"], parts)
 
-    def _alignment(self, sigma: Tensor, present: Tensor, several: Tensor) -> Tensor:
-        """−log softmax of σ₁, over items with several vectors; an item with k vectors has k singular values in its softmax."""
+    def _alignments(self, sigma: Tensor, present: Tensor, several: Tensor) -> Tensor:
+        """−log softmax of σ₁ of the items with several vectors; an item with k vectors has k singular values in its softmax."""
         logits = sigma / self.alignment_temperature
         if not present.all():
             beyond = torch.arange(sigma.shape[1], device=sigma.device) >= present.sum(1, keepdim=True)
             logits = logits.masked_fill(beyond, -torch.inf)[several]
-        target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        return self.exchange.mean(F.cross_entropy(logits, target, reduction="none"))
+        return -logits.log_softmax(1)[:, 0]
 
-    def _instance(self, u: Tensor, bundle: Bundle) -> Tensor:
+    def _instance(self, u: Tensor, bundle: Bundle, exchange: Exchange) -> Tensor:
         """Cross-entropy of a symmetric table: its rows and its columns give the same."""
-        if self.exchange is LOCAL and self.block_size is None and len(u) ** 2 <= PLAIN:
+        if exchange.local and self.block_size is None and len(u) ** 2 <= PLAIN:
             logits = self_products(u, 1 / self.instance_temperature)
             if bundle.item_ids is not None:
                 logits = logits.masked_fill(bundle.same() & ~torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
             return F.cross_entropy(logits, torch.arange(len(u), device=u.device))
         blocks = Form(Linear(), (u / self.instance_temperature,), (u,))
-        return info_nce(blocks, bundle.item_ids, block_size=self.block_size, exchange=self.exchange)
+        return info_nce(blocks, bundle.item_ids, block_size=self.block_size, exchange=exchange)
 
     def extra_repr(self) -> str:
         """The options."""

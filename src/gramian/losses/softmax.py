@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_number, unknown_option
-from gramian.kernels import Backend, Form
+from gramian.kernels import Backend, Exchange, Form
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.functional import info_nce
 
@@ -96,7 +96,7 @@ class SoftmaxLoss(Loss):
     def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
         """Scores (n, n) of every item's `query` against every item's `targets`, as a form."""
 
-    def penalty(self, logits: Form, usable: Bundle) -> Tensor:
+    def penalty(self, logits: Form, usable: Bundle, exchange: Exchange) -> Tensor:
         """What one comparison costs: `info_nce` with this loss's options, a scalar ≥ 0."""
         return info_nce(
             logits,
@@ -105,7 +105,7 @@ class SoftmaxLoss(Loss):
             negatives=self.negatives,
             block_size=self.block_size,
             backend=self.backend,
-            exchange=self.exchange,
+            exchange=exchange,
         )
 
     def contrast(
@@ -113,6 +113,7 @@ class SoftmaxLoss(Loss):
         bundle: Bundle,
         comparisons: Mapping[str, tuple[str, Sequence[str]]],
         what: str,
+        exchange: Exchange,
         weights: Mapping[str, float] | None = None,
     ) -> LossOutput:
         """The mean over `comparisons`; one part each, over the items that have what it compares.
@@ -121,6 +122,7 @@ class SoftmaxLoss(Loss):
             bundle: the batch.
             comparisons: name → query, targets. One with fewer than two such items is left out.
             what: what items need to take part, for the error.
+            exchange: which items the batch is contrasted with.
             weights: one factor per comparison; 1 by default.
 
         Returns:
@@ -130,9 +132,9 @@ class SoftmaxLoss(Loss):
             TooSmallError: no comparison has two items.
         """
         parts = {}
-        for name, usable in comparable(bundle, comparisons, what, self.exchange):
+        for name, usable in comparable(bundle, comparisons, what, exchange):
             query, targets = comparisons[name]
-            parts[name] = self.penalty(self.form(usable, query, targets).over(self.temperature(name)), usable)
+            parts[name] = self.penalty(self.form(usable, query, targets).over(self.temperature(name)), usable, exchange)
         if weights is None:
             return LossOutput(torch.stack(list(parts.values())).mean(), parts)
         factors = [weights[name] for name in parts]

@@ -12,6 +12,7 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice
 from gramian.geometry import widened
+from gramian.kernels import Exchange
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, EACH, against_others, anchors_of
 from gramian.losses.softmax import Temperature
@@ -68,13 +69,13 @@ class Symile(Loss):
         """True: with more than two modalities, negating two of them changes nothing."""
         return True
 
-    def compute(self, bundle: Bundle, generator: torch.Generator | None) -> LossOutput:
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
         """The mean over the anchors; one part per anchor. An anchor with fewer than two items is left out."""
         anchors, parts = anchors_of(EACH, bundle, "Symile"), {}
         self.temperature.check(anchors)
         comparisons = against_others(anchors, bundle)
-        for anchor, usable in comparable(bundle, comparisons, ANCHORED):
-            products, candidates, target = self._products(usable, *comparisons[anchor], generator)
+        for anchor, usable in comparable(bundle, comparisons, ANCHORED, exchange):
+            products, candidates, target = self._products(usable, *comparisons[anchor], exchange.generator)
             logits = products / self.temperature(anchor)  # before the mask: −∞/τ has a NaN derivative in τ
             parts[anchor] = F.cross_entropy(logits.masked_fill(~candidates, -torch.inf), target)
         return LossOutput(torch.stack(list(parts.values())).mean(), parts)
