@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled when they are first imported: most of them never are, and all at once take half a minute.
+PIP := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help setup demo test floors check format docs study bench clean
 
@@ -21,8 +23,8 @@ setup: $(VENV)/.ready
 # torch is installed first and alone, so that no other requirement can select another build of it.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt torch
+	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: setup
@@ -35,8 +37,8 @@ test: setup
 # Old releases warn about things that newer ones have fixed, so warnings are not errors here.
 floors:
 	$(PYTHON) -m venv .venv-floors
-	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-floors.txt torch
-	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-floors.txt \
+	.venv-floors/bin/python -m pip install $(PIP) --constraint constraints-floors.txt torch
+	.venv-floors/bin/python -m pip install $(PIP) --constraint constraints-floors.txt \
 		--editable '.[train,plots]' pytest hypothesis scipy pillow pyyaml
 	.venv-floors/bin/python -m pytest -W default
 
