@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -111,6 +112,8 @@ def embed_shards(
         check_precision(precision, device)
         model.to(device)
         folder = _Shards(output, _description(model, data, source, shard_size, precision))
+        if not isinstance(data, Table):
+            data = _begun(model, data, columns)
         earlier = folder.begin()
         if not folder.complete():
             task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
@@ -130,6 +133,24 @@ def embed_shards(
         return written._replace(kept=len(earlier & {folder.shard(number).name for number in range(written.shards)}))
 
 
+def _begun(model: Model, data: Iterable[Table], columns: Sequence[str] | None) -> Iterable[Table]:
+    """The parts of a stream, read and checked up to the first that has something to embed: before anything is written."""
+    parts, read = iter(data), []
+    for part in parts:
+        read.append(part)
+        if known := _known(model, part, columns):
+            model.check(part.select(*known))
+            return chain(read, parts)
+    names, has = columns or model.modalities, dict.fromkeys(name for part in read for name in part.modalities)
+    raise InputError(f"`data` has nothing in the columns that the model reads ({', '.join(names)}); it has {', '.join(has)}.")
+
+
+def _known(model: Model, part: Table, columns: Sequence[str] | None) -> list[str]:
+    """The columns of a part to embed, of those that have something."""
+    wanted = columns or model.modalities
+    return [name for name in part.modalities if name in wanted and bool(part.present[name].any())]
+
+
 def _parts(
     model: Model,
     data: Table | Iterable[Table],
@@ -146,9 +167,7 @@ def _parts(
             yield data[start : rows.stop], loader.in_order(batch_size, rows)
         return
     for part in data:
-        wanted = columns or model.modalities
-        known = [name for name in part.modalities if name in wanted and bool(part.present[name].any())]
-        if known:
+        if known := _known(model, part, columns):
             filled = part.select(*known)
             model.check(filled)
             yield part, Loader(filled, model.collator(), reading).in_order(batch_size)

@@ -103,6 +103,9 @@ def read_json(path: str | Path, *, finite: bool = True) -> Any:
         path: of at most 64 MiB.
         finite: refuse the infinite and NaN, which are no JSON but which Python writes.
 
+    Returns:
+        Plain data.
+
     Raises:
         InputError: it is no such JSON, or too large.
         OSError: it cannot be read.
@@ -158,8 +161,10 @@ def check_folder(output: Path) -> None:
     """Refuse an output folder that cannot be one, before any work is done.
 
     Raises:
-        InputError: it, or a folder above it, is a file.
+        InputError: it, or a folder above it, is a file; a null character.
     """
+    if "\0" in str(output):
+        raise InputError(f"`output` must be a path, which holds no null character; got {str(output)!r}.")
     for path in (output, *output.parents):
         if path.exists():
             if not path.is_dir():
@@ -180,11 +185,11 @@ def claimed(output: str | Path, by: bool = True) -> Iterator[None]:
     Raises:
         InputError: another process owns the folder, or it is a file.
     """
+    check_folder(Path(output))
     folder = Path(output).resolve()
     if not by or _claims.get(folder, (0, 0))[0] == threading.get_ident():
         yield
         return
-    check_folder(folder)
     created = _make_folders(folder)
     handle = _lock(folder / LOCK)
     _claims[folder] = (threading.get_ident(), handle)

@@ -14,12 +14,16 @@ from gramian.data.cells import Broken, summary
 from gramian.data.sources import READABLE
 from gramian.distributed import device
 from gramian.embedding import embed_shards, encode_table
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, check_choices, check_number
+from gramian.files import check_folder
 from gramian.model import Aligner, Towers
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 
 __all__ = ["embed"]
+
+OTHERS = (".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pt", ".txt", ".xlsx")
+"""Endings of files, so that they name no folder; that of a folder may be anything else, as in runs/v1.2."""
 
 
 def embed(
@@ -67,21 +71,24 @@ def embed(
     console = console_of()
     if model is None and towers is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
-    one_file = output.suffix in ENDINGS
+    for argument, value in (("shard_size", shard_size), ("batch_size", batch_size)):
+        check_number(argument, value, "[1, inf)", integer=True, optional=True)
+    ending = output.suffix.lower()
+    if ending in (*READABLE, *OTHERS):
+        check_choice("output", ending, ENDINGS)
+    one_file = ending in ENDINGS
+    check_folder(output.parent if one_file else output)
     if one_file and output.exists() and Path(data).exists() and output.samefile(data):
         raise InputError(f"`output` must differ from `data`; both are {data!r}.")
     if one_file and streaming:
-        raise InputError("`streaming` writes shards: `output` must be a folder.")
-    if output.suffix in (*READABLE, ".npy", ".npz", ".pt"):
-        check_choice("output", output.suffix, ENDINGS)
+        raise InputError(f"`output` must be a folder, since `streaming` writes shards; got {str(output)!r}.")
     if streaming and split is not None:
         raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
     reading = Reading(workers, strict)
     built = build_towers(towers, columns if model is None else None, trust_code=trust_code)
     embedder = Towers(built) if model is None else Aligner.from_pretrained(model, towers=built)
     every = embedder if isinstance(embedder, Towers) else embedder.towers
-    for name in columns or ():
-        check_choice("columns", name, every.modalities)
+    check_choices("columns", columns or (), every.modalities)
     raw = [name for name in every.raw_modalities() if columns is None or name in columns]
     names = columns or (list(every.modalities) if model is None else None)
     items: Table | Iterator[Table]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -14,8 +13,9 @@ from gramian.cli.terminal import console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
 from gramian.distributed import device, is_main_process
+from gramian.errors import InputError
 from gramian.evaluation import DEFAULT, Subsets, evaluate
-from gramian.files import claimed
+from gramian.files import claimed, read_json
 from gramian.model import Aligner
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
@@ -63,8 +63,15 @@ def evaluate_table(
         towers: modality → the tower of a class of your own that the model was trained with.
         trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
         media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
+
+    Raises:
+        InputError: a table, a model or options that cannot be used; an output folder that holds a run.
     """
     console = console_of()
+    if output is not None and (output / "aligner").exists():
+        raise InputError(
+            f"`output` {str(output)!r} holds a run, and its report. Name another folder, as {str(output / 'test')!r}."
+        )
     with nullcontext() if output is None else claimed(output, is_main_process()):
         aligner = None
         if model is not None:
@@ -109,8 +116,8 @@ def _trained_on(table: Table, model: str | None) -> int:
     if model is None:
         return 0
     try:
-        ids = set(json.loads((Path(model) / ".." / "splits.json").read_text(encoding="utf-8"))["train"])
-    except (OSError, ValueError, KeyError):
+        ids = set(read_json(Path(model) / ".." / "splits.json")["train"])
+    except (InputError, OSError, KeyError, TypeError):
         return 0
     return sum(name in ids for name in table.ids)
 

@@ -134,7 +134,7 @@ def _value(key: str, value: str | None, rest: list[str], hint: Any, yes: bool) -
     if value is None:
         value = _next(key, rest)
     if not value.strip() or (_is_list(hint) and not all(part.strip() for part in value.split(","))):
-        raise InputError(f"`{key}` must not be empty; got {value!r}. Leave the option out for its default.")
+        raise InputError(f"`{key}` must not be empty; got {value!r}. Write a value, or leave the option out.")
     return Word(value)
 
 
@@ -167,13 +167,13 @@ def _placed(old: Any, path: Sequence[str], value: Any, hint: Any) -> Any:
     """The value of an option with one part set: a field of a record, an argument of an object, an object of a mapping."""
     if not path:
         return value
-    if _record(hint):
-        return (old if isinstance(old, dict) else {}) | {path[0]: value}
-    if _holds_objects(hint):
-        inner = old if isinstance(old, dict) else {}
-        return inner | {path[0]: _placed(inner.get(path[0]), path[1:], value, Loss)}
-    spec = old if isinstance(old, dict) else {} if old is None else {"class_path": old}
-    return spec | {"init_args": (spec.get("init_args") or {}) | {".".join(path): value}}
+    if _names_object(hint) and not _holds_objects(hint):
+        spec = old if isinstance(old, dict) else {} if old is None else {"class_path": old}
+        return spec | {"init_args": (spec.get("init_args") or {}) | {".".join(path): value}}
+    inner = {} if old is None else old
+    if not isinstance(inner, dict):
+        return old  # which is refused for its type
+    return inner | {path[0]: _placed(inner.get(path[0]), path[1:], value, Loss if _holds_objects(hint) else Any)}
 
 
 def _read(files: Sequence[str], command: Command, owner: str) -> dict[str, Any]:
@@ -202,6 +202,8 @@ def _read(files: Sequence[str], command: Command, owner: str) -> dict[str, Any]:
                 raise unknown_option(str(key), _keys(options | unused), owner)
             if key in options:
                 values[key] = value
+            else:
+                _converted(value, unused[key])
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 import threading
@@ -58,7 +59,8 @@ def _console(**options: Any) -> Console:
 
 def fail(message: str, code: int = 2) -> int:
     """Report an error in one line on stderr; return the exit code."""
-    print("gramian: " + visible(" ".join(message.split())), file=sys.stderr)
+    line = re.sub(r"(\S{80})\S{80,}(\S{40})", r"\1…\2", " ".join(message.split()))  # a path may be of any length
+    print("gramian: " + visible(line), file=sys.stderr)
     return code
 
 

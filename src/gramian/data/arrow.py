@@ -119,7 +119,8 @@ def _from_lists(name: str, column: pyarrow.ChunkedArray) -> tuple[Tensor, Tensor
             raise InputError(
                 f"column `{name}` holds lists with {flat.null_count} empty values. Correct them, or leave those cells empty."
             )
-        rows = torch.from_numpy(flat.to_numpy(zero_copy_only=False).astype(np.float32)).reshape(-1, width)
+        with np.errstate(over="ignore"):  # what is infinite is counted by `Table.check`
+            rows = torch.from_numpy(flat.to_numpy(zero_copy_only=False).astype(np.float32)).reshape(-1, width)
         values[start : start + len(chunk)][torch.from_numpy(sizes > 0)] = rows
         start += len(chunk)
     return values, present
@@ -173,7 +174,7 @@ def _vector(cell: Any) -> np.ndarray | None:
         raise ValueError("no list")
     if isinstance(values, list) and (kinds := set(map(type, values)) - {int, float}):
         raise _EmptyValueError if kinds == {type(None)} else ValueError("no numbers")
-    with np.errstate(over="ignore"):  # what is infinite is counted by `Table.check`
+    with np.errstate(over="ignore"):
         vector = np.asarray(values, np.float64).astype(np.float32)
     if vector.ndim != 1:
         raise ValueError("no vector")

@@ -97,6 +97,8 @@ def read_file(path: Path, wanted: Wanted, *, mapped: bool = False) -> Iterator[P
         yield from _unpacked(path, wanted) if mapped and reader is _parquet and _is_large(path) else reader(path, wanted)
     except InputError:
         raise
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(path)!r} is not in UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} cannot be read as {kind}: {first_line(error) or type(error).__name__}") from error
 

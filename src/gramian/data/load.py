@@ -68,12 +68,8 @@ def load(
     >>> load("stamps", split="test").select("image", "text").widths
     {'image': 1280, 'text': 384}
     """
-    path = EMBEDDED.get(str(data), Path(data))
-    if str(data) in SETS and not path.exists():
-        path = prepared(str(data))
-        if not path.is_file():
-            raise InputError(f"`data` {str(data)!r} is not on this machine yet. Make it: gramian prepare {data}")
-    if path.suffix == ".safetensors" and path.is_file():
+    path = _safetensors(data)
+    if path is not None:
         table = Table.load(path)
         if columns is not None:
             table = table.select(*columns)
@@ -110,6 +106,10 @@ def stream(
     Raises:
         InputError: see `load`.
     """
+    if _safetensors(data) is not None:
+        whole = load(data, columns=columns)
+        yield from (whole[start : start + rows] for start in range(0, len(whole), rows))
+        return
     seen = 0
     known: set[str] = set()
     for part in stream_rows(
@@ -121,6 +121,16 @@ def stream(
         yield table
     if not seen:
         raise InputError(f"{str(data)!r} is empty: no rows.")
+
+
+def _safetensors(data: str | Path) -> Path | None:
+    """The file of a table that is one: a set of the package, one that was prepared, or a path."""
+    path = EMBEDDED.get(str(data), Path(data))
+    if str(data) in SETS and not path.exists():
+        path = prepared(str(data))
+        if not path.is_file():
+            raise InputError(f"`data` {str(data)!r} is not on this machine yet. Make it: gramian prepare {data}")
+    return path if path.suffix == ".safetensors" and path.is_file() else None
 
 
 def _roots(folders: Paths | None) -> tuple[Path, ...]:

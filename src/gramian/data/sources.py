@@ -20,6 +20,7 @@ from gramian.data.formats import READERS, Part, Wanted, in_split, joined, read_f
 from gramian.data.hub import hub_folder, read_hub
 from gramian.data.media import MEDIA
 from gramian.data.room import check_room
+from gramian.data.sets import SETS
 from gramian.data.tars import read_tars
 from gramian.errors import InputError, check_choice, first_line, listing, require
 
@@ -36,6 +37,7 @@ READABLE = (*READERS, ".tar")
 _SPLITS = {name: name for name in ("train", "validation", "test")} | dict.fromkeys(("valid", "val", "dev"), "validation")
 """Names of folders and files that say, as a whole, which split is in them → its name."""
 
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _ASIDE = re.compile(r"(readme|licen[cs]e|notice|changelog)\b.*|dataset_infos?\.json|_[^.]*", re.IGNORECASE)
@@ -163,7 +165,7 @@ def _parts(
     require("pyarrow")
     path = Path(source)
     if path.is_file():
-        check_choice("data", path.suffix.lower(), READABLE)
+        check_choice("data", path.suffix.lower(), (*READABLE, ".safetensors"))
         if path.stat().st_size == 0:
             raise InputError(f"{source!r} is empty: 0 bytes.")
         archive = path.suffix.lower() == ".tar"
@@ -172,12 +174,13 @@ def _parts(
     elif path.is_dir():
         folder = Folder.of(path, roots)
         parts = _of_folder(path, folder, wanted, mapped)
-    elif path.exists():
-        raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; {source!r} is a pipe or a device.")
-    elif source.count("/") == 1 and path.suffix not in (*READABLE, ".safetensors") and not source.startswith((".", "/")):
+    elif not path.exists() and _HUB_ID.fullmatch(source) and path.suffix not in (*READABLE, ".safetensors"):
         folder, parts = hub_folder(source, roots), read_hub(source, revision, wanted, streaming)
     else:
-        raise InputError(f"`data` must be a file, a folder, a hub id or one of stamps; {source!r} does not exist.")
+        kinds = f"a file, a folder, a hub id or one of {', '.join(('stamps', *SETS))}"
+        raise InputError(
+            f"`data` must be {kinds}; {source!r} {'is a pipe or a device' if path.exists() else 'does not exist'}."
+        )
     for part in parts:
         yield replace(part, folder=folder)
 
@@ -188,6 +191,8 @@ def _of_tars(paths: Sequence[Path]) -> Part:
 
 
 def _of_folder(folder: Path, own: Folder, wanted: Wanted, mapped: bool) -> Iterator[Part]:
+    if (folder / "config.json").exists() and (folder / "model.safetensors").exists():
+        raise InputError(f"{str(folder)!r} holds a model, no table. Name it as `model`.")
     tars = sorted(folder.glob("*.tar"))
     if tars:
         yield _of_tars([_file_of(own, tar) for tar in tars])

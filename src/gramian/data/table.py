@@ -18,7 +18,7 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.data.arrow import write_vectors
 from gramian.data.cells import Cells, is_empty
-from gramian.errors import InputError, check_choice, listing
+from gramian.errors import InputError, check_choice, first_line, listing
 from gramian.files import atomic
 from gramian.rows import read_mask, read_rows, row_index
 
@@ -316,10 +316,10 @@ class Table:
             InputError: another ending, or a column of raw cells.
         """
         path = Path(path)
-        check_choice("path", path.suffix, ENDINGS)
+        check_choice("path", path.suffix.lower(), ENDINGS)
         columns = {name: self.features(name) for name in self.columns}
         with atomic(path) as partial:
-            if path.suffix == ".parquet":
+            if path.suffix.lower() == ".parquet":
                 data: dict[str, list[Any]] = {"id": list(self.ids)}
                 data |= {} if self.split is None else {"split": list(self.split)}
                 data |= {} if self.item_ids is None else {"item": list(self.item_ids)}
@@ -343,12 +343,12 @@ class Table:
                 metadata = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except FileNotFoundError:
-            raise InputError(f"`path` must be an existing file; {str(path)!r} does not exist.") from None
+            raise InputError(f"{str(path)!r} does not exist.") from None
         except (SafetensorError, OSError) as error:
-            raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
+            raise InputError(f"{str(path)!r} cannot be read as safetensors: {first_line(error)}.") from None
         if _FORMAT not in metadata:
             if not tensors or any(tensor.ndim != 2 for tensor in tensors.values()):
-                raise InputError(f"`path` must hold a table or (n, width) matrices; {str(path)!r} holds something else.")
+                raise InputError(f"{str(path)!r} must hold a table, or matrices (n, width); it holds something else.")
             return cls.from_columns(tensors)
         try:
             header = json.loads(metadata[_FORMAT])

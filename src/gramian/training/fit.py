@@ -309,6 +309,8 @@ def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
         )
     table = table.select(*aligner.modalities).has_any()
     aligner.check(table, argument)
+    if len(table.modalities) < 2:
+        raise InputError(f"`{argument}` must have two modalities to align; it has {', '.join(table.modalities)} alone.")
     shared = paired_items(table)
     if shared < 2:
         raise InputError(f"`{argument}` must hold at least two items that share two modalities; {shared} of {len(table)} do.")
