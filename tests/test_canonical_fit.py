@@ -95,8 +95,8 @@ def test_other_criteria_are_solved_anew_for_every_width(table, criterion):
     ("options", "match"),
     [
         ({"ridges": ()}, r"`search\.ridges` must hold at least one value"),
-        ({"folds": 1}, r"`search\.folds` must be at least 2"),
-        ({"dims": (0,)}, r"`search\.dims` must be at least 1"),
+        ({"folds": 1}, r"`search\.folds` must be an integer in \[2, 100\]"),
+        ({"dims": (0,)}, r"`search\.dims` must be an integer in"),
         ({"criterion": "minvar"}, r"`search\.criterion` must be one of"),
     ],
 )

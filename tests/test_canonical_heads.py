@@ -67,7 +67,7 @@ def test_kmeans_takes_the_centres_of_the_rows():
 def test_kernels_that_cannot_be():
     with pytest.raises(InputError, match=r"`kernel\.name` must be one of cosine, rbf"):
         Kernel("linear")
-    with pytest.raises(InputError, match=r"`kernel\.power` must be positive"):
+    with pytest.raises(InputError, match=r"`kernel\.power` must lie in"):
         Kernel(power=0)
     with pytest.raises(InputError, match="must be a whole number for the cosine"):
         Kernel(power=2.5)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gramian.benchmark.environment import versions
 from gramian.bundle import Bundle
+from gramian.canonical.features import Kernel
 from gramian.data import Table
 from gramian.errors import InputError, check_choice, check_number, require
 from gramian.evaluation import Report, evaluate, hits
@@ -25,8 +26,9 @@ from gramian.evaluation.stats import Interval, difference_interval, share_interv
 from gramian.files import write_text
 from gramian.losses import Loss
 from gramian.model import Aligner
+from gramian.model.heads import HeadName
 from gramian.scores import ScoreName
-from gramian.training import History, Recipe, fit
+from gramian.training import History, Recipe, Search, fit, fit_canonical
 
 __all__ = ["Method", "Results", "Run", "Task", "chosen", "difference", "read_page", "recall", "study", "write_tables"]
 
@@ -39,17 +41,28 @@ class Method:
 
     Attributes:
         name: for tables and, in plain letters, for files.
-        loss: builds the objective.
+        loss: builds the objective; None solves in closed form.
         kind: the origin of its options, for tables: "published", "corrected", "combined".
         dim: width of the shared space; the task's by default.
         recipe: the task's by default. Each run replaces its seed.
+        head: of every modality, where a loss trains new ones.
+        kernel: of heads "kernel".
+        search: what the closed form tries on validation; with a loss, the closed form that training starts from.
     """
 
     name: str
-    loss: Callable[[], Loss]
+    loss: Callable[[], Loss] | None
     kind: str = ""
     dim: int | None = None
     recipe: Recipe | None = None
+    head: HeadName = "linear"
+    kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
+    search: Search | None = None
+
+    @property
+    def objective(self) -> str:
+        """The loss, or the criterion of the closed form, in words."""
+        return repr(self.loss()) if self.loss is not None else (self.search or Search()).criterion
 
 
 @dataclass(frozen=True)
@@ -171,7 +184,7 @@ class _Trial:
         """The space from which every method starts, trained once."""
         if self.task.start is None:
             return None
-        return self._fit(self._new(self.task.start), self.task.start)[0]
+        return self._fit(None, self.task.start)[0]
 
     def settings(self, method: Method) -> dict[str, Any]:
         """Everything that determines a run's result, as plain JSON values."""
@@ -181,8 +194,10 @@ class _Trial:
             "split": self.split,
             "dim": method.dim or self.task.dim,
             "recipe": asdict(self._recipe(method)),
-            "loss": repr(method.loss()),
-            "start": None if start is None else {"recipe": asdict(self._recipe(start)), "loss": repr(start.loss())},
+            "loss": method.objective,
+            "head": (method.head, asdict(method.kernel)),
+            "search": None if method.search is None else asdict(method.search),
+            "start": None if start is None else {"recipe": asdict(self._recipe(start)), "loss": start.objective},
         }
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
@@ -199,7 +214,7 @@ class _Trial:
 
     def train(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]]:
         """Train and embed, and store the result at `path`; the settings last, so that they never describe other embeddings."""
-        aligner, history = self._fit(self._new(method) if self.start is None else deepcopy(self.start), method)
+        aligner, history = self._fit(deepcopy(self.start), method)
         embedded = aligner.embed(self.parts[self.split]).to("cpu")
         outcome = {"settings": self.settings(method), "best": history.best or 0.0, "best_epoch": history.best_epoch}
         path.unlink(missing_ok=True)
@@ -210,11 +225,18 @@ class _Trial:
     def _recipe(self, method: Method) -> Recipe:
         return replace(method.recipe or self.task.recipe, seed=self.seed)
 
-    def _new(self, method: Method) -> Aligner:
-        return Aligner.for_table(self.parts["train"], dim=method.dim or self.task.dim, seed=self.seed)
-
-    def _fit(self, aligner: Aligner, method: Method) -> tuple[Aligner, History]:
+    def _fit(self, aligner: Aligner | None, method: Method) -> tuple[Aligner, History]:
+        """The Aligner as the method leaves it, from new heads where there is none."""
         train, validation = self.parts["train"], self.parts["validation"]
+        solved: float | None = None
+        if method.search is not None or method.loss is None:
+            aligner, choice = fit_canonical(train, validation, search=method.search, seed=self.seed, progress=False)
+            solved = choice.best
+        elif aligner is None:
+            dim = method.dim or self.task.dim
+            aligner = Aligner.for_table(train, dim=dim, head=method.head, kernel=method.kernel, seed=self.seed)
+        if method.loss is None:
+            return aligner, History(best=solved)
         recipe = self._recipe(method)
         return aligner, fit(aligner, method.loss(), train, validation, recipe=recipe, progress=False, cpu=self.cpu)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, check_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,7 +38,7 @@ class Kernel:
         learnable: train landmarks and sharpness as well.
 
     Raises:
-        InputError: another name or choice, a power that is not positive, no landmarks.
+        InputError: another name or choice, a power or a number of landmarks outside its range.
     """
 
     name: KernelName = "cosine"
@@ -51,12 +51,10 @@ class Kernel:
     def __post_init__(self) -> None:
         check_choice("kernel.name", self.name, get_args(KernelName))
         check_choice("kernel.choice", self.choice, get_args(LandmarkChoice))
-        if not 0 < self.power < float("inf"):
-            raise InputError(f"`kernel.power` must be positive and finite; got {self.power}.")
+        check_number("kernel.power", self.power, "(0, 1000]")
         if self.name == "cosine" and self.power != round(self.power):  # others have negative eigenvalues
             raise InputError(f"`kernel.power` must be a whole number for the cosine; got {self.power}.")
-        if type(self.landmarks) is not int or not 1 <= self.landmarks <= 2**15:
-            raise InputError(f"`kernel.landmarks` must be an integer in [1, 2¹⁵]; got {self.landmarks!r}.")
+        check_number("kernel.landmarks", self.landmarks, "[1, 32768]", integer=True)
 
 
 class Nystroem(nn.Module):

@@ -62,7 +62,7 @@ alone; for classes of other modules, whose code then runs, type --trust-code.
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command(demo_command, "train and compare five objectives on the embedded data set"),
+    "demo": Command(demo_command, "align by six methods and compare them on the embedded data set"),
     "check": Command(check, "read a table once: what is present, missing, unreadable", reads=train),
     "prepare": Command(prepare_command, "make a data set of public packages on this machine: digits, emoji", bare="data"),
     "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),

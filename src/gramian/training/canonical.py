@@ -18,7 +18,7 @@ from gramian.data.batches import Reading
 from gramian.data.splits import paired_items
 from gramian.data.table import Table
 from gramian.distributed import gather, is_main_process, share
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, check_number
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.model.aligner import Aligner
@@ -71,7 +71,7 @@ class Search:
             give.
 
     Raises:
-        InputError: an empty list, fewer than two folds, another criterion.
+        InputError: an empty list, a number outside its range, another criterion.
     """
 
     heads: tuple[HeadName, ...] = ("linear", "kernel")
@@ -87,10 +87,9 @@ class Search:
             if not getattr(self, name):
                 raise InputError(f"`search.{name}` must hold at least one value to try; got none.")
         check_choice("search.criterion", self.criterion, get_args(Criterion))
-        if self.folds < 2:
-            raise InputError(f"`search.folds` must be at least 2; got {self.folds}.")
-        if min(self.dims) < 1:
-            raise InputError(f"`search.dims` must be at least 1; got {min(self.dims)}.")
+        check_number("search.folds", self.folds, "[2, 100]", integer=True)
+        for dim in self.dims:
+            check_number("search.dims", dim, "[1, 1048576]", integer=True)
 
     def maps(self) -> Iterator[tuple[HeadName, Kernel]]:
         """Each kind of head with each of its kernels."""

@@ -216,8 +216,9 @@ def train(
 
 def _narrowed(search: Search, head: HeadName | None, kernel: Kernel | None, dim: int | None) -> Search:
     """The search among what the options leave open."""
-    fixed: dict[str, Any] = {"heads": head, "kernels": kernel, "dims": dim}
-    return replace(search, **{name: (value,) for name, value in fixed.items() if value is not None})
+    chosen = {"heads": head, "kernels": kernel, "dims": dim}
+    fixed: dict[str, Any] = {name: (value,) for name, value in chosen.items() if value is not None}
+    return replace(search, **fixed)
 
 
 def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading: Reading) -> Report | None:
