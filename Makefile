@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 # Modules are compiled when they are first imported: most of them never are, and all at once take half a minute.
 PIP := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help setup demo test floors check format docs study bench clean
+.PHONY: help setup demo test numeric numeric-plain numeric-avx2 floors check format docs study bench clean
 
 help:
 	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
 	@echo "make test    run the tests, doctests and README snippets; shows coverage"
+	@echo "make numeric run the numeric tests with other vector instructions and numbers of threads, as make test does"
 	@echo "make floors  run the tests with the oldest releases that the package metadata allows"
 	@echo "make check   check formatting, lint and types"
 	@echo "make format  format the code and fix lint"
@@ -33,6 +34,20 @@ demo: setup
 # Coverage includes commands that a test starts, such as torchrun's processes, but not forked loading processes.
 test: setup
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered
+	@$(MAKE) --no-print-directory --jobs 2 numeric
+
+# Sums round differently with other vector instructions and numbers of threads; nothing that the tests hold may depend on it.
+# MKL, which multiplies and factorises matrices, picks its instructions by itself. Few examples, as all were drawn before.
+NUMERIC = HYPOTHESIS_PROFILE=few $(BIN)/python -m pytest -p no:cacheprovider -k "not grows" src \
+	$(patsubst %,tests/test_%.py,geometry scores ranks metrics kernels losses losses_options canonical)
+
+numeric: numeric-plain numeric-avx2
+
+numeric-plain: setup
+	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1 $(NUMERIC)
+
+numeric-avx2: setup
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=2 $(NUMERIC)
 
 # Old releases warn about things that newer ones have fixed, so warnings are not errors here.
 floors:

@@ -3,15 +3,16 @@ import socket
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; handed down to the processes that tests start
+# Read when the libraries are first imported, here and in the processes that tests start.
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batched factorisations are many times slower across threads
 
 import torch
 from hypothesis import settings
 
-torch.set_num_threads(1)  # small batched factorisations are many times slower across threads
-
 # In CI every run draws the same examples, so that a red one can be repeated; HYPOTHESIS_PROFILE=default draws anew.
 settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=10)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
