@@ -20,6 +20,7 @@ ROOMS = [
     "processes",
     "sheets",
     "papers",
+    "factorisations",
     "geometry",
     "rows",
     "tokens",

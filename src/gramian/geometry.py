@@ -3,9 +3,6 @@
 All functions take `vectors` (..., m, d) with unit rows and an optional `present` (..., m) bool mask, and work in float32 or
 better. Rows that are not present are never read. Values and gradients are finite everywhere: identical, orthogonal,
 antipodal, missing vectors and m = d included.
-
-Over 400 lines, half of them docstrings with formulas and sources: the functions share one mask, one root and two
-factorisations with hand-written backward passes, and a second file could not be read without this one.
 """
 
 from __future__ import annotations
@@ -13,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from gramian.errors import InputError
+from gramian.factorisations import gram_schmidt, safe_sqrt, spectral
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -130,7 +128,7 @@ def singular_values(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "..
     >>> singular_values(torch.tensor([[1.0, 0.0], [0.28, 0.96]]))
     tensor([1.1314, 0.8485])
     """
-    sigma: Tensor = _Spectrum.apply(_masked(vectors, present), False)[0]  # type: ignore[no-untyped-call]
+    sigma = spectral(_masked(vectors, present), scaled=False)[0]
     if present is None:
         return sigma
     beyond = torch.arange(sigma.shape[-1], device=sigma.device) >= present.sum(-1, keepdim=True)
@@ -167,8 +165,7 @@ def spectrum(
     vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... m"] | None = None
 ) -> tuple[Float[Tensor, "... m"], Float[Tensor, "... d"]]:
     """`singular_values` (..., m) and `leading_direction` (..., d) by one factorisation, of rows scaled to unit length."""
-    sigma, u = _Spectrum.apply(_masked(vectors, present), True)  # type: ignore[no-untyped-call]
-    return sigma, u
+    return spectral(_masked(vectors, present), scaled=True)
 
 
 @full_precision
@@ -330,21 +327,8 @@ def orthogonalize(vectors: Float[Tensor, "... m d"], present: Bool[Tensor, "... 
     Z = _masked(vectors, present)
     mask = torch.ones(Z.shape[:-1], dtype=torch.bool, device=Z.device) if present is None else present
     batch, (m, d) = Z.shape[:-2], Z.shape[-2:]
-    basis, distances = _GramSchmidt.apply(Z.reshape(-1, m, d), mask.reshape(-1, m))  # type: ignore[no-untyped-call]
+    basis, distances = gram_schmidt(Z.reshape(-1, m, d), mask.reshape(-1, m))
     return Orthogonalization(basis.reshape(*batch, m, d), distances.reshape(*batch, m))
-
-
-def safe_sqrt(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """√x where x ≥ ε; the chord x/√ε on [0, ε), where a squared length is rounding noise; 0 below. Finite slope everywhere."""
-    eps = torch.finfo(x.dtype).eps
-    chord: Tensor = x.clamp(min=0) / eps**0.5
-    return torch.where(x > eps, x.clamp(min=eps).sqrt(), chord)
-
-
-def safe_sqrt_slope(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The slope of `safe_sqrt`: 1/(2√x) where x > ε, 1/√ε on [0, ε], 0 below."""
-    eps = torch.finfo(x.dtype).eps
-    return torch.where(x > eps, 0.5 / x.clamp(min=eps).sqrt(), (x >= 0) / eps**0.5)
 
 
 def widened(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -383,122 +367,3 @@ def _masked(vectors: Tensor, present: Tensor | None) -> Tensor:
             f"`present` must be bool of shape {tuple(Z.shape[:-1])}; got {present.dtype} of shape {tuple(present.shape)}."
         )
     return Z if present.all() else Z.masked_fill(~present[..., None], 0)
-
-
-class _GramSchmidt(torch.autograd.Function):
-    """Z = L Q with L lower triangular: the basis Q and the diagonal of L, with the gradient of a triangular factorisation.
-
-    A row that is missing, or within rounding of the span of those before it, has a zero row in Q; it neither receives nor
-    passes on a gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, Z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        # Unit vectors carry rounding errors of a few ε; a residual below this is noise and has no direction.
-        tolerance = 32 * torch.finfo(Z.dtype).eps
-        Q = torch.empty_like(Z, memory_format=torch.contiguous_format)
-        L = torch.eye(Z.shape[-2], dtype=Z.dtype, device=Z.device).repeat(*Z.shape[:-2], 1, 1)
-        distances = Z.new_ones(Z.shape[:-1])
-        independent = torch.zeros_like(mask)
-        for i in range(Z.shape[-2]):
-            residual = Q[..., i : i + 1, :].copy_(Z[..., i : i + 1, :])  # in place: new memory costs more than the products
-            before = Q[..., :i, :]
-            along = torch.zeros_like(L[..., i : i + 1, :i])
-            for _ in range(2 if i else 0):  # one pass leaves errors of ε/distance; twice is enough (Kahan, Parlett)
-                more = residual @ before.mT
-                residual -= more @ before
-                along += more
-            distance = torch.linalg.vector_norm(residual, dim=-1)
-            usable = distance > tolerance
-            independent[..., i] = usable[..., 0]
-            scale = torch.where(usable, 1 / distance.where(usable, 1), 0)
-            residual *= scale.unsqueeze(-1)
-            L[..., i : i + 1, :i] = along.where(usable.unsqueeze(-1), 0)
-            L[..., i, i] = distance.where(usable, 1)[..., 0]
-            distances[..., i] = distance.where(usable, 0)[..., 0].where(mask[..., i], 1)
-        ctx.save_for_backward(Q, L, distances, independent)
-        return Q, distances
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_basis: Tensor, grad_distances: Tensor) -> tuple[Tensor, None]:
-        Q, L, distances, independent = ctx.saved_tensors
-        # Within its span Q may only turn against the rows before it, which fix the triangle; outside it L⁻¹ dZ moves Q.
-        turn = (grad_basis @ Q.mT).where(independent[..., None], 0)
-        along = (grad_distances * distances).where(independent, 0) + turn.diagonal(dim1=-2, dim2=-1)
-        turn = torch.diag_embed(along) - turn.tril() - turn.tril().mT
-        identity = torch.eye(Q.shape[-2], dtype=Q.dtype, device=Q.device).expand_as(L)
-        inverse = torch.linalg.solve_triangular(L, identity, upper=False).mT
-        grad = (inverse * independent.unsqueeze(-2)) @ grad_basis
-        return grad.baddbmm_(inverse @ turn, Q), None
-
-
-class _Spectrum(torch.autograd.Function):
-    """Singular values of Z and, with `scaled`, of Z with its rows at unit length; there the leading direction as well.
-
-    All from the eigenvectors W of the Gram matrix. Without `scaled` the direction is empty.
-
-    u = Zᵀw/σ₁, w = w₁ with the sign that `leading_direction` describes. The backward pass makes no (d, d) matrix and no
-    derivative of an eigenvector but that of w: with p the gradient of u, orthogonal to it, over σ₁,
-
-    ∂L/∂Z = S Z + w pᵀ,  S = W diag(∂L/∂λ) Wᵀ·2 + v wᵀ + w vᵀ,  v = Σⱼ wⱼ ⟨wⱼ, Zp⟩ / (λ₁ − λⱼ).
-
-    Eigenvectors whose eigenvalues agree to rounding are defined up to a rotation, so the derivative along it is taken as zero.
-    The lengths of vectors rounded to 16 bits differ slightly, and then the sum of two is not orthogonal to their difference:
-    that is why the lengths are divided out here.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, Z: Tensor, scaled: bool) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        G = Z @ Z.mT
-        if not scaled:
-            eigenvalues, W = torch.linalg.eigh(G)
-            ctx.save_for_backward(Z, eigenvalues, W)
-            return safe_sqrt(eigenvalues).flip(-1), Z.new_empty(0)
-        length = G.diagonal(dim1=-2, dim2=-1).sqrt()
-        shorten = length.reciprocal().masked_fill_(length == 0, 0)
-        G *= shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
-        eigenvalues, W = torch.linalg.eigh(G)
-        sigma = safe_sqrt(eigenvalues)
-        w = W[..., -1]
-        agreement = w.sum(-1, keepdim=True)
-        undecided = (agreement * sigma[..., -1:]).abs() < torch.finfo(Z.dtype).eps ** 0.5
-        if undecided.any():
-            earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
-            agreement = torch.where(undecided, (w * earlier_first).sum(-1, keepdim=True), agreement)
-        w = w * (1 - 2 * (agreement < 0).to(w.dtype))
-        u = ((w * shorten).unsqueeze(-2) @ Z).squeeze(-2)
-        along = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
-        u *= along.reciprocal().masked_fill_(along <= 32 * torch.finfo(Z.dtype).eps, 0)
-        ctx.save_for_backward(Z, eigenvalues, W, u, G, w, shorten)
-        return sigma.flip(-1), u
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_sigma: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, None]:
-        Z, eigenvalues, W, *leading = ctx.saved_tensors
-        if grad_sigma is None and (grad_u is None or not leading):
-            return None, None
-        S = torch.zeros_like(W)
-        if grad_sigma is not None:
-            S = (W * (2 * grad_sigma.flip(-1) * safe_sqrt_slope(eigenvalues)).unsqueeze(-2)) @ W.mT
-        if not leading:
-            return S @ Z, None
-        u, G, w, shorten = leading
-        radial = torch.zeros_like(w)
-        if grad_u is not None:
-            largest = eigenvalues[..., -1:].clamp(min=0).sqrt()
-            p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
-            p *= largest.reciprocal().masked_fill_(largest <= 0, 0)
-            along = (p.unsqueeze(-2) @ Z.mT).squeeze(-2) * shorten
-            gaps = eigenvalues[..., -1:] - eigenvalues
-            inverse_gaps = gaps.reciprocal().masked_fill_(gaps <= 128 * torch.finfo(Z.dtype).eps, 0)
-            v = (W @ (inverse_gaps.unsqueeze(-1) * (W.mT @ along.unsqueeze(-1)))).squeeze(-1)
-            turn = v.unsqueeze(-1) * w.unsqueeze(-2)
-            S = S + turn + turn.mT
-            radial = w * along
-        radial = radial + (S * G).sum(-1)
-        S = (S - torch.diag_embed(radial)) * shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
-        grad = S @ Z
-        return grad if grad_u is None else grad.addcmul_((w * shorten).unsqueeze(-1), p.unsqueeze(-2)), None

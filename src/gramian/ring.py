@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gramian.errors import InputError
 from gramian.kernels import Backend, Exchange, Form, LogSums, Pairs, SoftplusSums, tiles
+from gramian.kernels.sums import ToLogSums, ToSoftplusSums
 from gramian.processes import Group, rank, world_size
 
 __all__ = ["RingExchange", "all_gather", "join_rows", "pack", "unpack"]
@@ -45,11 +46,11 @@ class RingExchange(Exchange):
     ) -> LogSums:
         """As for one process with all the items; the gradient is this process's share."""
         del backend  # `Ring` refuses losses with another backend
-        return LogSums(*self._reduce(form, tiles.ToLogSums(totals=totals), ids, block_size))
+        return LogSums(*self._reduce(form, ToLogSums(totals=totals), ids, block_size))
 
     def softplus_sums(self, form: Form, ids: Tensor | None, *, block_size: int | None) -> SoftplusSums:
         """As for one process with all the items; the gradient is this process's share."""
-        return SoftplusSums(*self._reduce(form, tiles.ToSoftplusSums(), ids, block_size))
+        return SoftplusSums(*self._reduce(form, ToSoftplusSums(), ids, block_size))
 
     def _reduce(
         self, form: Form, reduction: tiles.Differentiable, ids: Tensor | None, block_size: int | None

@@ -23,8 +23,9 @@ from gramian.bundle import Bundle
 from gramian.distributed import device as best_device
 from gramian.errors import check_choice, check_choices, check_number, require
 from gramian.evaluation.plots import cost_curves
+from gramian.factorisations import safe_sqrt
 from gramian.files import atomic
-from gramian.geometry import orthogonalize, safe_sqrt
+from gramian.geometry import orthogonalize
 from gramian.losses import PMRL, Gram
 from gramian.scores import negative_volume
 from gramian.sheets import Sheet

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.kernels.rules import Form
-from gramian.kernels.tiles import Backend, LogSums, Pairs, SoftplusSums, log_sums, softplus_sums
+from gramian.kernels.sums import Backend, LogSums, SoftplusSums, log_sums, softplus_sums
+from gramian.kernels.tiles import Pairs
 
 __all__ = ["Exchange"]
 

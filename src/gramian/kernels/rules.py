@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gramian.geometry import safe_sqrt, safe_sqrt_slope
+from gramian.factorisations import safe_sqrt, safe_sqrt_slope
 
 __all__ = [
     "Form",

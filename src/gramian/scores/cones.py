@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from gramian.geometry import full_precision, safe_sqrt
+from gramian.factorisations import safe_sqrt
+from gramian.geometry import full_precision
 from gramian.kernels import Form, Traced
 from gramian.scores.sides import Items, Side, products, scored, sides
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gramian.errors import InputError
-from gramian.geometry import safe_sqrt
+from gramian.factorisations import safe_sqrt
 from gramian.kernels.rules import Form, Linear, Projection, Residual, safe_norm
 from gramian.kernels.triton import MOST_BASES
 

@@ -8,7 +8,7 @@ constant next to what grows with q + n.
 Scores (`Kind`), with x_k = ⟨A_i, B_kj⟩:
 
     linear       x_1 (+ offset_j); k = 1
-    residual     w_j √(a2_i − Σ x_k²), where the root is `gramian.geometry.safe_sqrt`
+    residual     w_j √(a2_i − Σ x_k²), where the root is `gramian.factorisations.safe_sqrt`
     projection   ± w_j min(√Σ x_k², 1), with the sign of Σ t_jk x_k, + where that is 0 or where there is no t
 
 Over 400 lines: Triton compiles functions of one module, and every kernel lists its two dozen operands.

@@ -1,0 +1,161 @@
+"""Two factorisations of each tuple's matrix with hand-written backward passes, and the root that all scores share.
+
+Under autograd the same formulas take several times as long, and their gradients are infinite at dependent vectors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+__all__ = ["gram_schmidt", "safe_sqrt", "safe_sqrt_slope", "spectral"]
+
+
+def safe_sqrt(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """√x where x ≥ ε; the chord x/√ε on [0, ε), where a squared length is rounding noise; 0 below. Finite slope everywhere."""
+    eps = torch.finfo(x.dtype).eps
+    chord: Tensor = x.clamp(min=0) / eps**0.5
+    return torch.where(x > eps, x.clamp(min=eps).sqrt(), chord)
+
+
+def safe_sqrt_slope(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The slope of `safe_sqrt`: 1/(2√x) where x > ε, 1/√ε on [0, ε], 0 below."""
+    eps = torch.finfo(x.dtype).eps
+    return torch.where(x > eps, 0.5 / x.clamp(min=eps).sqrt(), (x >= 0) / eps**0.5)
+
+
+def gram_schmidt(Z: Float[Tensor, "n m d"], mask: Bool[Tensor, "n m"]) -> tuple[Float[Tensor, "n m d"], Float[Tensor, "n m"]]:
+    """Orthonormal basis of the rows of Z that `mask` has, in their order, and each row's distance to those before it.
+
+    A row that is missing, or within rounding of the span of those before it, has a zero row in the basis; it neither receives
+    nor passes on a gradient. The distance is 1 for a missing row and 0 for a dependent one.
+    """
+    basis, distances = _GramSchmidt.apply(Z, mask)  # type: ignore[no-untyped-call]
+    return basis, distances
+
+
+def spectral(Z: Float[Tensor, "... m d"], *, scaled: bool) -> tuple[Float[Tensor, "... m"], Float[Tensor, "... d"]]:
+    """Singular values of Z, largest first; with `scaled` those of Z with its rows at unit length, and the leading direction.
+
+    Without `scaled` the direction is empty. Its sign is as `gramian.geometry.leading_direction` says.
+    """
+    sigma, u = _Spectrum.apply(Z, scaled)  # type: ignore[no-untyped-call]
+    return sigma, u
+
+
+class _GramSchmidt(torch.autograd.Function):
+    """Z = L Q with L lower triangular: the basis Q and the diagonal of L, with the gradient of a triangular factorisation."""
+
+    @staticmethod
+    def forward(ctx: Any, Z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        # Unit vectors carry rounding errors of a few ε; a residual below this is noise and has no direction.
+        tolerance = 32 * torch.finfo(Z.dtype).eps
+        Q = torch.empty_like(Z, memory_format=torch.contiguous_format)
+        L = torch.eye(Z.shape[-2], dtype=Z.dtype, device=Z.device).repeat(*Z.shape[:-2], 1, 1)
+        distances = Z.new_ones(Z.shape[:-1])
+        independent = torch.zeros_like(mask)
+        for i in range(Z.shape[-2]):
+            residual = Q[..., i : i + 1, :].copy_(Z[..., i : i + 1, :])  # in place: new memory costs more than the products
+            before = Q[..., :i, :]
+            along = torch.zeros_like(L[..., i : i + 1, :i])
+            for _ in range(2 if i else 0):  # one pass leaves errors of ε/distance; twice is enough (Kahan, Parlett)
+                more = residual @ before.mT
+                residual -= more @ before
+                along += more
+            distance = torch.linalg.vector_norm(residual, dim=-1)
+            usable = distance > tolerance
+            independent[..., i] = usable[..., 0]
+            scale = torch.where(usable, 1 / distance.where(usable, 1), 0)
+            residual *= scale.unsqueeze(-1)
+            L[..., i : i + 1, :i] = along.where(usable.unsqueeze(-1), 0)
+            L[..., i, i] = distance.where(usable, 1)[..., 0]
+            distances[..., i] = distance.where(usable, 0)[..., 0].where(mask[..., i], 1)
+        ctx.save_for_backward(Q, L, distances, independent)
+        return Q, distances
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_basis: Tensor, grad_distances: Tensor) -> tuple[Tensor, None]:
+        Q, L, distances, independent = ctx.saved_tensors
+        # Within its span Q may only turn against the rows before it, which fix the triangle; outside it L⁻¹ dZ moves Q.
+        turn = (grad_basis @ Q.mT).where(independent[..., None], 0)
+        along = (grad_distances * distances).where(independent, 0) + turn.diagonal(dim1=-2, dim2=-1)
+        turn = torch.diag_embed(along) - turn.tril() - turn.tril().mT
+        identity = torch.eye(Q.shape[-2], dtype=Q.dtype, device=Q.device).expand_as(L)
+        inverse = torch.linalg.solve_triangular(L, identity, upper=False).mT
+        grad = (inverse * independent.unsqueeze(-2)) @ grad_basis
+        return grad.baddbmm_(inverse @ turn, Q), None
+
+
+class _Spectrum(torch.autograd.Function):
+    """`spectral` from the eigenvectors W of the Gram matrix.
+
+    u = Zᵀw/σ₁, w = w₁ with its sign. The backward pass makes no (d, d) matrix and no
+    derivative of an eigenvector but that of w: with p the gradient of u, orthogonal to it, over σ₁,
+
+    ∂L/∂Z = S Z + w pᵀ,  S = W diag(∂L/∂λ) Wᵀ·2 + v wᵀ + w vᵀ,  v = Σⱼ wⱼ ⟨wⱼ, Zp⟩ / (λ₁ − λⱼ).
+
+    Eigenvectors whose eigenvalues agree to rounding are defined up to a rotation, so the derivative along it is taken as zero.
+    The lengths of vectors rounded to 16 bits differ slightly, and then the sum of two is not orthogonal to their difference:
+    that is why the lengths are divided out here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, Z: Tensor, scaled: bool) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        G = Z @ Z.mT
+        if not scaled:
+            eigenvalues, W = torch.linalg.eigh(G)
+            ctx.save_for_backward(Z, eigenvalues, W)
+            return safe_sqrt(eigenvalues).flip(-1), Z.new_empty(0)
+        length = G.diagonal(dim1=-2, dim2=-1).sqrt()
+        shorten = length.reciprocal().masked_fill_(length == 0, 0)
+        G *= shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
+        eigenvalues, W = torch.linalg.eigh(G)
+        sigma = safe_sqrt(eigenvalues)
+        w = W[..., -1]
+        agreement = w.sum(-1, keepdim=True)
+        undecided = (agreement * sigma[..., -1:]).abs() < torch.finfo(Z.dtype).eps ** 0.5
+        if undecided.any():
+            earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
+            agreement = torch.where(undecided, (w * earlier_first).sum(-1, keepdim=True), agreement)
+        w = w * (1 - 2 * (agreement < 0).to(w.dtype))
+        u = ((w * shorten).unsqueeze(-2) @ Z).squeeze(-2)
+        along = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+        u *= along.reciprocal().masked_fill_(along <= 32 * torch.finfo(Z.dtype).eps, 0)
+        ctx.save_for_backward(Z, eigenvalues, W, u, G, w, shorten)
+        return sigma.flip(-1), u
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_sigma: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, None]:
+        Z, eigenvalues, W, *leading = ctx.saved_tensors
+        if grad_sigma is None and (grad_u is None or not leading):
+            return None, None
+        S = torch.zeros_like(W)
+        if grad_sigma is not None:
+            S = (W * (2 * grad_sigma.flip(-1) * safe_sqrt_slope(eigenvalues)).unsqueeze(-2)) @ W.mT
+        if not leading:
+            return S @ Z, None
+        u, G, w, shorten = leading
+        radial = torch.zeros_like(w)
+        if grad_u is not None:
+            largest = eigenvalues[..., -1:].clamp(min=0).sqrt()
+            p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
+            p *= largest.reciprocal().masked_fill_(largest <= 0, 0)
+            along = (p.unsqueeze(-2) @ Z.mT).squeeze(-2) * shorten
+            gaps = eigenvalues[..., -1:] - eigenvalues
+            inverse_gaps = gaps.reciprocal().masked_fill_(gaps <= 128 * torch.finfo(Z.dtype).eps, 0)
+            v = (W @ (inverse_gaps.unsqueeze(-1) * (W.mT @ along.unsqueeze(-1)))).squeeze(-1)
+            turn = v.unsqueeze(-1) * w.unsqueeze(-2)
+            S = S + turn + turn.mT
+            radial = w * along
+        radial = radial + (S * G).sum(-1)
+        S = (S - torch.diag_embed(radial)) * shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
+        grad = S @ Z
+        return grad if grad_u is None else grad.addcmul_((w * shorten).unsqueeze(-1), p.unsqueeze(-2)), None
