@@ -10,7 +10,7 @@ import logging
 import math
 import tarfile
 from collections.abc import Sequence
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from gramian.data.formats import check_columns, read_json
 from gramian.data.room import check_room
-from gramian.errors import InputError, listing
+from gramian.errors import InputError, first_line, listing
 
 __all__ = ["read_tars"]
 
@@ -45,8 +45,8 @@ def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
         added: dict[str, dict[str, Any]] = {}
         others = []
         try:
-            with tarfile.open(path, "r:") as archive:
-                size = path.stat().st_size
+            size = path.stat().st_size
+            with FileIO(path) as raw, tarfile.open(fileobj=_Bounded(raw, size), mode="r:") as archive:
                 for member in archive:
                     if not 0 <= member.size <= size - member.offset_data and not member.isdir():  # before the next is sought
                         raise tarfile.ReadError(f"{member.name} is cut off")
@@ -58,7 +58,7 @@ def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
                         raise ValueError(f"{member.name} leads out of the archive")
                     if not _add(added, path, archive, member):
                         others.append(member.name)
-        except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
+        except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
             raise InputError(f"{str(path)!r} cannot be read as webdataset: {error}.") from None
         if others:
             logger.warning("%s: left out files without a name or an ending: %s", path, listing(others))
@@ -73,6 +73,18 @@ def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
     names = check_columns(dict.fromkeys(name for row in rows.values() for name in row), str(paths[0]))
     check_room(str(paths[0]), sum(path.stat().st_size for path in paths), len(rows), 8 * len(rows) * len(names))
     return {"id": list(rows)} | {name: [row.get(name) for row in rows.values()] for name in names}
+
+
+class _Bounded(BufferedReader):
+    """A file that reserves no memory for more than it holds, whatever a header asks for."""
+
+    def __init__(self, raw: FileIO, size: int) -> None:
+        super().__init__(raw)
+        self.size = size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most the whole file."""
+        return super().read(self.size if size is None or size < 0 else min(size, self.size))
 
 
 def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
@@ -113,7 +125,10 @@ def _vector(content: bytes, name: str) -> np.ndarray:
     stream = BytesIO(content)
     first = np.lib.format.read_magic(stream) == (1, 0)
     read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, columns_first, kind = read(stream)
+    try:
+        shape, columns_first, kind = read(stream)
+    except Exception as error:  # a header is parsed as Python, which fails in many ways
+        raise ValueError(f"{name} has a header that cannot be read ({first_line(error)})") from None
     start = stream.tell()
     if kind.kind not in "fiub" or math.prod(shape) * kind.itemsize != len(content) - start:
         raise ValueError(f"{name} does not hold the numbers that its header declares")
