@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gramian.benchmark import objectives, stamps_selection, study
+from gramian.benchmark import learning_curve, objectives, stamps_selection, study
 from gramian.benchmark.study import Method, Task
 from gramian.bundle import Bundle
 from gramian.cli import main
@@ -20,7 +20,7 @@ from gramian.evaluation import evaluate, hits
 from gramian.evaluation.stats import difference_interval, share_interval
 from gramian.losses import Gram, Pairwise
 from gramian.model import Aligner
-from gramian.training import Recipe, fit
+from gramian.training import Recipe, Search, fit, fit_canonical
 from synthetic import world
 
 pytest.importorskip("accelerate")
@@ -207,7 +207,8 @@ def test_a_part_of_the_study_has_the_reference_besides(tmp_path):
         (["objectives", "--page", str(ROOT / "docs" / "objectives.md"), "--epochs", "1"], "`page` shows whole studies"),
         (["objectives", "--seeds", "0"], "`seeds` must be an integer of at least 1"),
         (["stamps_selection", "--page", str(ROOT / "README.md")], "`page` must have the lines <!-- candidates -->"),
-        (["objektives"], "`study` must be one of objectives, stamps_selection; got 'objektives'"),
+        (["objektives"], "`study` must be one of learning_curve, objectives, stamps_selection; got 'objektives'"),
+        (["objectives", "--sizes", "25"], "`sizes` is an option of learning_curve"),
         (["objectives", "stamps_selection"], "'stamps_selection' belongs to no option"),
         ([], "--study must be given"),
     ],
@@ -230,3 +231,34 @@ def test_the_selection_reads_validation_alone(tmp_path):
     assert len(Bundle.load(tmp_path / "stamps" / "pairwise-dim-64-0.safetensors")) == 81
     names = [study._slug(candidate.name) for candidate in stamps_selection.candidates()]
     assert len(set(names)) == len(names) == 30
+
+
+def test_the_closed_form_is_a_method_and_a_start(tmp_path):
+    search = Search(heads=("linear",), ridges=(0.01, 1.0), powers=(1.0,), dims=(6,))
+    solved, started = Method("MAXVAR", None, search=search), Method("started", Pairwise, search=search)
+    runs = run(tmp_path, methods=[solved, started], seeds=1)["world"]
+    train, validation, test = (world(seed=0).part(split).has_any() for split in ("train", "validation", "test"))
+    aligner, choice = fit_canonical(train, validation, search=search, progress=False)
+    assert runs["MAXVAR"][0].best == choice.best and solved.objective == "maxvar"
+    torch.testing.assert_close(runs["MAXVAR"][0].embedded.vectors, aligner.embed(test).vectors, rtol=0, atol=0)
+    fit(aligner, Pairwise(), train, validation, recipe=SHORT, progress=False, cpu=True)
+    torch.testing.assert_close(runs["started"][0].embedded.vectors, aligner.embed(test).vectors, rtol=0, atol=0)
+
+
+def test_a_learning_curve_draws_nested_items_and_chooses_settings_on_validation(tmp_path, monkeypatch):
+    table = world(120, missing=0.1)
+    draws = [learning_curve.of_items(table, items, 0) for items in (5, 20)]
+    parts = [set(draw.part("train").ids) for draw in draws]
+    assert [len(part) for part in parts] == [5, 20] and parts[0] < parts[1]
+    assert all(draw.part("test").ids == table.part("test").ids for draw in draws)
+    assert all(bool(draw.part("train").mask().all()) for draw in draws)
+    assert learning_curve.of_items(table, 20, 1).ids != draws[1].ids
+
+    monkeypatch.setattr(learning_curve, "load", lambda *_, **__: table)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- learning-curve -->\n<!-- /learning-curve -->\n")
+    names = ["maxvar-linear-heads", "infonce-linear-heads"]
+    options = {"seeds": 2, "epochs": 1, "methods": names, "page": page, "sets": ["world"], "sizes": (8, 500)}
+    (report, _) = learning_curve.learning_curve(tmp_path / "out", **options)
+    assert "| method | 8 |" in report.read_text() and "MAXVAR, linear heads" in page.read_text()
+    assert len({path.stem for path in (tmp_path / "out").rglob("*.json")}) == 2 * (1 + len(learning_curve.TRIED))

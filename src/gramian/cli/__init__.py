@@ -68,7 +68,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),
     "evaluate": Command(evaluate_table, "measure every direction of retrieval"),
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
-    "benchmark": Command(benchmark_command, "run a study: objectives, stamps_selection", bare="study"),
+    "benchmark": Command(benchmark_command, "run a study: learning_curve, objectives, stamps_selection", bare="study"),
     "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),
 }
 
