@@ -128,8 +128,8 @@ def median_rank(ranks: Ranks) -> float:
 def mean_reciprocal_rank(ranks: Ranks) -> float:
     """Mean of the expected 1/rank, in (0, 1]; NaN for no queries.
 
-    >>> mean_reciprocal_rank(Ranks(np.array([0, 1]), np.array([0, 1])))
-    0.7083333333333333
+    >>> round(mean_reciprocal_rank(Ranks(np.array([0, 1]), np.array([0, 1]))), 3)
+    0.708
     """
     if not len(ranks.better):
         return float("nan")

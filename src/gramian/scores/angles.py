@@ -74,9 +74,9 @@ def centroid(queries: Items, items: Items) -> Float[Tensor, "q n"]:
 
     >>> from gramian import Bundle
     >>> item = Bundle.from_dict({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]})
-    >>> centroid(torch.tensor([[1.0, 0.0], [1.0, -1.0]]), item)
+    >>> centroid(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), item)
     tensor([[0.7071],
-            [0.0000]])
+            [0.9899]])
     """
     Q, M = sides(queries, items)
     return scored(centroid_form(Q, M), Q, M)
@@ -110,7 +110,7 @@ def weighted_centroid(queries: Items, items: Items, *, temperature: float = 0.1)
 
     >>> from gramian import Bundle
     >>> item = Bundle.from_dict({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]})
-    >>> weighted_centroid(torch.tensor([[1.0, 0.0]]), item), centroid(torch.tensor([[1.0, 0.0]]), item)
+    >>> weighted_centroid(torch.tensor([[1.0, 0.0]]), item).round(decimals=4), centroid(torch.tensor([[1.0, 0.0]]), item)
     (tensor([[1.]]), tensor([[0.7071]]))
     """
     _check_temperature(temperature)
@@ -147,7 +147,7 @@ def leading(queries: Items, items: Items) -> Float[Tensor, "q n"]:
 
     >>> from gramian import Bundle
     >>> item = Bundle.from_dict({"a": [[0.6, 0.8]], "b": [[0.6, 0.8]], "c": [[0.8, -0.6]]})
-    >>> leading(torch.tensor([[0.6, 0.8]]), item)
+    >>> leading(torch.tensor([[0.6, 0.8]]), item).round(decimals=4)
     tensor([[1.]])
     """
     Q, M = sides(queries, items)
