@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +23,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import sentence_transformers
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
+import tiny
 from gramian.cli import main
+from gramian.model import Aligner, HuggingFace, SentenceTransformers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a warning that becomes an error must not be what stops an attack
 
 SECRET = "the-secret-of-outside"
+TRAIN = "train --data u.jsonl --dim 4 --recipe.epochs 2 --recipe.checkpoint_every 1 --recipe.batch_size 8 --output run".split()  # noqa: SIM905
 SECONDS, MEMORY = 20, 2 << 30
 ATTACKS: dict[str, Callable[[Path], list[str]]] = {}
 
@@ -84,7 +94,11 @@ class _Watch:
             "import",
         ):
             names = [os.fspath(each) for each in args[:2] if isinstance(each, str | os.PathLike)]
-            touched = any(self.outside in os.path.realpath(name) for name in names)
+            link = event not in ("open", "os.listdir", "os.scandir") or (event == "open" and int(args[2]) & os.O_NOFOLLOW)
+            paths = [
+                os.path.join(os.path.realpath(os.path.dirname(name)), "") if link else os.path.realpath(name) for name in names
+            ]
+            touched = any(self.outside in path for path in paths)
         if touched:
             self.seen.append(f"{event} {args!r:.200}")
             raise PermissionError(f"refused by the test: {event}")
@@ -153,6 +167,18 @@ def honest(tmp_path_factory):
     texts = ("a red cat", "a blue dog", "two birds", "a green house")
     rows(folder / "t.jsonl", *({"text": text, "feat": [i % 3, 1, 2, i % 5 + 1]} for i, text in enumerate(texts)))
     rows(folder / "u.jsonl", *({"id": f"r{i}", "a": [i % 5, 1.0 + i % 3, 2], "b": [1, i % 7, 1]} for i in range(40)))
+    rows(folder / "v.jsonl", *({"a": [i, 1], "b": [1, i + 1]} for i in range(3)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        bert = tiny.build("bert", folder / "base")
+        tiny.build("clip", folder / "base")
+        modules = [Transformer(bert), Pooling(16), Dense(16, 8)]
+        sentence_transformers.SentenceTransformer(modules=modules, device="cpu").save_pretrained("base/st")
+        Aligner({"a": 2, "b": 2}, 4, matcher={"layers": 1, "width": 8}).save_pretrained("al")
+        Aligner({"text": HuggingFace(bert, "text"), "feat": 4}, 8).save_pretrained("al-hf")
+        Aligner({"text": HuggingFace(bert, "text", mode="lora", lora={"r": 2}), "feat": 4}, 8).save_pretrained("al-lora")
+        Aligner({"text": SentenceTransformers("base/st"), "feat": 4}, 8).save_pretrained("al-st")
+        assert main(TRAIN) == 0
     return folder
 
 
@@ -196,19 +222,375 @@ def test_the_watch_sees_and_refuses(world):
     assert len(WATCH.seen) == 5
 
 
-@attack
-def yaml_calls_a_function(work):
-    (work / "y.yaml").write_text(
-        "data: t.jsonl\ntowers:\n  text: {class_path: os.system, init_args: {command: touch ../outside/x}}\n"
-    )
+# A YAML file: what to run, and nothing that runs code, writes elsewhere or fills the memory.
+
+LADDER = "  a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"  a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+LORA = "data: t.jsonl\ntowers: {{text: {{class_path: HuggingFace, init_args: {{model: base/bert, kind: text, mode: lora, lora: {}}}}}}}"
+
+
+@attacks(
+    a_function="data: t.jsonl\ntowers: {text: {class_path: os.system, init_args: {command: touch ../outside/x}}}",
+    a_builtin="data: t.jsonl\nloss: {class_path: builtins.eval, init_args: {source: '1'}}",
+    a_module="data: t.jsonl\nloss: {class_path: evil.Loss}",
+    a_module_of_torch="data: t.jsonl\nloss: {class_path: Matching, init_args: {matcher: {class_path: torch.nn.Linear}}}",
+    a_relative_name="data: t.jsonl\ntowers: {text: {class_path: ..os.system}}",
+    a_name_with_escapes='data: t.jsonl\ntowers: {text: {class_path: "\\e]0;own\\a\\e[2J"}}',
+    custom="data: t.jsonl\ntowers: {text: {class_path: Custom, init_args: {module: {class_path: evil.Loss}, width: 2}}}",
+    vouching_for_itself="data: t.jsonl\ntrust_code: true\ntowers: {text: {class_path: evil.Tower}}",
+    python_tag="data: !!python/object/apply:os.system [touch ../outside/x]",
+    python_name="data: !!python/name:os.system",
+    binary_tag="data: !!binary aGVsbG8=",
+    aliases="data: t.jsonl\ntowers:\n" + LADDER,
+    aliases_in_a_record="data: t.jsonl\nrecipe:\n" + LADDER,
+    an_alias_of_itself="data: t.jsonl\ntowers: &t\n  text: *t",
+    a_merge_key="data: t.jsonl\nx: &x {a: 1}\n<<: *x",
+    deep="data: " + "[" * 3000 + "]" * 3000,
+    long_number="data: t.jsonl\ndim: " + "9" * 6000,
+    wide_space="data: t.jsonl\ndim: 1000000000",
+    a_wide_hidden_layer="data: u.jsonl\nhead: mlp\ndim: 1048576",
+    many_processes="data: t.jsonl\nrecipe: {workers: 1000000}",
+    twice="data: t.jsonl\ndata: u.jsonl",
+    nothing_finite="data: u.jsonl\nloss: {class_path: Pairwise, init_args: {temperature: .nan}}",
+    output_above="data: u.jsonl\noutput: ../outside/run",
+    output_from_the_root="data: u.jsonl\noutput: /nobody/run",
+    output_by_a_link="data: u.jsonl\noutput: link/run",
+    a_module_by_lora=LORA.format("{megatron_core: evil, megatron_config: {a: 1}}"),
+    a_pattern_by_lora=LORA.format("{target_modules: '(([a-z_.0-9]+)+)+!'}"),
+    a_pattern_in_a_list=LORA.format("{target_modules: ['(([a-z_.0-9]+)+)+!']}"),
+    a_rank_of_lora=LORA.format("{r: 1000000000}"),
+    an_adapter_from_elsewhere=LORA.format("{init_lora_weights: ../outside/secret.txt}"),
+    a_length=LORA.format("{r: 2}, max_length: 1000000000000"),
+    a_path_as_a_hub_id="data: t.jsonl\ntowers: {text: {class_path: HuggingFace, init_args: {model: ../outside/x, kind: text}}}",
+    an_address="data: t.jsonl\ntowers: {text: {class_path: HuggingFace, init_args: {model: 'http://127.0.0.1/x', kind: text}}}",
+)
+def yaml(work, case):
+    (work / "evil.py").write_text("open('../outside/x', 'w')\n")
+    (work / "link").symlink_to("../outside")
+    (work / "y.yaml").write_text(case + "\n")
+    return ["train", "y.yaml", *(["--output", "o"] if "output:" not in case else [])]
+
+
+# An Aligner's folder: data alone, and all of it inside.
+
+
+@attacks(
+    an_absolute_source=lambda work: {"source": str(work / "base" / "bert")},
+    a_relative_source=lambda _: {"source": "base/bert"},
+    a_source_above=lambda _: {"source": "../outside/bert"},
+    a_source_at_home=lambda _: {"source": "~/bert"},
+    an_address=lambda _: {"source": "https://example.org/bert"},
+    a_source_with_escapes=lambda _: {"source": "/\x1b[2J\x1b]0;own\x07"},
+    a_source_that_is_no_text=lambda _: {"source": ["base", "bert"]},
+    files_above=lambda _: {"files": "../base/bert"},
+    files_from_the_root=lambda work: {"files": str(work / "base" / "bert")},
+    files_behind_a_null=lambda _: {"files": "towers/0\0"},
+    an_adapter_above=lambda _: {"files": "towers/0", "adapter": "../al-lora/towers/0"},
+    another_class=lambda _: {"files": "towers/0", "class": "os.system"},
+    a_list_of_classes=lambda _: {"files": "towers/0", "class": ["HuggingFace"]},
+    custom=lambda _: {"files": "towers/0", "class": "Custom"},
+    remote_code=lambda _: {"files": "towers/0", "options": {"kind": "text", "trust_remote_code": True}},
+    a_revision_above=lambda _: {"source": "me/bert", "options": {"kind": "text", "revision": "../../x"}},
+    frames=lambda _: {"files": "towers/0", "options": {"kind": "text", "frames": 10**9}},
+    a_length=lambda _: {"files": "towers/0", "options": {"kind": "text", "max_length": 10**12}},
+    seconds=lambda _: {"files": "towers/0", "options": {"kind": "text", "seconds": "30"}},
+    a_rate=lambda _: {"files": "towers/0", "options": {"kind": "text", "learning_rate": "fast"}},
+)
+def description_of_a_tower(work, case):
+    config = json.loads((work / "al-hf" / "config.json").read_text())
+    tower = {name: value for name, value in config["towers"]["text"].items() if name != "files"}
+    edit(work / "al-hf" / "config.json", towers={"text": tower | case(work)})
+    return ["evaluate", "--data", "t.jsonl", "--model", "al-hf"]
+
+
+@attacks(
+    wide_space={"dim": 10**9},
+    wide_features={"modalities": {"a": {"width": 10**9, "head": "mlp"}, "b": {"width": 2, "head": "linear"}}},
+    many_layers={"matcher": {"layers": 10**9}},
+    a_wide_matcher={"matcher": {"width": 2**40, "heads": 1}},
+    a_matcher_of_lists={"matcher": {"layers": [2]}},
+    options_of_a_matcher={"matcher": {"trust_code": True}},
+    modalities_in_a_list={"modalities": ["a"]},
+    another_head={"modalities": {"a": {"width": 2, "head": "os.system"}, "b": {"width": 2, "head": "linear"}}},
+    a_name_with_escapes={"modalities": {"\x1b[2J\x07": {"width": 2, "head": "\x1b]0;own\x07"}}},
+    a_version_with_escapes={"version": "\x1b[2J"},
+    a_tower_that_is_itself={"towers": {"a": {"same_as": "a"}}},
+    a_tower_in_a_list={"towers": {"a": {"same_as": ["a"]}}},
+    tokens={"tokens": 7},
+    not_finite={"dim": float("nan")},
+    text_for_a_number={"dim": "4"},
+)
+def config_of_an_aligner(work, case):
+    edit(work / "al" / "config.json", **case)
+    return ["evaluate", "--data", "v.jsonl", "--model", "al"]
+
+
+@attacks(
+    deep='{"format": "gramian.aligner", "version": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    long_number='{"format": "gramian.aligner", "dim": ' + "9" * 5000 + "}",
+    twice='{"format": "x", "format": "gramian.aligner", "version": 3}',
+    a_list="[]",
+    no_text=b"\xff\xfe\x00",
+)
+def config_that_is_no_json(work, case):
+    (work / "al" / "config.json").write_bytes(case if isinstance(case, bytes) else case.encode())
+    return ["embed", "--data", "v.jsonl", "--model", "al", "--output", "v.parquet"]
+
+
+@attacks(
+    config="al-hf/config.json",
+    weights="al-hf/model.safetensors",
+    card="al-hf/README.md",
+    tower="al-hf/towers/0",
+    towers="al-hf/towers",
+    tower_config="al-hf/towers/0/config.json",
+    tower_weights="al-hf/towers/0/model.safetensors",
+    tokenizer="al-hf/towers/0/tokenizer.json",
+    adapter="al-lora/towers/0/adapter_model.safetensors",
+    pooling="al-st/towers/0/1_Pooling",
+)
+def a_link_of_an_aligner(work, case):
+    path = work / case
+    target = work / "base" / path.name
+    path.rename(target)  # what it leads to would do: it is the link that is refused
+    path.symlink_to(target)
+    return ["evaluate", "--data", "t.jsonl", "--model", case.partition("/")[0]]
+
+
+# An encoder's folder: safetensors, a tokenizer and JSON.
+
+
+@attacks(
+    remote_code=("config.json", {"auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}}),
+    remote_code_of_another=("config.json", {"auto_map": {"AutoModel": "evil/repo--evil.Model"}, "model_type": "new"}),
+    remote_tokenizer=("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
+    nested_remote_code=("config.json", {"text_config": {"auto_map": {"AutoConfig": "evil.Config"}}}),
+    a_kernel=("config.json", {"attn_implementation": "evil/kernel"}),
+    a_kernel_for_a_part=("config.json", {"_attn_implementation": {"text_config": "evil/kernel:forward"}}),
+    a_backbone=("config.json", {"backbone": "evil/backbone", "use_pretrained_backbone": True}),
+    a_quantiser=("config.json", {"quantization_config": {"quant_method": "fp8"}}),
+    a_timm_model=("config.json", {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/model"}),
+    an_unknown_model=("config.json", {"model_type": "evil"}),
+    wide_layers=("config.json", {"hidden_size": 2**30, "intermediate_size": 2**30}),
+    many_layers=("config.json", {"num_hidden_layers": 10**9}),
+    some_thousand_layers=("config.json", {"num_hidden_layers": 4000}),
+    many_words=("config.json", {"vocab_size": 10**9}),
+    many_positions=("config.json", {"max_position_embeddings": 2**40}),
+    numbers_as_text=("config.json", {"hidden_size": "16"}),
+    a_tokenizer_outside=("tokenizer_config.json", {"vocab_file": "../../../../outside/secret.txt"}),
+    a_fast_tokenizer_outside=("tokenizer_config.json", {"fast_tokenizer_files": ["../../../../outside/secret.txt"]}),
+    a_map_outside=("tokenizer_config.json", {"special_tokens_map_file": "../outside/secret.txt"}),
+    an_index_outside=(
+        "model.safetensors.index.json",
+        {"metadata": {}, "weight_map": {"a": "../../../base/bert/model.safetensors"}},
+    ),
+    an_index_from_the_root=("model.safetensors.index.json", {"metadata": {}, "weight_map": {"a": "/etc/passwd"}}),
+    an_index_of_numbers=("model.safetensors.index.json", {"metadata": {}, "weight_map": {"a": 7}}),
+    an_adapter=("adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "../outside/bert"}),
+)
+def settings_of_an_encoder(work, case):
+    name, values = case
+    folder = work / "al-hf" / "towers" / "0"
+    (folder / "evil.py").write_text("open('../outside/x', 'w')\n")
+    if not (folder / name).exists():
+        (folder / name).write_text("{}")
+    edit(folder / name, **values)
+    return ["evaluate", "--data", "t.jsonl", "--model", "al-hf"]
+
+
+@attacks(
+    a_crop={"crop_size": {"height": 10**6, "width": 10**6}},
+    a_side={"size": {"shortest_edge": 10**6}},
+    remote_code={"auto_map": {"AutoImageProcessor": "evil.Processor"}},
+    another_class={"image_processor_type": "os.system"},
+)
+def settings_of_a_processor(work, case):
+    path = work / "base" / "clip" / "preprocessor_config.json"
+    edit(path if path.exists() else path.with_name("processor_config.json"), **case)
+    tower = "{class_path: HuggingFace, init_args: {model: base/clip, kind: image}}"
+    (work / "y.yaml").write_text(f"data: t.jsonl\ntowers: {{image: {tower}}}\n")
     return ["check", "y.yaml"]
 
 
+class Payload:
+    """Unpickled, it makes a file outside."""
+
+    def __reduce__(self):
+        return os.system, ("touch ../outside/x",)
+
+
+@attacks(
+    weights="al-hf/towers/0/model.safetensors pytorch_model.bin evaluate",
+    weights_of_sentences="al-st/towers/0/model.safetensors pytorch_model.bin evaluate",
+    weights_of_a_module="al-st/towers/0/2_Dense/model.safetensors pytorch_model.bin evaluate",
+    weights_of_an_adapter="al-lora/towers/0/adapter_model.safetensors adapter_model.bin evaluate",
+    weights_of_an_aligner="al/model.safetensors pytorch_model.bin evaluate",
+    weights_named_safe="al-hf/towers/0/model.safetensors model.safetensors evaluate",
+    history="run/checkpoints/000002/x custom_checkpoint_0.pkl train",
+    optimiser="run/checkpoints/000002/x optimizer.bin train",
+    schedule="run/checkpoints/000002/x scheduler.bin train",
+    random_states="run/checkpoints/000002/x random_states_0.pkl train",
+    best="run/checkpoints/000002/x best.pt train",
+    state="run/checkpoints/000002/state.safetensors state.safetensors train",
+)
+def a_pickle(work, case):
+    gone, name, command = case.split()
+    path = work / gone
+    path.unlink(missing_ok=True)
+    torch.save({"x": Payload()}, path.with_name(name))
+    data = "v.jsonl" if gone.startswith("al/") else "t.jsonl"
+    return [*TRAIN, "--resume"] if command == "train" else [command, "--data", data, "--model", gone.partition("/")[0]]
+
+
+# sentence-transformers: modules of a closed list.
+
+ROUTER = "sentence_transformers.base.modules.router.Router"
+
+
+@attacks(
+    router=ROUTER,
+    old_router="sentence_transformers.models.Router",
+    nested="sentence_transformers.sentence_transformer.model.SentenceTransformer",
+    words="sentence_transformers.sentence_transformer.modules.word_embeddings.WordEmbeddings",
+    a_file_beside="evil.Evil",
+    a_function="os.system",
+    a_class_of_torch="torch.nn.Identity",
+    escapes="\x1b[2Jsentence_transformers.models.Pooling",
+    a_number=7,
+)
+def type_of_a_module(work, case):
+    folder = work / "al-st" / "towers" / "0"
+    (folder / "evil.py").write_text("open('../outside/x', 'w')\nclass Evil: pass\n")
+    structure = {"query": ["nested"], "document": ["nested"]}
+    nested = {"types": {"nested": "sentence_transformers.SentenceTransformer"}, "structure": structure, "parameters": {}}
+    (folder / "router_config.json").write_text(json.dumps(nested))
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 9, "name": "9", "path": "", "type": case}]))
+    return ["embed", "--data", "t.jsonl", "--model", "al-st", "--output", "v.parquet"]
+
+
+@attacks(
+    path_above=("modules.json", "path", "../../../base/bert"),
+    path_from_the_root=("modules.json", "path", "/etc"),
+    an_activation_of_torch=("2_Dense/config.json", "activation_function", "torch.hub.load"),
+    an_activation_that_compiles=("2_Dense/config.json", "activation_function", "torch.utils.cpp_extension.BuildExtension"),
+    a_wide_activation=("2_Dense/config.json", "out_features", 2**30),
+    a_tokenizer=("sentence_bert_config.json", "tokenizer_name_or_path", "evil/tokenizer"),
+    a_pickle=("sentence_bert_config.json", "model_args", {"weights_only": False, "use_safetensors": False}),
+    a_folder=("sentence_bert_config.json", "model_args", {"device_map": {"": "disk"}, "offload_folder": "../outside/made"}),
+    a_kernel=("sentence_bert_config.json", "model_kwargs", {"attn_implementation": "evil/kernel"}),
+    options_of_the_tokenizer=("sentence_bert_config.json", "processor_kwargs", {"tokenizer_file": "../outside/secret.txt"}),
+    options_of_the_config=("sentence_bert_config.json", "config_args", {"auto_map": {"AutoConfig": "evil.Config"}}),
+    a_method=("sentence_bert_config.json", "modality_config", {"text": {"method": "push_to_hub", "method_output_name": None}}),
+    another_task=("sentence_bert_config.json", "transformer_task", "text-generation"),
+    a_length_of_text=("sentence_bert_config.json", "max_seq_length", "long"),
+)
+def settings_of_a_module(work, case):
+    name, key, value = case
+    path = work / "al-st" / "towers" / "0" / name
+    content = json.loads(path.read_text())
+    (content[-1] if isinstance(content, list) else content)[key] = value
+    path.write_text(json.dumps(content))
+    return ["evaluate", "--data", "t.jsonl", "--model", "al-st"]
+
+
+@attacks(
+    a_module={"megatron_config": {"a": 1}, "megatron_core": "evil"},
+    a_pattern={"target_modules": "(([a-z_.0-9]+)+)+!"},
+    a_pattern_in_a_list={"target_modules": ["(([a-z_.0-9]+)+)+!"]},
+    a_pattern_of_layers={"layers_pattern": "(([a-z_.0-9]+)+)+!", "layers_to_transform": [0]},
+    a_pattern_of_ranks={"rank_pattern": {"(([a-z_.0-9]+)+)+!": 2}},
+    rank={"r": 10**9},
+    another_kind={"peft_type": "PROMPT_TUNING"},
+    remote_code={"auto_map": {"AutoModel": "evil.Model"}},
+    weights_of_another={"init_lora_weights": "../outside/secret.txt"},
+    repeated_layers={"layer_replication": [[0, 10**9]]},
+    text={"r": "2"},
+)
+def settings_of_an_adapter(work, case):
+    edit(work / "al-lora" / "towers" / "0" / "adapter_config.json", **case)
+    return ["evaluate", "--data", "t.jsonl", "--model", "al-lora"]
+
+
+# A run's folder.
+
+
+@attacks(
+    history={"history": {"note": 7}},
+    records={"history": {"records": ["\x1b[2J"], "best_epoch": 1, "best": None, "looks_since_best": 0, "broken": []}},
+    steps={"steps": "9"},
+    many_steps={"steps": 10**400},
+    rates={"rates": [0.1]},
+    scaler={"scaler": {"scale": ["x"]}},
+    settings={"run": {"epochs": "\x1b[2J\x1b]0;own\x07"}},
+    settings_in_a_list={"run": [1]},
+    not_finite={"rates": [float("nan")] * 4},
+)
+def state_of_a_run(work, case):
+    edit(work / "run" / "checkpoints" / "000002" / "run.json", **case)
+    return [*TRAIN, "--resume"]
+
+
 @attack
-def yaml_imports_a_module(work):
-    (work / "evil_module.py").write_text("open('../outside/x', 'w')\n")
-    (work / "y.yaml").write_text("data: stamps\nloss: {class_path: evil_module.Loss}\n")
-    return ["train", "y.yaml", "--output", "o"]
+def a_lock_that_is_a_link(work):
+    (work / "run" / ".gramian.lock").symlink_to("../../outside/secret.txt")
+    return [*TRAIN, "--resume"]
+
+
+@attack
+def a_partial_folder_that_is_a_link(work):
+    host = re.sub(r"[^\w-]", "-", socket.gethostname())[:40]
+    (work / "run" / f".aligner.1@{host}.00000000.older").symlink_to("../../outside")
+    (work / "run" / "checkpoints" / "000002" / "run.json").write_text("[]")
+    return [*TRAIN, "--resume"]
+
+
+@attacks(
+    missing=lambda tensors: {name: value for name, value in tensors.items() if name != "model/aligner.heads.0.weight"},
+    more=lambda tensors: tensors | {"model/aligner.evil": torch.ones(2)},
+    another_part=lambda tensors: tensors | {"evil/x": torch.ones(2)},
+    another_shape=lambda tensors: tensors | {"model/aligner.heads.0.weight": torch.ones(2, 2)},
+    another_parameter=lambda tensors: tensors | {"optimizer/99/step": torch.ones(())},
+    a_number_below=lambda tensors: tensors | {"optimizer/-1/step": torch.ones(())},
+    another_moment=lambda tensors: tensors | {"optimizer/0/evil": torch.ones(())},
+    a_moment_of_another_shape=lambda tensors: tensors | {"optimizer/0/exp_avg": torch.ones(9)},
+)
+def tensors_of_a_run(work, case):
+    path = work / "run" / "checkpoints" / "000002" / "state.safetensors"
+    save_file(case(load_file(path)), path)
+    return [*TRAIN, "--resume"]
+
+
+@attacks(
+    checkpoints="run/checkpoints",
+    checkpoint="run/checkpoints/000002",
+    state="run/checkpoints/000002/state.safetensors",
+    settings="run/checkpoints/000002/run.json",
+    aligner="run/aligner",
+)
+def a_link_of_a_run(work, case):
+    path = work / case
+    target = work / "base" / path.name
+    path.rename(target)
+    path.symlink_to(target)
+    return [*TRAIN, "--resume"]
+
+
+@pytest.mark.parametrize(
+    ("data", "model"), [("v.jsonl", "al"), ("t.jsonl", "al-hf"), ("t.jsonl", "al-st"), ("t.jsonl", "al-lora")]
+)
+def test_what_is_honest_passes(world, data, model, capsys):
+    assert run(world, ["evaluate", "--data", data, "--model", model], capsys)[0] == 0
+
+
+def test_an_honest_run_goes_on(world, capsys):
+    (world / "work" / "run" / "aligner").rename(world / "work" / "elsewhere")
+    assert run(world, [*TRAIN, "--resume"], capsys)[0] == 0
+    for one, other in (("run/aligner", "elsewhere"),):
+        assert (world / "work" / one / "model.safetensors").read_bytes() == (
+            world / "work" / other / "model.safetensors"
+        ).read_bytes()
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))

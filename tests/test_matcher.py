@@ -95,7 +95,7 @@ def test_a_query_with_nothing_present_has_a_finite_answer_and_gradient():
         (lambda: Matcher(("text",), 8), "`modalities` must name at least two; got text"),
         (lambda: _matcher(anchor="txt"), "`anchor` must be one of text, image, audio or 'each'; got 'txt'"),
         (lambda: _matcher(heads=3), "`heads` must divide `width`; got 3 and 16"),
-        (lambda: _matcher(layers=0), "`layers` must be an integer of at least 1; got 0"),
+        (lambda: _matcher(layers=0), r"`layers` must be an integer in \[1, 1000\]; got 0"),
         (lambda: _matcher(dropout=1.0), r"`dropout` must lie in \[0, 1\); got 1.0"),
         (lambda: _matcher()(_bundle()[:3], _bundle()), "must have one number of rows; got 3 and 12"),
         (

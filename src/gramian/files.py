@@ -249,11 +249,14 @@ def _clear(folder: Path) -> None:
     """Remove what killed writers left in an output folder; a folder that one of them was about to replace comes back."""
     for pattern in (".*", "*/.*", "*/*/.*"):
         for left in list(folder.glob(pattern)):
-            if _LEFT.fullmatch(left.name):
+            if _LEFT.fullmatch(left.name) and left.parent.resolve().is_relative_to(folder):
                 _remove(left)
 
 
 def _remove(left: Path) -> None:
+    if left.is_symlink():  # of somebody else: what it leads to is not ours
+        left.unlink()
+        return
     if left.name.endswith(".older"):
         for whole in list(left.iterdir()):
             if not (left.parent / whole.name).exists():
@@ -277,7 +280,7 @@ def _make_folders(folder: Path) -> list[Path]:
 def _lock(path: Path) -> int:
     """The descriptor of a lock file that this process has locked; the lock ends with the descriptor or the process."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             _flock(handle)
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):  # not removed by an owner that ended

@@ -202,9 +202,23 @@ def _read(files: Sequence[str], command: Command, owner: str) -> dict[str, Any]:
                 raise unknown_option(str(key), _keys(options | unused), owner)
             if key in options:
                 values[key] = value
+                if Path in alternatives(options[key].hint):
+                    _check_written(str(key), value, name)
             else:
                 _converted(value, unused[key])
     return values
+
+
+def _check_written(key: str, value: Any, file: str) -> None:
+    """A path that a command writes to: set in a file, it may not lead out of the working folder and of the file's own."""
+    homes = Path.cwd(), Path(file).resolve().parent
+    try:
+        path = Path(str(value)).resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a null character
+        path = Path("/")
+    if not any(path.is_relative_to(home) for home in homes):
+        option = f"--{key.replace('_', '-')}"
+        raise InputError(f"`{key}` in a file must lie in the working folder; got {str(value)!r:.100}. Type {option}.")
 
 
 def _converted(value: Any, option: Option) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from gramian.canonical.features import Kernel, Nystroem
@@ -13,6 +14,8 @@ from gramian.errors import InputError, check_choice
 from gramian.model.towers import Tower
 
 __all__ = ["HEADS", "HeadName", "KernelHead", "Modality", "Residual", "build_head", "features_of", "linear_of"]
+
+LARGEST_HEAD = 2**30  # numbers, which a config can ask for in ten letters
 
 HeadName: TypeAlias = Literal["identity", "linear", "mlp", "residual", "kernel"]
 
@@ -101,12 +104,19 @@ def build_head(name: HeadName, width: int, dim: int, kernel: Kernel = Kernel()) 
         The module.
 
     Raises:
-        InputError: no such head.
+        InputError: no such head, or one of more than 2³⁰ numbers.
 
     >>> build_head("linear", 384, 128)
     Linear(in_features=384, out_features=128, bias=True)
     """
-    return HEADS[check_choice("head", name, HEADS)](width, dim, kernel)
+    make = HEADS[check_choice("head", name, HEADS)]
+    with torch.device("meta"):
+        size = sum(value.numel() for value in make(width, dim, kernel).state_dict().values())
+    if size > LARGEST_HEAD:
+        raise InputError(
+            f"`dim` {dim:,} and a head {name!r} of width {width:,} would hold {size:,} numbers, over 2³⁰. Lower `dim`."
+        )
+    return make(width, dim, kernel)
 
 
 def linear_of(head: nn.Module) -> nn.Linear:

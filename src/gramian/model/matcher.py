@@ -60,8 +60,8 @@ class Matcher(nn.Module):
             raise InputError(f"`modalities` must name at least two; got {', '.join(modalities) or 'none'}.")
         if anchor != "each" and anchor not in modalities:
             raise InputError(f"`anchor` must be one of {', '.join(modalities)} or 'each'; got {anchor!r}.")
-        for name, value in (("layers", layers), ("heads", heads), ("width", width)):
-            check_number(name, value, "[1, inf)", integer=True)
+        for name, value, most in (("layers", layers, 1000), ("heads", heads, 1000), ("width", width, 2**14)):
+            check_number(name, value, f"[1, {most}]", integer=True)
         if width % heads:
             raise InputError(f"`heads` must divide `width`; got {heads} and {width}.")
         check_number("dropout", dropout, "[0, 1)")

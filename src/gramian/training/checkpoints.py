@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gramian.data.table import Table
 from gramian.distributed import is_main_process
-from gramian.errors import InputError, first_line, listing
+from gramian.errors import InputError, check_number, first_line, listing
 from gramian.files import atomic_folder, inside, read_json, write_text
 from gramian.model.options import convert
 from gramian.training.recipe import History
@@ -147,7 +147,7 @@ class RunFolder:
             _check_shapes(parts["best"], self.objective.aligner.trainable_state())
         self.objective.load_state_dict(parts["model"])
         self._load_moments(parts["optimizer"])
-        steps = convert(state["steps"], int, "steps")
+        steps = check_number("steps", state["steps"], "[0, inf)", integer=True)
         rates = convert(state["rates"], list[float], "rates")
         schedule = self.schedule.state_dict() | {"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates}
         self.schedule.load_state_dict(schedule)

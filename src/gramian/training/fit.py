@@ -143,9 +143,9 @@ def _fit(
     reading = Reading(recipe.workers, strict)
     loader = Loader(train, aligner.collator(), reading)
     validation_loader = None if validation is None else Loader(validation, aligner.collator(), reading)
+    if folder is not None and resume:
+        best = folder.restore(history)
     with _forked(accelerator.device), progress_bar(progress and is_main_process(), note=True) as bar:
-        if folder is not None and resume:
-            best = folder.restore(history)
         task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
         while not _finished(history, recipe):
             epoch = len(history.records) + 1

@@ -19,7 +19,7 @@ from gramian.data.splits import hold_out, paired_items
 from gramian.distributed import is_main_process
 from gramian.errors import InputError, check_choice, check_number
 from gramian.evaluation import Report, evaluate
-from gramian.files import claimed, write_text
+from gramian.files import claimed, inside, write_text
 from gramian.losses import Contrast, Loss, Matching
 from gramian.model.aligner import Aligner
 from gramian.model.card import run_card
@@ -130,6 +130,7 @@ def train(
         for option, value in unused.items():
             if value:
                 raise InputError(f"`{option}` is for `method` 'contrast'; 'canonical' solves in closed form. Leave it out.")
+    inside(output, "aligner")  # a folder of somebody else may be resumed
     with watched(), claimed(output, is_main_process()):
         if not resume and is_main_process() and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")

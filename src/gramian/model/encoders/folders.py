@@ -153,7 +153,7 @@ def _admit_json(folder: Path, path: Path) -> None:
         if name in KERNELS and not isinstance(value, dict) and value not in (None, *OWN_KERNELS):
             raise _refused(folder, f"{path.name} sets `{name}` to {value!r:.40}, which may run code")
         if isinstance(value, dict):
-            stack += value.items()
+            stack += [(name if name in KERNELS else inner, each) for inner, each in value.items()]
         elif isinstance(value, list):
             stack += [(name, each) for each in value]
         elif isinstance(value, str) and (ELSEWHERE.match(value) or _leads_out(folder, value)):
@@ -207,7 +207,7 @@ def no_larger_than(folder: Path) -> Iterator[None]:
     """
     weights = shapes(folder)
     elements = 4 * sum(map(math.prod, weights.values())) + 2**26  # of encoder–decoders the encoder may be all that is there
-    modules = 64 * len(weights) + 2**12
+    modules = 16 * len(weights) + 2**10
 
     def count(_module: Any, name: str, value: Tensor | None) -> None:
         nonlocal elements

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from gramian.data.media import Kind, Place
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, listing, require
+from gramian.errors import InputError, check_choice, check_number, listing, require
 from gramian.files import inside, read_json
-from gramian.model.encoders.base import Encoder, EncoderOptions, loading, without_bars
+from gramian.model.encoders.base import LARGEST_LENGTH, Encoder, EncoderOptions, loading, without_bars
 from gramian.model.encoders.folders import no_larger_than, shapes
+from gramian.model.options import convert
 from gramian.model.towers import Encoded
 from gramian.tokens import Tokens
 
@@ -103,6 +104,8 @@ def _check_transformer(path: Path) -> None:
     for name in ("tokenizer_name_or_path", "processing_kwargs"):
         if config.get(name):
             raise InputError(f"{path.name} sets `{name}`, which may read files or fill the memory")
+    length = convert(config.get("max_seq_length"), int | None, "max_seq_length")
+    check_number("max_seq_length", length, f"[1, {LARGEST_LENGTH}]", integer=True, optional=True)
     if config.get("transformer_task", "feature-extraction") != "feature-extraction":
         raise InputError(
             f"{path.name} must set `transformer_task` to feature-extraction; got {config['transformer_task']!r:.60}"
