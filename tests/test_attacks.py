@@ -227,7 +227,8 @@ def test_the_watch_sees_and_refuses(world):
 LADDER = "  a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"  a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
 )
-LORA = "data: t.jsonl\ntowers: {{text: {{class_path: HuggingFace, init_args: {{model: base/bert, kind: text, mode: lora, lora: {}}}}}}}"
+ADAPTER = "{{class_path: HuggingFace, init_args: {{model: base/bert, kind: text, mode: lora, lora: {}}}}}"
+LORA = f"data: t.jsonl\ntowers: {{{{text: {ADAPTER}}}}}"
 
 
 @attacks(
