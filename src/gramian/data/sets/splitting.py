@@ -34,7 +34,7 @@ def split_by_hash(
         InputError: shares that leave nothing to train on.
 
     >>> split_by_hash(["a", "a", "b", "c", "d", "e"], "set-1", test=0.3, validation=0.3)
-    ['train', 'train', 'test', 'validation', 'test', 'validation']
+    ['train', 'train', 'validation', 'test', 'test', 'validation']
     """
     if not (test >= 0 and validation >= 0 and test + validation < 1):
         raise InputError(f"`test` and `validation` must be shares that leave some to train on; got {test} and {validation}.")
