@@ -1,4 +1,4 @@
-"""The command line: `gramian demo | check | prepare | train | evaluate | embed | benchmark | bench`."""
+"""The command line: `gramian demo | check | prepare | train | evaluate | compare | embed | benchmark | bench`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gramian import __version__
 from gramian.cli.bench import bench_command
 from gramian.cli.benchmark import benchmark_command
 from gramian.cli.check import check
+from gramian.cli.compare import compare_command
 from gramian.cli.demo import demo_command
 from gramian.cli.embed import embed
 from gramian.cli.evaluate import evaluate_table
@@ -67,6 +68,7 @@ COMMANDS: dict[str, Command] = {
     "prepare": Command(prepare_command, "make a data set of public packages on this machine: digits, emoji", bare="data"),
     "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),
     "evaluate": Command(evaluate_table, "measure every direction of retrieval"),
+    "compare": Command(compare_command, "say which of several evaluations is better, and how sure that is", bare="runs"),
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
     "benchmark": Command(benchmark_command, "run a study: learning_curve, objectives, stamps_selection", bare="study"),
     "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),

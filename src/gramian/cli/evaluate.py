@@ -54,7 +54,8 @@ def evaluate_table(
         ks: cut-offs of the recall; 1, 5 and 10 by default.
         subsets: which subsets of modalities are compared with a single one: all others together ("others"), every subset of
             two or more ("all"), whose number doubles with each modality, or "none".
-        output: folder for report.json and report.md; nothing is written without one.
+        output: folder for report.json, report.md and ranks.parquet, which `gramian compare` reads; nothing is written without
+            one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
             the spectrum of a tuple, and how hard each objective would still pull.
         rerank: how many of the best candidates the model's matching head re-ranks, where it was trained with one.
@@ -103,6 +104,7 @@ def evaluate_table(
             matcher=matcher,
             rerank=rerank,
             progress=True,
+            ids=items.ids,
         )
         console.print(f"{data}, split {split}: {bundle}")
         for sheet in report.sheets():

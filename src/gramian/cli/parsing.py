@@ -42,7 +42,7 @@ class Command:
         help: a line for the list of commands.
         options: the function whose parameters and `Args:` are its options; `run` by default.
         reads: a function whose options a YAML file may hold as well, without effect here.
-        bare: the option that a word by itself sets.
+        bare: the option that a word by itself sets; a list takes several.
     """
 
     run: Callable[..., None]
@@ -78,9 +78,15 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            if command.bare is not None and not word.endswith(YAML) and all(path != [command.bare] for path, _ in typed):
-                typed.append(([command.bare], Word(word)))
-                continue
+            if command.bare is not None and not word.endswith(YAML):
+                earlier = next((value for path, value in typed if path == [command.bare]), None)
+                if earlier is None:
+                    typed.append(([command.bare], Word(word)))
+                    continue
+                if _is_list(options[command.bare].hint):
+                    typed = [(path, value) for path, value in typed if path != [command.bare]]
+                    typed.append(([command.bare], Word(f"{earlier},{word}")))
+                    continue
             if not word.endswith(YAML):
                 raise InputError(f"{word!r} belongs to no option: {owner} takes --NAME VALUE, and the name of a YAML file.")
             files.append(word)

@@ -1,5 +1,6 @@
 """Measure how well a space is aligned: ranks, intervals, directions of retrieval, the shape of the space, reports, plots."""
 
+from gramian.evaluation.comparing import Comparison, compare
 from gramian.evaluation.directions import (
     DEFAULT,
     SUBSETS,
@@ -18,11 +19,13 @@ from gramian.evaluation.shape import diagnostics, saturation
 __all__ = [
     "DEFAULT",
     "SUBSETS",
+    "Comparison",
     "Direction",
     "Gain",
     "Report",
     "Reranked",
     "Subsets",
+    "compare",
     "diagnostics",
     "evaluate",
     "hits",

@@ -35,6 +35,7 @@ def evaluate(
     progress: bool = False,
     settings: Mapping[str, str] | None = None,
     broken: Sequence[Broken] = (),
+    ids: Sequence[str] | None = None,
 ) -> Report:
     """Rank the directions of a Bundle whose row i is one item in all modalities.
 
@@ -55,6 +56,7 @@ def evaluate(
         progress: show a progress bar.
         settings: kept in the Report.
         broken: cells that could not be read and count as missing; listed in the Report.
+        ids: n names of the rows, by which evaluations are compared later; their numbers by default.
 
     Returns:
         The Report.
@@ -72,6 +74,8 @@ def evaluate(
     for k in ks:
         check_number("ks", k, "[1, inf)", integer=True)
     check_choice("subsets", subsets, SUBSETS)
+    if ids is not None and len(ids) != len(bundle):
+        raise InputError(f"`ids` must name each of {len(bundle)} rows; got {len(ids)}.")
     m = len(bundle.modalities)
     count = {"others": int(m > 2), "all": 2 ** (m - 1) - m, "none": 0}[subsets]
     joint = m * count * 2 * len(scores)
@@ -99,6 +103,7 @@ def evaluate(
         reranked=reranked,
         broken=tuple(broken),
         items=rankings.items,
+        ids=None if ids is None else tuple(ids),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from gramian.data.cells import Broken
 from gramian.evaluation.directions import Direction, Gain, hits
 from gramian.evaluation.metrics import mean_reciprocal_rank, median_rank, recall_at_k
+from gramian.evaluation.ranks_file import NAME, write_ranks
 from gramian.evaluation.reranking import Reranked
 from gramian.evaluation.shape import DIAGNOSTICS_NOTE
 from gramian.evaluation.stats import Interval, share_interval
@@ -36,6 +38,7 @@ class Report:
         reranked: directions between an anchor and all other modalities, before and after a matching head.
         broken: cells that could not be read and counted as missing.
         items: (n,) the item of each row; every row is an item of its own by default. Intervals are over items.
+        ids: n names of the rows, for `ranks.parquet`; their numbers by default.
     """
 
     n: int
@@ -48,6 +51,7 @@ class Report:
     reranked: tuple[Reranked, ...] = ()
     broken: tuple[Broken, ...] = ()
     items: NDArray[np.int64] | None = field(default=None, repr=False)
+    ids: tuple[str, ...] | None = field(default=None, repr=False)
     _means: dict[int, Interval] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -187,12 +191,26 @@ class Report:
         return "\n".join(["# Evaluation\n", *([settings] if settings else []), *(sheet.markdown() for sheet in self.sheets())])
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write `report.json` and `report.md` into `folder`; return their paths."""
+        """Write `report.json`, `report.md` and, where pyarrow is installed, `ranks.parquet`, the rank of every query.
+
+        Args:
+            folder: created if needed.
+
+        Returns:
+            The paths written.
+        """
         folder = Path(folder)
-        return [
+        written = [
             write_text(folder / "report.json", json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"),
             write_text(folder / "report.md", self.markdown()),
         ]
+        if importlib.util.find_spec("pyarrow"):
+            ids = np.array(self.ids or [str(row) for row in range(self.n)], object)
+            items = np.arange(self.n) if self.items is None else self.items
+            _, first, inverse = np.unique(items, return_index=True, return_inverse=True)
+            named = ids[first[inverse.reshape(-1)]]  # an item by the id of its first row
+            written.append(write_ranks(folder / NAME, [*self.singles, *self.joints], ids.tolist(), named.tolist()))
+        return written
 
     def _row(self, direction: Direction) -> dict[str, object]:
         return {

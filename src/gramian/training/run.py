@@ -228,7 +228,7 @@ def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading
         return None
     broken: list[Broken] = []
     bundle = aligner.embed(table, reading=reading, broken=broken)
-    return evaluate(bundle, settings=settings, broken=broken)
+    return evaluate(bundle, settings=settings, broken=broken, ids=table.ids)
 
 
 def _anchor(loss: Loss, modalities: Sequence[str]) -> str:

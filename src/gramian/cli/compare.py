@@ -1,0 +1,49 @@
+"""`gramian compare`."""
+
+from __future__ import annotations
+
+from os.path import commonpath
+from pathlib import Path
+
+from gramian.cli.terminal import console_of
+from gramian.errors import InputError
+from gramian.evaluation.comparing import Directions, compare
+
+__all__ = ["compare_command"]
+
+
+def compare_command(runs: list[str], k: int = 1, directions: Directions = "singles", output: Path | None = None) -> None:
+    """Say which of several evaluations of the same items is better, and how sure that is.
+
+    It reads the ranks.parquet that `gramian evaluate --output` and `gramian train` write, and prints mean recalls, differences
+    with intervals and corrected p-values, and the sentences that they allow. Runs that cannot be told apart are one group.
+
+    Args:
+        runs: two or more folders.
+        k: cut-off of the recall.
+        directions: which are averaged: between two modalities (singles), of several modalities together (joint), or all.
+        output: folder for comparison.json and comparison.md; nothing is written without one.
+
+    Raises:
+        InputError: a run that is named twice, and what `gramian.evaluation.compare` refuses.
+    """
+    if len(set(runs)) < len(runs):
+        raise InputError(f"`runs` must be different folders; got {', '.join(runs)}.")
+    comparison = compare(_named(runs), k=k, directions=directions)
+    console = console_of()
+    for sheet in comparison.sheets():
+        console.print(sheet.rich())
+    for sentence in comparison.sentences():
+        console.print(sentence)
+    for path in comparison.save(output) if output is not None else ():
+        console.print(f"wrote {path}")
+
+
+def _named(runs: list[str]) -> dict[str, str]:
+    """The runs by what tells their paths apart: runs/a/test and runs/b/test are a and b."""
+    parts = [Path(run).parts for run in runs]
+    shared = len(Path(commonpath(runs)).parts) if len({Path(run).is_absolute() for run in runs}) == 1 else 0
+    after = 0
+    while all(len(path) - shared > after + 1 for path in parts) and len({path[-after - 1] for path in parts}) == 1:
+        after += 1
+    return {"/".join(path[shared : len(path) - after]) or run: run for path, run in zip(parts, runs, strict=True)}

@@ -1,0 +1,132 @@
+"""The rank of every query of an evaluation as a table in a file, from which anybody can test again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gramian.errors import InputError, first_line, require
+from gramian.evaluation.directions import Direction
+from gramian.evaluation.metrics import Ranks
+from gramian.files import atomic
+
+__all__ = ["NAME", "RankedDirection", "Way", "read_ranks", "write_ranks"]
+
+NAME = "ranks.parquet"
+
+_COLUMNS = ("query", "target", "score", "id", "item", "better", "tied", "gallery")
+
+
+class Way(NamedTuple):
+    """What is asked by what, and how: the names of a direction."""
+
+    query: str
+    target: str
+    score: str
+
+    @property
+    def joint(self) -> bool:
+        """Whether a side holds several modalities."""
+        return "+" in self.query or "+" in self.target
+
+    def __str__(self) -> str:
+        return f"{self.query} → {self.target}" + (f" by {self.score}" if self.joint else "")
+
+
+@dataclass(frozen=True)
+class RankedDirection:
+    """One direction: the rank of each query's match.
+
+    Attributes:
+        ids: (q,) of the queries.
+        items: (q,) what they are about.
+        ranks: of their matches.
+        gallery: number of candidates.
+    """
+
+    ids: NDArray[np.str_]
+    items: NDArray[np.str_]
+    ranks: Ranks
+    gallery: int
+
+
+def write_ranks(path: str | Path, directions: Sequence[Direction], ids: Sequence[str], items: Sequence[str]) -> Path:
+    """Write one row per direction and query: `query`, `target`, `score`, `id`, `item`, `better`, `tied`, `gallery`.
+
+    `better` candidates score higher than the match and `tied` others score the same; sides of several modalities are joined
+    by "+".
+
+    Args:
+        path: of the parquet file.
+        directions: of one evaluation.
+        ids: n names of the rows.
+        items: n names of what they are about.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: pyarrow is not installed.
+    """
+    require("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name, item = np.asarray(ids, object), np.asarray(items, object)
+    parts = []
+    for one in directions:
+        q = len(one.rows)
+        words = ("+".join(one.query), "+".join(one.target), one.score)
+        columns = [pa.DictionaryArray.from_arrays(np.zeros(q, np.int32), [word]) for word in words]
+        columns += [pa.array(name[one.rows], pa.string()), pa.array(item[one.rows], pa.string())]
+        columns += [pa.array(part) for part in (one.ranks.better, one.ranks.tied, np.full(q, one.gallery))]
+        parts.append(pa.table(columns, names=_COLUMNS))
+    with atomic(path) as partial:
+        pq.write_table(pa.concat_tables(parts).unify_dictionaries(), partial)
+    return Path(path)
+
+
+def read_ranks(run: str | Path) -> dict[Way, RankedDirection]:
+    """Read what `write_ranks` wrote.
+
+    Args:
+        run: the file, or the folder of an evaluation or training run.
+
+    Returns:
+        Way → its queries, in the order of the file.
+
+    Raises:
+        InputError: no such file, or one that does not hold the ranks of an evaluation.
+    """
+    require("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(run) / NAME if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise InputError(
+            f"`runs` must be folders that hold {NAME}; {str(run)!r} has none. Evaluate with --output, or train again."
+        )
+    try:
+        table = pq.read_table(path, columns=list(_COLUMNS))
+        words = [table[name].cast(pa.string()).to_numpy() for name in _COLUMNS[:5]]
+        numbers = [table[name].cast(pa.int64()).to_numpy() for name in _COLUMNS[5:]]
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise InputError(
+            f"`runs` must hold the ranks of an evaluation; {str(path)!r} does not ({first_line(error)})."
+        ) from None
+    better, tied, gallery = numbers
+    if any(None in column for column in words) or min(part.min(initial=0) for part in numbers) < 0:
+        raise InputError(f"`runs` must hold the ranks of an evaluation; {str(path)!r} has empty cells or negative ranks.")
+    ways: dict[Way, RankedDirection] = {}
+    keys = np.array(["\0".join(row) for row in zip(*words[:3], strict=True)], object)
+    for key in dict.fromkeys(keys):
+        rows = np.flatnonzero(keys == key)
+        ranks = Ranks(better[rows], tied[rows])
+        ways[Way(*key.split("\0"))] = RankedDirection(words[3][rows], words[4][rows], ranks, int(gallery[rows].max()))
+    return ways
