@@ -294,6 +294,26 @@ def test_near_the_span_gradients_are_good_to_rounding_over_what_is_left(rest, si
     assert (others[0][1] - others[1][1]).norm() <= (4 * eps / rest + 16 * eps) * exact.norm()
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("m", [2, 3])
+def test_collapsed_tuples_have_at_most_the_error_that_residual_states(spread, m):
+    """Each item's vectors lie within `spread` of each other, so that matches leave about spread²: in blocks as in the whole.
+
+    Below √ε nothing of a match's slope is certain, but it never exceeds what it would be for any other pair.
+    """
+    eps = torch.finfo(torch.float32).eps
+    vectors = F.normalize(units(0, 61, 1, 65) + spread * units(1, 61, m, 65), dim=-1).float()
+    results = []
+    for dtype, block_size in ((torch.float64, None), (torch.float32, None), (torch.float32, 1), (torch.float32, 5)):
+        leaf = vectors.to(dtype).requires_grad_()
+        total = Gram(block_size=block_size)(Bundle(leaf, torch.ones(61, m, dtype=torch.bool), NAMES[:m])).total
+        results.append((total.item(), torch.autograd.grad(total, leaf)[0].double()))
+    (value, exact), *others = results
+    for got, grad in others:
+        assert abs(got - value) <= eps**0.5 / 0.07
+        assert (grad - exact).norm() <= 1.5 * min(1.0, eps / max(spread, eps) ** 2) * exact.norm() + eps**0.5
+
+
 def test_block_size_is_checked():
     from gramian.errors import InputError
 
