@@ -37,6 +37,7 @@ def evaluate_table(
     output: Path | None = None,
     diagnose: bool = False,
     rerank: int = 50,
+    hubs: bool = False,
     workers: int = 0,
     strict: bool = False,
     towers: Mapping[str, Tower | Spec] | None = None,
@@ -59,6 +60,7 @@ def evaluate_table(
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
             the spectrum of a tuple, and how hard each objective would still pull.
         rerank: how many of the best candidates the model's matching head re-ranks, where it was trained with one.
+        hubs: correct every score for hubs, by the training items that the model keeps (`gramian train --bank 1000`).
         workers: processes that read raw media.
         strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
         towers: modality → the tower of a class of your own that the model was trained with.
@@ -77,6 +79,9 @@ def evaluate_table(
         aligner = None
         if model is not None:
             aligner = Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)).to(device())
+        bank = None if aligner is None else aligner.bank
+        if hubs and bank is None:
+            raise InputError("`hubs` needs a model that keeps training items. Train it with --bank 1000.")
         raw = () if aligner is None else aligner.raw_modalities()
         table = load(data, columns=columns, raw=raw, media_root=media_root)
         if split is None:
@@ -103,6 +108,7 @@ def evaluate_table(
             diagnose=diagnose,
             matcher=matcher,
             rerank=rerank,
+            bank=bank if hubs else None,
             progress=True,
             ids=items.ids,
         )

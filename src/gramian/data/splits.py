@@ -7,7 +7,7 @@ import torch
 from gramian.data.table import Table
 from gramian.errors import InputError, check_number, listing
 
-__all__ = ["hold_out", "paired_items"]
+__all__ = ["drawn", "hold_out", "paired_items"]
 
 
 def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
@@ -48,6 +48,14 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     chosen = {distinct[i] for i in order[:count]}
     mask = torch.tensor([name in chosen for name in names])
     return table[~mask], table[mask]
+
+
+def drawn(table: Table, rows: int, seed: int) -> Table:
+    """At most `rows` rows of a table, drawn at random, in its order."""
+    if len(table) <= rows:
+        return table
+    chosen = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:rows]
+    return table[chosen.sort().values]
 
 
 def paired_items(table: Table) -> int:

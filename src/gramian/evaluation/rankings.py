@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gramian.bundle import Bundle
+from gramian.errors import InputError
 from gramian.evaluation.metrics import Ranks
 from gramian.geometry import widened
+from gramian.kernels import Form
 from gramian.kernels.ranks import Candidates, MatchRanks, match_ranks
-from gramian.scores import SCORES, ScoreName
+from gramian.scores import SCORES, ScoreName, corrected, hub_scores
 
 __all__ = ["Names", "RankedRows", "Rankings", "Side"]
 
@@ -69,10 +71,20 @@ class Rankings:
 
     Args:
         bundle: n rows.
+        bank: training items in the same space, by which every score is corrected for hubs (`gramian.scores.corrected`).
+
+    Raises:
+        InputError: a bank that lacks a modality of the Bundle, or of another width.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, bank: Bundle | None = None) -> None:
         self.bundle = bundle.detach()
+        if bank is not None:
+            absent = [name for name in bundle.modalities if name not in bank.modalities]
+            if absent or bank.dim != bundle.dim:
+                raise InputError(f"`bank` must have the modalities and the width of the items, {bundle!r}; got {bank!r}.")
+            bank = bank.detach().to(bundle.vectors.device)
+        self.bank = bank
         ids = np.arange(len(bundle)) if bundle.item_ids is None else bundle.item_ids.cpu().numpy()
         self.items: NDArray[np.int64] = np.unique(ids, return_inverse=True)[1].astype(np.int64).reshape(-1)
         self._vectors: dict[str, NDArray[np.int64]] = {}
@@ -82,11 +94,12 @@ class Rankings:
     def rows(self, query: Names, target: Names, score: ScoreName) -> RankedRows:
         """The rank of each row's match, with `query` as the query and `target` as the gallery.
 
-        A symmetric score ranks both ways by one table, with the side of fewer modalities as the query.
+        A symmetric score ranks both ways by one table, with the side of fewer modalities as the query; corrected for hubs it is
+        not symmetric.
         """
         key = query, target, score
         if key not in self._rows:
-            both = SCORES[score].symmetric
+            both = SCORES[score].symmetric and self.bank is None
             if both and len(query) > len(target):
                 self.rows(target, query, score)
             else:
@@ -106,7 +119,14 @@ class Rankings:
             _rows_of(self.bundle.select(*names), side.first) for side, names in ((first, query), (second, target))
         )
         candidates = first.candidates.to(device), second.candidates.to(device)
-        return match_ranks(SCORES[score].of(queries, items), *candidates, both=both)
+        return match_ranks(self.form(queries, items, score), *candidates, both=both)
+
+    def form(self, queries: Bundle, items: Bundle, score: ScoreName) -> Form:
+        """The score of queries × items, corrected for hubs if there is a bank."""
+        form = SCORES[score].of(queries, items)
+        if self.bank is None:
+            return form
+        return corrected(form, hub_scores(SCORES[score], self.bank.select(*queries.modalities), items))
 
     def asked(self, query: Names, target: Names) -> NDArray[np.int64]:
         """The rows that can be queries: those with some of `query` and some of `target`; none where they are all one item."""

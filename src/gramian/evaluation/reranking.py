@@ -18,7 +18,7 @@ from gramian.evaluation.rankings import Names, RankedRows, Rankings
 from gramian.evaluation.stats import Interval
 from gramian.kernels.ranks import Candidates, match_ranks, top_k
 from gramian.model.matcher import Matcher
-from gramian.scores import SCORES, ScoreName
+from gramian.scores import ScoreName
 
 __all__ = ["Reranked", "reranked_directions"]
 
@@ -89,7 +89,7 @@ def _reranked(
     queries, candidates = rankings.bundle[rows].select(*query), rankings.bundle[gallery.rows].select(*target)
     items = torch.from_numpy(rankings.items[rows]), gallery.candidates.items
     query_side, item_side = (Candidates(torch.arange(len(ids)), ids).to(queries.vectors.device) for ids in items)
-    form = SCORES[score].of(queries, candidates)
+    form = rankings.form(queries, candidates, score)
     (ranks,) = match_ranks(form, query_side, item_side)
     _, best = top_k(form, k)
     logits = _logits(matcher, queries, candidates, best, anchor_asks=len(query) == 1)

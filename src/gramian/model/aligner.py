@@ -49,6 +49,7 @@ class Aligner(nn.Module):
     Attributes:
         towers: modality → tower, `Features` where the cells are features.
         heads: one per modality, in their order.
+        bank: training items in the shared space, by which `evaluate` corrects scores for hubs; none by default.
         card: the model card; None for one that `save_pretrained` writes from the Aligner itself.
 
     Raises:
@@ -88,6 +89,7 @@ class Aligner(nn.Module):
             [build_head(entry.head, entry.width, dim, entry.kernel) for entry in self.modalities.values()]
         )
         self.matcher = None if matcher is None else Matcher(tuple(self.modalities), dim, **matcher)
+        self.bank: Bundle | None = None
         self.card: str | None = None
 
     @classmethod
@@ -425,6 +427,7 @@ class Aligner(nn.Module):
             aligner = cls(saved.modalities, saved.dim, matcher=saved.matcher, tokens=saved.tokens)
         saving.load_weights(aligner, folder)
         aligner.card = saved.card
+        aligner.bank = saved.bank
         return aligner.eval()
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gramian.bundle import Bundle
 from gramian.canonical.features import Kernel
 from gramian.errors import InputError, first_line, listing
 from gramian.files import atomic_folder, inside, read_json
@@ -29,7 +30,7 @@ from gramian.model.towers import Features, Tower
 
 __all__ = ["Saved", "download", "load_weights", "push", "read", "write"]
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, CARD, BANK = "config.json", "model.safetensors", "README.md", "bank.safetensors"
 FORMAT, VERSION = "gramian.aligner", 3
 DESCRIBED = ("width", "source", "mode", "fingerprint", "options")  # of an encoder, whatever its class
 
@@ -40,6 +41,7 @@ class Savable(Described, Protocol):
     matcher: Matcher | None
     tokens: tuple[str, ...]
     card: str | None
+    bank: Bundle | None
 
     def state_dict(self) -> dict[str, Any]:
         """Names and weights."""
@@ -58,6 +60,7 @@ class Saved:
         matcher: options of the matching head, or None.
         tokens: modalities whose tokens are projected.
         card: the model card, or None.
+        bank: training items in the shared space, or None.
     """
 
     modalities: dict[str, Modality]
@@ -65,6 +68,7 @@ class Saved:
     matcher: dict[str, Any] | None
     tokens: tuple[str, ...]
     card: str | None
+    bank: Bundle | None
 
 
 def write(aligner: Savable, folder: Path, how: Writing) -> None:
@@ -83,7 +87,7 @@ def write(aligner: Savable, folder: Path, how: Writing) -> None:
     with atomic_folder(folder.resolve()) as partial:
         _write(aligner, partial, how)
         for entry in folder.iterdir() if folder.exists() else ():
-            if entry.name not in (CONFIG, WEIGHTS, CARD, "towers"):
+            if entry.name not in (CONFIG, WEIGHTS, CARD, BANK, "towers"):
                 _link(entry, partial / entry.name)
 
 
@@ -105,6 +109,8 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
         if not name.startswith(outside)
     }
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    if aligner.bank is not None:
+        aligner.bank.to("cpu").save(folder / BANK)
     (folder / CARD).write_text(aligner.card or bare_card(aligner), encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -215,7 +221,11 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
     entries = {name: Modality(width, head, restored.get(name), kernel) for name, (width, head, kernel) in modalities.items()}
     card = inside(folder, CARD)
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
-    return Saved(entries, dim, matcher, tokens, text)
+    path = inside(folder, BANK)
+    bank = Bundle.load(path) if path.is_file() else None
+    if bank is not None and (bank.dim != dim or bank.modalities != tuple(entries)):
+        raise _damaged(folder, f"{BANK} is of another space, {bank!r}")
+    return Saved(entries, dim, matcher, tokens, text, bank)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

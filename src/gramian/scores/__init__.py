@@ -13,6 +13,7 @@ from __future__ import annotations
 from gramian.scores.angles import centroid, cosine, leading, multilinear, weighted_centroid
 from gramian.scores.catalogue import SCORES, Score, ScoreName, score_table
 from gramian.scores.cones import cone
+from gramian.scores.hubs import corrected, hub_scores
 from gramian.scores.late import maxsim
 from gramian.scores.sides import Items
 from gramian.scores.spectra import spectral
@@ -25,7 +26,9 @@ __all__ = [
     "ScoreName",
     "centroid",
     "cone",
+    "corrected",
     "cosine",
+    "hub_scores",
     "leading",
     "maxsim",
     "multilinear",

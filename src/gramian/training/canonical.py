@@ -15,7 +15,7 @@ from gramian.bundle import Bundle
 from gramian.canonical import Analysis, Criterion, Solution
 from gramian.canonical.features import Kernel
 from gramian.data.batches import Reading
-from gramian.data.splits import paired_items
+from gramian.data.splits import drawn, paired_items
 from gramian.data.table import Table
 from gramian.distributed import gather, is_main_process, share
 from gramian.errors import InputError, check_choice, check_number
@@ -167,7 +167,7 @@ def fit_canonical(
                     "`validation` must hold at least two items that share two modalities. Pass more, or fewer folds."
                 )
             for head, kernel in maps:
-                trial = _Trial(fitted, _drawn(held_out, seed), head, kernel, reading, options)
+                trial = _Trial(fitted, drawn(held_out, VALIDATED, seed), head, kernel, reading, options)
                 for settings, score in trial.scores(search):
                     scores[settings].append(score)
                 bar.advance(task)
@@ -253,11 +253,3 @@ def _folds(table: Table, folds: int, seed: int) -> Iterator[tuple[Table, Table]]
     owner = torch.tensor([fold_of[name] for name in names])
     for fold in range(folds):
         yield table[owner != fold], table[owner == fold]
-
-
-def _drawn(table: Table, seed: int) -> Table:
-    """At most `VALIDATED` rows."""
-    if len(table) <= VALIDATED:
-        return table
-    rows = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:VALIDATED]
-    return table[rows.sort().values]

@@ -15,7 +15,7 @@ from gramian.canonical import PAPERS
 from gramian.canonical.features import Kernel
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
-from gramian.data.splits import hold_out, paired_items
+from gramian.data.splits import drawn, hold_out, paired_items
 from gramian.distributed import is_main_process
 from gramian.errors import InputError, check_choice, check_number
 from gramian.evaluation import Report, evaluate
@@ -73,6 +73,7 @@ def train(
     search: Search = Search(),  # noqa: B008 (frozen)
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     matching: float = 0.0,
+    bank: int = 0,
     validation_share: float = 0.1,
     resume: bool = False,
     strict: bool = False,
@@ -106,6 +107,7 @@ def train(
         recipe: how to train.
         matching: weight of a matching head beside the loss, which `gramian evaluate` re-ranks with; 0.1 in the papers, 0
             trains none. Its hard negatives come from the loss's own score, its anchor is the loss's.
+        bank: number of training items that are kept with the Aligner in the shared space, for `gramian evaluate --hubs`.
         validation_share: share of the items to hold out where the table has no splits.
         resume: continue from the newest checkpoint in the output folder.
         strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
@@ -123,6 +125,7 @@ def train(
     """
     output = Path(output)
     check_number("matching", matching, "[0, inf)")
+    check_number("bank", bank, "[0, inf)", integer=True)
     check_choice("method", method, get_args(Method))
     check_choice("start", start, get_args(Start))
     if method == "canonical":
@@ -184,6 +187,8 @@ def train(
                 strict=strict,
                 report_to=report_to,
             )
+        if bank:
+            aligner.bank = aligner.embed(drawn(training.has_any(), bank, recipe.seed), reading=reading).to("cpu")
         if not is_main_process():
             return Run(aligner, history, None, ())
         tested = table.split is not None and "test" in table.split
