@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from gramian import Aligner
+from gramian import Aligner, Bundle, Gram, Pairwise, Recipe, Table, evaluate, fit, load, train
+from gramian.benchmark.demo import demo
 from gramian.cli import main
+from gramian.errors import InputError
+from gramian.losses import PMRL, Contrast, HyperGram, Loss, SoftmaxLoss, Sum, Symile
+from gramian.model import Tower
+from gramian.scores import SCORES, span
 from synthetic import world
 
 WIDTHS = {"text": 12, "image": 16, "audio": 10}
@@ -466,3 +471,114 @@ def test_what_needs_a_gpu(line, place, capsys, monkeypatch):
     _refused(
         shlex.split(line), "`device` must be one of cpu; got 'cuda'|`precision` 'fp16' needs an", place, capsys, monkeypatch
     )
+
+
+EYE = torch.eye(3)
+TABLE = world(12)
+BUNDLE = Bundle.from_dict({"a": EYE, "b": EYE})
+
+CALLS = {
+    "fit a class": (
+        lambda: fit(Aligner(WIDTHS, 4), Pairwise, TABLE),
+        "`loss` must be a Loss; got the class Pairwise. Make one",
+    ),
+    "fit no loss": (lambda: fit(Aligner(WIDTHS, 4), None, TABLE), "`loss` must be a Loss; got None"),
+    "fit a name": (lambda: fit("al", Pairwise(), TABLE), "`aligner` must be a Aligner; got 'al'"),
+    "fit a dict": (lambda: fit(Aligner(WIDTHS, 4), Pairwise(), {"text": EYE}), "`train` must be a Table; got a dict"),
+    "fit options": (
+        lambda: fit(Aligner(WIDTHS, 4), Pairwise(), TABLE, recipe={"epochs": 1}),
+        "`recipe` must be a Recipe or None",
+    ),
+    "fit nowhere": (
+        lambda: fit(Aligner(WIDTHS, 4), Pairwise(), TABLE, output=3),
+        "`output` must be a str or a Path or None; got 3",
+    ),
+    "recipe text": (lambda: Recipe(epochs="3"), "`epochs` must be an integer of at least 1; got '3'"),
+    "recipe NaN": (lambda: Recipe(weight_decay=float("nan")), r"`weight_decay` must lie in \[0, 100\]; got nan"),
+    "recipe half": (lambda: Recipe(epochs=1.5), "`epochs` must be an integer of at least 1; got 1.5"),
+    "recipe precision": (lambda: Recipe(precision="fp32"), "`precision` must be one of no, bf16, fp16; got 'fp32'"),
+    "recipe ring": (lambda: Recipe(ring="no"), "`ring` must be True or False; got 'no'"),
+    "evaluate a table": (lambda: evaluate(TABLE), "`bundle` must be a Bundle; got a Table. An Aligner embeds a Table"),
+    "evaluate a cut-off": (lambda: evaluate(BUNDLE, ks=5), "`ks` must be a list or a tuple; got 5"),
+    "evaluate a score": (lambda: evaluate(BUNDLE, scores="span"), "`scores` must be a list or a tuple; got 'span'"),
+    "embed a dict": (lambda: Aligner(WIDTHS, 4).embed({"text": EYE}), "`table` must be a Table or a Loader; got a dict"),
+    "aligner list": (lambda: Aligner(["text"]), "`modalities` must be a Mapping; got a list. Name each, with its width"),
+    "aligner text": (lambda: Aligner({"text": "wide"}), r"`modalities\['text'\]` must be an int or .*; got 'wide'"),
+    "aligner half": (lambda: Aligner(WIDTHS, dim=4.0), "`dim` must be an integer in .*; got 4.0"),
+    "aligner number": (lambda: Aligner({3: 4}), "`modalities` must be a str; got 3"),
+    "aligner tensor": (lambda: Aligner(WIDTHS, 4)(EYE), "`columns` must be .*; got a Tensor"),
+    "read from nothing": (
+        lambda: Aligner.from_pretrained(None),
+        "`pretrained_model_name_or_path` must be a str or a Path; got None",
+    ),
+    "save to nothing": (lambda: Aligner(WIDTHS, 4).save_pretrained(None), "`save_directory` must be a str or a Path; got None"),
+    "load nothing": (
+        lambda: load(None),
+        "`data` must be a str or a Path; got None. Table.from_columns takes what is in memory",
+    ),
+    "load a dict": (lambda: load({"a": [1]}), "`data` must be a str or a Path; got a dict"),
+    "load a column": (
+        lambda: load("stamps", columns="text"),
+        r"`columns` must be a list of names; got 'text'. Write \['text'\]",
+    ),
+    "load a raw column": (lambda: load("stamps", raw="text"), "`raw` must be a list of names; got 'text'"),
+    "table of a list": (lambda: Table.from_columns([EYE]), "`columns` must be a Mapping; got a list. Map names to lists"),
+    "table of text": (lambda: Table.from_columns({"text": "hello"}), r"must be a list with one cell per item; got 'hello'"),
+    "table of holes": (lambda: Table.from_columns({"a": [[1.0, None]]}), "`a`.*row 0"),
+    "table of lengths": (lambda: Table.from_columns({"a": EYE, "b": EYE[:2]}), "`columns` must have one length; got a 3, b 2"),
+    "table of nothing": (lambda: Table.from_columns({}), "the table is empty"),
+    "table of NaN": (
+        lambda: Table.from_columns({"a": EYE * float("nan")}),
+        "column `a` holds NaN or infinite values in 3 of 3 rows",
+    ),
+    "column of a table": (lambda: TABLE["image"], r"`rows` must be an index, .* For a column: select\('image'\)"),
+    "table in another format": (lambda: TABLE.save("x.npz"), "`path` must be one of .safetensors, .parquet; got '.npz'"),
+    "loss of nothing": (lambda: Pairwise()(None), "`columns` must be a Mapping; got None"),
+    "loss of a tensor": (lambda: Pairwise()(EYE), "`columns` must be a Mapping; got a Tensor. Name them"),
+    "loss of one": (lambda: Pairwise()({"a": EYE}), "two modalities"),
+    "loss of one item": (lambda: Pairwise()({"a": EYE[:1], "b": EYE[:1]}), "two items"),
+    "loss of NaN": (
+        lambda: Pairwise()({"a": EYE * float("nan"), "b": EYE}),
+        "`columns` has present vectors that are not finite",
+    ),
+    "loss of zeros": (lambda: Pairwise()({"a": 0 * EYE, "b": EYE}), "`columns` has present vectors that are zero"),
+    "temperature text": (lambda: Gram(temperature="0.1"), r"`temperature` must lie in \[0.01, 100\]; got '0.1'"),
+    "anchor": (lambda: Gram(anchor=3), "`anchor` must be a str; got 3"),
+    "sign": (lambda: PMRL(signed="no"), "`signed` must be True or False; got 'no'"),
+    "learned": (lambda: Gram(learn_temperature="no"), "`learn_temperature` must be True or False; got 'no'"),
+    "smoothing": (lambda: Contrast(label_smoothing=1.0), r"`label_smoothing` must lie in \[0, 1\); got 1"),
+    "alpha": (lambda: HyperGram(alpha="x"), r"`alpha` must lie in \(0, 1\)"),
+    "negatives": (lambda: Symile(negatives="m"), "`negatives` must be one of n, n_squared; got 'm'"),
+    "sum of a loss": (lambda: Sum(Pairwise()), "`losses` must be a list or a tuple; got a Pairwise"),
+    "sum of classes": (lambda: Sum([Pairwise]), "`losses` must be a Loss; got the class Pairwise"),
+    "score of texts": (lambda: span("x", "y"), "`queries` must"),
+    "score of widths": (lambda: span(EYE, torch.eye(4)), "`queries` and `items` must share the width d; got 3 and 4"),
+    "train a dict": (lambda: train("stamps", "x", recipe={"epochs": 1}), "`recipe` must be a Recipe; got a dict"),
+    "train nowhere": (lambda: train("stamps", None), "`output` must be a str or a Path; got None"),
+    "demo": (lambda: demo("x", columns=("image", "text"), anchor="audio"), "`anchor` must be one of the columns image, text"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_cannot_be_made(name, tmp_path, monkeypatch):
+    call, message = CALLS[name]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_abstract_classes_are_not_made_and_unknown_names_are_refused(tmp_path):
+    for make in (Loss, Tower, SoftmaxLoss):
+        with pytest.raises(TypeError, match="abstract"):
+            make()
+    with pytest.raises(TypeError, match="nonsense"):
+        Aligner(WIDTHS, 4).save_pretrained(tmp_path, nonsense=1)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_no_score_hides_nan(name):
+    one, nan = torch.full((1, 4), 0.5), torch.full((1, 4), torch.nan)
+    assert SCORES[name].function(nan, one).isnan().all()
+    assert SCORES[name].function(one, torch.cat([nan, one])).isnan().tolist() == [[True, False]]

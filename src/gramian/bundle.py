@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
-from gramian.errors import InputError, listing
+from gramian.errors import InputError, check_type, listing
 from gramian.files import atomic
 from gramian.geometry import unit
 from gramian.rows import read_ids, read_mask, read_rows, row_index
@@ -127,6 +127,7 @@ class Bundle:
         ...
         gramian.errors.InputError: `columns` must share one width d; got a 3, b 4. Project them to one space first.
         """
+        check_type("columns", columns, Mapping, fix="Name them: {'text': text, 'image': image}.")
         names = _names(columns)
         if not names:
             raise InputError("`columns` must hold at least one modality; got none.")

@@ -17,7 +17,7 @@ from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken
 from gramian.data.sources import MANIFEST, files_state
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, check_number, listing, require
+from gramian.errors import InputError, check_choice, check_number, check_type, listing, require
 from gramian.files import LOCK, atomic, claimed, write_text
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import Encoder, fingerprint
@@ -100,6 +100,9 @@ def embed_shards(
             reading is strict; another process that died.
     """
     require("accelerate", "pyarrow")
+    check_type("model", model, Aligner, Towers)
+    check_type("data", data, Table, Iterable)
+    check_type("output", output, Path)
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
         check_number(name, value, "[1, inf)", integer=True, optional=True)
     for name in columns or ():

@@ -12,6 +12,7 @@ import math
 import reprlib
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "check_choice",
     "check_choices",
     "check_number",
+    "check_type",
     "first_line",
     "listing",
     "require",
@@ -117,6 +119,34 @@ def check_number(
 
 
 LARGEST = 2**63  # what torch and NumPy cannot count
+
+
+def check_type(argument: str, value: object, *kinds: type, fix: str = "") -> None:
+    """Check that `value` is an instance of one of `kinds`.
+
+    Args:
+        argument: what to call it in the error.
+        value: to check.
+        kinds: classes; `type(None)` where None stands for a default.
+        fix: a sentence on what to do instead.
+
+    Raises:
+        InputError: it is not.
+
+    >>> check_type("table", [1, 2], dict, fix="Name the columns.")
+    Traceback (most recent call last):
+    ...
+    gramian.errors.InputError: `table` must be a dict; got a list. Name the columns.
+    """
+    if isinstance(value, kinds):
+        return
+    named = {bool: "True or False", type(None): "None", int: "an int"}
+    names = " or ".join(named.get(kind, f"a {kind.__name__}") for kind in kinds)
+    plain = isinstance(value, str | bytes | int | float | Path | None)
+    got = (
+        f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.60}" if plain else f"a {type(value).__name__}"
+    )
+    raise InputError(f"`{argument}` must be {names}; got {got}.{' ' * bool(fix)}{fix}")
 
 
 def wrong_choice(argument: str, value: str, choices: Iterable[str]) -> InputError:

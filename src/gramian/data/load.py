@@ -16,7 +16,7 @@ from gramian.data.formats import Part
 from gramian.data.sets import SETS, prepared
 from gramian.data.sources import read_rows, stream_rows
 from gramian.data.table import Table, read_column
-from gramian.errors import InputError, check_choice, listing, shown
+from gramian.errors import InputError, check_choice, check_type, listing, shown
 
 __all__ = ["EMBEDDED", "load", "stream"]
 
@@ -68,6 +68,7 @@ def load(
     >>> load("stamps", split="test").select("image", "text").widths
     {'image': 1280, 'text': 384}
     """
+    _check_types(data, columns, raw)
     path = _safetensors(data)
     if path is not None:
         table = Table.load(path)
@@ -106,6 +107,7 @@ def stream(
     Raises:
         InputError: see `load`.
     """
+    _check_types(data, columns, raw)
     if _safetensors(data) is not None:
         whole = load(data, columns=columns)
         yield from (whole[start : start + rows] for start in range(0, len(whole), rows))
@@ -121,6 +123,13 @@ def stream(
         yield table
     if not seen:
         raise InputError(f"{str(data)!r} is empty: no rows.")
+
+
+def _check_types(data: str | Path, columns: Sequence[str] | None, raw: Sequence[str]) -> None:
+    check_type("data", data, str, Path, fix="Table.from_columns takes what is in memory.")
+    for argument, names in (("columns", columns), ("raw", raw)):
+        if isinstance(names, str):
+            raise InputError(f"`{argument}` must be a list of names; got {names!r}. Write [{names!r}].")
 
 
 def _safetensors(data: str | Path) -> Path | None:

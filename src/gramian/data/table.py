@@ -18,7 +18,7 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.data.arrow import write_vectors
 from gramian.data.cells import Cells, is_empty
-from gramian.errors import InputError, check_choice, first_line, listing
+from gramian.errors import InputError, check_choice, check_type, first_line, listing
 from gramian.files import atomic
 from gramian.rows import read_mask, read_rows, row_index
 
@@ -114,6 +114,8 @@ class Table:
         Raises:
             InputError: no items, unequal lengths, rows of different widths, values that are not finite, repeated ids.
         """
+        fix = "Map names to lists: table.to_pydict(), frame.to_dict('list') and dataset.to_dict() do."
+        check_type("columns", columns, Mapping, fix=fix)
         read = {name: read_column(name, column) for name, column in columns.items()}
         lengths = {name: len(mask) for name, (_, mask) in read.items()}
         if len(set(lengths.values())) > 1:
@@ -238,6 +240,8 @@ class Table:
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor | np.ndarray) -> Table:
         """The items at `rows`: a slice, an index, indices or a boolean mask; always a Table."""
+        if isinstance(rows, str):
+            raise InputError(f"`rows` must be an index, a slice or a mask; got {rows!r}. For a column: select({rows!r}).")
         index = torch.arange(len(self))[rows if isinstance(rows, slice) else row_index(rows)].tolist()
         return replace(
             self,
@@ -380,6 +384,8 @@ def read_column(name: str, column: Any) -> tuple[Tensor | Cells, Tensor]:
             f"`columns[{name!r}]` must be a list with one cell per item; got {column!r:.60}. Write [{column!r:.60}]."
         )
     subject = f"column `{name}`"
+    if isinstance(column, np.ndarray) and column.dtype.kind in "OSU":  # objects and texts
+        column = column.tolist()
     if isinstance(column, Tensor | np.ndarray):
         return read_rows(subject, column)
     first = next((cell for cell in column if not is_empty(cell)), None)

@@ -9,7 +9,7 @@ from rich.progress import Progress, TaskID
 
 from gramian.bundle import Bundle
 from gramian.data.cells import Broken
-from gramian.errors import InputError, check_choice, check_choices, check_number
+from gramian.errors import InputError, check_choice, check_choices, check_number, check_type
 from gramian.evaluation.directions import DEFAULT, SUBSETS, Subsets, single_directions, subset_directions
 from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.report import Report
@@ -68,6 +68,9 @@ def evaluate(
         InputError: a single modality, an unknown score or name of subsets, a cut-off below 1, or no two modalities that share
             two items.
     """
+    check_type("bundle", bundle, Bundle, fix="An Aligner embeds a Table: aligner.embed(table).")
+    check_type("ks", ks, list, tuple)
+    check_type("scores", scores, list, tuple)
     if len(bundle.modalities) < 2:
         raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")
     check_choices("scores", scores, SCORES)

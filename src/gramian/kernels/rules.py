@@ -382,8 +382,9 @@ def self_products(u: Tensor, scale: float) -> Tensor:
 
 
 def safe_norm(squared: Tensor) -> Tensor:
-    """√x with a slope of 0 at 0."""
-    return torch.where(squared > 0, squared.where(squared > 0, 1).sqrt(), 0)
+    """√x with a slope of 0 at 0; NaN of NaN."""
+    zero = squared <= 0
+    return squared.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
 
 
 def _leaf(part: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle, Vectors
-from gramian.errors import InputError, TooSmallError, check_number
+from gramian.errors import InputError, TooSmallError, check_number, check_type
 from gramian.kernels import Exchange
 from gramian.papers import Paper
 
@@ -119,6 +119,9 @@ class Sum(Loss):
 
     def __init__(self, losses: Sequence[Loss], weights: Sequence[float] | None = None) -> None:
         super().__init__()
+        check_type("losses", losses, list, tuple)
+        for loss in losses:
+            check_type("losses", loss, Loss)
         weights = [1.0] * len(losses) if weights is None else weights
         if not losses:
             raise InputError("`losses` must hold at least one loss; got none.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, check_number
+from gramian.errors import InputError, check_choice, check_number, check_type
 from gramian.geometry import check_curvature
 from gramian.kernels import Exchange, Form, Given
 from gramian.losses.base import LossOutput
@@ -58,6 +58,7 @@ class Contrast(SoftmaxLoss):
         super().__init__(**options)
         if not callable(score):
             check_choice("score", score, SCORES)
+        check_type("anchor", anchor, str)
         self.score = score
         self.anchor = anchor
         self.function = score if callable(score) else SCORES[score]
@@ -154,6 +155,7 @@ class Centroid(Contrast):
 
     def __init__(self, *, own: bool = True, anchor: str = EACH, **options: Unpack[SoftmaxOptions]) -> None:
         super().__init__("centroid", anchor=anchor, **options)
+        check_type("own", own, bool)
         self.own = own
 
     def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
@@ -190,6 +192,7 @@ class Triangle(Contrast):
 
     def __init__(self, *, squared: bool = False, anchor: str = "text", **options: Unpack[SoftmaxOptions]) -> None:
         super().__init__("triangle", anchor=anchor, **options)
+        check_type("squared", squared, bool)
         self.squared = squared
 
     def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:
@@ -250,6 +253,7 @@ class HyperGram(Contrast):
     ) -> None:
         super().__init__("hyperbolic_volume", anchor=anchor, **options)
         check_number("alpha", alpha, "(0, 1)", why="for α = 1 use Gram()")
+        check_type("learn_alpha", learn_alpha, bool)
         check_curvature(curvature)
         logit = torch.tensor(alpha).logit()
         self.initial_alpha = alpha

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, check_number, listing
+from gramian.errors import InputError, check_choice, check_number, check_type, listing
 from gramian.kernels import Exchange, Form
 from gramian.losses.base import LossOutput
 from gramian.losses.functional import sigmoid_loss
@@ -70,6 +70,7 @@ class Pairwise(SoftmaxLoss):
             raise InputError(f"`pairs` must hold pairs of two modalities; got {listing(pairs) or 'none'}.")
         if objective == "sigmoid" and (self.label_smoothing or self.negatives is not None or self.backend != "torch"):
             raise InputError("`label_smoothing`, `negatives` and `backend` belong to `objective` 'softmax'; got 'sigmoid'.")
+        check_type("weights", weights, Mapping, type(None))
         for name, weight in (weights or {}).items():
             check_number(f"weights[{name!r}]", weight, "[0, inf)")
         self.anchor = anchor

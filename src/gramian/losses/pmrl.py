@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gramian.bundle import Bundle
-from gramian.errors import check_number
+from gramian.errors import check_number, check_type
 from gramian.geometry import direction, spectrum, widened
 from gramian.kernels import PLAIN, Exchange, Form, Linear, self_products
 from gramian.losses.base import Loss, LossOutput, too_small
@@ -54,6 +54,7 @@ class PMRL(Loss):
         block_size: int | None = None,
     ) -> None:
         super().__init__()
+        check_type("signed", signed, bool)
         for name, value in (
             ("alignment_temperature", alignment_temperature),
             ("instance_temperature", instance_temperature),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, check_number, unknown_option
+from gramian.errors import InputError, check_choice, check_number, check_type, unknown_option
 from gramian.kernels import Backend, Exchange, Form
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.functional import info_nce
@@ -88,6 +88,7 @@ class SoftmaxLoss(Loss):
         self.label_smoothing = check_number("label_smoothing", chosen["label_smoothing"], "[0, 1)")
         self.negatives = check_number("negatives", chosen["negatives"], "[1, inf)", integer=True, optional=True)
         self.block_size = check_number("block_size", chosen["block_size"], "[1, inf)", integer=True, optional=True)
+        check_type("learn_temperature", chosen["learn_temperature"], bool)
         self.backend = check_choice("backend", chosen["backend"], get_args(Backend))
         temperature = 0.07 if chosen["temperature"] is None else chosen["temperature"]
         self.temperature = Temperature(temperature, learned=chosen["learn_temperature"])

@@ -21,7 +21,7 @@ from gramian.canonical.features import Kernel
 from gramian.data.batches import Batch, Collator, Loader, Reading
 from gramian.data.cells import Broken, summary
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, check_number, listing
+from gramian.errors import InputError, check_choice, check_number, check_type, listing
 from gramian.geometry import unit, widened
 from gramian.model import saving
 from gramian.model.heads import HeadName, Modality, build_head
@@ -72,8 +72,12 @@ class Aligner(nn.Module):
         tokens: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        check_type("modalities", modalities, Mapping, fix="Name each, with its width or tower: {'text': 384}.")
         if not modalities:
             raise InputError("`modalities` must name at least one; got none.")
+        for name, entry in modalities.items():
+            check_type("modalities", name, str)
+            check_type(f"modalities[{name!r}]", entry, int, Tower, Modality)
         self.dim = check_number("dim", dim, "[1, 1048576]", integer=True)
         self.modalities = {name: _modality(entry) for name, entry in modalities.items()}
         for name in tokens:
@@ -121,6 +125,7 @@ class Aligner(nn.Module):
         Raises:
             InputError: columns and towers that do not fit, a column that is empty in every row, options as for the class.
         """
+        check_type("table", table, Table, fix="Table.from_columns makes one.")
         every = Towers.for_table(table, towers)
         names = dict.fromkeys(every, head) if isinstance(head, str) else head
         if set(names) != set(every):
@@ -228,6 +233,7 @@ class Aligner(nn.Module):
         Raises:
             InputError: an unknown modality, a wrong width, values that are not finite, an item with nothing present.
         """
+        check_type("columns", columns, Mapping, Table, Batch)
         if isinstance(columns, Mapping):
             columns = self.collator().table(columns, present=present)
         elif present is not None:
@@ -308,6 +314,7 @@ class Aligner(nn.Module):
         >>> Aligner({"text": 2, "audio": 1}, dim=4).embed(table).present.tolist()
         [[True, False], [False, True]]
         """
+        check_type("table", table, Table, Loader, fix="Table.from_columns makes one.")
         self.check(table.table if isinstance(table, Loader) else table)
         loader = table if isinstance(table, Loader) else Loader(table, self.collator(), reading)
         unread: list[Broken] = [] if broken is None else broken
@@ -362,6 +369,7 @@ class Aligner(nn.Module):
         Raises:
             InputError: towers that were trained, or are from a folder, by "reference"; a `save_directory` that is a file.
         """
+        check_type("save_directory", save_directory, str, Path)
         saving.write(self, Path(save_directory), check_choice("towers", towers, ("auto", "reference", "value")))
 
     def push_to_hub(
@@ -418,6 +426,7 @@ class Aligner(nn.Module):
             InputError: neither a folder nor a model on the hub that can be fetched; files that are missing, damaged, of another
                 kind or of another version.
         """
+        check_type("pretrained_model_name_or_path", pretrained_model_name_or_path, str, Path)
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             options = {"cache_dir": cache_dir, "force_download": force_download, "local_files_only": local_files_only}

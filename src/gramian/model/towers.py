@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gramian.data.batches import Batch, Collator
 from gramian.data.readers import CustomReader, FeatureReader, Reader
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, check_number
+from gramian.errors import InputError, check_choice, check_number, check_type
 from gramian.tokens import Tokens
 
 __all__ = [
@@ -148,6 +148,7 @@ class Custom(Tower):
         learning_rate: float | None = None,
     ) -> None:
         super().__init__()
+        check_type("module", module, nn.Module)
         self.module = module
         self.width = check_number("width", width, "[1, inf)", integer=True)
         self.reader = CustomReader(read, collate)

@@ -22,7 +22,7 @@ from gramian.data.cells import Broken, summary
 from gramian.data.splits import paired_items
 from gramian.data.table import Table
 from gramian.distributed import Gathered, Ring, check_precision, device, gather, is_main_process, rank, share, world_size
-from gramian.errors import InputError, TooSmallError, check_choice, require
+from gramian.errors import InputError, TooSmallError, check_choice, check_type, require
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank, recall_at_k
 from gramian.files import claimed
@@ -87,6 +87,10 @@ def fit(
             that another run is writing to; another process that died.
     """
     require("accelerate")
+    check_type("aligner", aligner, Aligner)
+    check_type("loss", loss, Loss, fix="Make one, as in Pairwise().")
+    check_type("recipe", recipe, Recipe, type(None), fix="Make one, as in Recipe(epochs=3).")
+    check_type("output", output, str, Path, type(None))
     recipe = recipe or Recipe()
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
@@ -302,6 +306,7 @@ def _step(objective: nn.Module, parts: list[Batch], recipe: Recipe, accelerator:
 
 
 def _prepare(table: Table, aligner: Aligner, argument: str) -> Table:
+    check_type(argument, table, Table, fix="Table.from_columns makes one.")
     missing = [name for name in aligner.modalities if name not in table.columns]
     if missing:
         raise InputError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from gramian.data.cells import Broken
-from gramian.errors import InputError, check_choice, check_number
+from gramian.errors import check_choice, check_number, check_type
 from gramian.model.options import convert
 
 __all__ = ["History", "Precision", "Recipe"]
@@ -73,8 +73,7 @@ class Recipe:
         check_number("weight_decay", self.weight_decay, "[0, 100]")
         check_number("warmup", self.warmup, "[0, 1)")
         check_number("max_gradient_norm", self.max_gradient_norm, "(0, inf)")
-        if type(self.ring) is not bool:
-            raise InputError(f"`ring` must be True or False; got {self.ring!r}.")
+        check_type("ring", self.ring, bool)
         check_choice("precision", self.precision, get_args(Precision))
 
 

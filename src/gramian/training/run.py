@@ -17,7 +17,7 @@ from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
 from gramian.data.splits import drawn, hold_out, paired_items
 from gramian.distributed import is_main_process
-from gramian.errors import InputError, check_choice, check_number
+from gramian.errors import InputError, check_choice, check_number, check_type
 from gramian.evaluation import Report, evaluate
 from gramian.files import claimed, inside, write_text
 from gramian.losses import Contrast, Loss, Matching
@@ -123,6 +123,8 @@ def train(
         InputError: an output folder that holds a run already, unless `resume`, or that another run is writing to; a table, a
             loss or towers that cannot be used; another process that died.
     """
+    check_type("output", output, str, Path)
+    check_type("recipe", recipe, Recipe, fix="Make one, as in Recipe(epochs=3).")
     output = Path(output)
     check_number("matching", matching, "[0, inf)")
     check_number("bank", bank, "[0, inf)", integer=True)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, check_number, first_line, listing, require
+from gramian.errors import InputError, check_choice, check_number, check_type, first_line, listing, require
 from gramian.files import inside, read_json
 from gramian.model.encoders.folders import FETCHED, admit, fetch, folder_of, is_hub_id, no_larger_than, offline
 from gramian.model.options import convert, converted, plain
@@ -153,6 +153,7 @@ class Encoder(Tower):
 
     def __init__(self, model: str, own: Mapping[str, Any], options: EncoderOptions) -> None:
         super().__init__()
+        check_type("model", model, str, Path)
         for name in options:
             check_choice("option", name, [*own, *_DEFAULTS])
         chosen: dict[str, Any] = {**_DEFAULTS, **options}
