@@ -31,6 +31,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 import tiny
 from gramian.cli import main
+from gramian.errors import InputError
 from gramian.model import Aligner, HuggingFace, SentenceTransformers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a warning that becomes an error must not be what stops an attack
@@ -373,6 +374,8 @@ def a_link_of_an_aligner(work, case):
     a_quantiser=("config.json", {"quantization_config": {"quant_method": "fp8"}}),
     a_timm_model=("config.json", {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/model"}),
     an_unknown_model=("config.json", {"model_type": "evil"}),
+    escapes=("config.json", {"architectures": ["\x1b]0;own\x07"]}),
+    escapes_in_a_name=("config.json", {"\x1b[2J": 1}),
     wide_layers=("config.json", {"hidden_size": 2**30, "intermediate_size": 2**30}),
     many_layers=("config.json", {"num_hidden_layers": 10**9}),
     some_thousand_layers=("config.json", {"num_hidden_layers": 4000}),
@@ -401,6 +404,8 @@ def settings_of_an_encoder(work, case):
 
 
 @attacks(
+    a_size={"size": 10**6},
+    escapes={"image_processor_type": "\x1b]0;own\x07"},
     a_crop={"crop_size": {"height": 10**6, "width": 10**6}},
     a_side={"size": {"shortest_edge": 10**6}},
     remote_code={"auto_map": {"AutoImageProcessor": "evil.Processor"}},
@@ -442,6 +447,13 @@ def a_pickle(work, case):
     torch.save({"x": Payload()}, path.with_name(name))
     data = "v.jsonl" if gone.startswith("al/") else "t.jsonl"
     return [*TRAIN, "--resume"] if command == "train" else [command, "--data", data, "--model", gone.partition("/")[0]]
+
+
+@attack
+def names_of_weights_with_escapes(work):
+    path = work / "al-hf" / "towers" / "0" / "model.safetensors"
+    save_file(load_file(path) | {"\x1b]0;own\x07": torch.ones(2)}, path, {"format": "pt"})
+    return ["evaluate", "--data", "t.jsonl", "--model", "al-hf"]
 
 
 # sentence-transformers: modules of a closed list.
@@ -586,12 +598,27 @@ def test_what_is_honest_passes(world, data, model, capsys):
 
 
 def test_an_honest_run_goes_on(world, capsys):
-    (world / "work" / "run" / "aligner").rename(world / "work" / "elsewhere")
+    weights = world / "work" / "run" / "aligner" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
     assert run(world, [*TRAIN, "--resume"], capsys)[0] == 0
-    for one, other in (("run/aligner", "elsewhere"),):
-        assert (world / "work" / one / "model.safetensors").read_bytes() == (
-            world / "work" / other / "model.safetensors"
-        ).read_bytes()
+    assert weights.read_bytes() == before
+
+
+def test_the_cache_of_the_hub_is_made_of_links(world):
+    """Into the blobs of one repository, and into nothing else."""
+    repository = world / "work" / "models--me--al"
+    snapshot = repository / "snapshots" / "0123"
+    shutil.copytree(world / "work" / "al-hf", snapshot)
+    (repository / "blobs").mkdir()
+    for i, path in enumerate([path for path in sorted(snapshot.rglob("*")) if path.is_file()]):
+        path.rename(repository / "blobs" / str(i))
+        path.symlink_to(os.path.relpath(repository / "blobs" / str(i), path.parent))
+    Aligner.from_pretrained(snapshot)
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to("../../../al-hf/config.json")
+    with pytest.raises(InputError, match="points to files outside of itself"):
+        Aligner.from_pretrained(snapshot)
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))

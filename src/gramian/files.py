@@ -215,7 +215,7 @@ def _beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
         make(partial)
         yield partial
     except OSError as error:
-        if error.filename is None or str(error.filename).startswith(str(partial)):
+        if error.errno is not None and (error.filename is None or str(error.filename).startswith(str(partial))):
             error.filename = str(path)
         raise
     except SafetensorError as error:  # a write that failed, in its own words

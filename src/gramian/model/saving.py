@@ -212,7 +212,7 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
         dim, tokens = convert(config["dim"], int, "dim"), convert(config["tokens"], tuple[str, ...], "tokens")
         matcher = convert(config["matcher"], dict[str, int | float | str] | None, "matcher")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(folder, f"{CONFIG}: {error!r}") from None
+        raise _damaged(folder, f"{CONFIG}: {error if isinstance(error, InputError) else repr(error)}") from None
     unknown = [name for name in towers if name not in described]
     if unknown:
         raise InputError(f"`towers` names {listing(unknown)}, which the saved Aligner has no tower for.")
@@ -234,7 +234,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise _missing(folder, CONFIG) from None
     except InputError as error:
-        raise _damaged(folder, f"{CONFIG}: {error}") from None
+        raise _damaged(folder, str(error)) from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise InputError(f"{str(folder)!r} holds another kind of model: its {CONFIG} is not an Aligner's.")
     version = config.get("version")

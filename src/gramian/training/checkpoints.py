@@ -110,8 +110,8 @@ class RunFolder:
         strangers = sorted(path.name for path in newest.glob("*") if path.name not in (RUN, STATE) or path.is_symlink())
         if strangers:
             raise InputError(
-                f"checkpoint {str(newest)!r} holds {listing(strangers)}; a checkpoint is {RUN} and {STATE}. Pickles, which "
-                "earlier versions wrote, can run code and are not read. Train into another folder."
+                f"checkpoint {str(newest)!r} holds {listing(strangers)}; a checkpoint is {RUN} and {STATE}, and no links. "
+                "Pickles, which earlier versions wrote, can run code and are not read. Train into another folder."
             )
         try:
             state = read_json(newest / RUN)

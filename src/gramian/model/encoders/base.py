@@ -337,7 +337,8 @@ def loading(what: str) -> Iterator[None]:
     except Exception as error:
         if out_of_memory(error):
             raise
-        raise InputError(f"{what} cannot be loaded ({first_line(error):.200}).") from None
+        reason = first_line(error)[: 500 if isinstance(error, InputError) else 200]
+        raise InputError(f"{what} cannot be loaded ({reason.rstrip('.')}).") from None
 
 
 def out_of_memory(error: BaseException) -> bool:

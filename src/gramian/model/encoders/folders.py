@@ -43,9 +43,11 @@ OWN_KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_
 ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir|file|https?):", re.IGNORECASE)
 """Beginnings of a model's name that timm fetches."""
 
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
 LIMITS: tuple[tuple[str, int], ...] = (
     (r".*(layer|depth|block|stage|expert).*", 2**12),
-    (r"(num_)?frames|height|width|.*edge|feature_size|num_mel_bins", 2**12),
+    (r"((crop|pad|image|patch)_)?size|height|width|.*edge|(num_)?frames|feature_size|num_mel_bins", 2**12),
     (r"chunk_length|max_length_s", 300),
     (r"n_fft|fft_window_size|hop_length|max_length|.*num_patches", 2**16),
     (r"sampling_rate|nb_max_frames", 2**18),
@@ -152,6 +154,8 @@ def _admit_json(folder: Path, path: Path) -> None:
             raise _refused(folder, f"{path.name} sets `{name}`, which may run code or fetch files")
         if name in KERNELS and not isinstance(value, dict) and value not in (None, *OWN_KERNELS):
             raise _refused(folder, f"{path.name} sets `{name}` to {value!r:.40}, which may run code")
+        if CONTROL.search(name) or (isinstance(value, str) and CONTROL.search(value)):
+            raise _refused(folder, f"`{name:.40}` in {path.name} holds control characters, which a terminal would obey")
         if isinstance(value, dict):
             stack += [(name if name in KERNELS else inner, each) for inner, each in value.items()]
         elif isinstance(value, list):
@@ -195,6 +199,8 @@ def shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
                 sizes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError) as error:
             raise _refused(folder, f"{path.name} is damaged: {first_line(error):.100}") from None
+    if CONTROL.search("".join(sizes)):
+        raise _refused(folder, "names of its weights hold control characters, which a terminal would obey")
     return sizes
 
 
