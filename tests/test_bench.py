@@ -58,3 +58,9 @@ def test_what_does_not_fit_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "_free_bytes", lambda _: 2000)
     rows = costs.bench(tmp_path, tasks=["gram"], sizes=[16], modalities=[2], dim=4, rounds=1)
     assert {row.form for row in rows} == {"blocked"} and rows[0].published_to is None
+
+
+def test_moments_are_timed_against_an_epoch(tmp_path):
+    rows = costs.bench(tmp_path, tasks=["moments"], modalities=[2], galleries=[30], dim=4, rounds=1, device="cpu")
+    assert [row.form for row in rows] == ["library", "solve", "epoch", "products"]
+    assert all(row.seconds > 0 and row.n == 30 for row in rows)

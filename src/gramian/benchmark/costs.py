@@ -9,6 +9,8 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from itertools import combinations_with_replacement
 from pathlib import Path
 from statistics import median
 
@@ -20,20 +22,21 @@ from torch import Tensor
 from gramian.benchmark.environment import environment
 from gramian.benchmark.published import gram_loss, pmrl_loss, volumes
 from gramian.bundle import Bundle
+from gramian.canonical import Moments, solve
 from gramian.distributed import device as best_device
 from gramian.errors import check_choice, check_choices, check_number, require
 from gramian.evaluation.plots import cost_curves
 from gramian.factorisations import safe_sqrt
 from gramian.files import atomic
 from gramian.geometry import orthogonalize
-from gramian.losses import PMRL, Gram
+from gramian.losses import PMRL, Gram, Pairwise
 from gramian.scores import negative_volume
 from gramian.sheets import Sheet
 
 __all__ = ["Measurement", "bench"]
 
 NAMES = ("text", "image", "audio", "depth", "video", "touch", "smell", "taste")
-TASKS = ("gram", "pmrl", "scoring")
+TASKS = ("gram", "pmrl", "scoring", "moments")
 LONGEST = 60.0  # seconds after which a case is not repeated
 
 
@@ -42,9 +45,10 @@ class Measurement:
     """One form of one computation at one size.
 
     Attributes:
-        task: "gram" (contrastive step), "pmrl" (step) or "scoring" (no gradient).
+        task: "gram" (contrastive step), "pmrl" (step), "scoring" (no gradient) or "moments" (canonical analysis of n items).
         form: "published"; "plain", the factorised formula under autograd; "kept" and "blocked", this library's step with the
-            pair products kept and recomputed; "library", its default; "products", the matrix products alone.
+            pair products kept and recomputed; "library", its default; "solve", MAXVAR of the moments; "epoch", all-pairs
+            InfoNCE of linear heads over the same items; "products", the matrix products alone.
         work: "forward" or "forward+backward".
         q: queries.
         n: items.
@@ -103,7 +107,7 @@ class _Case:
 def bench(
     output: Path,
     *,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] = TASKS[:3],
     sizes: Sequence[int] = (256, 1024, 2048, 4096),
     modalities: Sequence[int] = (2, 3, 4, 5),
     galleries: Sequence[int] = (10_000, 100_000),
@@ -119,10 +123,10 @@ def bench(
 
     Args:
         output: folder.
-        tasks: of "gram", "pmrl", "scoring".
+        tasks: of "gram", "pmrl", "scoring", "moments".
         sizes: batches n = q of the contrastive steps.
         modalities: m.
-        galleries: items that 1,000 queries are scored against.
+        galleries: items that 1,000 queries are scored against, and those of the moments.
         dim: d.
         rounds: how often each form is timed; fewer where it takes long.
         device: "cpu" or "cuda"; CUDA by default if there is one.
@@ -180,6 +184,9 @@ def _cases(
         if "scoring" in tasks:
             for n in galleries:
                 yield _scoring(1000, n, m, dim, device)
+        if "moments" in tasks:
+            for n in galleries:
+                yield _moments(n, m, dim, device)
 
 
 def _vectors(n: int, m: int, d: int, device: torch.device, seed: int = 0) -> Tensor:
@@ -261,6 +268,38 @@ def _scoring(q: int, n: int, m: int, d: int, device: torch.device) -> _Case:
         "products": (lambda: queries @ flat.T, 4 * q * n * (m - 1)),
     }
     return _Case("scoring", "forward", q, n, m, d, {form: (torch.no_grad()(run), size) for form, (run, size) in forms.items()})
+
+
+def _moments(n: int, m: int, d: int, device: torch.device) -> _Case:
+    columns = {
+        name: torch.randn(n, d, generator=torch.Generator().manual_seed(i)).to(device) for i, name in enumerate(NAMES[:m])
+    }
+    moments = cache(lambda: Moments.of(columns))
+    heads = [torch.nn.Linear(d, d, device=device) for _ in columns]
+    loss = Pairwise()
+
+    def products() -> object:
+        total = torch.zeros(d, d, dtype=torch.float64, device=device)
+        for start in range(0, n, 4096):
+            parts = [column[start : start + 4096].double() for column in columns.values()]
+            for a, b in combinations_with_replacement(parts, 2):
+                total.addmm_(a.T, b)
+        return total
+
+    def epoch() -> object:
+        for start in range(0, n, 1024):
+            parts = [head(column[start : start + 1024]) for head, column in zip(heads, columns.values(), strict=True)]
+            if len(parts[0]) > 1:
+                loss(dict(zip(columns, parts, strict=True))).total.backward()
+        return heads[0].weight.grad
+
+    forms: dict[str, tuple[Callable[[], object], int]] = {
+        "library": (lambda: Moments.of(columns), 8 * (m * d) ** 2),
+        "solve": (lambda: solve(moments(), max(1, d // 2)), 32 * (m * d) ** 2),
+        "epoch": (epoch, 0),
+        "products": (products, 8 * d * d),
+    }
+    return _Case("moments", "forward", n, n, m, d, forms)
 
 
 def _step(loss: Callable[[Tensor], Tensor], Z: Tensor, back: bool) -> Callable[[], object]:

@@ -25,10 +25,10 @@ def bench_command(
 
     Args:
         output: folder for costs.csv and costs.png.
-        tasks: gram, pmrl, scoring.
+        tasks: gram, pmrl, scoring; moments, canonical analysis against an epoch of training, on request.
         sizes: batches of the contrastive steps.
         modalities: numbers of modalities.
-        galleries: items that 1,000 queries are scored against.
+        galleries: items that 1,000 queries are scored against, and those of the moments.
         dim: width of the vectors.
         rounds: how often each form is timed.
         device: cpu or cuda; cuda by default where it is available.
