@@ -22,8 +22,9 @@ def generator():
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Other machines cannot be found, so that no test depends on them."""
+def on_its_own(monkeypatch):
+    """No test depends on those before it by what they drew, nor on other machines, which cannot be found."""
+    torch.manual_seed(0)
     look_up = socket.getaddrinfo
 
     def local(host, *arguments, **options):
