@@ -46,6 +46,9 @@ def benchmark_command(
         sizes: numbers of training items of learning_curve.
         page: a Markdown page with the study's markers, which gets its tables.
         resume: reuse the finished runs in the output folder that have the same settings.
+
+    Raises:
+        InputError: options of another study.
     """
     console = console_of()
     options: dict[str, Any] = {"epochs": epochs, "methods": methods, "page": page, "resume": resume, "console": console}
