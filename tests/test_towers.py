@@ -65,6 +65,61 @@ def test_every_family_gives_vectors_that_do_not_depend_on_the_batch(models, fami
     assert tower.frozen()
 
 
+@pytest.mark.parametrize("family", tiny.MORE)
+def test_batch_mates_change_nothing_where_padding_would(models, family):
+    """Models whose mask is of another length, is not minded, or does not exist."""
+    kind = tiny.MORE[family][1]
+    tower = HuggingFace(tiny.build(family, models), kind)
+    inputs = cells(kind)
+    alone = [tower(tower.reader.collate([one])) for one in inputs]
+    for order in ([0, 1, 2], [2, 0, 1, 0]):
+        together = tower(tower.reader.collate([inputs[i] for i in order]))
+        right = torch.cat([alone[i].vectors for i in order])
+        torch.testing.assert_close(together.vectors, right, rtol=1e-5, atol=1e-5)
+        if together.tokens is not None:
+            assert together.tokens.present.sum(1).tolist() == [int(alone[i].tokens.present.sum()) for i in order]
+    if family in ("fnet", "convbert"):
+        sentences = pytest.importorskip("sentence_transformers") and SentenceTransformers(tiny.build(family, models))
+        alone = torch.cat([sentences(sentences.reader.collate([one])).vectors for one in inputs])
+        torch.testing.assert_close(sentences(sentences.reader.collate(inputs)).vectors, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Roberta", "MPNet", "Luke", "MarkupLM", "Esm"])
+def test_positions_limit_texts_where_the_tokenizer_does_not(tmp_path, name):
+    transformers = importlib.import_module("transformers")
+    own = {"Esm": {"position_embedding_type": "absolute"}, "Luke": {"entity_vocab_size": 8, "entity_emb_size": 8}}.get(name, {})
+    config = getattr(transformers, f"{name}Config")(**tiny.TEXT | own | {"pad_token_id": 1})
+    getattr(transformers, f"{name}Model")(config).save_pretrained(tmp_path)
+    tiny.tokenizer(int(1e30)).save_pretrained(tmp_path)
+    towers = [HuggingFace(str(tmp_path), "text")]
+    if name != "MarkupLM":  # which it does not load without a reader of pages
+        towers.append(SentenceTransformers(str(tmp_path)))
+    for tower in towers:
+        assert tower.reader.length == 30  # of 32 positions, from behind the padding's
+        assert tower(tower.reader.collate(["cat " * 100])).vectors.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("clip", "image"), ("dinov2", "image"), ("clip", "video"), ("dinov2", "video"), ("videomae", "video")]
+)
+def test_pictures_of_few_pixels_and_of_extreme_shapes(models, family, kind, monkeypatch):
+    tower = tower_of(models, family, kind)
+
+    def vector(pixels):
+        cell = Image.fromarray(pixels) if kind == "image" else np.stack([pixels] * 4)
+        return tower(tower.reader.collate([tower.reader.read(cell)])).vectors
+
+    right = vector(np.full((40, 40, 3), [200, 30, 60], np.uint8))
+    for height, width in [(1, 1), (3, 3), (3, 50), (50, 3), (1, 4), (4, 1), (1, 4000), (4000, 1)]:
+        difference = vector(np.full((height, width, 3), [200, 30, 60], np.uint8)) - right
+        assert difference.abs().max() < 1e-5
+    long = np.random.default_rng(0).integers(0, 256, (4, 400, 3)).astype(np.uint8)
+    cut, cut_upright = vector(long), vector(long.swapaxes(0, 1))
+    monkeypatch.setattr("gramian.model.encoders.transformers.MAX_ASPECT", 1000)
+    torch.testing.assert_close(cut, vector(long), rtol=0, atol=1e-6)  # outside of what the processor keeps
+    torch.testing.assert_close(cut_upright, vector(long.swapaxes(0, 1)), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("family", "kind"), [("bert", "text"), ("dinov2", "image"), ("wav2vec2", "audio"), ("clip", "video")])
 def test_tokens_lie_in_the_vectors_space_and_padding_is_masked(models, family, kind):
     tower = tower_of(models, family, kind)
@@ -83,9 +138,8 @@ def test_tokens_lie_in_the_vectors_space_and_padding_is_masked(models, family, k
 def test_a_family_is_one_entry(models, monkeypatch):
     families = importlib.import_module("gramian.model.encoders.families")
     assert tower_of(models, "bert", "text").reader.collate(["a cat"])["input_ids"].shape[1] == 4
-    entry = families.Family(padding="max_length", padded_positions=True)
-    monkeypatch.setitem(families.FAMILIES, "bert", entry)
-    assert tower_of(models, "bert", "text").reader.collate(["a cat"])["input_ids"].shape[1] == 31  # of 32, behind the padding's
+    monkeypatch.setitem(families.FAMILIES, "bert", families.Family(padding="max_length"))
+    assert tower_of(models, "bert", "text").reader.collate(["a cat"])["input_ids"].shape[1] == 32
     monkeypatch.setitem(families.FAMILIES, "bert", families.Family(text_methods=("get_input_embeddings",)))
     with pytest.raises(InputError, match=r"is not what .* reads"):  # that method gives no vectors of texts
         tower_of(models, "bert", "text")
@@ -138,8 +192,14 @@ def test_text_is_cut_to_what_the_model_takes(models):
         ("bert", {"kind": "text", "max_lenght": 8}, "`option` must be one of .* got 'max_lenght'. Did you mean 'max_length'"),
         ("bert", {"kind": "text", "max_length": 1}, r"`max_length` must be an integer in \[2, \d+\] or None, for a text"),
         ("bert", {"kind": "text", "mode": "lora", "lora": {"target_modules": ["smell"]}}, "`lora` cannot be applied to"),
-        ("whisper", {"kind": "audio", "seconds": 0}, "`seconds` must be a finite number above 0 or None; got 0"),
-        ("videomae", {"kind": "video", "frames": -1}, r"`frames` must be an integer in \[1, 4096\] or None; got -1"),
+        ("whisper", {"kind": "audio", "seconds": 0}, "`seconds` must be a finite number of at least 0.025 or None; got 0"),
+        ("videomae", {"kind": "video", "frames": -1}, r"`frames` must be an integer in \[1, 4096\]; got -1"),
+        (
+            "resnet",
+            {"kind": "image", "mode": "train", "gradient_checkpointing": True},
+            "cannot be used with .* does not support",
+        ),
+        ("resnet", {"kind": "image", "mode": "lora"}, r"`lora` cannot be applied to .* \(No `target_modules`"),
     ],
 )
 def test_what_does_not_fit_is_told(models, family, options, message):

@@ -25,7 +25,7 @@ def tokenizer(limit: int = 32) -> object:
 
 
 _WIDTHS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-_TEXT = _WIDTHS | {
+TEXT = _WIDTHS | {
     "vocab_size": len(WORDS),
     "max_position_embeddings": 32,
     "pad_token_id": 0,
@@ -35,19 +35,21 @@ _TEXT = _WIDTHS | {
 _VISION = _WIDTHS | {"image_size": 32, "patch_size": 8}
 _PIXELS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _SIDE = {"height": 32, "width": 32}
+_CONVOLUTIONS = {"conv_dim": (8, 8), "conv_stride": (8, 8), "conv_kernel": (8, 8), "vocab_size": 8, "mask_time_prob": 0.0}
+_POSITIONS = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
 
 
 def bert(folder: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    _write(folder, BertModel(BertConfig(**_TEXT)), tokenizer())
+    _write(folder, BertModel(BertConfig(**TEXT)), tokenizer())
 
 
 def clip(folder: Path) -> None:
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     config = CLIPConfig(
-        text_config=_TEXT | {"projection_dim": 12}, vision_config=_VISION | {"projection_dim": 12}, projection_dim=12
+        text_config=TEXT | {"projection_dim": 12}, vision_config=_VISION | {"projection_dim": 12}, projection_dim=12
     )
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=_SIDE, **_PIXELS)
     _write(folder, CLIPModel(config), tokenizer(), images)
@@ -57,11 +59,11 @@ def siglip2(folder: Path) -> None:
     from transformers import Siglip2Config, Siglip2ImageProcessorPil, Siglip2Model
 
     vision = _WIDTHS | {"patch_size": 8, "num_patches": 16}
-    config = Siglip2Config(text_config=_TEXT | {"projection_size": 16}, vision_config=vision)
+    config = Siglip2Config(text_config=TEXT | {"projection_size": 16}, vision_config=vision)
     _write(folder, Siglip2Model(config), tokenizer(), Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16))
 
 
-def clap(folder: Path) -> None:
+def clap(folder: Path, is_fused: bool = False) -> None:
     from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
     audio = {
@@ -78,8 +80,9 @@ def clap(folder: Path) -> None:
         "projection_dim": 12,
     }
     audio["hidden_size"] = 16
+    audio |= {"enable_fusion": is_fused, "fusion_type": "aff_2d"} if is_fused else {}
     config = ClapConfig(
-        text_config=_TEXT | {"max_position_embeddings": 40, "projection_dim": 12, "pad_token_id": 0},
+        text_config=TEXT | {"max_position_embeddings": 40, "projection_dim": 12, "pad_token_id": 0},
         audio_config=audio,
         projection_dim=12,
     )
@@ -90,7 +93,7 @@ def clap(folder: Path) -> None:
         fft_window_size=400,
         max_length_s=1,
         frequency_max=8000,
-        truncation="rand_trunc",
+        truncation="fusion" if is_fused else "rand_trunc",
     )
     _write(folder, ClapModel(config), tokenizer(), sounds)
 
@@ -109,20 +112,20 @@ def dinov3(folder: Path) -> None:
     _write(folder, DINOv3ViTModel(DINOv3ViTConfig(**_VISION, num_register_tokens=2)), images)
 
 
+def resnet(folder: Path) -> None:
+    from transformers import ResNetConfig, ResNetModel, ViTImageProcessorPil
+
+    _write(
+        folder,
+        ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
+        ViTImageProcessorPil(size=_SIDE),
+    )
+
+
 def wav2vec2(folder: Path) -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-    config = Wav2Vec2Config(
-        **_WIDTHS,
-        conv_dim=(8, 8),
-        conv_stride=(8, 8),
-        conv_kernel=(8, 8),
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-        feat_extract_norm="layer",
-        vocab_size=8,
-        mask_time_prob=0.0,
-    )
+    config = Wav2Vec2Config(**_WIDTHS, **_CONVOLUTIONS, **_POSITIONS, feat_extract_norm="layer")
     _write(folder, Wav2Vec2Model(config), Wav2Vec2FeatureExtractor(return_attention_mask=True))
 
 
@@ -169,9 +172,78 @@ def pe_audio(folder: Path) -> None:
 
     dac = {"encoder_hidden_size": 4, "downsampling_ratios": [4, 4], "codebook_dim": 4, "codebook_size": 8, "hidden_size": 16}
     small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
-    text = {"model_type": "modernbert", **_TEXT, "global_attn_every_n_layers": 1, "cls_token_id": 2, "sep_token_id": 3}
+    text = {"model_type": "modernbert", **TEXT, "global_attn_every_n_layers": 1, "cls_token_id": 2, "sep_token_id": 3}
     config = PeAudioConfig(text_config=text, audio_config=small | {"dac_config": dac})
     _write(folder, PeAudioModel(config), tokenizer(), PeAudioFeatureExtractor(sampling_rate=16_000, hop_length=16))
+
+
+def wav2vec2_group(folder: Path) -> None:
+    """As wav2vec2-base: a norm over all samples, padding too."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    config = Wav2Vec2Config(**_WIDTHS, **_CONVOLUTIONS, **_POSITIONS, feat_extract_norm="group")
+    _write(folder, Wav2Vec2Model(config), Wav2Vec2FeatureExtractor(return_attention_mask=False))
+
+
+def data2vec_audio(folder: Path) -> None:
+    from transformers import Data2VecAudioConfig, Data2VecAudioModel, Wav2Vec2FeatureExtractor
+
+    config = Data2VecAudioConfig(**_WIDTHS, **_CONVOLUTIONS, **_POSITIONS, conv_pos_kernel_size=5)
+    _write(folder, Data2VecAudioModel(config), Wav2Vec2FeatureExtractor(return_attention_mask=True))
+
+
+def w2v_bert(folder: Path, **options: object) -> None:
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+    sizes = {"feature_projection_input_dim": 160, "conv_depthwise_kernel_size": 3}
+    config = Wav2Vec2BertConfig(**_WIDTHS, **sizes, mask_time_prob=0.0, **options)
+    _write(folder, Wav2Vec2BertModel(config), SeamlessM4TFeatureExtractor())
+
+
+def w2v_bert_adapter(folder: Path) -> None:
+    w2v_bert(folder, add_adapter=True)
+
+
+def parakeet(folder: Path) -> None:
+    from transformers import ParakeetEncoder, ParakeetEncoderConfig, ParakeetFeatureExtractor
+
+    config = ParakeetEncoderConfig(**_WIDTHS, num_mel_bins=80, subsampling_conv_channels=8)
+    _write(folder, ParakeetEncoder(config), ParakeetFeatureExtractor(feature_size=80))
+
+
+def speech_to_text(folder: Path) -> None:
+    from transformers import Speech2TextConfig, Speech2TextFeatureExtractor, Speech2TextModel
+
+    half = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
+    halves = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in half.items()}
+    config = Speech2TextConfig(**halves, d_model=16, vocab_size=20, conv_channels=16, max_source_positions=200)
+    _write(folder, Speech2TextModel(config), Speech2TextFeatureExtractor())
+
+
+def fnet(folder: Path) -> None:
+    from transformers import FNetConfig, FNetModel
+
+    _write(folder, FNetModel(FNetConfig(**TEXT)), tokenizer())
+
+
+def convbert(folder: Path) -> None:
+    from transformers import ConvBertConfig, ConvBertModel
+
+    _write(folder, ConvBertModel(ConvBertConfig(**TEXT, head_ratio=1, embedding_size=16)), tokenizer())
+
+
+MORE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "wav2vec2_group": (wav2vec2_group, "audio"),
+    "data2vec_audio": (data2vec_audio, "audio"),
+    "w2v_bert": (w2v_bert, "audio"),
+    "w2v_bert_adapter": (w2v_bert_adapter, "audio"),
+    "parakeet": (parakeet, "audio"),
+    "speech_to_text": (speech_to_text, "audio"),
+    "clap_fused": (lambda folder: clap(folder, is_fused=True), "audio"),
+    "fnet": (fnet, "text"),
+    "convbert": (convbert, "text"),
+}
+"""Families of which padding, or the processor, would change a vector with its batch mates: writer and kind."""
 
 
 FAMILIES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
@@ -181,6 +253,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "clap": (clap, ("text", "audio")),
     "dinov2": (dinov2, ("image", "video")),
     "dinov3": (dinov3, ("image",)),
+    "resnet": (resnet, ("image",)),
     "wav2vec2": (wav2vec2, ("audio",)),
     "whisper": (whisper, ("audio",)),
     "pe_audio": (pe_audio, ("audio",)),
@@ -202,5 +275,5 @@ def build(family: str, folder: Path) -> str:
     if not path.exists():
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            FAMILIES[family][0](path)
+            (FAMILIES | MORE)[family][0](path)
     return str(path)

@@ -7,6 +7,7 @@ Every message names the argument in backticks, what was expected, what came and 
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib.util
 import math
 import reprlib
@@ -194,6 +195,16 @@ EXTRAS = {
 def first_line(error: object) -> str:
     """The first line of an error's message; empty if it has none."""
     return (str(error).strip().splitlines() or [""])[0]
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error says that the machine ran out of memory or of open files, which is no fault of the input."""
+    return (
+        isinstance(error, MemoryError)
+        or "OutOfMemoryError" in type(error).__name__  # of torch, on an accelerator
+        or "DefaultCPUAllocator" in str(error)
+        or getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    )
 
 
 def require(*packages: str) -> None:

@@ -20,8 +20,7 @@ from gramian.cli.parsing import Command, help_of, parse
 from gramian.cli.prepare import prepare_command
 from gramian.cli.terminal import fail, log_to_stderr, terminable
 from gramian.cli.train import train_command
-from gramian.errors import InputError, check_choice, first_line
-from gramian.model.encoders.base import out_of_memory
+from gramian.errors import InputError, check_choice, first_line, is_exhausted
 from gramian.processes import watched
 from gramian.training import train
 
@@ -96,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SafetensorError as error:
         return fail(f"a file cannot be written: {error}. Free some space, or name another folder.")
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_exhausted(error):
             raise
         return fail(f"memory ran out: {first_line(error) or 'no more of it'}. Use a smaller batch, or fewer items.")
     except KeyboardInterrupt as stop:

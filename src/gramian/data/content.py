@@ -6,7 +6,6 @@ generator of the same seed the same window. A source that cannot be read is neve
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from gramian.data.containers import declared_size
-from gramian.errors import first_line
+from gramian.errors import first_line, is_exhausted
 
 __all__ = [
     "MAX_BYTES",
@@ -27,7 +26,6 @@ __all__ = [
     "Unreadable",
     "chosen_track",
     "decoder_reason",
-    "is_exhausted",
     "open_container",
     "open_content",
     "open_recording",
@@ -220,11 +218,6 @@ def until_end(items: Iterator[Any]) -> Iterator[Any]:
     """The packets or frames of PyAV, which may fail at their end on tracks that FFmpeg finds only while it reads."""
     with suppress(IndexError):
         yield from items
-
-
-def is_exhausted(error: Exception) -> bool:
-    """Whether an error says that the machine ran out of memory or of open files, which is no fault of a file."""
-    return isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def decoder_reason(error: Exception) -> str:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gramian.data.content import MAX_PIXELS, Place, Source, Unreadable, decoder_reason, is_exhausted, open_content, open_source
-from gramian.errors import require
+from gramian.data.content import MAX_PIXELS, Place, Source, Unreadable, decoder_reason, open_content, open_source
+from gramian.errors import is_exhausted, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image

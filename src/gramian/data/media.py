@@ -16,7 +16,7 @@ from gramian.data.audio import audio_seconds, read_audio
 from gramian.data.content import Folder, Place, Source, Unreadable, open_source
 from gramian.data.image import read_image
 from gramian.data.video import read_video
-from gramian.errors import require
+from gramian.errors import check_number, require
 
 __all__ = [
     "MEDIA",
@@ -39,6 +39,8 @@ Kind: TypeAlias = Literal["text", "image", "audio", "video"]
 
 SHORTEST = 0.025  # seconds of audio: one analysis frame of spectrograms and convolutions
 
+LARGEST_FRAMES = 2**12
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -48,11 +50,19 @@ class Sampling:
         rate: of audio, in hertz.
         seconds: longest window of audio; all of it by default.
         frames: of a video.
+
+    Raises:
+        InputError: a rate or a number of frames below 1, or a window in which nothing can be heard.
     """
 
     rate: int = 16_000
     seconds: float | None = None
     frames: int = 8
+
+    def __post_init__(self) -> None:
+        check_number("rate", self.rate, "[1, inf)")
+        check_number("seconds", self.seconds, f"[{SHORTEST}, inf)", optional=True)
+        check_number("frames", self.frames, f"[1, {LARGEST_FRAMES}]", integer=True)
 
 
 def _nothing_cut(cell: Any, decoded: Any, sampling: Sampling, folder: Place | None) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import default_collate
 
 from gramian.data.media import MEDIA, Kind, Place, Sampling, Unreadable
-from gramian.errors import check_choice, first_line
+from gramian.errors import check_choice, first_line, is_exhausted
 
 __all__ = ["CustomReader", "FeatureReader", "Media", "Reader"]
 
@@ -68,7 +68,7 @@ class Media(Reader):
         frames: of a video.
 
     Raises:
-        InputError: a `kind` that is none of these.
+        InputError: a `kind` that is none of these; see `Sampling`.
     """
 
     def __init__(self, kind: Kind, *, rate: int = 16_000, seconds: float | None = None, frames: int = 8) -> None:
@@ -121,11 +121,13 @@ def stacked(cells: list[Any]) -> Any:
     """Cells stacked by torch's `default_collate`: tensors of one shape, numbers, or mappings of them.
 
     Raises:
-        ValueError: unequal shapes, or cells that are neither.
+        ValueError: unequal shapes, or cells that are neither. Memory that runs out is not caught.
     """
     try:
         return default_collate(cells)
     except (RuntimeError, TypeError) as error:
+        if is_exhausted(error):
+            raise
         raise ValueError(first_line(error)) from error
 
 
@@ -133,4 +135,6 @@ def _as_tensor(cell: Any) -> torch.Tensor:
     try:
         return torch.as_tensor(cell, dtype=torch.float32)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, words among the numbers, numbers that are too large
+        if is_exhausted(error):
+            raise
         raise Unreadable(f"not numbers of one shape: {first_line(error)}") from None

@@ -9,19 +9,20 @@ import inspect
 import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, check_number, check_type, first_line, listing, require
+from gramian.errors import InputError, check_choice, check_number, check_type, first_line, is_exhausted, listing, require
 from gramian.files import inside, read_json
 from gramian.model.encoders.folders import FETCHED, admit, fetch, folder_of, is_hub_id, no_larger_than, offline
 from gramian.model.options import convert, converted, plain
-from gramian.model.towers import Tower, seeded
+from gramian.model.towers import Encoded, Tower, seeded
+from gramian.tokens import Tokens
 
 __all__ = ["Encoder", "EncoderOptions", "Mode", "Writing", "fingerprint"]
 
@@ -171,7 +172,11 @@ class Encoder(Tower):
         with offline():
             self._open(folder)
         if chosen["gradient_checkpointing"]:
-            checkpoint_activations(self.model)
+            with refused(f"`gradient_checkpointing` cannot be used with {self.source!r}"):
+                enable = (
+                    getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
+                )
+                enable({"use_reentrant": False})
         self._loaded = fingerprint(self.model)  # before any training
         self.width = self._measure()
         self.mode, self.learning_rate = mode, rate or RATES.get(mode)
@@ -180,7 +185,8 @@ class Encoder(Tower):
         if mode == "lora":
             self._adapt(dict(LORA) | lora_options(lora or {}))
             if chosen["gradient_checkpointing"]:
-                self.model.enable_input_require_grads()
+                with refused(f"`gradient_checkpointing` cannot be used with an adapter of {self.source!r}"):
+                    self.model.enable_input_require_grads()
         self.train(self.training)
 
     @abstractmethod
@@ -207,11 +213,9 @@ class Encoder(Tower):
         require("peft")
         import peft
 
-        with without_peft_warnings(), seeded(0):  # the adapter starts with the same weights in every run
-            try:
-                self.model = peft.get_peft_model(self.model, peft.LoraConfig(**options))
-            except (ValueError, TypeError) as error:
-                raise InputError(f"`lora` cannot be applied to {self.source!r}: {first_line(error):.200}") from None
+        what = f"`lora` cannot be applied to {self.source!r}"
+        with without_peft_warnings(), seeded(0), refused(what):  # the adapter starts with the same weights in every run
+            self.model = peft.get_peft_model(self.model, peft.LoraConfig(**options))
 
     def write(self, folder: Path, below: str, how: Writing) -> dict[str, Any]:
         """Write what is needed to make the encoder again.
@@ -326,29 +330,48 @@ class Encoder(Tower):
 
 
 @contextlib.contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Report any error as a file that cannot be loaded: foreign and damaged files fail in many ways.
+def refused(what: str) -> Iterator[None]:
+    """Report any error in one line: other libraries refuse models, options and files in many ways.
 
     Raises:
-        InputError: `what` cannot be loaded. Errors of memory pass.
+        InputError: what cannot be done, and why. Errors of memory pass.
     """
     try:
         yield
     except Exception as error:
-        if out_of_memory(error):
+        if is_exhausted(error):
             raise
-        reason = first_line(error)[: 500 if isinstance(error, InputError) else 200]
-        raise InputError(f"{what} cannot be loaded ({reason.rstrip('.')}).") from None
+        reason = first_line(error)[: 500 if isinstance(error, InputError) else 200].rstrip(".") or type(error).__name__
+        raise InputError(f"{what} ({reason}).") from None
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, which is no fault of a file."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def loading(what: str) -> contextlib.AbstractContextManager[None]:
+    """`refused` for `what` is loaded from files, which may be foreign or damaged."""
+    return refused(f"{what} cannot be loaded")
 
 
-def checkpoint_activations(model: Any) -> None:
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+def by_length(encode: Callable[[Mapping[str, Any]], Encoded], inputs: Mapping[str, Any], mask: Tensor) -> Encoded:
+    """Encode the items of one length together, for a model whose vectors padding would change.
+
+    Args:
+        encode: inputs → their encodings.
+        inputs: of n items, padded.
+        mask: (n, t) which of the entries of a sequence are not padding.
+
+    Returns:
+        The encodings of the n items, in order.
+    """
+    lengths = mask.sum(1)
+    groups = [(lengths == length).nonzero().flatten() for length in sorted(set(lengths.tolist()))]
+    parts = []
+    for rows in groups:
+        kept = mask[rows[0]].bool()
+        own = {name: value[rows] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+        sequences = [name for name, value in own.items() if isinstance(value, Tensor) and value.shape[1:2] == kept.shape]
+        parts.append(encode(own | {name: own[name][:, kept] for name in sequences}))
+    back = torch.cat(groups).argsort()
+    tokens = [part.tokens for part in parts if part.tokens is not None]
+    return Encoded(torch.cat([part.vectors for part in parts])[back], Tokens.cat(tokens)[back] if tokens else None)
 
 
 @contextlib.contextmanager

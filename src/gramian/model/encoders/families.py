@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ __all__ = [
     "encoder_of",
     "family_of",
     "method_of",
+    "mixes",
     "present_tokens",
     "reads_videos",
     "seconds_limit",
@@ -39,21 +40,18 @@ class Family:
         text_methods: methods that give a text's vector in the space of all kinds that the model reads, the best first; by
             default `get_text_features` or `get_text_embeds`.
         padding: of texts: "longest" of the batch, or "max_length" where the model was trained on texts of that length.
-        padded_positions: whether positions are counted from after the padding's index, which leaves fewer for tokens.
+        mixes: whether padding changes the vectors whatever the mask, so that only items of one length are encoded together.
     """
 
     text_methods: tuple[str, ...] = ()
     padding: Literal["longest", "max_length"] = "longest"
-    padded_positions: bool = False
+    mixes: bool = False
 
 
-_AS_ROBERTA = [
-    *("altclip_text_model", "camembert", "clap_text_model", "data2vec-text", "ibert", "longformer", "mpnet"),
-    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-]
+_MIX = ("convbert", "data2vec-audio", "fnet", "moonshine", "speech_to_text", "wav2vec2-conformer", "yoso")
 
 FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(_AS_ROBERTA, Family(padded_positions=True)),
+    **dict.fromkeys(_MIX, Family(mixes=True)),
     **dict.fromkeys(("siglip", "siglip_text_model", "siglip2", "siglip2_text_model"), Family(padding="max_length")),
     "pe_audio": Family(text_methods=("get_text_audio_embeds",)),
     "pe_audio_video": Family(text_methods=("get_text_audio_video_embeds", "get_text_audio_embeds", "get_text_video_embeds")),
@@ -64,7 +62,7 @@ FAMILIES: dict[str, Family] = {
 
 def family_of(config: Any) -> Family:
     """The entry of a model's family, or the default."""
-    return FAMILIES.get(config.model_type, Family())
+    return FAMILIES.get(getattr(config, "model_type", ""), Family())
 
 
 def method_of(model: Any, kind: Kind) -> str | None:
@@ -91,13 +89,25 @@ def seconds_limit(processor: Any, seconds: float | None) -> float | None:
     return min((float(limit) for limit in limits if isinstance(limit, int | float) and limit > 0), default=None)
 
 
-def token_limit(processor: Any, config: Any) -> int | None:
+def mixes(config: Any) -> bool:
+    """Whether padding changes a model's vectors: by its family, a norm over all of a recording, or convolutions at the end."""
+    return (
+        family_of(config).mixes
+        or getattr(config, "feat_extract_norm", None) == "group"
+        or bool(getattr(config, "add_adapter", False))
+    )
+
+
+def token_limit(tokenizer: Any, model: Any) -> int | None:
     """The number of tokens that a model takes; None where it has no limit."""
-    text = getattr(config, "text_config", config)
-    positions = getattr(text, "max_position_embeddings", math.inf)
-    if family_of(text).padded_positions:
-        positions -= text.pad_token_id + 1
-    limit = min(processor.model_max_length, positions)
+    config = getattr(model.config, "text_config", model.config)
+    names = ("max_position_embeddings", "max_encoder_position_embeddings")
+    limit = min(tokenizer.model_max_length, *(getattr(config, name, None) or math.inf for name in names))
+    for module in model.modules():
+        positions: Any = getattr(module, "position_embeddings", None)
+        padding = getattr(positions, "padding_idx", None)
+        if padding is not None:  # as in RoBERTa, whose positions are counted from behind the padding's
+            limit = min(limit, positions.weight.shape[0] - padding - 1)
     return int(limit) if limit < 2**20 else None
 
 
@@ -121,8 +131,9 @@ def present_tokens(model: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
     base = getattr(model, "base_model", model)
     for owner in (model, getattr(base, "model", base)):
         if hasattr(owner, "_get_feature_vector_attention_mask"):  # samples → frames of wav2vec 2.0 and its kin
-            frames: Tensor = owner._get_feature_vector_attention_mask(t, mask)
-            return frames.bool()
+            return cast(Tensor, owner._get_feature_vector_attention_mask(t, mask)).bool()
+        if hasattr(owner, "_get_output_attention_mask"):  # frames of a spectrogram → those of Conformers that thin them out
+            return cast(Tensor, owner._get_output_attention_mask(mask, t)).bool()
     step = mask.shape[1] / t  # frames of a spectrogram → states of Whisper: every second
     index = (torch.arange(t, device=hidden.device) * step).long().clamp(max=mask.shape[1] - 1)
     present = mask[:, index].bool()

@@ -16,7 +16,8 @@ from gramian.data.media import Kind, Place
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, check_number, listing, require
 from gramian.files import inside, read_json
-from gramian.model.encoders.base import LARGEST_LENGTH, Encoder, EncoderOptions, loading, without_bars
+from gramian.model.encoders.base import LARGEST_LENGTH, Encoder, EncoderOptions, by_length, loading, without_bars
+from gramian.model.encoders.families import mixes, token_limit
 from gramian.model.encoders.folders import no_larger_than, shapes
 from gramian.model.options import convert
 from gramian.model.towers import Encoded
@@ -146,6 +147,12 @@ class SentenceTransformers(Encoder):
                 self.model = sentence_transformers.SentenceTransformer(str(folder), model_kwargs=weights, **options)
         if self.options["max_length"] is not None:
             self.model.max_seq_length = self.options["max_length"]
+        inner = getattr(self.model[0], "auto_model", None) or getattr(self.model[0], "model", None)
+        self._config = getattr(inner, "config", None)
+        tokenizer = getattr(self.model[0], "tokenizer", None)
+        if tokenizer is not None and self._config is not None:  # it counts positions of RoBERTa that are the padding's
+            limit = token_limit(tokenizer, inner)
+            self.model.max_seq_length = min(filter(None, (self.model.max_seq_length, limit)), default=None)
         preprocess = _Preprocess(self.model, self.options["prompt"])
         self.reader = _SentenceReader(self.options["kind"], preprocess, self.model.max_seq_length)
 
@@ -155,6 +162,9 @@ class SentenceTransformers(Encoder):
 
     def forward(self, inputs: Mapping[str, Any]) -> Encoded:
         """Sentence embeddings, and token embeddings of the same width."""
+        mask = inputs.get("attention_mask")
+        if mask is not None and mixes(self._config) and not bool(mask.all()):
+            return by_length(self.forward, inputs, mask)
         with self._graph():
             out = self.model(dict(inputs))
         vectors, tokens = out["sentence_embedding"], out.get("token_embeddings")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -14,15 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gramian.data.media import MEDIA, Kind, Place
+from gramian.data.media import MEDIA, Kind, Place, Sampling
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, check_number, first_line, listing, require
+from gramian.errors import InputError, check_choice, first_line, is_exhausted, listing, require
 from gramian.files import read_json
-from gramian.model.encoders.base import Encoder, EncoderOptions, loading, out_of_memory, without_bars
+from gramian.model.encoders.base import Encoder, EncoderOptions, by_length, loading, without_bars
 from gramian.model.encoders.families import (
     encoder_of,
     family_of,
     method_of,
+    mixes,
     present_tokens,
     reads_videos,
     seconds_limit,
@@ -35,7 +37,11 @@ from gramian.tokens import Tokens, pool
 
 __all__ = ["HuggingFace"]
 
-LARGEST_FRAMES = 2**12
+MAX_ASPECT = 32
+"""The longer side of an image over its shorter one: CLIP's processor would resize 1 × 4000 pixels to 224 × 896,000."""
+
+_PIXELS: Mapping[str, Any] = {"return_tensors": "pt", "input_data_format": "channels_last"}
+"""Processors take channels for rows where a picture has no more than four pixels, and rows for channels."""
 
 
 class _HuggingFaceReader(Media):
@@ -68,32 +74,45 @@ class _HuggingFaceReader(Media):
         """What the model takes."""
         if self.kind == "text":
             options: dict[str, Any] = {"padding": self.padding, "truncation": True, "max_length": self.length}
-            return dict(self.processor(cells, return_tensors="pt", **options))
+            return dict(self.processor(cells, return_tensors="pt", return_attention_mask=True, **options))
         if self.kind == "audio":
             return self._audio(cells)
-        if self.per_frame:
-            frames = [frame for cell in cells for frame in cell]
-            inputs = dict(self.processor(images=frames, return_tensors="pt"))
-            return {name: value.reshape(len(cells), -1, *value.shape[1:]) for name, value in inputs.items()}
-        if self.kind == "video":
-            return dict(self.processor([list(cell) for cell in cells], return_tensors="pt"))
-        return dict(self.processor(**{MEDIA[self.kind].argument: cells}, return_tensors="pt"))
+        if self.kind == "video" and not self.per_frame:
+            return dict(self.processor([[self._trimmed(frame) for frame in cell] for cell in cells], **_PIXELS))
+        images = [frame for cell in cells for frame in cell] if self.per_frame else cells
+        inputs = dict(self.processor(images=[self._trimmed(image) for image in images], **_PIXELS))
+        return {name: value.unflatten(0, (len(cells), -1)) for name, value in inputs.items()} if self.per_frame else inputs
+
+    def _trimmed(self, image: Any) -> Any:
+        """The middle of an image of extreme shape, where its shorter side is resized and the longer follows without bound."""
+        size = dict(getattr(self.processor, "size", None) or {})
+        if not size.get("shortest_edge") or size.get("longest_edge"):
+            return image
+        array = np.asarray(image)
+        short, long = sorted(array.shape[:2])
+        kept = MAX_ASPECT * short + (long - MAX_ASPECT * short) % 2  # as many on either side
+        if long <= kept:
+            return image
+        start = (long - kept) // 2
+        return array[start : start + kept] if array.shape[0] == long else array[:, start : start + kept]
 
     def _audio(self, cells: list[Any]) -> dict[str, Tensor]:
         options: dict[str, Any] = {"sampling_rate": self.sampling.rate, "return_tensors": "pt"}
-        names = getattr(self.processor, "model_input_names", [])
-        mel = hasattr(self.processor, "nb_max_frames")  # pads to a fixed window of frames, as Whisper's does
-        if (mel or "attention_mask" in names) and takes(self.processor.__call__, "return_attention_mask"):
+        call = inspect.signature(self.processor.__call__).parameters
+        if "return_attention_mask" in call:
             options["return_attention_mask"] = True
-        if "input_values" in names:
+        if "padding" in call and not call["padding"].default:  # others pad by themselves
             options["padding"] = True
         # CLAP's processor draws from NumPy's global generator: seed it for each batch, then restore the process's own state.
         state = np.random.get_state()  # noqa: NPY002
         try:
             np.random.seed(0)  # noqa: NPY002
-            return dict(self.processor(cells, **options))
+            inputs = dict(self.processor(cells, **options))
         finally:
             np.random.set_state(state)  # noqa: NPY002
+        if "is_longer" in inputs:  # never: they are cut; it calls one of them so, drawn at random
+            inputs["is_longer"] = torch.zeros_like(inputs["is_longer"])
+        return inputs
 
     def cut(self, cell: Any, decoded: Any, *, folder: Place | None = None) -> str | None:
         """How much of a text or a recording is cut off."""
@@ -136,8 +155,7 @@ class HuggingFace(Encoder):
         require("transformers")
         check_choice("kind", kind, MEDIA)
         check_choice("pooling", pooling, ("auto", "mean", "max", "first"))
-        check_number("seconds", seconds, "(0, inf)", optional=True)
-        check_number("frames", frames, f"[1, {LARGEST_FRAMES}]", integer=True, optional=True)
+        Sampling(seconds=seconds, frames=8 if frames is None else frames)
         super().__init__(model, {"kind": kind, "pooling": pooling, "seconds": seconds, "frames": frames}, options)
 
     def _open(self, folder: Path) -> None:
@@ -153,7 +171,7 @@ class HuggingFace(Encoder):
         self.reader = _HuggingFaceReader(
             kind,
             processor,
-            length=self.options["max_length"] or token_limit(processor, config) if kind == "text" else None,
+            length=self.options["max_length"] or token_limit(processor, self.model) if kind == "text" else None,
             padding=family_of(config).padding,
             per_frame=self._per_frame,
             rate=int(getattr(processor, "sampling_rate", 16_000)),
@@ -176,10 +194,12 @@ class HuggingFace(Encoder):
         if self._method:
             method = getattr(self.model, self._method)
             return _projected(method(**{name: value for name, value in inputs.items() if takes(method, name)}), inputs)
-        arguments = dict(inputs)
-        spectrogram = self.model.main_input_name == "input_features"  # its encoder takes no mask
-        mask = arguments.pop("attention_mask", None) if spectrogram else arguments.get("attention_mask")
-        out = self.model(**arguments)
+        mask = inputs.get("attention_mask")
+        if mask is not None and mixes(self.model.config) and not bool(mask.all()):
+            return by_length(self._encode, inputs, mask)
+        # Spectrograms of a fixed window, as of Whisper, are padded with silence, and their encoders take no mask.
+        is_masked = takes(self.model.forward, "attention_mask") and not hasattr(self._processor, "nb_max_frames")
+        out = self.model(**{name: value for name, value in inputs.items() if is_masked or name != "attention_mask"})
         hidden = out.last_hidden_state
         if hidden.ndim == 4:  # (n, d, height, width)
             hidden = hidden.flatten(2).transpose(1, 2)
@@ -198,7 +218,7 @@ class HuggingFace(Encoder):
                 self.model.eval()
                 width = self.forward(self.reader.collate([self.reader.blank()])).vectors.shape[1]
         except Exception as error:
-            if out_of_memory(error):
+            if is_exhausted(error):
                 raise
             raise InputError(
                 f"`kind` {self.options['kind']!r} is not what {self.source!r} ({self.model.config.model_type}) reads: "
@@ -261,8 +281,12 @@ class _FrameProcessor:
         known |= {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
         self.images = CLIPImageProcessorPil(**(defaults | {k: v for k, v in self.config.items() if k in known}))
 
-    def __call__(self, videos: list[list[Any]], return_tensors: str = "pt") -> dict[str, Tensor]:
-        parts = [self.images(images=frames, return_tensors=return_tensors)["pixel_values"] for frames in videos]
+    @property
+    def size(self) -> Any:
+        return self.images.size
+
+    def __call__(self, videos: list[list[Any]], **options: Any) -> dict[str, Tensor]:
+        parts = [self.images(images=frames, **options)["pixel_values"] for frames in videos]
         return {"pixel_values_videos": torch.stack(parts)}
 
     def save_pretrained(self, folder: Path) -> None:
