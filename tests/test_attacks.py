@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 import sentence_transformers
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -168,6 +169,11 @@ def honest(tmp_path_factory):
     texts = ("a red cat", "a blue dog", "two birds", "a green house")
     rows(folder / "t.jsonl", *({"text": text, "feat": [i % 3, 1, 2, i % 5 + 1]} for i, text in enumerate(texts)))
     rows(folder / "u.jsonl", *({"id": f"r{i}", "a": [i % 5, 1.0 + i % 3, 2], "b": [1, i % 7, 1]} for i in range(40)))
+    rows(folder / "i.jsonl", *({"image": "a.png", "a": [i, 1]} for i in range(3)))
+    Image.new("RGB", (4, 4)).save(folder / "a.png")
+    (folder / "clip.yaml").write_text(
+        "data: i.jsonl\ntowers: {image: {class_path: HuggingFace, init_args: {model: base/clip, kind: image}}}\n"
+    )
     rows(folder / "v.jsonl", *({"a": [i, 1], "b": [1, i + 1]} for i in range(3)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -414,9 +420,7 @@ def settings_of_an_encoder(work, case):
 def settings_of_a_processor(work, case):
     path = work / "base" / "clip" / "preprocessor_config.json"
     edit(path if path.exists() else path.with_name("processor_config.json"), **case)
-    tower = "{class_path: HuggingFace, init_args: {model: base/clip, kind: image}}"
-    (work / "y.yaml").write_text(f"data: t.jsonl\ntowers: {{image: {tower}}}\n")
-    return ["check", "y.yaml"]
+    return ["check", "clip.yaml"]
 
 
 class Payload:
@@ -595,6 +599,10 @@ def a_link_of_a_run(work, case):
 )
 def test_what_is_honest_passes(world, data, model, capsys):
     assert run(world, ["evaluate", "--data", data, "--model", model], capsys)[0] == 0
+
+
+def test_an_honest_file_passes(world, capsys):
+    assert run(world, ["check", "clip.yaml"], capsys)[0] == 0
 
 
 def test_an_honest_run_goes_on(world, capsys):
