@@ -18,6 +18,13 @@ def test_losses_of_several_processes_are_those_of_one(count):
     forked.values(forked.together(forked.losses, processes=count))
 
 
+def test_the_closed_form_of_several_processes_is_that_of_one():
+    scores, vectors = forked.solving()
+    for others in forked.values(forked.together(forked.solving, processes=2)):
+        assert others[0] == pytest.approx(scores)
+        torch.testing.assert_close(torch.tensor(others[1]), torch.tensor(vectors), rtol=0, atol=1e-5)
+
+
 def test_one_process_is_left_as_it_is():
     items = Bundle.from_dict({"text": torch.eye(4), "image": torch.eye(4).roll(1, 0)})
     assert world_size() == 1
