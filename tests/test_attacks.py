@@ -9,6 +9,7 @@ It runs in this process, where an audit hook sees what Python opens, imports, un
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -16,12 +17,15 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentence_transformers
 import torch
@@ -32,6 +36,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 import tiny
 from gramian.cli import main
+from gramian.cli.terminal import console_of
+from gramian.data import load
+from gramian.data.batches import Collator
+from gramian.data.checking import check_table
+from gramian.data.readers import Media
 from gramian.errors import InputError
 from gramian.model import Aligner, HuggingFace, SentenceTransformers
 
@@ -197,6 +206,8 @@ def world(honest, tmp_path, monkeypatch):
     outside.mkdir()
     (outside / "secret.txt").write_text(SECRET)
     monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr("gramian.data.room._ROOM", 2**27)  # an eighth: bombs are small, too, and made in no time
+    monkeypatch.setattr("gramian.data.room._ROWS", 2**21)
     return tmp_path
 
 
@@ -629,6 +640,203 @@ def test_the_cache_of_the_hub_is_made_of_links(world):
         Aligner.from_pretrained(snapshot)
 
 
+# Tables and archives: what they unpack to, where they lead, and what they say.
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def evaluated(path: Path, content: bytes | str) -> list[str]:
+    """Write a file, and evaluate it as a table."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return ["evaluate", "--data", path.name]
+
+
+@attacks(
+    deep='{"a": ' + "[" * 300_000 + "]" * 300_000 + "}\n",
+    huge_number='{"a": [1' + "0" * 400 + "]}\n",
+    endless_number='{"a": ' + "9" * 6000 + "}\n",
+    key_twice='{"a": [1], "a": [2]}\n',
+    half_a_surrogate_as_a_name='{"\\ud800": [1]}\n',
+    half_a_surrogate_as_an_id='{"id": "\\udcff", "a": [1]}\n{"id": "b", "a": [1]}\n',
+    escapes_in_a_name='{"\\u001b[2J\\u001b]0;x\\u0007": "text"}\n',
+    escapes_in_an_id='{"id": "\\u001b[31m", "a": [1]}\n{"id": "\\u001b[31m", "a": [1]}\n',
+    lines_in_a_name='{"a\\nb\\u2028c\\u202ed": [1, "x"]}\n',
+    names_without_rows=lambda: json.dumps({f"c{i}": [1] for i in range(9000)}) + "\n" + "{}\n" * 10_000,
+    names_without_end=lambda: "".join(json.dumps({f"c{i}": [1]}) + "\n" for i in range(20_000)),
+    one_vector_for_a_million_rows=lambda: json.dumps({"a": [1] * 30_000}) + "\n" + '{"b": 1}\n' * 30_000,
+    deep_json_list='[{"a": ' + DEEP + "}]",
+)
+def json_lines(work, case):
+    return evaluated(work / "x.jsonl", case() if callable(case) else case)
+
+
+@attacks(
+    deep='a,b\n"' + "[" * 100_000 + '","[1,2]"\n',
+    a_million_columns=lambda: ",".join(f"c{i}" for i in range(1_000_000)) + "\n",
+    a_header_without_end=lambda: '"' + "x" * 20_000_000,
+    a_quote_without_end=lambda: 'a,b\n1,"' + "x" * 20_000_000,
+    null_bytes="a\0b,c\n1,2\n",
+    formula='=cmd|"/c calc"!A1,b\n1,2\n',
+    utf_16="a,b\n[1],[2]\n".encode("utf-16"),
+)
+def csv_file(work, case):
+    return evaluated(work / "x.csv", case() if callable(case) else case)
+
+
+def _arrow(name, columns, compression=None):
+    import pyarrow as pa
+
+    table = pa.table(columns)
+    with pa.ipc.new_file(name, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+
+
+@attacks(
+    dictionary=lambda pa: pa.DictionaryArray.from_arrays(pa.array(np.zeros(2_000_000, np.int8)), ["x" * 1_000_000]),
+    dictionary_in_a_list=lambda pa: pa.ListArray.from_arrays(
+        [0, 1_000_000], pa.DictionaryArray.from_arrays(pa.array(np.zeros(1_000_000, np.int8)), ["x" * 1_000_000])
+    ),
+    runs=lambda pa: pa.RunEndEncodedArray.from_arrays(pa.array([2**31 - 1], pa.int32()), pa.array(["x" * 1000])),
+    views=lambda pa: pa.Array.from_buffers(
+        pa.string_view(),
+        500_000,
+        [None, pa.py_buffer(struct.pack("<i4sii", 1_000_000, b"xxxx", 0, 0) * 500_000), pa.py_buffer(b"x" * 1_000_000)],
+    ),
+    list_views=lambda pa: pa.ListViewArray.from_arrays(
+        pa.array(np.zeros(100_000, np.int32)), pa.array(np.full(100_000, 100_000, np.int32)), pa.array(np.zeros(100_000))
+    ),
+    nulls=lambda pa: pa.Array.from_buffers(pa.null(), 2**31 - 1, [None]),
+    compressed=lambda pa: pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2**28, np.int8)), 2**27),
+)
+def arrow_bomb(work, case):
+    pa = pytest.importorskip("pyarrow")
+    column = case(pa)
+    _arrow(str(work / "x.arrow"), {"a": column}, "zstd" if pa.types.is_fixed_size_list(column.type) else None)
+    assert (work / "x.arrow").stat().st_size < 20_000_000
+    return ["evaluate", "--data", "x.arrow", "--columns", "a"]
+
+
+@attacks(
+    dictionary=lambda pa: pa.DictionaryArray.from_arrays(pa.array(np.zeros(2_000_000, np.int8)), ["x" * 1_000_000]),
+    dictionary_in_one_row=lambda pa: pa.ListArray.from_arrays(
+        [0, 1_000_000], pa.DictionaryArray.from_arrays(pa.array(np.zeros(1_000_000, np.int8)), ["x" * 1_000_000])
+    ),
+    zeros=lambda pa: pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(17 * 2**20)), 2**20),
+    nulls=lambda pa: pa.nulls(2**22, pa.list_(pa.float32())),
+)
+def parquet_bomb(work, case):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": case(pa)}), work / "x.parquet", compression="zstd")
+    assert (work / "x.parquet").stat().st_size < 1_000_000
+    return ["evaluate", "--data", "x.parquet"]
+
+
+def _member(name, size=0, kind=tarfile.REGTYPE, content=b"", **fields):
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size or len(content), kind
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def _npy(shape, kind="'<f4'", content=b""):
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
+
+
+@attacks(
+    symbolic_link=_member("a.txt", kind=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    hard_link=_member("a.txt", kind=tarfile.LNKTYPE, linkname="../outside/secret.txt"),
+    device=_member("a.txt", kind=tarfile.CHRTYPE),
+    pipe=_member("a.txt", kind=tarfile.FIFOTYPE),
+    out_of_it=_member("../outside/a.txt", content=b"x"),
+    absolute=_member("/tmp/a.txt", content=b"x"),
+    more_than_it_holds=_member("a.png", size=2**40),
+    backwards=_member("b.png", content=b"x") + _member("a.png", size=-1024),
+    a_name_of_a_terabyte=_member("././@LongLink", size=2**40, kind=tarfile.GNUTYPE_LONGNAME),
+    a_thousand_headers=_member("x", content=b"8 a=b\n\n", kind=tarfile.XHDTYPE) * 5000 + _member("a.txt", content=b"x"),
+    numbers_that_are_not_there=_member("r.npy", content=_npy("(100000000000,)")),
+    records=_member("r.npy", content=_npy("(2,)", "[('x', '<f4'), ('y', '<f4')]", bytes(16))),
+    objects=_member("r.npy", content=_npy("(1,)", "'|O'", b"cos\nsystem\n(S'touch ../outside/x'\ntR.")),
+    header_that_is_no_header=_member("r.npy", content=_npy("(((((((((", "{" * 50)),
+    archive_as_numbers=_member("r.npy", content=b"PK\x03\x04" + bytes(50)),
+    deep=_member("r.json", content=b'{"a":' + DEEP.encode() + b"}"),
+    gzip=gzip.compress(_member("a.txt", content=b"x")),
+    escapes_in_a_name=_member("\x1b[2J.npy", content=_npy("(3,)")),
+)
+def archive(work, case):
+    return evaluated(work / "x.tar", case + bytes(1024))
+
+
+@attacks(
+    claims={"a": {"dtype": "F32", "shape": [2**40, 2], "data_offsets": [0, 8]}},
+    overlap={name: {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]} for name in "ab"},
+    float8={"a": {"dtype": "F8_E4M3", "shape": [4, 2], "data_offsets": [0, 8]}},
+    one_dimension={"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}},
+    header={"__metadata__": {"gramian.table.v1": DEEP}, "a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}},
+    ids={"__metadata__": {"gramian.table.v1": '{"columns": [], "ids": 5, "split": 3, "metadata": []}'}},
+    columns={"__metadata__": {"gramian.table.v1": '{"columns": 7, "ids": ["a"], "split": null, "metadata": {}}'}},
+)
+def safetensors_file(work, case):
+    header = json.dumps(case).encode()
+    return evaluated(work / "x.safetensors", struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1, 2))
+
+
+@attacks(
+    pipe=lambda folder: os.mkfifo(folder / "x.csv"),
+    device=lambda folder: (folder / "x.csv").symlink_to("/dev/zero"),
+    outside=lambda folder: (folder / "x.csv").symlink_to("../../outside/secret.txt"),
+    archive_outside=lambda folder: (folder / "x.tar").symlink_to("../../outside/secret.txt"),
+    nothing=lambda folder: (folder / "x.csv").symlink_to("nothing"),
+    circle=lambda folder: (folder / "x.csv").symlink_to("x.csv"),
+    manifest=lambda folder: [os.mkfifo(folder / "manifest.json"), (folder / "part-00000.parquet").write_bytes(b"PAR1")],
+    manifest_outside=lambda folder: [
+        (folder / "manifest.json").symlink_to("../../outside/secret.txt"),
+        (folder / "part-00000.parquet").write_bytes(b"PAR1"),
+    ],
+    deep_manifest=lambda folder: [
+        (folder / "manifest.json").write_text(DEEP),
+        (folder / "part-00000.parquet").write_bytes(b"PAR1"),
+    ],
+    state=lambda folder: (folder / "state.json").write_text('{"_data_files": [{"filename": "../../outside/secret.txt"}]}'),
+    deep_state=lambda folder: (folder / "state.json").write_text(DEEP),
+    numbers_for_names=lambda folder: (folder / "state.json").write_text('{"_data_files": [7]}'),
+    splits=lambda folder: (folder / "dataset_dict.json").write_text('{"splits": ["../../outside"]}'),
+    number_of_splits=lambda folder: (folder / "dataset_dict.json").write_text('{"splits": [7]}'),
+    readme=lambda folder: [
+        (folder / "README.md").write_text(
+            "---\nconfigs:\n- config_name: default\n  data_files: ../../outside/secret.txt\n---\n"
+        ),
+        (folder / "x.csv").write_text("a,b\n"),
+    ],
+    metadata=lambda folder: [
+        (folder / "a.png").write_bytes(b"x"),
+        (folder / "metadata.jsonl").symlink_to("../../outside/secret.txt"),
+    ],
+    escapes=lambda folder: (folder / "\x1b[2J\n.csv").write_text("a,b\n"),
+)
+def folder_of_data(work, case):
+    (work / "d").mkdir()
+    case(work / "d")
+    return ["evaluate", "--data", "d"]
+
+
+@attacks(
+    device="/dev/zero", pipe="pipe", url="https://127.0.0.1:9/x.csv", bucket="s3://bucket/x.parquet", file="file:///etc/passwd"
+)
+def data_that_is_no_file(work, case):
+    os.mkfifo(work / "pipe")
+    return ["evaluate", "--data", case]
+
+
+@attack
+def yaml_widens_its_own_roots(work):
+    (work / "y.yaml").write_text("data: t.jsonl\nmedia_root: /\n")
+    return ["check", "y.yaml"]
+
+
 @pytest.mark.parametrize("name", list(ATTACKS))
 def test_an_attack_fails_closed(world, name, capsys):
     words = ATTACKS[name](world / "work")
@@ -636,3 +844,83 @@ def test_an_attack_fails_closed(world, name, capsys):
     assert code == 2, printed
     assert printed.startswith("gramian: "), printed
     assert printed.count("\n") == 1, printed
+
+
+# Single cells: they are reported, and the rest of the table is read.
+
+OUTSIDE = "outside of the table's folder"
+URL = "a URL; download the file"
+CELLS: dict[str, tuple[object, str]] = {
+    "parent": ("../outside/secret.png", OUTSIDE),
+    "parent_within": ("in/../../outside/secret.png", OUTSIDE),
+    "absolute": ("/etc/passwd", OUTSIDE),
+    "device": ("/dev/zero", OUTSIDE),
+    "terminal": ("/dev/stdin", OUTSIDE),
+    "process": ("/proc/self/environ", OUTSIDE),
+    "link": ("link.png", OUTSIDE),
+    "linked_folder": ("folder/secret.png", OUTSIDE),
+    "linked_device": ("zero.png", OUTSIDE),
+    "circle": ("circle.png", "no possible path|no such file"),
+    "pipe": ("pipe.png", "a pipe or a device"),
+    "datasets_cell": ({"bytes": None, "path": "../outside/secret.png"}, OUTSIDE),
+    "path_as_bytes": ({"bytes": "../outside/secret.png", "path": None}, OUTSIDE),
+    "part_of_a_file_outside": ({"path": "../outside/secret.png", "offset": 0, "size": 4}, OUTSIDE),
+    "part_of_a_device": ({"path": "/dev/zero", "offset": 0, "size": 5 * 10**10}, OUTSIDE),
+    "part_of_a_pipe": ({"path": "pipe.png", "offset": 0, "size": 4}, "a pipe or a device"),
+    "part_beyond_the_end": ({"path": "good.png", "offset": 0, "size": 5 * 10**10}, "its archive is cut off"),
+    "part_before_the_start": ({"path": "good.png", "offset": -4, "size": 4}, "must be numbers of bytes"),
+    "part_of_text": ({"path": "good.png", "offset": 0, "size": "ten"}, "must be numbers of bytes"),
+    "part_of_nothing": ({"path": "good.png", "offset": 0}, "must be numbers of bytes"),
+    "url": ("http://127.0.0.1:9/x.png", URL),
+    "file_url": ("file:///etc/passwd", URL),
+    "chained_url": ("zip://x::https://127.0.0.1:9/x.zip", URL),
+    "data_url": ("data:image/png;base64,AAAA", "no such file"),
+    "protocol_of_ffmpeg": ("subfile,,start,0,end,0,,:../outside/secret.png", "no such file|outside of the table"),
+    "concat_of_ffmpeg": ("concat:/etc/passwd|/etc/passwd", "no such file|outside of the table"),
+    "null_byte": ("good.png\0.txt", "null"),
+    "long_name": ("x" * 100_000, "too long"),
+    "escapes": ("\x1b[2J\x1b]0;x\x07.png", "no such file"),
+    "playlist": ("list.m3u8", "."),
+    "concat_list": ("list.ffconcat", "."),
+    "session": ("list.sdp", "."),
+    "drawing": ("list.svg", "."),
+    "archive": ("archive.png", "."),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+def test_a_cell_leads_nowhere(world, name, kind, capsys):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("av")
+    work, (cell, reason) = world / "work", CELLS[name]
+    image.new("RGB", (8, 8)).save(work / "good.png")
+    shutil.copy(work / "good.png", world / "outside" / "secret.png")
+    os.mkfifo(work / "pipe.png")
+    for link, target in (("link", "secret.png"), ("folder", ""), ("circle", "../work/circle.png"), ("zero", "/dev/zero")):
+        suffix = "" if link == "folder" else ".png"
+        (work / f"{link}{suffix}").symlink_to(target if target.startswith("/") else Path("../outside") / target)
+    (work / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\n../outside/secret.png\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    (work / "list.ffconcat").write_text("ffconcat version 1.0\nfile '../outside/secret.png'\n")
+    (work / "list.sdp").write_text(
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    )
+    (work / "list.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><image href="../outside/secret.png"/></svg>')
+    (work / "archive.png").write_bytes(gzip.compress((work / "good.png").read_bytes()))
+    rows(work / "c.jsonl", {"id": "bad", kind: cell}, {"id": "good", kind: "good.png"})
+    before = state(world / "outside")
+    with WATCH.on(world / "outside"), limits():
+        table = load(work / "c.jsonl", raw=[kind])
+        table.digest()
+        checked = check_table(table, Collator({kind: Media(kind)}), progress=False)
+        for sheet in checked.sheets():
+            console_of().print(sheet.rich())
+    assert WATCH.seen == []
+    assert state(world / "outside") == before
+    reasons = {row: why for row, _, why in checked.broken}
+    assert re.search(reason, reasons["bad"])
+    assert "good" in reasons or kind == "image"
+    assert "good" not in reasons or kind != "image"
+    printed = capsys.readouterr().out
+    assert SECRET not in printed
+    assert not [char for char in printed if char < " " and char != "\n"]

@@ -205,7 +205,7 @@ def test_folders_of_images_with_metadata_and_splits(media, tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nothing.parquet", "`data` must be a file, a folder, a hub id or one of stamps; .* does not exist"),
+        ("nothing.parquet", "`data` must be a file, a folder, a hub id or one of stamps.* does not exist"),
         ("empty.tar", "is empty: 0 bytes"),
         ("broken.tar", "cannot be read as webdataset"),
         ("folder", "cannot be read as a folder"),

@@ -158,7 +158,7 @@ def test_bad_rows_are_told_apart(tmp_path, rows, options, message):
         ("a.parquet", b"", "is empty: 0 bytes"),
         ("a.csv", b"id,x\n", "is empty"),
         ("a.parquet", b"not parquet at all", "cannot be read as parquet"),
-        ("a.safetensors", b"junk", "must be a safetensors file"),
+        ("a.safetensors", b"junk", "cannot be read as safetensors"),
         ("a.csv", b'x,y\n"[1.0]","[2.0]",\n', "has a row of 3 fields, not 2: .* Its header must name every field"),
         ("a.txt", b"x", "`data` must be one of .parquet, .arrow, .csv"),
         ("a.csv", b'id,x\n1,"[0.1, zebra]"\n', "row 0: .* is not a list of numbers"),
@@ -172,7 +172,9 @@ def test_bad_files_are_told_apart(tmp_path, name, content, message):
 
 
 def test_no_such_source_names_the_embedded_sets():
-    with pytest.raises(InputError, match="`data` must be a file, a folder, a hub id or one of stamps; 'stamp' does not exist"):
+    with pytest.raises(
+        InputError, match="`data` must be a file, a folder, a hub id or one of stamps, digits, emoji; 'stamp' does not exist"
+    ):
         load("stamp")
 
 

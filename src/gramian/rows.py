@@ -39,8 +39,10 @@ def read_rows(subject: str, rows: Tensor | np.ndarray | Sequence[Any], ndim: Lit
     """
     if ndim == 1 and isinstance(rows, Tensor | np.ndarray):
         values = torch.as_tensor(rows)
-        if values.ndim != 2:
-            raise InputError(f"{subject} must have shape (n, d); got {tuple(values.shape)}.")
+        if values.ndim != 2 or values.is_complex():
+            raise InputError(
+                f"{subject} must have shape (n, d) and hold real numbers; got {tuple(values.shape)}, {values.dtype}."
+            )
         values = values if values.is_floating_point() else values.float()
         return values, torch.ones(len(values), dtype=torch.bool, device=values.device)
     what = "vectors" if ndim == 1 else "sequences of vectors"

@@ -99,16 +99,18 @@ def read_file(path: Path, wanted: Wanted, *, mapped: bool = False) -> Iterator[P
         raise
     except UnicodeDecodeError as error:
         raise InputError(f"{str(path)!r} is not in UTF-8 (byte {error.start}). Save it as UTF-8.") from None
-    except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
+    except (pa.ArrowException, csv.Error, OSError, ValueError, IndexError, RecursionError) as error:
         raise InputError(f"{str(path)!r} cannot be read as {kind}: {first_line(error) or type(error).__name__}") from error
 
 
 def _part(table: pyarrow.Table, names: Sequence[str], path: Path) -> Part:
     for kind in table.schema.types:
         _decode_names(kind)
-    if any(map(is_encoded, table.schema.types)):
+    table.validate()
+    if any(map(is_encoded, table.schema.types)):  # before a full look, which reads what stands there many times as often
         taken = sum(unpacked_bytes(chunk) for column in table.columns for chunk in column.chunks)
         check_room(str(path), path.stat().st_size, table.num_rows, taken)
+    table.validate(full=True)
     return Part({name: plain(table.column(name)) for name in table.column_names}, table.num_rows, tuple(names), str(path))
 
 
@@ -154,7 +156,6 @@ def _parquet(path: Path, wanted: Wanted) -> Iterator[Part]:
         taken = check_parquet(file, path, set(chosen))
         for batch in file.iter_batches(max(1, min(_ROWS, _PART * rows // max(1, taken))), columns=chosen):
             table = pa.Table.from_batches([batch]).select(chosen)  # "a" brings "a.b" along
-            table.validate(full=True)
             yield _part(table, names, path)
 
 
@@ -202,10 +203,7 @@ def _arrow(path: Path, wanted: Wanted) -> Iterator[Part]:
         source.seek(0)
         table = pa.ipc.open_stream(source).read_all()
     names = check_columns(table.column_names, str(path))
-    table = table.select(wanted(names))
-    table.validate(full=True)  # of bytes this reads where they begin and end, not the bytes themselves
-    check_room(str(path), path.stat().st_size, table.num_rows, table.nbytes)
-    yield _part(table, names, path)
+    yield _part(table.select(wanted(names)), names, path)
 
 
 def _csv(path: Path, wanted: Wanted) -> Iterator[Part]:
@@ -281,7 +279,7 @@ def read_json(text: str) -> Any:
         ValueError: it is none, or an object has a key twice.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_object)
+    return _DECODER.decode(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -291,6 +289,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             f"the key {next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)!r} twice"
         )
     return read
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _decoded(path: Path, number: int, line: bytes) -> str:

@@ -72,8 +72,8 @@ def unpacked_bytes(array: pyarrow.Array) -> int:
         return sum((unpacked_bytes(array.field(i)) for i in range(kind.num_fields)), 0)
     if pa.types.is_map(kind):
         return unpacked_bytes(array.keys) + unpacked_bytes(array.items)
-    if pa.types.is_nested(kind) and hasattr(array, "flatten"):
-        return int(array.nbytes) + unpacked_bytes(array.flatten())
+    if pa.types.is_nested(kind) and hasattr(array, "values"):
+        return int(array.nbytes) + unpacked_bytes(array.values)
     return int(array.nbytes)
 
 

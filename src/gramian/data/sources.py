@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -266,15 +266,19 @@ def _of_saved(folder: Path, own: Folder) -> list[_File]:
     """The Arrow files of a data set of Hugging Face datasets that was saved to disk."""
     splits: list[Any] = [None]
     if (folder / "dataset_dict.json").exists():
-        splits = list(_json_of(own, folder / "dataset_dict.json", "splits"))
+        splits = _json_of(own, folder / "dataset_dict.json", lambda content: [str(split) for split in content["splits"]])
+        strange = [split for split in splits if Path(split).name != split]
+        if strange:
+            raise InputError(f"{str(folder / 'dataset_dict.json')!r} points to a folder outside of its own ({strange[0]!r}).")
     elif not (folder / "state.json").exists():
         return []
     files = []
     for split in splits:
         home = folder / split if split else folder
-        for entry in _json_of(own, home / "state.json", "_data_files"):
-            name = str(entry["filename"])
-            if Path(name).name != name or Path(str(split or "a")).name != str(split or "a"):
+        for name in _json_of(
+            own, home / "state.json", lambda state: [str(entry["filename"]) for entry in state["_data_files"]]
+        ):
+            if Path(name).name != name:
                 raise InputError(f"{str(home / 'state.json')!r} points to a file outside of its folder ({name!r}).")
             files.append(_File(home / name, split if len(splits) > 1 else None))
     if not files:
@@ -285,9 +289,10 @@ def _of_saved(folder: Path, own: Folder) -> list[_File]:
     return files
 
 
-def _json_of(own: Folder, path: Path, key: str) -> Any:
+def _json_of(own: Folder, path: Path, names: Callable[[Any], list[str]]) -> list[str]:
+    """The names that a file of bookkeeping lists."""
     try:
-        return json.loads(_file_of(own, path).read_text(encoding="utf-8"))[key]
+        return names(json.loads(_file_of(own, path).read_text(encoding="utf-8")))
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

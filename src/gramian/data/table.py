@@ -29,6 +29,8 @@ ENDINGS = (".safetensors", ".parquet")
 
 _FORMAT = "gramian.table.v1"
 
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
@@ -81,7 +83,7 @@ class Table:
             if isinstance(column, Cells):
                 if len(column) != n:
                     raise InputError(f"`columns[{name!r}]` must hold {n} cells; got {len(column)}.")
-            elif column.ndim != 2 or not column.is_floating_point() or len(column) != n:
+            elif column.ndim != 2 or column.dtype not in _TYPES or len(column) != n:
                 raise InputError(
                     f"`columns[{name!r}]` must be floating point of shape ({n}, width); "
                     f"got {column.dtype} of shape {tuple(column.shape)}."
