@@ -94,6 +94,8 @@ def test_positions_limit_texts_where_the_tokenizer_does_not(tmp_path, name):
     towers = [HuggingFace(str(tmp_path), "text")]
     if name != "MarkupLM":  # which it does not load without a reader of pages
         towers.append(SentenceTransformers(str(tmp_path)))
+    with pytest.raises(InputError, match=r"`max_length` must be an integer in \[2, 30\], the positions of"):
+        HuggingFace(str(tmp_path), "text", max_length=31)
     for tower in towers:
         assert tower.reader.length == 30  # of 32 positions, from behind the padding's
         assert tower(tower.reader.collate(["cat " * 100])).vectors.isfinite().all()
@@ -435,6 +437,32 @@ def test_any_module_is_a_tower(tmp_path):
         Aligner.from_pretrained(tmp_path, towers={"sensor": make(), "smell": make()})
     again = Aligner.from_pretrained(tmp_path, towers={"sensor": make()})
     assert torch.equal(again.embed(table).vectors, bundle.vectors)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("no"),
+        KeyError("no"),
+        MemoryError("no"),
+        InputError("`rate` is no rate"),
+        RuntimeError("DefaultCPUAllocator: no"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_of_ones_own_functions_are_told_as_what_they_are(error, monkeypatch):
+    def fail(_):
+        raise error
+
+    table = Table.from_columns({"sensor": Cells([[0.5] * 6, [1.0] * 6])})
+    cases = [{"read": fail}, {"collate": fail}]
+    if isinstance(error, MemoryError | RuntimeError):  # of torch's own collate
+        monkeypatch.setattr("gramian.data.readers.default_collate", fail)
+        cases.append({})
+    for own in cases:
+        aligner = Aligner({"sensor": Custom(nn.Identity(), width=6, **own)}, dim=8)
+        with pytest.raises(type(error), match=str(error)):
+            aligner.embed(table)
 
 
 def test_columns_and_towers_must_agree(models):

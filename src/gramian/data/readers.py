@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import default_collate
 
 from gramian.data.media import MEDIA, Kind, Place, Sampling, Unreadable
-from gramian.errors import check_choice, first_line, is_exhausted
+from gramian.errors import InputError, check_choice, first_line, is_exhausted
 
 __all__ = ["CustomReader", "FeatureReader", "Media", "Reader"]
 
@@ -109,6 +109,8 @@ class CustomReader(Reader):
             return _as_tensor(cell) if isinstance(cell, list | np.ndarray) else cell
         try:
             return self._read(cell)
+        except InputError:  # of gramian's own functions: an argument is wrong, not the cell
+            raise
         except ValueError as error:
             raise Unreadable(str(error)) from None
 

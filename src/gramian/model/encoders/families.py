@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gramian.data.media import Kind
+from gramian.errors import check_number
 
 __all__ = [
     "FAMILIES",
@@ -98,16 +99,23 @@ def mixes(config: Any) -> bool:
     )
 
 
-def token_limit(tokenizer: Any, model: Any) -> int | None:
-    """The number of tokens that a model takes; None where it has no limit."""
+def token_limit(tokenizer: Any, model: Any, asked: int | None = None) -> int | None:
+    """The number of tokens to cut texts to: the one `asked` for, or what model and tokenizer state; None without a limit.
+
+    Raises:
+        InputError: more are asked for than the model has positions.
+    """
     config = getattr(model.config, "text_config", model.config)
-    names = ("max_position_embeddings", "max_encoder_position_embeddings")
-    limit = min(tokenizer.model_max_length, *(getattr(config, name, None) or math.inf for name in names))
+    stated = [getattr(config, name, None) for name in ("max_position_embeddings", "max_encoder_position_embeddings")]
+    limit = min((number for number in stated if number and number > 0), default=math.inf)
     for module in model.modules():
         positions: Any = getattr(module, "position_embeddings", None)
         padding = getattr(positions, "padding_idx", None)
         if padding is not None:  # as in RoBERTa, whose positions are counted from behind the padding's
             limit = min(limit, positions.weight.shape[0] - padding - 1)
+    if asked is not None:
+        return check_number("max_length", asked, f"[2, {limit}]", integer=True, why=f"the positions of {config.model_type}")
+    limit = min(tokenizer.model_max_length, limit)
     return int(limit) if limit < 2**20 else None
 
 

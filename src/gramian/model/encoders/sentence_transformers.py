@@ -145,13 +145,14 @@ class SentenceTransformers(Encoder):
             home = _check_modules(folder)
             with no_larger_than(home):
                 self.model = sentence_transformers.SentenceTransformer(str(folder), model_kwargs=weights, **options)
-        if self.options["max_length"] is not None:
-            self.model.max_seq_length = self.options["max_length"]
+        asked = self.options["max_length"]
+        if asked is not None:
+            self.model.max_seq_length = asked
         inner = getattr(self.model[0], "auto_model", None) or getattr(self.model[0], "model", None)
         self._config = getattr(inner, "config", None)
         tokenizer = getattr(self.model[0], "tokenizer", None)
         if tokenizer is not None and self._config is not None:  # it counts positions of RoBERTa that are the padding's
-            limit = token_limit(tokenizer, inner)
+            limit = token_limit(tokenizer, inner, asked)
             self.model.max_seq_length = min(filter(None, (self.model.max_seq_length, limit)), default=None)
         preprocess = _Preprocess(self.model, self.options["prompt"])
         self.reader = _SentenceReader(self.options["kind"], preprocess, self.model.max_seq_length)

@@ -171,7 +171,7 @@ class HuggingFace(Encoder):
         self.reader = _HuggingFaceReader(
             kind,
             processor,
-            length=self.options["max_length"] or token_limit(processor, self.model) if kind == "text" else None,
+            length=token_limit(processor, self.model, self.options["max_length"]) if kind == "text" else None,
             padding=family_of(config).padding,
             per_frame=self._per_frame,
             rate=int(getattr(processor, "sampling_rate", 16_000)),
