@@ -11,8 +11,8 @@ import torch
 from hypothesis import settings
 
 # In CI every run draws the same examples, so that a red one can be repeated; HYPOTHESIS_PROFILE=default draws anew.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
-settings.register_profile("few", settings.get_profile("ci"), max_examples=10)
+settings.register_profile("ci", max_examples=25, derandomize=True, deadline=None, database=None, print_blob=True)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=6)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gramian.data import formats, hub, load, stream
@@ -29,8 +29,6 @@ pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
 import pyarrow.csv as pc  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
-
-FIXED = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 
 NAMES = st.text("ab é日[]%#. /'\",:\n", min_size=1, max_size=6).filter(
     lambda name: name not in ("id", "split", "item") and not name.isspace()
@@ -167,7 +165,6 @@ def check(sample: Sample, path: Path, of_cell=lambda cell: cell) -> None:
 
 
 @pytest.mark.parametrize("writer", TYPED)
-@FIXED
 @given(sample=samples())
 def test_typed_formats_come_back_equal(tmp_path_factory, writer, sample):
     ending, write = TYPED[writer]
@@ -176,7 +173,6 @@ def test_typed_formats_come_back_equal(tmp_path_factory, writer, sample):
     check(sample, path)
 
 
-@FIXED
 @given(sample=samples(kinds=("text", "whole", "truth", "captions")))
 def test_json_lines_come_back_equal(tmp_path_factory, sample):
     folder = tmp_path_factory.mktemp("json")
@@ -197,7 +193,6 @@ def test_json_lines_come_back_equal(tmp_path_factory, sample):
         assert found.present[sample.features].tolist() == [vector is not None for vector in sample.vectors]
 
 
-@FIXED
 @given(sample=samples(kinds=("text", "whole")))
 def test_csv_comes_back_as_text(tmp_path_factory, sample):
     folder = tmp_path_factory.mktemp("csv")
@@ -222,7 +217,6 @@ FILE_NAMES = st.lists(
 )
 
 
-@FIXED
 @given(names=FILE_NAMES)
 def test_no_file_of_a_folder_is_left_out_for_its_name(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("folder")
@@ -340,7 +334,6 @@ def test_runs_and_extensions_are_read_as_what_they_stand_for():
     assert present.all()
 
 
-@FIXED
 @given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=4), data=st.data())
 def test_vectors_in_chunks_go_there_and_back(sizes, data):
     n = sum(sizes)
