@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -29,7 +30,7 @@ try:
 except ImportError:  # Windows: outputs are not locked there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "atomic", "atomic_folder", "check_folder", "claimed", "inside", "read_json", "write_text"]
+__all__ = ["LOCK", "atomic", "atomic_folder", "check_folder", "claimed", "inside", "parse_json", "read_json", "write_text"]
 
 LARGEST_JSON = 2**26  # bytes
 
@@ -114,22 +115,43 @@ def read_json(path: str | Path, *, finite: bool = True) -> Any:
     size = path.stat().st_size
     if size > LARGEST_JSON:
         raise InputError(f"{path.name} must have at most {LARGEST_JSON:,} bytes; it has {size:,}.")
-    constant = _refuse if finite else float
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=constant)
+        return parse_json(path.read_text(encoding="utf-8"), finite=finite)
     except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or a number of thousands of digits
         raise InputError(f"{path.name} is no JSON that can be used: {first_line(error):.100}") from None
+
+
+def parse_json(text: str, *, finite: bool = True) -> Any:
+    """Text as JSON in which the names of an object are unique.
+
+    Args:
+        text: one value.
+        finite: see `read_json`.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        ValueError: it is no such JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return (_STRICT if finite else _LENIENT).decode(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a name occurs twice")
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"a name occurs twice: {name!r:.40}")
     return values
 
 
 def _refuse(text: str) -> float:
     raise ValueError(f"{text} is no number")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def inside(folder: str | Path, name: str) -> Path:

@@ -20,7 +20,7 @@ from gramian.data.arrow import Column, plain
 from gramian.data.content import Folder
 from gramian.data.room import check_arrow, check_parquet, check_room, is_encoded, unpacked_bytes
 from gramian.errors import InputError, first_line, listing, shown
-from gramian.files import atomic
+from gramian.files import atomic, parse_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,7 +32,6 @@ __all__ = [
     "in_split",
     "joined",
     "read_file",
-    "read_json",
     "rebatched",
 ]
 
@@ -257,7 +256,7 @@ def _json(path: Path, wanted: Wanted) -> Iterator[Part]:
         first = file.read(4096).lstrip()[:1]
         file.seek(3 if start == b"\xef\xbb\xbf" else 0)
         if first == b"[":
-            rows = read_json(_decoded(path, 1, file.read()))
+            rows = parse_json(_decoded(path, 1, file.read()), finite=False)
             yield _of_objects(path, [(f"row {number}", row) for number, row in enumerate(rows, 1)], wanted)
             return
         rows = []
@@ -272,28 +271,6 @@ def _json(path: Path, wanted: Wanted) -> Iterator[Part]:
         yield _of_objects(path, rows, wanted)
 
 
-def read_json(text: str) -> Any:
-    """JSON, as it stands.
-
-    Raises:
-        ValueError: it is none, or an object has a key twice.
-        RecursionError: it is nested too deeply.
-    """
-    return _DECODER.decode(text)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    read = dict(pairs)
-    if len(read) < len(pairs):
-        raise ValueError(
-            f"the key {next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)!r} twice"
-        )
-    return read
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
 def _decoded(path: Path, number: int, line: bytes) -> str:
     try:
         return line.decode("utf-8")
@@ -304,7 +281,7 @@ def _decoded(path: Path, number: int, line: bytes) -> str:
 def _loaded(path: Path, number: int, line: bytes) -> Any:
     text = _decoded(path, number, line)
     try:
-        return read_json(text)
+        return parse_json(text, finite=False)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r}, line {number}: no JSON ({first_line(error)}).") from None
 

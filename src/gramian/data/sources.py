@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gramian.data.arrow import RESERVED
 from gramian.data.content import Folder, Unreadable
@@ -23,10 +23,13 @@ from gramian.data.room import check_room
 from gramian.data.sets import SETS
 from gramian.data.tars import read_tars
 from gramian.errors import InputError, check_choice, first_line, listing, require
+from gramian.files import read_json
 
 __all__ = ["MANIFEST", "READABLE", "files_state", "read_rows", "stream_rows"]
 
 logger = logging.getLogger("gramian")
+
+Listed = TypeVar("Listed")
 
 MANIFEST = "manifest.json"
 """The file beside the shards in a folder of embeddings."""
@@ -245,13 +248,7 @@ def _of_embedding(folder: Path, own: Folder) -> list[_File]:
     manifest = folder / MANIFEST
     if not manifest.exists() or not (shards := sorted(folder.glob("part-*.parquet"))):
         return []
-    try:
-        content = json.loads(_file_of(own, manifest).read_text(encoding="utf-8"))
-        complete, names = content["complete"], [shard["file"] for shard in content.get("shards", [])]
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, OSError, RecursionError):
-        raise InputError(f"{str(manifest)!r} is damaged. Embed again, into another folder.") from None
+    complete, names = _listed(own, manifest, lambda it: (it["complete"], [each["file"] for each in it.get("shards", [])]))
     if not complete:
         raise InputError(f"the embedding in {str(folder)!r} was not finished. Run the same `gramian embed` again.")
     if names != [shard.name for shard in shards]:
@@ -266,7 +263,7 @@ def _of_saved(folder: Path, own: Folder) -> list[_File]:
     """The Arrow files of a data set of Hugging Face datasets that was saved to disk."""
     splits: list[Any] = [None]
     if (folder / "dataset_dict.json").exists():
-        splits = _json_of(own, folder / "dataset_dict.json", lambda content: [str(split) for split in content["splits"]])
+        splits = _listed(own, folder / "dataset_dict.json", lambda it: list(map(str, it["splits"])))
         strange = [split for split in splits if Path(split).name != split]
         if strange:
             raise InputError(f"{str(folder / 'dataset_dict.json')!r} points to a folder outside of its own ({strange[0]!r}).")
@@ -275,9 +272,7 @@ def _of_saved(folder: Path, own: Folder) -> list[_File]:
     files = []
     for split in splits:
         home = folder / split if split else folder
-        for name in _json_of(
-            own, home / "state.json", lambda state: [str(entry["filename"]) for entry in state["_data_files"]]
-        ):
+        for name in _listed(own, home / "state.json", lambda it: [str(each["filename"]) for each in it["_data_files"]]):
             if Path(name).name != name:
                 raise InputError(f"{str(home / 'state.json')!r} points to a file outside of its folder ({name!r}).")
             files.append(_File(home / name, split if len(splits) > 1 else None))
@@ -289,14 +284,13 @@ def _of_saved(folder: Path, own: Folder) -> list[_File]:
     return files
 
 
-def _json_of(own: Folder, path: Path, names: Callable[[Any], list[str]]) -> list[str]:
-    """The names that a file of bookkeeping lists."""
+def _listed(own: Folder, path: Path, names: Callable[[Any], Listed]) -> Listed:
+    """What a file of bookkeeping lists."""
+    _file_of(own, path)
     try:
-        return names(json.loads(_file_of(own, path).read_text(encoding="utf-8")))
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{str(path)!r} is damaged ({first_line(error)}). Save it again.") from None
+        return names(read_json(path, finite=False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{str(path)!r} is damaged ({first_line(error)}). Write it again.") from None
 
 
 def _of_tables(folder: Path, names: Sequence[Path], tables: Sequence[Path]) -> list[_File]:

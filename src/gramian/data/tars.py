@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from gramian.data.formats import check_columns, read_json
+from gramian.data.formats import check_columns
 from gramian.data.room import check_room
 from gramian.errors import InputError, first_line, listing
+from gramian.files import parse_json
 
 __all__ = ["read_tars"]
 
@@ -99,7 +100,7 @@ def _add(rows: dict[str, dict[str, Any]], path: Path, archive: tarfile.TarFile, 
     if ending in _TEXT:
         row[ending] = _content(archive, member).decode("utf-8-sig")
     elif ending == "json":
-        fields = read_json(_content(archive, member).decode("utf-8-sig"))
+        fields = parse_json(_content(archive, member).decode("utf-8-sig"), finite=False)
         if not isinstance(fields, dict):
             raise ValueError(f"{member.name} does not hold an object")
         clash = [key for key in fields if key in row]
