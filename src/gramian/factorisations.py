@@ -93,12 +93,12 @@ class _GramSchmidt(torch.autograd.Function):
 
 
 class _Spectrum(torch.autograd.Function):
-    """`spectral` from the eigenvectors W of the Gram matrix.
+    """`spectral` from the eigenvectors W of the Gram matrix G.
 
-    u = Zᵀw/σ₁, w = w₁ with its sign. The backward pass makes no (d, d) matrix and no
-    derivative of an eigenvector but that of w: with p the gradient of u, orthogonal to it, over σ₁,
+    u = Zᵀw/σ₁, w = w₁ with its sign. The backward pass makes no (d, d) matrix, and no derivative of an eigenvector but that of
+    w: with g the gradient of u and q = Zg/σ₁,
 
-    ∂L/∂Z = S Z + w pᵀ,  S = W diag(∂L/∂λ) Wᵀ·2 + v wᵀ + w vᵀ,  v = Σⱼ wⱼ ⟨wⱼ, Zp⟩ / (λ₁ − λⱼ).
+    ∂L/∂Z = S Z + w gᵀ/σ₁,  S = W diag(∂L/∂λ) Wᵀ·2 + v wᵀ + w vᵀ,  v = Σⱼ wⱼ ⟨wⱼ, q⟩ / (λ₁ − λⱼ) − w ⟨w, q⟩ / 2λ₁.
 
     Eigenvectors whose eigenvalues agree to rounding are defined up to a rotation, so the derivative along it is taken as zero.
     The lengths of vectors rounded to 16 bits differ slightly, and then the sum of two is not orthogonal to their difference:
@@ -118,18 +118,17 @@ class _Spectrum(torch.autograd.Function):
         G *= shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
         eigenvalues, W = torch.linalg.eigh(G)
         sigma = safe_sqrt(eigenvalues)
+        largest = sigma[..., -1:]  # at least 1 where a vector is present
         w = W[..., -1]
         agreement = w.sum(-1, keepdim=True)
-        undecided = (agreement * sigma[..., -1:]).abs() < torch.finfo(Z.dtype).eps ** 0.5
+        undecided = (agreement * largest).abs() < torch.finfo(Z.dtype).eps ** 0.5
         if undecided.any():
             earlier_first = 0.5 ** torch.arange(Z.shape[-2], dtype=Z.dtype, device=Z.device)
             agreement = torch.where(undecided, (w * earlier_first).sum(-1, keepdim=True), agreement)
         w = w * (1 - 2 * (agreement < 0).to(w.dtype))
-        u = ((w * shorten).unsqueeze(-2) @ Z).squeeze(-2)
-        along = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
-        u *= along.reciprocal().masked_fill_(along <= 32 * torch.finfo(Z.dtype).eps, 0)
-        ctx.save_for_backward(Z, eigenvalues, W, u, G, w, shorten)
-        return sigma.flip(-1), u
+        inverse = largest.reciprocal().masked_fill_(largest < 0.5, 0)
+        ctx.save_for_backward(Z, eigenvalues, W, G, w, shorten, inverse)
+        return sigma.flip(-1), ((w * shorten * inverse).unsqueeze(-2) @ Z).squeeze(-2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -142,20 +141,17 @@ class _Spectrum(torch.autograd.Function):
             S = (W * (2 * grad_sigma.flip(-1) * safe_sqrt_slope(eigenvalues)).unsqueeze(-2)) @ W.mT
         if not leading:
             return S @ Z, None
-        u, G, w, shorten = leading
-        radial = torch.zeros_like(w)
+        G, w, shorten, inverse = leading
         if grad_u is not None:
-            largest = eigenvalues[..., -1:].clamp(min=0).sqrt()
-            p = torch.addcmul(grad_u, (grad_u * u).sum(-1, keepdim=True), u, value=-1)
-            p *= largest.reciprocal().masked_fill_(largest <= 0, 0)
-            along = (p.unsqueeze(-2) @ Z.mT).squeeze(-2) * shorten
+            q = (grad_u.unsqueeze(-2) @ Z.mT).squeeze(-2) * shorten * inverse
             gaps = eigenvalues[..., -1:] - eigenvalues
             inverse_gaps = gaps.reciprocal().masked_fill_(gaps <= 128 * torch.finfo(Z.dtype).eps, 0)
-            v = (W @ (inverse_gaps.unsqueeze(-1) * (W.mT @ along.unsqueeze(-1)))).squeeze(-1)
+            inverse_gaps[..., -1:] = inverse.square() / -2
+            v = (W @ (inverse_gaps.unsqueeze(-1) * (W.mT @ q.unsqueeze(-1)))).squeeze(-1)
             turn = v.unsqueeze(-1) * w.unsqueeze(-2)
             S = S + turn + turn.mT
-            radial = w * along
-        radial = radial + (S * G).sum(-1)
+        # Vectors scaled to unit length have no gradient along themselves.
+        radial = (S * G).sum(-1) if grad_u is None else torch.addcmul((S * G).sum(-1), w, q)
         S = (S - torch.diag_embed(radial)) * shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
         grad = S @ Z
-        return grad if grad_u is None else grad.addcmul_((w * shorten).unsqueeze(-1), p.unsqueeze(-2)), None
+        return grad if grad_u is None else grad.addcmul_((w * shorten * inverse).unsqueeze(-1), grad_u.unsqueeze(-2)), None
