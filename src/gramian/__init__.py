@@ -3,18 +3,17 @@
 A score ranks tuples; a loss turns scores of candidate tuples into a softmax; a metric ranks the same scores.
 """
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from gramian.bundle import Bundle
-from gramian.errors import InputError
-from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Matching, Pairwise, Symile, Triangle
-from gramian.tokens import Tokens
-
 if TYPE_CHECKING:
+    from gramian.bundle import Bundle
     from gramian.data import Table, load
+    from gramian.errors import InputError
     from gramian.evaluation import evaluate
+    from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Matching, Pairwise, Symile, Triangle
     from gramian.model import Aligner
+    from gramian.tokens import Tokens
     from gramian.training import Recipe, train
     from gramian.training.fit import fit
 
@@ -43,22 +42,28 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_LATER = {
-    "Aligner": "gramian.model",
-    "Recipe": "gramian.training",
-    "Table": "gramian.data",
-    "evaluate": "gramian.evaluation",
-    "fit": "gramian.training",
-    "load": "gramian.data",
-    "train": "gramian.training",
+_ROOMS = {
+    "bundle": ("Bundle",),
+    "data": ("Table", "load"),
+    "errors": ("InputError",),
+    "evaluation": ("evaluate",),
+    "losses": ("PMRL", "Centroid", "Contrast", "Gram", "HyperGram", "Matching", "Pairwise", "Symile", "Triangle"),
+    "model": ("Aligner",),
+    "tokens": ("Tokens",),
+    "training": ("Recipe", "fit", "train"),
 }
-"""What is imported when it is first asked for: a loss alone needs none of it."""
+"""What is imported when it is first asked for: a loss needs no training, the command line hears Ctrl-C before torch comes."""
+
+_LATER = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'gramian' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LATER[name]), name)
+    if name in _LATER:
+        value = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    elif name.isidentifier() and importlib.util.find_spec(f"{__name__}.{name}") and not name.startswith("_"):
+        value = importlib.import_module(f"{__name__}.{name}")  # as in `import gramian; gramian.losses.LOSSES`
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 

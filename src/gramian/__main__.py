@@ -1,15 +1,17 @@
 """`gramian` and `python -m gramian`: the command line."""
 
 import os
+import signal
 import sys
 
 
 def run() -> None:
     """Run the command line and leave with its exit code."""
-    try:
-        from gramian.cli import main  # takes seconds, for torch
-    except KeyboardInterrupt:
-        sys.exit(130)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
+    from gramian.cli import main  # takes seconds, for torch
+
     code = main()
     if _among_others():
         # Threads of the process group may still run, and abort a process that takes itself apart around them.
@@ -17,6 +19,12 @@ def run() -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _leave(number: int, _: object) -> None:
+    """Before the command has begun there is nothing to take apart."""
+    os.write(2, b"gramian: interrupted.\n" if number == signal.SIGINT else b"gramian: terminated.\n")
+    os._exit(128 + number)
 
 
 def _among_others() -> bool:

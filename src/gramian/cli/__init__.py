@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ from gramian.cli.embed import embed
 from gramian.cli.evaluate import evaluate_table
 from gramian.cli.parsing import Command, help_of, parse
 from gramian.cli.prepare import prepare_command
-from gramian.cli.terminal import fail, log_to_stderr, terminable
+from gramian.cli.terminal import fail, log_to_stderr, stoppable
 from gramian.cli.train import train_command
 from gramian.errors import InputError, check_choice, first_line, is_exhausted
 from gramian.processes import watched
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif words[0] == "--version":
             print(f"gramian {__version__}")
         else:
-            with terminable(), watched(patience):
+            with stoppable(), watched(patience):
                 _run(words[0], words[1:])
     except InputError as error:
         return fail(str(error))
@@ -99,8 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return fail(f"memory ran out: {first_line(error) or 'no more of it'}. Use a smaller batch, or fewer items.")
     except KeyboardInterrupt as stop:
-        how, code = ("terminated", 143) if stop.args else ("interrupted", 130)
-        return fail(f"{how}. Finished work is kept; train and demo resume with --resume.", code)
+        number = stop.args[0] if stop.args else signal.SIGINT
+        how = "interrupted" if number == signal.SIGINT else "terminated"
+        return fail(f"{how}. Finished work is kept; train and demo resume with --resume.", 128 + number)
     return 0
 
 

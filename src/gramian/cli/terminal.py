@@ -19,7 +19,7 @@ from gramian.data.cells import Broken, summary
 from gramian.distributed import is_main_process
 from gramian.sheets import visible
 
-__all__ = ["console_of", "fail", "log_to_stderr", "terminable", "warn_unreadable"]
+__all__ = ["console_of", "fail", "log_to_stderr", "stoppable", "warn_unreadable"]
 
 logger = logging.getLogger("gramian")
 
@@ -71,18 +71,24 @@ def warn_unreadable(broken: Sequence[Broken]) -> None:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """Within the context SIGTERM raises `KeyboardInterrupt("SIGTERM")`, where it would end the process at once."""
+def stoppable() -> Iterator[None]:
+    """Within the context SIGINT and SIGTERM raise `KeyboardInterrupt` with their number; a second one ends the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {
+        number: signal.signal(number, _stop)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate(number: int, _: object) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # a second one does end it at once
-    raise KeyboardInterrupt(signal.Signals(number).name)
+def _stop(number: int, _: object) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
