@@ -217,8 +217,8 @@ def train(
             )
             report.save(output)
             written.append(output / "report.md")
-        aligner.save_pretrained(output / "aligner")
         write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
+        aligner.save_pretrained(output / "aligner")  # last: a folder that has one holds a whole run
         return Run(aligner, history, report, tuple(written))
 
 
