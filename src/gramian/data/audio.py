@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ __all__ = ["MAX_SECONDS", "audio_seconds", "read_audio"]
 
 MAX_SECONDS = 3600.0
 """Longer recordings are refused, unless a window of them is asked for."""
+
+MAX_LINKS = 1000
+"""Ogg files that join more recordings are refused."""
 
 
 def read_audio(
@@ -71,7 +75,7 @@ def read_audio(
         opened = open_recording(source, folder)
         links = _links(opened)
         if links:
-            cell = {"array": np.concatenate([read_audio(link, rate) for link in links]), "sampling_rate": rate}
+            cell = {"array": _joined(links, rate), "sampling_rate": rate}
             samples, own_rate = _decoded_samples(cell, seconds, generator)
         else:
             samples, own_rate = _soundfile_samples(opened, seconds, generator) or _av_samples(opened, seconds, generator)
@@ -111,7 +115,7 @@ def audio_seconds(source: Source, folder: Place | None = None) -> float:
         return sum(map(audio_seconds, links))
     with open_content(opened) as content, suppress(soundfile.SoundFileError):
         info = soundfile.info(content)
-        if info.frames < _UNKNOWN and (info.format != "MP3" or _is_length(opened, info.duration)):
+        if 0 < info.frames < _UNKNOWN and (info.format != "MP3" or _is_length(opened, info.duration)):
             return float(info.duration)
     with open_container(opened, "audio") as container:
         return _length(container, chosen_track(container, "audio"))
@@ -126,11 +130,22 @@ def _links(opened: bytes | Path) -> list[bytes]:
     with open_content(opened) as content:
         if content.read(4) != b"OggS":
             return []
-        links = list(ogg_links(content))
+        links = list(islice(ogg_links(content), MAX_LINKS + 1))
         if len(links) == 1:
             return []
+        if len(links) > MAX_LINKS:
+            raise Unreadable(f"more than {MAX_LINKS:,} joined recordings")
         content.seek(0)
         return [content.read(end - start) for start, end in links]
+
+
+def _joined(links: list[bytes], rate: int) -> NDArray[np.float32]:
+    parts: list[NDArray[np.float32]] = []
+    for link in links:
+        parts.append(read_audio(link, rate))
+        if sum(map(len, parts)) > MAX_SECONDS * rate:
+            raise Unreadable(f"joined recordings of more than {MAX_SECONDS:.0f} s")
+    return np.concatenate(parts)
 
 
 def _decoded_samples(
@@ -169,7 +184,9 @@ def _soundfile_samples(
         if file.seekable():
             file.seek(start)
         samples = file.read(file.frames if count < 0 else count, dtype="float32", always_2d=True)
-        return None if start and len(samples) < count else (_mean(samples, 1), file.samplerate)
+        if not len(samples) or (start and len(samples) < count):
+            return None  # WAV written to a pipe may say that it holds nothing
+        return _mean(samples, 1), file.samplerate
     return None
 
 

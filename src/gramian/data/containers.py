@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -33,7 +34,7 @@ def declared_size(file: BinaryIO) -> int:
     if head[:4] == b"0&\xb2u":
         return _asf_end(file)
     if head[:4] == b"GIF8":
-        size = file.seek(0, 2)
+        size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 64))
         return size if file.read().rstrip(b"\0\r\n").endswith(b";") else size + 1
     if head[:4] == b"\x89PNG":
@@ -44,6 +45,19 @@ def declared_size(file: BinaryIO) -> int:
 _LIMIT = 0x7FFF0000
 """Programs that do not know a size when they write it write a larger one."""
 
+_HEADER = 64
+"""Some programs count the header of a WAV file among its data."""
+
+_PARTS = 2**19
+"""A file of more parts (an hour of Ogg has some ten thousand) is not followed to its end."""
+
+
+def _at(file: BinaryIO, place: int, length: int) -> bytes:
+    """What is at a place of the file; empty behind its end, however far."""
+    file.seek(min(place, 2**62))
+    return file.read(length)
+
+
 _CHUNKS = {b"RF64": (12, "<4sI"), b"RIFF": (12, "<4sI"), b"RIFX": (12, ">4sI"), b"FORM": (12, ">4sI"), b"caff": (8, ">4sQ")}
 """Files of chunks: where the first begins, and the header of each: its name and size."""
 
@@ -53,11 +67,10 @@ def _data_end(file: BinaryIO, at: int, form: str) -> int:
     length = struct.calcsize(form)
     limit = 2**63 if form.endswith("Q") else _LIMIT
     large = 0
-    while True:
-        file.seek(at)
-        header = file.read(length)
+    for _ in range(_PARTS):
+        header = _at(file, at, length)
         if len(header) < length:
-            return 0
+            break
         name, size = struct.unpack(form, header)
         at += length
         if name == b"LIST":
@@ -66,32 +79,34 @@ def _data_end(file: BinaryIO, at: int, form: str) -> int:
             large = int.from_bytes(file.read(16)[8:], "little")
         if name in (b"data", b"SSND", b"movi"):
             size = size if size < limit else large
-            return at + size if size else 0
+            slack = 0 if name == b"movi" else _HEADER
+            return at + size - slack if size else 0
         at += size + (size % 2 if form.endswith("I") else 0)
+    return 0
 
 
 def _box_end(file: BinaryIO) -> int:
     """The end of the last box of MP4 that matters."""
     at = end = 0
-    while True:
-        file.seek(at)
-        head = file.read(16)
+    for _ in range(_PARTS):
+        head = _at(file, at, 16)
         if len(head) < 8 or not head[4:8].isalpha():
-            return end
+            break
         size = int.from_bytes(head[:4])
-        if size == 1 and len(head) == 16:
+        if size == 1:
             size = int.from_bytes(head[8:])
         if size < 8:  # 0: to the end of the file
-            return end
+            break
         at += size
         if head[4:8] in (b"moov", b"moof", b"mdat"):
             end = at
+    return end
 
 
 def _segment_end(file: BinaryIO) -> int:
     file.seek(4)
     header = _number(file)
-    file.seek(header, 1)
+    file.seek(header, os.SEEK_CUR)
     if file.read(4) != b"\x18S\x80g":
         return 0
     size = _number(file)
@@ -110,29 +125,28 @@ def _asf_end(file: BinaryIO) -> int:
     """The end of its second object, the data."""
     at = 0
     for _ in range(2):
-        file.seek(at + 16)
-        size = int.from_bytes(file.read(8), "little")
+        size = int.from_bytes(_at(file, at + 16, 8), "little")
         at += size
     return at if size else 0
 
 
 def _png_end(file: BinaryIO) -> int:
-    at, name = 8, b""
-    while name != b"IEND":
-        file.seek(at)
-        header = file.read(8)
-        at, name = at + 12 + int.from_bytes(header[:4]), header[4:]
-        if not header:
-            return at
+    at = 8
+    for _ in range(_PARTS):
+        header = _at(file, at, 8)
+        at += 12 + int.from_bytes(header[:4])
+        if header[4:] in (b"IEND", b""):
+            break
     return at
 
 
 def _xing_end(file: BinaryIO) -> int:
     at, tag = 0, file.read(10)
-    while tag[:3] == b"ID3" and len(tag) == 10:
+    for _ in range(_PARTS):
+        if tag[:3] != b"ID3" or len(tag) < 10:
+            break
         at += 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(tag[6:]))
-        file.seek(at)
-        tag = file.read(10)
+        tag = _at(file, at, 10)
     frame = (tag + file.read(64)).ljust(74, b"\0")
     mark = max(frame.find(b"Xing", 4, 44), frame.find(b"Info", 4, 44))
     if frame[0] != 255 or mark < 0 or not frame[mark + 7] & 2:  # no bytes given
@@ -145,9 +159,8 @@ def ogg_links(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """Where each link of a chained Ogg file begins, and where its last page ends, which may be behind the end of the file."""
     start = at = 0
     is_beginning = True
-    while True:
-        file.seek(at)
-        page = file.read(27)
+    for _ in range(_PARTS):
+        page = _at(file, at, 27)
         if page[:4] != b"OggS":
             break
         page = page.ljust(27, b"\0")
