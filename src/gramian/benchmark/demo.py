@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -212,23 +213,22 @@ def _page(sheet: Sheet, settings: dict[str, object], table: Table, runs: Mapping
 
 
 def _draw(runs: Mapping[str, Sequence[Run]], output: Path) -> list[Path]:
-    from matplotlib.figure import Figure
+    from gramian.evaluation.plots import panels, recall_matrix, tsne
 
-    from gramian.evaluation.plots import recall_matrix, tsne
-
-    matrices, clouds = (Figure(figsize=(3.2 * len(runs), 3.8), layout="compressed") for _ in range(2))
+    first = next(iter(runs.values()))
+    names = list(first[0].report.present)
+    side = max(3.0, 0.45 * len(names) + 1.2)  # in inches
+    matrices, grids = panels(len(runs), side, side + 0.3)
+    clouds, plots = panels(len(runs), 3.2, 3.4)
     top = max(float(np.nanmax(run.report.matrix(1))) for own in runs.values() for run in own)
-    for place, (name, own) in enumerate(runs.items(), 1):
-        mean = np.mean([run.report.matrix(1) for run in own], axis=0)
-        recall_matrix(mean, list(own[0].report.present), matrices.add_subplot(1, len(runs), place, title=name), top=top)
-        tsne(own[0].embedded, clouds.add_subplot(1, len(runs), place, title=name))
-    for ax in matrices.axes:
-        ax.label_outer()  # all panels have the labels of the first
-    clouds.legend(
-        *clouds.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(clouds.axes), markerscale=2
-    )
-    matrices.suptitle(f"R@1 in %, mean of {_seeds(own)}")
-    clouds.suptitle("Test items in the shared space, seed 0")
+    for grid, plot, (name, own) in zip(grids, plots, runs.items(), strict=True):
+        title = textwrap.fill(name, 22)
+        recall_matrix(np.mean([run.report.matrix(1) for run in own], axis=0), names, grid, top=top).set_title(title)
+        tsne(own[0].embedded, plot).set_title(title)
+    matrices.colorbar(grids[0].images[0], ax=grids, label="R@1 in %", shrink=0.8)
+    clouds.legend(*plots[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), markerscale=1.5)
+    matrices.suptitle(f"Recall of the matching item, mean of {_seeds(first)}")
+    clouds.suptitle("Test items in the shared space (t-SNE), seed 0")
     written = []
     for name, figure in (("recall.png", matrices), ("tsne.png", clouds)):
         with atomic(output / name) as partial:

@@ -16,7 +16,35 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["cost_curves", "recall_matrix", "tsne"]
+__all__ = ["cost_curves", "panels", "recall_matrix", "tsne"]
+
+STYLES = tuple(
+    zip(("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"), "o^sDvPX*", strict=True)
+)
+"""Colours that the colour-blind tell apart (Okabe and Ito, 2008), each with a marker of its own."""
+
+
+def panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A Figure of `count` panels, four to a row, and their Axes in order.
+
+    Args:
+        count: panels.
+        width: of one, in inches.
+        height: of one, in inches.
+        **options: of `Figure.subplots`.
+
+    Returns:
+        The Figure, whose layout keeps titles, labels and legends apart, and the Axes.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(4, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="compressed")
+    every = figure.subplots(rows, columns, squeeze=False, **options).flatten().tolist()
+    for ax in every[count:]:
+        ax.remove()
+    return figure, every[:count]
 
 
 def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes, *, top: float | None = None) -> Axes:
@@ -38,12 +66,14 @@ def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes, *
         raise InputError(f"`values` must have shape ({len(names)}, {len(names)}); got {values.shape}.")
     top = float(np.nanmax(values, initial=0.0)) if top is None else top
     top = max(top, 1e-9)  # all zero is drawn dark, too
-    ax.imshow(np.ma.masked_invalid(values), vmin=0, vmax=top, cmap="viridis")
+    ax.imshow(100 * np.ma.masked_invalid(values), vmin=0, vmax=100 * top, cmap="viridis")
+    cell = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted()).width * 72 / len(names)  # in points
+    size = min(8.0, cell / 3.2)  # of five digits and a point
     for i, j in np.argwhere(np.isfinite(values)):
         dark = values[i, j] < 0.6 * top
-        ax.text(j, i, f"{100 * values[i, j]:.1f}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    ax.set_yticks(range(len(names)), names)
+        ax.text(j, i, f"{100 * values[i, j]:.1f}", ha="center", va="center", color="white" if dark else "black", fontsize=size)
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
+    ax.set_yticks(range(len(names)), names, fontsize=9)
     ax.set_xlabel("target")
     ax.set_ylabel("query")
     return ax
@@ -61,35 +91,34 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Raises:
         InputError: no measurements.
     """
-    from matplotlib.figure import Figure
-
-    panels = sorted({(str(row["task"]), int(row["m"])) for row in rows})
-    if not panels:
+    cases = sorted({(str(row["task"]), int(row["m"])) for row in rows})
+    if not cases:
         raise InputError("`rows` must hold at least one measurement; got none.")
-    columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.2 * lines))
-    for place, (task, m) in enumerate(panels, 1):
-        ax = figure.add_subplot(lines, columns, place)
+    figure, axes = panels(len(cases), 3.4, 3.0, sharey=True)
+    styles = dict(zip(dict.fromkeys(str(row["form"]) for row in rows), STYLES, strict=False))
+    for ax, (task, m) in zip(axes, cases, strict=True):
         panel = [row for row in rows if (row["task"], row["m"]) == (task, m)]
         work = max((str(row["work"]) for row in panel), key=len)
-        for form in dict.fromkeys(str(row["form"]) for row in panel):
+        for form, (colour, marker) in styles.items():
             points = sorted((row["n"], row["seconds"]) for row in panel if row["form"] == form and row["work"] == work)
-            ax.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=form)
-        ax.set_title(f"{task}, m = {m}, {work}", fontsize=8)
+            if points:
+                ax.loglog(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=form)
+        ax.set_title(f"{task}, m = {m}, {work}", fontsize=9)
         sizes = sorted({int(row["n"]) for row in panel})
-        ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        room = (sizes[-1] / sizes[0]) ** 0.17  # a label needs this much of the axis
+        labels = [f"{n:,}" if n == sizes[0] or all(n >= m * room for m in sizes[:i]) else "" for i, n in enumerate(sizes)]
+        ax.set_xticks(sizes, labels, fontsize=7)
         ax.set_xticks([], minor=True)
-        ax.set_xlabel("n")
-        ax.set_ylabel("seconds")
         ax.grid(visible=True, which="both", linewidth=0.3)
-        ax.legend(fontsize=7)
-    figure.set_layout_engine("tight")
+    entries = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries, loc="outside upper center", ncols=len(entries))
+    figure.supxlabel("items n", fontsize=10)
+    figure.supylabel("median time in seconds", fontsize=10)
     return figure
 
 
 def tsne(bundle: Bundle, ax: Axes, *, seed: int = 0) -> Axes:
-    """All present vectors of a Bundle in two dimensions (t-SNE of cosine distances), one colour per modality.
+    """All present vectors of a Bundle in two dimensions (t-SNE of cosine distances), one colour and marker per modality.
 
     Where modalities are aligned the colours mix; a modality gap separates them into islands. The points are labelled for a
     legend, which is left to the caller, since several panels share one.
@@ -115,9 +144,10 @@ def tsne(bundle: Bundle, ax: Axes, *, seed: int = 0) -> Axes:
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     points = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(vectors)
     start = 0
-    for name, part in zip(names, parts, strict=True):
+    for i, (name, part) in enumerate(zip(names, parts, strict=True)):
         x, y = points[start : start + len(part)].T
-        ax.scatter(x, y, s=6, label=name, alpha=0.8)
+        colour, marker = STYLES[i % len(STYLES)]
+        ax.scatter(x, y, s=12, label=name, alpha=0.7, color=colour, marker=marker, linewidths=0)
         start += len(part)
     ax.set_xticks([])
     ax.set_yticks([])

@@ -1,0 +1,92 @@
+"""Pictures: nothing that is written lies on anything else, whatever the names; colours and markers tell curves apart."""
+
+from itertools import combinations
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gramian import Bundle, evaluate
+from gramian.benchmark.demo import _draw
+from gramian.errors import InputError
+
+pytest.importorskip("matplotlib")
+
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from gramian.evaluation.plots import cost_curves, panels
+
+
+def overlaps(figure):
+    """Pairs of texts and legends that cover each other by more than a pixel; of rotated labels only with others."""
+    figure.draw_without_rendering()
+    legends = list(figure.legends)
+    inside = {text for legend in legends for text in legend.findobj(Text)}
+    texts = [each for each in figure.findobj(Text) if each.get_visible() and each.get_text() and each not in inside]
+    boxes = [(each, each.get_window_extent()) for each in [*texts, *legends]]
+    pairs = []
+    for (first, a), (second, b) in combinations(boxes, 2):
+        rotated = isinstance(first, Text) and isinstance(second, Text) and first.get_rotation() == second.get_rotation() == 45
+        if not rotated and min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1:
+            pairs.append(tuple(each.get_text() if isinstance(each, Text) else "legend" for each in (first, second)))
+    return pairs
+
+
+def test_overlaps_are_found():
+    figure = Figure()
+    figure.text(0.5, 0.5, "one")
+    figure.text(0.51, 0.5, "two")
+    figure.text(0.1, 0.9, "three")
+    assert overlaps(figure) == [("one", "two")]
+
+
+@pytest.mark.parametrize(("count", "methods"), [(2, 1), (3, 6), (8, 2)])
+def test_the_pictures_of_the_demo(count, methods, tmp_path, monkeypatch, generator):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.write_bytes(b"x")))
+    names = [f"modality number {i}" for i in range(count)]
+    columns = {name: torch.randn(6, 4, generator=generator) for name in names}
+    bundle = Bundle.from_dict({name: torch.nn.functional.normalize(column, dim=1) for name, column in columns.items()})
+    run = SimpleNamespace(report=evaluate(bundle, subsets="none"), embedded=bundle)
+    _draw({f"Method {i}, with a long name": [run] for i in range(methods)}, tmp_path)
+    for figure in drawn:
+        assert overlaps(figure) == []
+    clouds = drawn[1].axes[0].collections
+    assert len({tuple(cloud.get_facecolor()[0]) for cloud in clouds}) == count
+
+
+def test_curves_have_one_colour_and_marker_per_form():
+    times = {"published": 30.0, "plain": 4.0, "kept": 1.2, "blocked": 1.5, "library": 1.1, "products": 1.0}
+    rows = [
+        {"task": task, "work": work, "m": m, "n": n, "form": form, "seconds": 1e-6 * n**2 * time}
+        for task, work, forms in (("gram", "forward+backward", list(times)[:4]), ("scoring", "forward", list(times)[4:]))
+        for m in (2, 3, 4)
+        for n in (256, 1024, 2048, 100_000)
+        for form, time in times.items()
+        if form in forms or form == "products"
+    ]
+    figure = cost_curves(rows)
+    assert overlaps(figure) == []
+    looks = {}
+    for ax in figure.axes:
+        for line in ax.get_lines():
+            looks.setdefault(line.get_label(), set()).add((line.get_color(), line.get_marker()))
+    assert list(map(len, looks.values())) == [1] * len(times)
+    assert len(set.union(*looks.values())) == len(times)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "published",
+        "plain",
+        "kept",
+        "blocked",
+        "products",
+        "library",
+    ]
+    with pytest.raises(InputError, match="`rows` must hold at least one measurement; got none"):
+        cost_curves([])
+
+
+def test_panels_stand_four_to_a_row():
+    figure, axes = panels(6, 2.0, 1.0)
+    assert len(axes) == len(figure.axes) == 6
+    assert figure.get_size_inches().tolist() == [8.0, 2.0]
