@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from gramian import PMRL, Bundle, Gram
-from gramian.benchmark import costs, published
+from gramian.benchmark import cases, costs, published
 from gramian.cli import main
 from reference import gram as reference_gram
 from reference import pmrl as reference_pmrl
@@ -32,12 +32,12 @@ def test_published_formulas_are_those_of_the_references():
 
 def test_all_forms_of_a_case_give_one_value():
     device = torch.device("cpu")
-    for case in (costs._gram(12, 3, 8, "forward", device), costs._scoring(5, 9, 3, 8, device)):
+    for case in (cases._gram(12, 3, 8, "forward", device), cases._scoring(5, 9, 3, 8, device)):
         values = [torch.as_tensor(run()) for name, (run, _) in case.forms.items() if name != "products"]
         for value in values[1:]:
             torch.testing.assert_close(value.abs(), values[0].abs(), rtol=1e-4, atol=1e-5)
-    Z = costs._vectors(12, 3, 8, device)
-    bundle = Bundle(Z, torch.ones(12, 3, dtype=torch.bool), costs.NAMES[:3])
+    Z = cases._vectors(12, 3, 8, device)
+    bundle = Bundle(Z, torch.ones(12, 3, dtype=torch.bool), cases.NAMES[:3])
     torch.testing.assert_close(published.gram_loss(Z), Gram()(bundle).total.detach(), rtol=1e-5, atol=1e-6)
     assert PMRL()(bundle).total.isfinite()
 

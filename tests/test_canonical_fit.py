@@ -10,6 +10,7 @@ from gramian.canonical.features import Kernel
 from gramian.errors import InputError
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
+from gramian.model import Custom
 from gramian.training import Search, canonical, fit_canonical
 from synthetic import world
 
@@ -159,3 +160,23 @@ def test_contrastive_training_starts_from_the_closed_form(data, table, tmp_path,
     test = table.part("test").has_any()
     torch.testing.assert_close(started.aligner.embed(test).vectors, solved.aligner.embed(test).vectors, rtol=0, atol=1e-4)
     assert started.history.records[0]["epoch"] == 1
+
+
+def test_raw_cells_are_read_once_for_all_kernels_and_broken_ones_are_listed():
+    reads = []
+
+    def read(cell):
+        reads.append(cell)
+        if cell == "7":
+            raise ValueError("seven")
+        return torch.tensor([float(cell), float(cell) ** 0.5, 1.0])
+
+    numbers = [f"{i}" for i in range(24)]
+    code = torch.tensor([[float(n), -(float(n) ** 0.5), 0.5] for n in numbers])
+    table = Table.from_columns({"digit": numbers, "code": code}, split=["train", "validation"] * 12)
+    tower = Custom(torch.nn.Identity(), 3, read=read)
+    search = Search(heads=("linear", "residual"), ridges=(0.1, 1.0), powers=(1.0,), dims=(2,))
+    parts = table.part("train"), table.part("validation")
+    _, choice = fit_canonical(*parts, search=search, towers={"digit": tower}, progress=False)
+    assert len(reads) == 24 and len(choice.records) == 4
+    assert [(cell.modality, cell.id) for cell in choice.broken] == [("digit", "7")]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Matching, Pairwise, Symile, Triangle
     from gramian.model import Aligner
     from gramian.tokens import Tokens
-    from gramian.training import Recipe, train
+    from gramian.training import Recipe, fit_canonical, train
     from gramian.training.fit import fit
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "fit",
+    "fit_canonical",
     "load",
     "train",
 ]
@@ -50,7 +51,7 @@ _ROOMS = {
     "losses": ("PMRL", "Centroid", "Contrast", "Gram", "HyperGram", "Matching", "Pairwise", "Symile", "Triangle"),
     "model": ("Aligner",),
     "tokens": ("Tokens",),
-    "training": ("Recipe", "fit", "train"),
+    "training": ("Recipe", "fit", "fit_canonical", "train"),
 }
 """What is imported when it is first asked for: a loss needs no training, the command line hears Ctrl-C before torch comes."""
 

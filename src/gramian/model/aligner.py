@@ -184,8 +184,10 @@ class Aligner(nn.Module):
         table = table.has_any()
         options: dict[str, Any] = {"head": head, "kernel": kernel, "towers": towers, "seed": seed}
         aligner = cls.for_table(table, dim=dim or 1, **options)
-        moments = moments_of(EncodedRows(aligner.towers, table, reading), aligner.named_heads())
-        solution = solve(moments, dim, ridge=ridge, criterion=criterion)
+        rows = EncodedRows(aligner.towers, table, reading)
+        solution = solve(moments_of(rows, aligner.named_heads()), dim, ridge=ridge, criterion=criterion)
+        if rows.broken:
+            logger.warning("%d cells cannot be read and count as missing: %s", len(rows.broken), summary(rows.broken))
         if dim is None:
             aligner = cls.for_table(table, dim=len(solution.values), **options)
         fill_heads(aligner.named_heads(), solution, power)

@@ -9,6 +9,7 @@ from torch import nn
 
 from gramian.canonical import Moments, Solution
 from gramian.data.batches import Loader, Reading
+from gramian.data.cells import Broken
 from gramian.data.table import Table
 from gramian.distributed import share
 from gramian.errors import InputError
@@ -27,6 +28,9 @@ class EncodedRows:
         towers: frozen.
         table: with columns that the towers read.
         reading: how raw cells are read.
+
+    Attributes:
+        broken: the cells that could not be read in the last pass.
     """
 
     def __init__(self, towers: Towers, table: Table, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
@@ -34,6 +38,7 @@ class EncodedRows:
         self._loader = Loader(table, towers.collator(), reading)
         self._rows = range(len(table))
         self._kept: list[Columns] | None = None
+        self.broken: list[Broken] = []
 
     def __iter__(self) -> Iterator[Columns]:
         if self._kept is not None:
@@ -45,8 +50,10 @@ class EncodedRows:
 
     def _encoded(self) -> Iterator[Columns]:
         names = self._loader.table.modalities
+        self.broken.clear()
         with evaluating(self.towers):
             for batch in self._loader.in_order(rows=share(self._rows)):  # type: ignore[arg-type]  # of a range
+                self.broken.extend(batch.broken)
                 yield self.towers.encode(batch, names)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -15,6 +15,7 @@ from gramian.bundle import Bundle
 from gramian.canonical import Analysis, Criterion, Solution
 from gramian.canonical.features import Kernel
 from gramian.data.batches import Reading
+from gramian.data.cells import Broken
 from gramian.data.splits import drawn, paired_items
 from gramian.data.table import Table
 from gramian.distributed import gather, is_main_process, share
@@ -24,7 +25,7 @@ from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.model.aligner import Aligner
 from gramian.model.heads import HeadName, features_of
 from gramian.model.starts import EncodedRows, fill_heads, moments_of
-from gramian.model.towers import Tower
+from gramian.model.towers import Tower, Towers
 from gramian.rows import read_ids
 from gramian.sheets import progress_bar
 
@@ -106,11 +107,13 @@ class Choice:
         best: their mean reciprocal rank on validation items, over all queries of the directions between two modalities; the
             mean over the folds where there are folds.
         records: one per combination: the settings, and "validation/mrr".
+        broken: the cells that could not be read, each once; they counted as missing.
     """
 
     settings: Settings
     best: float
     records: list[dict[str, Any]]
+    broken: list[Broken] = field(default_factory=list)
 
     @property
     def chosen(self) -> str:
@@ -158,45 +161,56 @@ def fit_canonical(
         parts = [(train, validation.select(*train.modalities).has_any())]
     options: dict[str, Any] = {"towers": towers, "seed": seed}
     scores: dict[Settings, list[float]] = defaultdict(list)
+    broken: dict[tuple[str, str], Broken] = {}
+
+    def encoded(table: Table, fitted: Table) -> EncodedRows:
+        return EncodedRows(Towers.for_table(fitted, towers), table, reading)
+
+    def note(*passes: EncodedRows) -> None:
+        broken.update({(cell.modality, cell.id): cell for rows in passes for cell in rows.broken})
+
     with progress_bar(progress and is_main_process(), note=True) as bar:
         maps = list(search.maps())
         task = bar.add_task("canonical", total=len(parts) * len(maps), note="")
         for fitted, held_out in parts:
             if paired_items(held_out) < 2:
-                raise InputError(
-                    "`validation` must hold at least two items that share two modalities. Pass more, or fewer folds."
-                )
+                raise InputError("`validation` must hold two items that share two modalities. Pass more, or fewer folds.")
+            shown = drawn(held_out, VALIDATED, seed)
+            rows, shown_rows = encoded(fitted, fitted), encoded(shown, fitted)
             for head, kernel in maps:
-                trial = _Trial(fitted, drawn(held_out, VALIDATED, seed), head, kernel, reading, options)
+                trial = _Trial(fitted, rows, head, kernel, options)
+                trial.show(shown_rows, shown.item_ids)
                 for settings, score in trial.scores(search):
                     scores[settings].append(score)
                 bar.advance(task)
+            note(rows, shown_rows)
         means = {settings: sum(of_folds) / len(of_folds) for settings, of_folds in scores.items()}
         best = max(means, key=lambda settings: means[settings])
-        # The trial of a validation split has all training items; of folds none has.
-        trial = _Trial(train, None, best.head, best.kernel, reading, options)
-        aligner = trial.aligner(best, search.criterion, matcher)
+        if validation is None:  # no fold has all training items
+            rows = encoded(train, train)
+        aligner = _Trial(train, rows, best.head, best.kernel, options).aligner(best, search.criterion, matcher)
+        note(rows)
     records = [{**asdict(settings), "validation/mrr": mean} for settings, mean in means.items()]
-    return aligner, Choice(best, means[best], records)
+    return aligner, Choice(best, means[best], records, list(broken.values()))
 
 
 class _Trial:
     """One kind of head: the analysis of the training items, and what the heads read of the validation items."""
 
-    def __init__(
-        self, train: Table, validation: Table | None, head: HeadName, kernel: Kernel, reading: Reading, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, train: Table, rows: EncodedRows, head: HeadName, kernel: Kernel, options: dict[str, Any]) -> None:
         self.train, self.head, self.kernel, self.options = train, head, kernel, options
-        start = Aligner.for_table(train, dim=1, head=head, kernel=kernel, **options)
-        heads = start.named_heads()
-        self.analysis = Analysis(moments_of(EncodedRows(start.towers, train, reading), heads))
+        self.heads = Aligner.for_table(train, dim=1, head=head, kernel=kernel, **options).named_heads()
+        self.analysis = Analysis(moments_of(rows, self.heads))
         self.batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-        self.item_ids = None if validation is None or validation.item_ids is None else share(validation.item_ids)
-        if validation is not None:
-            for columns in EncodedRows(start.towers, validation, reading):
-                with torch.no_grad():
-                    values = {name: features_of(heads[name])(vectors).double() for name, (vectors, _) in columns.items()}
-                self.batches.append((values, {name: mask for name, (_, mask) in columns.items()}))
+        self.item_ids: Sequence[str] | None = None
+
+    @torch.no_grad()
+    def show(self, rows: EncodedRows, item_ids: Sequence[str] | None) -> None:
+        """Keep what the heads read of this process's share of the validation items."""
+        for columns in rows:
+            values = {name: features_of(self.heads[name])(vectors).double() for name, (vectors, _) in columns.items()}
+            self.batches.append((values, {name: mask for name, (_, mask) in columns.items()}))
+        self.item_ids = None if item_ids is None else share(item_ids)
 
     def solution(self, ridge: float, dims: Sequence[int], criterion: Criterion) -> Iterator[tuple[int, Solution]]:
         """Widths, and a solution of at least as many components as it has."""

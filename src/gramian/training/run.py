@@ -212,7 +212,7 @@ def train(
                 figures=report.sheets()[:1],
                 split=split,
                 chosen=history.chosen,
-                broken=report.broken if isinstance(history, Choice) else history.broken,
+                broken=history.broken,
                 version=__version__,
             )
             report.save(output)
