@@ -222,9 +222,11 @@ def _draw(runs: Mapping[str, Sequence[Run]], output: Path) -> list[Path]:
     clouds, plots = panels(len(runs), 3.2, 3.4)
     top = max(float(np.nanmax(run.report.matrix(1))) for own in runs.values() for run in own)
     for grid, plot, (name, own) in zip(grids, plots, runs.items(), strict=True):
-        title = textwrap.fill(name, 22)
-        recall_matrix(np.mean([run.report.matrix(1) for run in own], axis=0), names, grid, top=top).set_title(title)
-        tsne(own[0].embedded, plot).set_title(title)
+        title = textwrap.fill(name, 20)
+        recall_matrix(np.mean([run.report.matrix(1) for run in own], axis=0), names, grid, top=top).set_title(
+            title, fontsize=10
+        )
+        tsne(own[0].embedded, plot).set_title(title, fontsize=10)
     matrices.colorbar(grids[0].images[0], ax=grids, label="R@1 in %", shrink=0.8)
     clouds.legend(*plots[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), markerscale=1.5)
     matrices.suptitle(f"Recall of the matching item, mean of {_seeds(first)}")

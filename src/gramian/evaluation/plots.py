@@ -109,7 +109,7 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         labels = [f"{n:,}" if n == sizes[0] or all(n >= m * room for m in sizes[:i]) else "" for i, n in enumerate(sizes)]
         ax.set_xticks(sizes, labels, fontsize=7)
         ax.set_xticks([], minor=True)
-        ax.grid(visible=True, which="both", linewidth=0.3)
+        ax.grid(visible=True, linewidth=0.3)
     entries = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries, loc="outside upper center", ncols=len(entries))
     figure.supxlabel("items n", fontsize=10)
