@@ -48,6 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # a warning that becomes an e
 
 SECRET = "the-secret-of-outside"
 TRAIN = "train --data u.jsonl --dim 4 --recipe.epochs 2 --recipe.checkpoint_every 1 --recipe.batch_size 8 --output run".split()  # noqa: SIM905
+EMBED = "embed --data v.jsonl --model al --output vectors".split()  # noqa: SIM905
 SECONDS, MEMORY = 20, 2 << 30
 ATTACKS: dict[str, Callable[[Path], list[str]]] = {}
 
@@ -194,7 +195,7 @@ def honest(tmp_path_factory):
         Aligner({"text": HuggingFace(bert, "text"), "feat": 4}, 8).save_pretrained("al-hf")
         Aligner({"text": HuggingFace(bert, "text", mode="lora", lora={"r": 2}), "feat": 4}, 8).save_pretrained("al-lora")
         Aligner({"text": SentenceTransformers("base/st"), "feat": 4}, 8).save_pretrained("al-st")
-        assert main(TRAIN) == 0
+        assert main(TRAIN) == main(EMBED) == 0
     return folder
 
 
@@ -212,17 +213,18 @@ def world(honest, tmp_path, monkeypatch):
 
 
 def run(world: Path, words: list[str], capsys) -> tuple[object, str]:
-    """The exit code and what was printed, watched and limited."""
+    """The exit code and what was printed (of a failure, to stderr alone), watched and limited."""
     before = state(world / "outside")
     capsys.readouterr()
     with WATCH.on(world / "outside"), limits():
         code = main([str(word) for word in words])
-    printed = "".join(capsys.readouterr())
+    out, err = capsys.readouterr()
+    printed = out + err
     assert state(world / "outside") == before
     assert WATCH.seen == []
     assert SECRET not in printed
     assert not [char for char in printed if char < " " and char != "\n"], printed
-    return code, printed
+    return code, err if code == 2 else printed
 
 
 def test_the_watch_sees_and_refuses(world):
@@ -603,6 +605,39 @@ def a_link_of_a_run(work, case):
     path.rename(target)
     path.symlink_to(target)
     return [*TRAIN, "--resume"]
+
+
+@attacks(
+    a_list="[]",
+    deep="[" * 100_000 + "]" * 100_000,
+    nothing="{}",
+    counts={"rows": "three"},
+    shards={"shards": 7},
+    cells={"broken": [["\x1b[2J"]]},
+    half={"complete": "\x1b[2J"},
+    another={"source": "\x1b]0;own\x07" * 1000},
+)
+def manifest_of_an_embedding(work, case):
+    path = work / "vectors" / "manifest.json"
+    edit(path, **case) if isinstance(case, dict) else path.write_text(case)
+    return EMBED
+
+
+@attacks(
+    a_list="[]", deep="[" * 100_000 + "]" * 100_000, cells='{"rows": 3, "broken": [7]}', counts='{"rows": "3", "broken": []}'
+)
+def note_of_a_shard(work, case):
+    edit(work / "vectors" / "manifest.json", complete=False)
+    (work / "vectors" / "part-00000.json").write_text(case)
+    return EMBED
+
+
+@attack
+def the_manifest_of_an_embedding_is_a_link(work):
+    path = work / "vectors" / "manifest.json"
+    path.rename(work / "base" / "manifest.json")
+    path.symlink_to("../base/manifest.json")
+    return EMBED
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -17,10 +17,11 @@ from gramian.data.batches import Batch, Loader, Reading
 from gramian.data.cells import Broken
 from gramian.data.sources import MANIFEST, files_state
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, check_number, check_type, listing, require
-from gramian.files import LOCK, atomic, claimed, write_text
+from gramian.errors import InputError, check_choice, check_number, check_type, first_line, listing, require
+from gramian.files import LOCK, atomic, claimed, inside, read_json, write_text
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import Encoder, fingerprint
+from gramian.model.options import convert
 from gramian.model.towers import Columns, Towers, evaluating
 from gramian.processes import (
     check_others,
@@ -110,7 +111,7 @@ def embed_shards(
     if isinstance(data, Table):
         model.check(data)  # before anything is written
         columns = columns or data.modalities
-    with watched(), claimed(output, is_main_process()), progress_bar(progress and is_main_process()) as bar:
+    with watched(), claimed(output, is_main_process()):
         device = join(cpu)
         check_precision(precision, device)
         model.to(device)
@@ -119,14 +120,15 @@ def embed_shards(
             data = _begun(model, data, columns)
         earlier = folder.begin()
         if not folder.complete():
-            task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
-            count = 0
-            for number, (part, batches) in enumerate(_parts(model, data, columns, shard_size, batch_size, reading)):
-                count += 1
-                if number % world_size() == rank() and not folder.has(number):
-                    broken: list[Broken] = []
-                    folder.write(number, part, _encode(model, batches, columns, precision, broken), broken)
-                bar.update(task, advance=len(part))
+            with progress_bar(progress and is_main_process()) as bar:
+                task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
+                count = 0
+                for number, (part, batches) in enumerate(_parts(model, data, columns, shard_size, batch_size, reading)):
+                    count += 1
+                    if number % world_size() == rank() and not folder.has(number):
+                        broken: list[Broken] = []
+                        folder.write(number, part, _encode(model, batches, columns, precision, broken), broken)
+                    bar.update(task, advance=len(part))
             while not (folder.complete() or (is_main_process() and all(map(folder.has, range(count))))):
                 check_others()
                 time.sleep(0.05)
@@ -227,6 +229,9 @@ def _encode(
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+_CELLS = list[tuple[str, str, str]]
+
+
 class _Shards:
     """The folder: shards, each with a note of its unreadable cells, and at the end a manifest that collects the notes."""
 
@@ -253,7 +258,9 @@ class _Shards:
         shards = {path.name for path in self.path.glob("part-*.parquet")}
         manifest = self._load()
         changed = [
-            f"{name} {manifest.get(name)} → {value}" for name, value in self.description.items() if manifest.get(name) != value
+            f"{name} {manifest.get(name)!s:.60} → {value!s:.60}"
+            for name, value in self.description.items()
+            if manifest.get(name) != value
         ]
         if changed:
             raise InputError(
@@ -286,7 +293,7 @@ class _Shards:
     def finish(self, count: int) -> None:
         shards, broken = [], []
         for path in map(self.shard, range(count)):
-            note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            note = self._read(path.with_suffix(".json").name, {"rows": int, "broken": _CELLS})
             shards.append({"file": path.name, "rows": note["rows"]})
             broken += note["broken"]
         rows = sum(shard["rows"] for shard in shards)
@@ -300,18 +307,21 @@ class _Shards:
             path.unlink(missing_ok=True)
 
     def read(self) -> Embedded:
-        manifest = self._load()
+        manifest = self._read(MANIFEST, {"rows": int, "shards": list[Any], "broken": _CELLS})
         broken = tuple(Broken(*cell) for cell in manifest["broken"])
         return Embedded(manifest["rows"], len(manifest["shards"]), len(manifest["shards"]), broken)
 
     def _load(self) -> dict[str, Any]:
+        return self._read(MANIFEST, {"format": Literal[_FORMAT], "complete": bool})
+
+    def _read(self, name: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+        """A file of the folder, which may be somebody else's, and in it values of these types."""
         try:
-            manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
-            if manifest["format"] != _FORMAT:
-                raise ValueError("another format")
+            content: dict[str, Any] = read_json(inside(self.path, name))
+            return content | {key: convert(content[key], hint, key) for key, hint in hints.items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{str(self.manifest)!r} is damaged ({error}). Delete the folder, or name another.") from None
-        return manifest
+            path = str(self.path / name)
+            raise InputError(f"{path!r} is damaged ({first_line(error):.100}). Delete the folder, or name another.") from None
 
 
 def _description(
