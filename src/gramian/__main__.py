@@ -7,11 +7,12 @@ import sys
 
 def run() -> None:
     """Run the command line and leave with its exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _leave)
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = [signal.signal(number, _leave) for number in numbers]
     from gramian.cli import main  # takes seconds, for torch
 
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
     code = main()
     if _among_others():
         # Threads of the process group may still run, and abort a process that takes itself apart around them.

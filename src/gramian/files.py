@@ -213,7 +213,11 @@ def claimed(output: str | Path, by: bool = True) -> Iterator[None]:
         yield
         return
     created = _make_folders(folder)
-    handle = _lock(folder / LOCK)
+    try:
+        handle = _lock(folder / LOCK)
+    except OSError as error:
+        error.filename = str(folder)
+        raise
     _claims[folder] = (threading.get_ident(), handle)
     try:
         _clear(folder)
@@ -315,9 +319,8 @@ def _lock(path: Path) -> int:
             raise InputError(
                 f"`output` {str(path.parent)!r} is in use by {owner}. Wait until it ends, or name another folder."
             ) from None
-        except OSError as error:
+        except OSError:
             os.close(handle)
-            error.filename = str(path.parent)
             raise
         os.close(handle)
 
