@@ -140,13 +140,17 @@ class Analysis:
     @cached_property
     def _root(self) -> Tensor | None:
         """F with F Fᵀ = C, where C has far fewer dimensions than the modalities together, as it has of few complete rows."""
-        if self.moments.rows > 0.7 * len(self._covariance):
+        C, rank = self._covariance, self.moments.rows
+        if rank > 0.7 * len(C):
             return None
-        spectrum, basis = torch.linalg.eigh(self._covariance)
-        if float(spectrum[0]) < -1e-10 * float(spectrum[-1]):  # of incomplete rows C may be indefinite
-            return None
+        start = torch.randn(len(C), rank, generator=torch.Generator().manual_seed(0), dtype=C.dtype).to(C)
+        span = torch.linalg.qr(C @ start).Q  # all of C's range, if its rank is at most that of complete rows
+        spectrum, basis = torch.linalg.eigh(span.mT @ C @ span)
+        left = C - span @ (span.mT @ C)
+        if float(spectrum[0]) < -1e-10 * float(spectrum[-1]) or float(left.norm()) > 1e-10 * float(C.norm()):
+            return None  # incomplete rows: C has a higher rank, or is indefinite
         kept = spectrum > RANK * spectrum[-1]
-        root: Tensor = basis[:, kept] * spectrum[kept].sqrt()
+        root: Tensor = span @ basis[:, kept] * spectrum[kept].sqrt()
         return root
 
     def solve(
