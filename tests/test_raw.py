@@ -21,7 +21,7 @@ import tiny
 from gramian.cli import main
 from gramian.data import Cells, Table, load, stream
 from gramian.data.checking import check_table
-from gramian.data.content import Folder
+from gramian.data.content import Folder, open_source
 from gramian.data.readers import Media
 from gramian.embedding import embed_shards
 from gramian.errors import InputError
@@ -284,7 +284,7 @@ def test_media_outside_of_the_table_are_read_from_the_roots_that_are_typed(confi
     assert "`media_root` may not be set in a file" in capsys.readouterr().err
     whole = load(table, raw=["image"], media_root=folder)
     parts = list(stream(table, 36, raw=["image"], media_root=[folder]))
-    assert parts[0].columns["image"].folder == whole.columns["image"].folder == Folder.of(table.parent, [folder])
+    assert parts[0].columns["image"].folder == whole.columns["image"].folder == Folder.of(table.parent, [folder, table])
 
 
 def test_check_reads_the_file_of_a_training_run(config, tmp_path, capsys):
@@ -512,7 +512,27 @@ def test_archives_that_number_their_rows_alike(tmp_path):
             entry = tarfile.TarInfo(file)
             entry.size = 3
             tar.addfile(entry, io.BytesIO(b"abc"))
-    with pytest.raises(InputError, match=r"0 of .*b\.tar' also occur in an earlier archive"):
+    with pytest.raises(InputError, match=r"`ids` must all be different; 1 repeat an earlier one \(0\)"):
+        load(tmp_path, raw=["png"])
+
+
+def test_archives_lie_in_any_folder_beside_nothing_that_is_not_named(tmp_path, caplog):
+    for name in ("train/a.tar", "test/deep/B.TAR"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for file in (f"{name[:4]}.png", "README", "sub/.hidden"):
+                entry = tarfile.TarInfo(file)
+                entry.size = 3
+                tar.addfile(entry, io.BytesIO(b"abc"))
+    (tmp_path / "notes.txt").write_text("x")
+    table = load(tmp_path, raw=["png"])
+    assert table.ids == ("test", "trai")
+    assert table.split == ("test", "train")
+    assert open_source(table.columns["png"][1], table.columns["png"].folder) == b"abc"
+    assert "B.TAR: left out files without a name or an ending: README, sub/.hidden" in caplog.text
+    assert "left out what is neither a table nor a media file: notes.txt" in caplog.text
+    (tmp_path / "t.csv").write_text("a\nx\n")
+    with pytest.raises(InputError, match="holds tables of several formats"):
         load(tmp_path, raw=["png"])
 
 

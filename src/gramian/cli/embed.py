@@ -11,7 +11,7 @@ import torch
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import ENDINGS, Reading, Table, load, stream
 from gramian.data.cells import Broken, summary
-from gramian.data.sources import READABLE
+from gramian.data.formats import READERS
 from gramian.distributed import device
 from gramian.embedding import embed_shards, encode_table
 from gramian.errors import InputError, check_choice, check_choices, check_number
@@ -74,7 +74,7 @@ def embed(
     for argument, value in (("shard_size", shard_size), ("batch_size", batch_size)):
         check_number(argument, value, "[1, inf)", integer=True, optional=True)
     ending = output.suffix.lower()
-    if ending in (*READABLE, *OTHERS):
+    if ending in (*READERS, *OTHERS):
         check_choice("output", ending, ENDINGS)
     one_file = ending in ENDINGS
     check_folder(output.parent if one_file else output)

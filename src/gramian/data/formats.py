@@ -10,15 +10,15 @@ import csv
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gramian.data.arrow import Column, plain
 from gramian.data.content import Folder
-from gramian.data.room import check_arrow, check_parquet, check_room, is_encoded, unpacked_bytes
+from gramian.data.room import check_arrow, check_columns, check_parquet, check_room, is_encoded, unpacked_bytes
+from gramian.data.tars import read_tar
 from gramian.errors import InputError, first_line, listing, shown
 from gramian.files import atomic, parse_json
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "READERS",
     "Part",
-    "check_columns",
     "in_split",
     "joined",
     "read_file",
@@ -46,7 +45,6 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _BLOCK = 2**24  # bytes of a CSV, or rows' worth of it, that are parsed at a time: no row may be longer
 _ROWS = 2**14  # rows of a part of parquet or JSON lines, at most
 _PART = 2**26  # bytes of a part, about
-_COLUMNS = 10_000
 
 
 @dataclass
@@ -119,27 +117,6 @@ def _decode_names(kind: pyarrow.DataType) -> None:
         field = kind.field(i)
         str(field.name)
         _decode_names(field.type)
-
-
-def check_columns(names: Iterable[str], origin: str) -> list[str]:
-    """The names of a table's columns, each of which can be written.
-
-    Raises:
-        InputError: more than a table can have, two of one name, or characters that are none.
-    """
-    names = list(names)
-    if len(names) > _COLUMNS:
-        raise InputError(
-            f"{origin!r} has {len(names):,} columns, more than {_COLUMNS:,}. Write a vector as a list, in one column."
-        )
-    repeats = [name for name, count in Counter(names).items() if count > 1]
-    if repeats:
-        raise InputError(f"{origin!r} has several columns {listing(map(repr, repeats))}. Give each a name of its own.")
-    try:
-        "".join(names).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{origin!r} has a column whose name is no Unicode text. Rename it.") from None
-    return names
 
 
 def _parquet(path: Path, wanted: Wanted) -> Iterator[Part]:
@@ -294,6 +271,11 @@ def _of_objects(path: Path, rows: Sequence[tuple[str, Any]], wanted: Wanted) -> 
     return Part({name: [row.get(name) for _, row in rows] for name in wanted(names)}, len(rows), tuple(names), str(path))
 
 
+def _tar(path: Path, wanted: Wanted) -> Iterator[Part]:
+    columns = read_tar(path)
+    yield Part({name: columns[name] for name in wanted(list(columns))}, len(columns["id"]), tuple(columns), str(path))
+
+
 READERS: dict[str, tuple[str, Callable[[Path, Wanted], Iterator[Part]]]] = {
     ".parquet": ("parquet", _parquet),
     ".arrow": ("Arrow", _arrow),
@@ -301,8 +283,9 @@ READERS: dict[str, tuple[str, Callable[[Path, Wanted], Iterator[Part]]]] = {
     ".json": ("JSON", _json),
     ".jsonl": ("JSON lines", _json),
     ".feather": ("Arrow", _arrow),
+    ".tar": ("webdataset", _tar),
 }
-"""Ending of a file → what it is, and its reader. (Webdataset archives are read together: `gramian.data.tars`.)"""
+"""Ending of a file → what it is, and its reader."""
 
 
 def in_split(part: Part, split: str | None) -> Part:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gramian.errors import InputError
+from gramian.errors import InputError, listing
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["check_arrow", "check_parquet", "check_room", "is_encoded", "unpacked_bytes"]
+__all__ = ["check_arrow", "check_columns", "check_parquet", "check_room", "is_encoded", "unpacked_bytes"]
 
 _ROOM, _RATIO = 2**30, 200  # bytes in memory that any source may take; times its size on the disk that it may take
+_COLUMNS = 10_000
 _ROWS = 2**24  # rows of any source; a larger one has at least a byte for each
 
 
@@ -37,6 +39,27 @@ def check_room(origin: str, size: int, rows: int, taken: int) -> None:
             f"{origin!r} is refused: its {size:,} bytes unpack to {rows:,} rows and {taken:,} bytes. "
             "Leave out the columns that repeat or are nearly empty, or split it."
         )
+
+
+def check_columns(names: Iterable[str], origin: str) -> list[str]:
+    """The names of a table's columns, each of which can be written.
+
+    Raises:
+        InputError: more than a table can have, two of one name, or characters that are none.
+    """
+    names = list(names)
+    if len(names) > _COLUMNS:
+        raise InputError(
+            f"{origin!r} has {len(names):,} columns, more than {_COLUMNS:,}. Write a vector as a list, in one column."
+        )
+    repeats = [name for name, count in Counter(names).items() if count > 1]
+    if repeats:
+        raise InputError(f"{origin!r} has several columns {listing(map(repr, repeats))}. Give each a name of its own.")
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{origin!r} has a column whose name is no Unicode text. Rename it.") from None
+    return names
 
 
 def is_encoded(kind: pyarrow.DataType) -> bool:
@@ -110,31 +133,34 @@ def check_parquet(file: pyarrow.parquet.ParquetFile, path: Path, chosen: set[str
     """
     import pyarrow.parquet as pq
 
+    groups, size = file.metadata, path.stat().st_size
+    widths = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4}
+    columns = [file.schema.column(leaf) for leaf in range(len(file.schema))]
+    leaves = [i for i, column in enumerate(columns) if column.path in chosen or column.path.split(".")[0] in chosen]
     taken = 0
-    size = path.stat().st_size
-    widths = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT96": 8, "BYTE_ARRAY": 4}
-    for group in range(file.metadata.num_row_groups):
-        for leaf in range(len(file.schema)):
-            column = file.schema.column(leaf)
-            if column.path.split(".")[0] not in chosen and column.path not in chosen:
-                continue
-            chunk = file.metadata.row_group(group).column(leaf)
-            kind = column.physical_type
-            width = column.length if kind == "FIXED_LEN_BYTE_ARRAY" else widths.get(kind, 8)
+    for group in range(groups.num_row_groups):
+        for leaf in leaves:
+            column, chunk = columns[leaf], groups.row_group(group).column(leaf)
+            width = column.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else widths.get(column.physical_type, 8)
             taken += max(chunk.total_uncompressed_size, chunk.num_values * width)
-            if kind == "BYTE_ARRAY" and chunk.num_values * _dictionary_bytes(path, chunk) > max(_ROOM, _RATIO * size):
-                check_room(str(path), size, file.metadata.num_rows, taken)
+            if column.physical_type == "BYTE_ARRAY" and _may_repeat(path, chunk, max(_ROOM, _RATIO * size)):
+                check_room(str(path), size, groups.num_rows, taken)
                 with pq.ParquetFile(path, read_dictionary=[column.path]) as again:
                     entries = again.read_row_group(group, columns=[column.path])
                     taken += sum(unpacked_bytes(part) for each in entries.columns for part in each.chunks)
-    check_room(str(path), size, file.metadata.num_rows, taken)
+    check_room(str(path), size, groups.num_rows, taken)
     return taken
 
 
+def _may_repeat(path: Path, chunk: Any, room: int) -> bool:
+    """Whether the values of a column chunk would take more than `room` if each were the whole dictionary."""
+    if not chunk.has_dictionary_page or chunk.num_values * chunk.total_uncompressed_size <= room:
+        return False
+    return bool(chunk.num_values * _dictionary_bytes(path, chunk) > room)
+
+
 def _dictionary_bytes(path: Path, chunk: Any) -> int:
-    """The size of the dictionary page that a column chunk begins with, by the page's header; 0 without one."""
-    if not chunk.has_dictionary_page:
-        return 0
+    """The size of the dictionary page that a column chunk begins with, by the page's header."""
     with path.open("rb") as file:
         file.seek(chunk.dictionary_page_offset)
         header = file.read(16)

@@ -21,11 +21,10 @@ from gramian.data.hub import hub_folder, read_hub
 from gramian.data.media import MEDIA
 from gramian.data.room import check_room
 from gramian.data.sets import SETS
-from gramian.data.tars import read_tars
 from gramian.errors import InputError, check_choice, first_line, listing, require
 from gramian.files import read_json
 
-__all__ = ["MANIFEST", "READABLE", "files_state", "read_rows", "stream_rows"]
+__all__ = ["MANIFEST", "files_state", "read_rows", "stream_rows"]
 
 logger = logging.getLogger("gramian")
 
@@ -33,9 +32,6 @@ Listed = TypeVar("Listed")
 
 MANIFEST = "manifest.json"
 """The file beside the shards in a folder of embeddings."""
-
-READABLE = (*READERS, ".tar")
-"""Endings of the files that `read_rows` reads."""
 
 _SPLITS = {name: name for name in ("train", "validation", "test")} | dict.fromkeys(("valid", "val", "dev"), "validation")
 """Names of folders and files that say, as a whole, which split is in them → its name."""
@@ -168,16 +164,15 @@ def _parts(
     require("pyarrow")
     path = Path(source)
     if path.is_file():
-        check_choice("data", path.suffix.lower(), (*READABLE, ".safetensors"))
+        check_choice("data", path.suffix.lower(), (*READERS, ".safetensors"))
         if path.stat().st_size == 0:
             raise InputError(f"{source!r} is empty: 0 bytes.")
-        archive = path.suffix.lower() == ".tar"
-        folder = Folder.of(path.parent, (*roots, path) if archive else roots)  # the archive that is named may be a link
-        parts = iter([_of_tars([path])]) if archive else read_file(path, wanted, mapped=mapped)
+        folder = Folder.of(path.parent, (*roots, path))  # an archive, which its cells name, may be a link
+        parts = read_file(path, wanted, mapped=mapped)
     elif path.is_dir():
         folder = Folder.of(path, roots)
         parts = _of_folder(path, folder, wanted, mapped)
-    elif not path.exists() and _HUB_ID.fullmatch(source) and path.suffix not in (*READABLE, ".safetensors"):
+    elif not path.exists() and _HUB_ID.fullmatch(source) and path.suffix not in (*READERS, ".safetensors"):
         folder, parts = hub_folder(source, roots), read_hub(source, revision, wanted, streaming)
     else:
         kinds = f"a file, a folder, a hub id or one of {', '.join(('stamps', *SETS))}"
@@ -188,18 +183,9 @@ def _parts(
         yield replace(part, folder=folder)
 
 
-def _of_tars(paths: Sequence[Path]) -> Part:
-    columns = read_tars(paths)
-    return Part(columns, len(columns["id"]), tuple(columns), str(paths[0]))
-
-
 def _of_folder(folder: Path, own: Folder, wanted: Wanted, mapped: bool) -> Iterator[Part]:
     if (folder / "config.json").exists() and (folder / "model.safetensors").exists():
         raise InputError(f"{str(folder)!r} holds a model, no table. Name it as `model`.")
-    tars = sorted(folder.glob("*.tar"))
-    if tars:
-        yield _of_tars([_file_of(own, tar) for tar in tars])
-        return
     shards = _of_embedding(folder, own) or _of_saved(folder, own)
     names = [] if shards else _names(folder)
     kept = [name for name in names if not any(step.startswith("_") for step in name.parts[:-1])]  # no `_temporary` of Spark
@@ -210,8 +196,7 @@ def _of_folder(folder: Path, own: Folder, wanted: Wanted, mapped: bool) -> Itera
         for kind, medium in MEDIA.items()
         if kind != "text" and name.suffix.lower() in medium.endings.split()
     }
-    files = shards or [_File(folder / name) for name in tables]
-    for file in files:
+    for file in shards or [_File(folder / name) for name in tables]:
         _file_of(own, file.path)
     if media and all(name.name in _METADATA for name in tables):
         yield from _of_media(folder, names, media, tables, wanted)

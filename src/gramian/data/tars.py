@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 import math
 import tarfile
-from collections.abc import Sequence
 from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gramian.data.formats import check_columns
-from gramian.data.room import check_room
+from gramian.data.room import check_columns, check_room
 from gramian.errors import InputError, first_line, listing
 from gramian.files import parse_json
 
-__all__ = ["read_tars"]
+__all__ = ["read_tar"]
 
 logger = logging.getLogger("gramian")
 
@@ -31,48 +29,38 @@ _LARGEST = 2**26
 """Bytes of a text, of JSON or of a vector in an archive; files of media are not read here."""
 
 
-def read_tars(paths: Sequence[Path]) -> dict[str, list[Any]]:
-    """The rows of all archives: `id`, then one column per ending.
+def read_tar(path: Path) -> dict[str, list[Any]]:
+    """The rows of an archive: `id`, then one column per ending.
 
     `.txt` and `.cls` are text, the fields of a `.json` are columns of their own, `.npy` holds one vector; anything else is
     {"path", "offset", "size"}, for `gramian.data.content.open_source`. Files without an ending are named in a warning.
 
     Raises:
-        InputError: no tar archive, a truncated one, one with links or with names that lead out of it, two files of one row with
-            one ending, or no file at all.
+        InputError: no tar archive, a truncated one, one with links or with names that lead out of it, or two files of one row
+            with one ending.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        added: dict[str, dict[str, Any]] = {}
-        others = []
-        try:
-            size = path.stat().st_size
-            with FileIO(path) as raw, tarfile.open(fileobj=_Bounded(raw, size), mode="r:") as archive:
-                for member in archive:
-                    if not 0 <= member.size <= size - member.offset_data and not member.isdir():  # before the next is sought
-                        raise tarfile.ReadError(f"{member.name} is cut off")
-                    if member.isdir():
-                        continue
-                    if not member.isreg() or member.sparse is not None:
-                        raise ValueError(f"{member.name} is a link, a device or a sparse file, where only files are read")
-                    if member.name.startswith("/") or ".." in member.name.split("/"):
-                        raise ValueError(f"{member.name} leads out of the archive")
-                    if not _add(added, path, archive, member):
-                        others.append(member.name)
-        except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
-            raise InputError(f"{str(path)!r} cannot be read as webdataset: {error}.") from None
-        if others:
-            logger.warning("%s: left out files without a name or an ending: %s", path, listing(others))
-        repeats = [name for name in added if name in rows]
-        if repeats:
-            raise InputError(
-                f"`ids` must all be different: {listing(repeats)} of {str(path)!r} also occur in an earlier archive."
-            )
-        rows |= added
-    if not rows:
-        raise InputError(f"{str(paths[0])!r} is empty: no rows.")
-    names = check_columns(dict.fromkeys(name for row in rows.values() for name in row), str(paths[0]))
-    check_room(str(paths[0]), sum(path.stat().st_size for path in paths), len(rows), 8 * len(rows) * len(names))
+    others = []
+    size = path.stat().st_size
+    try:
+        with FileIO(path) as raw, tarfile.open(fileobj=_Bounded(raw, size), mode="r:") as archive:
+            for member in archive:
+                if member.isdir():
+                    continue
+                if not 0 <= member.size <= size - member.offset_data:  # before the next is sought there
+                    raise tarfile.ReadError(f"{member.name} is cut off")
+                if not member.isreg() or member.sparse is not None:
+                    raise ValueError(f"{member.name} is a link, a device or a sparse file, where only files are read")
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise ValueError(f"{member.name} leads out of the archive")
+                if not _add(rows, path, archive, member):
+                    others.append(member.name)
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as webdataset: {error}.") from None
+    if others:
+        logger.warning("%s: left out files without a name or an ending: %s", path, listing(others))
+    names = check_columns(dict.fromkeys(name for row in rows.values() for name in row), str(path))
+    check_room(str(path), size, len(rows), 8 * len(rows) * len(names))
     return {"id": list(rows)} | {name: [row.get(name) for row in rows.values()] for name in names}
 
 
