@@ -366,13 +366,13 @@ class _SelfProducts(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(u)
         ctx.scale = scale
-        return (u @ u.T).mul_(scale)
+        return torch.addmm(u.new_empty(()), u, u.T, beta=0, alpha=scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (u,) = ctx.saved_tensors
-        return ((grad + grad.T) @ u).mul_(ctx.scale), None
+        return torch.addmm(u.new_empty(()), grad + grad.T, u, beta=0, alpha=ctx.scale), None
 
 
 def self_products(u: Tensor, scale: float) -> Tensor:
