@@ -53,8 +53,11 @@ _PARTS = 2**19
 
 
 def _at(file: BinaryIO, place: int, length: int) -> bytes:
-    """What is at a place of the file; empty behind its end, however far."""
-    file.seek(min(place, 2**62))
+    """What is at a place of the file; empty behind its end."""
+    try:
+        file.seek(place)
+    except (OSError, OverflowError, ValueError):  # further than files may be long
+        return b""
     return file.read(length)
 
 
@@ -106,8 +109,7 @@ def _box_end(file: BinaryIO) -> int:
 def _segment_end(file: BinaryIO) -> int:
     file.seek(4)
     header = _number(file)
-    file.seek(header, os.SEEK_CUR)
-    if file.read(4) != b"\x18S\x80g":
+    if _at(file, file.tell() + header, 4) != b"\x18S\x80g":
         return 0
     size = _number(file)
     return file.tell() + size if size else 0

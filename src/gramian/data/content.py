@@ -171,10 +171,7 @@ def open_recording(source: Source, folder: Place | None = None) -> bytes | Path:
     """
     opened = open_source(source, folder)
     with open_content(opened) as content:
-        try:
-            declared, size = declared_size(content), content.seek(0, os.SEEK_END)
-        except (OSError, OverflowError):
-            raise Unreadable("cut off: its header points beyond where any file ends") from None
+        declared, size = declared_size(content), content.seek(0, os.SEEK_END)
     if declared > size:
         raise Unreadable(f"cut off: {size:,} bytes of at least {declared:,}")
     return opened
