@@ -37,7 +37,7 @@ LARGEST_JSON = 2**26  # bytes
 LOCK = ".gramian.lock"
 """In an output folder while a process writes there: its number and host, and the system's lock on them."""
 
-_LEFT = re.compile(r"\..*\.(?P<pid>\d+)@(?P<host>[\w-]*)\.[0-9a-f]{8}\.(?P<kind>partial|older)")
+_LEFT = re.compile(r"\..*\.(?P<pid>\d+)@(?P<host>[\w-]*)\.[0-9a-f]{8}\.[a-z]+")
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:40]
 _claims: dict[Path, tuple[int, int]] = {}
 """Folder → the thread that has claimed it, and the descriptor that holds the lock."""

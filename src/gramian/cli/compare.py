@@ -8,6 +8,8 @@ from pathlib import Path
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError
 from gramian.evaluation.comparing import Directions, compare
+from gramian.files import claimed
+from gramian.processes import is_main_process
 
 __all__ = ["compare_command"]
 
@@ -35,8 +37,10 @@ def compare_command(runs: list[str], k: int = 1, directions: Directions = "singl
         console.print(sheet.rich())
     for sentence in comparison.sentences():
         console.print(sentence)
-    for path in comparison.save(output) if output is not None else ():
-        console.print(f"wrote {path}")
+    if output is not None:
+        with claimed(output, is_main_process()):
+            for path in comparison.save(output):
+                console.print(f"wrote {path}")
 
 
 def _named(runs: list[str]) -> dict[str, str]:
