@@ -396,3 +396,23 @@ def test_demo_compares_every_method_and_resumes(data, tmp_path):
 def test_demo_refuses():
     with pytest.raises(InputError, match="`anchor` must be one of the columns image, text"):
         demo("nowhere", columns=("image", "text"), anchor="audio")
+
+
+@pytest.mark.parametrize(("names", "counts"), [("train val test", (80, 40)), ("TRAIN Dev held", (80, 40)), ("train", (72, 8))])
+def test_splits_by_their_usual_names(names, counts, tmp_path, caplog):
+    table = world()
+    names = dict(zip(("train", "validation", "test"), names.split(), strict=False))
+    kept = torch.tensor([name in names for name in table.split])
+    split = [names[name] for name in table.split if name in names]
+    Table(table[kept].columns, table[kept].present, table[kept].ids, split).save(tmp_path / "t.parquet")
+    run = train(tmp_path / "t.parquet", tmp_path / "run", "PMRL", dim=8, recipe=Recipe(epochs=1), progress=False)
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert (len(splits["train"]), len(splits["validation"])) == counts
+    assert ("not used: 40 rows of split 'held'" in caplog.messages) == ("held" in split)
+    assert run.report.settings["split"] == ("test" if "test" in split else "validation")
+
+
+def test_lines_are_whole_where_output_is_piped(data, tmp_path, capsys):
+    folder = tmp_path / ("long name " * 20).strip()
+    assert main(["train", "--data", data, "--output", str(folder), *FAST]) == 0
+    assert f"wrote {folder / 'aligner'} and {folder / 'report.md'}\n" in capsys.readouterr().out

@@ -27,6 +27,10 @@ logger = logging.getLogger("gramian")
 class _Terminal(Console):
     """Prints strings as they are: names and paths are the user's, and hold no markup."""
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does, but text in whole lines: a path can be copied."""
+        super().print(*objects, **{"soft_wrap": all(isinstance(each, str) for each in objects)} | options)
+
     def render_str(self, text: str, **options: Any) -> Text:
         """The text, its control characters shown."""
         del options
@@ -41,7 +45,10 @@ class _Formatter(logging.Formatter):
 
 def log_to_stderr() -> None:
     """Log warnings of every package, and all messages of gramian, to stderr, unless the process has handlers already."""
-    handler = RichHandler(console=_console(stderr=True), show_time=False, show_path=False, show_level=False)
+    console = _console(stderr=True)
+    handler: logging.Handler = logging.StreamHandler()  # whole lines, to be searched
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
     handler.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logger.setLevel(logging.INFO)

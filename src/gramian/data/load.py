@@ -14,7 +14,7 @@ from gramian.data.arrow import Column, kind_of, read_vectors
 from gramian.data.cells import Cells, is_empty
 from gramian.data.formats import Part
 from gramian.data.sets import SETS, prepared
-from gramian.data.sources import read_rows, stream_rows
+from gramian.data.sources import SPLITS, read_rows, stream_rows
 from gramian.data.table import Table, read_column
 from gramian.errors import InputError, check_choice, check_type, listing, shown
 
@@ -175,6 +175,7 @@ def _table_of(
     ids, split, items = (
         _names(name, part.columns[name], part.rows) if name in part.columns else None for name in (id_column, "split", "item")
     )
+    split = None if split is None else [SPLITS.get(name.lower(), name) for name in split]
     for name in columns or ():
         if not partial or name not in raw:
             check_choice("columns", name, part.names)

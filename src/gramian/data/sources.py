@@ -24,7 +24,7 @@ from gramian.data.sets import SETS
 from gramian.errors import InputError, check_choice, first_line, listing, require
 from gramian.files import read_json
 
-__all__ = ["MANIFEST", "files_state", "read_rows", "stream_rows"]
+__all__ = ["MANIFEST", "SPLITS", "files_state", "read_rows", "stream_rows"]
 
 logger = logging.getLogger("gramian")
 
@@ -33,8 +33,8 @@ Listed = TypeVar("Listed")
 MANIFEST = "manifest.json"
 """The file beside the shards in a folder of embeddings."""
 
-_SPLITS = {name: name for name in ("train", "validation", "test")} | dict.fromkeys(("valid", "val", "dev"), "validation")
-"""Names of folders and files that say, as a whole, which split is in them → its name."""
+SPLITS = {name: name for name in ("train", "validation", "test")} | dict.fromkeys(("valid", "val", "dev"), "validation")
+"""What tables, folders and files call a split → its name."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
@@ -301,15 +301,15 @@ def _warn_of_others(folder: Path, names: Sequence[Path]) -> None:
 
 def _splits_of_folders(names: Sequence[Path]) -> list[str] | None:
     """The splits of files that all lie in folders named after one; None if any does not."""
-    homes = [next((step for step in name.parts[:-1] if step in _SPLITS), None) for name in names]
-    splits = [_SPLITS[home] for home in homes if home is not None]
+    homes = [next((step for step in name.parts[:-1] if step in SPLITS), None) for name in names]
+    splits = [SPLITS[home] for home in homes if home is not None]
     return splits if len(splits) == len(names) else None
 
 
 def _splits_of_files(names: Sequence[Path]) -> list[str] | None:
     """The splits of tables that are all named after one, `train.csv`, or are its shards, `train-00000-of-00002.parquet`."""
     stems = [match[1] if (match := _SHARD.fullmatch(name.stem)) else name.stem for name in names]
-    splits = [_SPLITS[stem] for stem in stems if stem in _SPLITS]
+    splits = [SPLITS[stem] for stem in stems if stem in SPLITS]
     return splits if len(splits) == len(names) else None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+
 import torch
 
 from gramian.data.table import Table
@@ -9,22 +12,24 @@ from gramian.errors import InputError, check_number, listing
 
 __all__ = ["drawn", "hold_out", "paired_items"]
 
+logger = logging.getLogger("gramian")
+
 
 def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
-    """Training and validation items: the splits "train" and "validation" of a table that has splits, or a random share.
+    """Training and validation items: the splits "train" and "validation" of a table, or where it has none a random share.
 
-    Rows of one item go to one side.
+    Without a validation split the share is of "train". Rows of one item go to one side.
 
     Args:
         table: of at least 4 items.
-        share: of the items to hold out if the table has no splits; at least 2 items are.
+        share: of the items to hold out if the table has no validation split; at least 2 items are.
         seed: of the choice.
 
     Returns:
         The training items and the validation items, at least 2 of each where they are drawn.
 
     Raises:
-        InputError: splits of other names, too few items, a share outside of (0, 1).
+        InputError: splits without "train", too few items, a share outside of (0, 1).
 
     >>> table = Table.from_columns({"text": torch.eye(10)})
     >>> [len(part) for part in hold_out(table, 0.3, seed=0)]
@@ -32,13 +37,17 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     """
     check_number("validation_share", share, "(0, 1)")
     if table.split is not None:
-        absent = {"train", "validation"} - set(table.split)
-        if absent:
+        if "train" not in table.split:
             raise InputError(
-                f"column `split` must name train and validation items; it has {listing(sorted(set(table.split)))}. "
+                f"column `split` must name train items; it has {listing(sorted(set(table.split)))}. "
                 "Rename them, or leave the column out to hold out a share at random."
             )
-        return table.part("train"), table.part("validation")
+        unused = Counter(name for name in table.split if name not in ("train", "validation", "test"))
+        if unused:
+            logger.info("not used: %s", listing(f"{count} rows of split {name!r}" for name, count in unused.items()))
+        if "validation" in table.split:
+            return table.part("train"), table.part("validation")
+        table = table.part("train")
     names = table.item_ids or table.ids
     distinct = list(dict.fromkeys(names))
     count = max(2, round(share * len(distinct)))

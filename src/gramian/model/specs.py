@@ -8,6 +8,7 @@ command line takes as `--trust-code` and never from a file, lets it name other c
 from __future__ import annotations
 
 import importlib
+import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -87,8 +88,8 @@ def _class_of(path: str, kind: type, argument: str, trust_code: bool) -> Callabl
         return names[path]
     if path == "Matching" and kind is Loss:
         raise InputError("`loss` Matching trains a head beside another loss: name that one, and add --matching 0.1.")
-    module, dot, name = path.rpartition(".")
-    if not dot and path not in TRUSTED:
+    module, _, name = path.rpartition(".")
+    if path not in TRUSTED and not re.fullmatch(r"\w+(\.\w+)+", path):
         raise wrong_choice(argument, path, (*names, *(TRUSTED if kind is Tower else ())))
     if not trust_code:
         own = f"; {', '.join(names)} do not need it" if names else ""

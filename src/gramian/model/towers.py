@@ -326,7 +326,8 @@ def collator_for(table: Table, towers: Mapping[str, Tower]) -> Collator:
         InputError: a tower without a column; columns and towers that do not fit.
     """
     for name in towers:
-        check_choice("towers", name, table.columns)
+        if name not in table.columns:
+            raise InputError(f"`towers` reads a column {name!r} that the table lacks; it has {', '.join(table.columns)}.")
     readers = {name: towers[name].reader if name in towers else FeatureReader() for name in table.modalities}
     collator = Collator(readers)
     collator.check(table)

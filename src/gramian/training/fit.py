@@ -150,7 +150,7 @@ def _fit(
     if folder is not None and resume:
         best = folder.restore(history)
     with _forked(accelerator.device), progress_bar(progress and is_main_process(), note=True) as bar:
-        task = bar.add_task(type(loss).__name__, total=recipe.epochs, completed=len(history.records), note="")
+        task = bar.add_task("training", total=recipe.epochs, completed=len(history.records), note="")
         while not _finished(history, recipe):
             epoch = len(history.records) + 1
             # A resumed run draws the same dropout, and each process its own.
@@ -179,9 +179,9 @@ def _fit(
                     optimizer.step()
                     schedule.step()
             if not values:
-                raise InputError(
-                    f"no batch of epoch {epoch} held two items to contrast by {loss!r}. Raise `batch_size` (now {batch_size})."
-                )
+                lost = f"; {len(history.broken)} cells cannot be read ({summary(history.broken)})" if history.broken else ""
+                fix = "Fix the cells: gramian check lists them" if lost else f"Raise `batch_size` (now {batch_size})"
+                raise InputError(f"no batch of epoch {epoch} held two items to contrast by {loss!r}{lost}. {fix}.")
             record = {"epoch": epoch, "skipped": skipped} | {
                 name: torch.stack(part).mean().item() for name, part in values.items()
             }

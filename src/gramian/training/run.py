@@ -60,7 +60,7 @@ class Run:
 
 
 def train(
-    data: str,
+    data: str | Path,
     output: Path | str,
     loss: Loss | Spec | None = None,
     columns: Sequence[str] | None = None,
@@ -125,7 +125,8 @@ def train(
     """
     check_type("output", output, str, Path)
     check_type("recipe", recipe, Recipe, fix="Make one, as in Recipe(epochs=3).")
-    output = Path(output)
+    check_type("data", data, str, Path, fix="`fit` takes tables in memory.")
+    data, output = str(data), Path(output)
     check_number("matching", matching, "[0, inf)")
     check_number("bank", bank, "[0, inf)", integer=True)
     check_choice("method", method, get_args(Method))
