@@ -23,10 +23,11 @@ from gramian.data import Table
 from gramian.errors import InputError, check_choice, check_number, require
 from gramian.evaluation import Report, evaluate, hits
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
-from gramian.files import write_text
+from gramian.files import read_json, write_text
 from gramian.losses import Loss
 from gramian.model import Aligner
 from gramian.model.heads import HeadName
+from gramian.model.options import convert
 from gramian.scores import ScoreName
 from gramian.training import History, Recipe, Search, fit, fit_canonical
 
@@ -205,10 +206,14 @@ class _Trial:
     def stored(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]] | None:
         """The finished run at `path`; None where there is none, or it is damaged or has other settings."""
         try:
-            outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            outcome: dict[str, Any] = read_json(path)
+            figures = {
+                "best": convert(outcome["best"], float, "best"),
+                "best_epoch": convert(outcome["best_epoch"], int, "epoch"),
+            }
             if outcome["settings"] == self.settings(method):
-                return Bundle.load(path.with_suffix(".safetensors")), outcome
-        except (OSError, ValueError, KeyError, TypeError):
+                return Bundle.load(path.with_suffix(".safetensors")), outcome | figures
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # damaged, or somebody else's
             pass
         return None
 

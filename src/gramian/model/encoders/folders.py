@@ -136,6 +136,10 @@ def admit(folder: Path, adapter: bool = False) -> None:
         for name in names:
             if name.endswith(".json") and name not in VOCABULARIES:
                 _admit_json(folder, Path(parent, name))
+    if not any(folder.rglob("*.safetensors")):
+        raise _refused(
+            folder, "it holds no safetensors. Give the `revision` of a converted copy, such as refs/pr/1, or convert it"
+        )
 
 
 def _admit_json(folder: Path, path: Path) -> None:
