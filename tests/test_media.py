@@ -817,6 +817,17 @@ def test_a_cover_is_no_video():
     assert _hertz(read_audio(buffer.getvalue())) == pytest.approx(440, abs=2)
 
 
+def test_an_animated_webp_is_a_video():
+    clear = [Image.new("RGBA", (16, 16), (200, 0, 0, 255 - 50 * number)) for number in range(4)]
+    options: dict[str, Any] = {"save_all": True, "append_images": clear[1:], "duration": [100, 100, 100, 700], "lossless": True}
+    content = _encoded(clear[0], "WEBP", **options)
+    video = read_video(content, 10)
+    assert video.shape == (10, 16, 16, 3)
+    assert np.abs(video[:, 0, 0, 1].astype(int) - [0, 50, 100, *[150] * 7]).max() <= 1  # on white, by time
+    with pytest.raises(Unreadable):
+        read_video(content[:-40])
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "ICO", "AVIF"])
 def test_a_still_image_is_no_video(tmp_path, form):
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,7 +19,7 @@ from gramian.errors import is_exhausted, require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["read_image"]
+__all__ = ["decoding", "read_image"]
 
 
 def read_image(source: Source | Image | NDArray[Any] | Tensor, folder: Place | None = None) -> Image:
@@ -39,22 +41,35 @@ def read_image(source: Source | Image | NDArray[Any] | Tensor, folder: Place | N
         Unreadable: no image, a truncated one, or one of more than `MAX_PIXELS` pixels. Memory that runs out is not caught.
     """
     require("PIL")
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if isinstance(source, np.ndarray | Tensor):
         return _on_white(_from_array(source))
+    with decoding():
+        if isinstance(source, Image.Image):
+            return _on_white(_loaded(source))
+        with open_content(open_source(source, folder)) as content:
+            return _on_white(_from_file(content))
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Report what Pillow's decoders say of a file.
+
+    Raises:
+        Unreadable: any error but those of memory.
+    """
+    from PIL import UnidentifiedImageError
+
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of size and of odd EXIF data; the limit below is ours
-            if isinstance(source, Image.Image):
-                return _on_white(_loaded(source))
-            with open_content(open_source(source, folder)) as content:
-                return _on_white(_from_file(content))
+            warnings.simplefilter("ignore")  # of size and of odd EXIF data; the limit of pixels is ours
+            yield
     except UnidentifiedImageError:
         raise Unreadable("not an image that Pillow knows") from None
     except Unreadable:
         raise
-    except Exception as error:  # Pillow's decoders fail in as many ways as there are formats
+    except Exception as error:  # they fail in as many ways as there are formats
         if is_exhausted(error):
             raise
         raise Unreadable(decoder_reason(error)) from None

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gramian.data.content import MAX_PIXELS, Place, Source, Unreadable, chosen_track, open_container, open_recording, until_end
+from gramian.data.content import (
+    MAX_PIXELS,
+    Place,
+    Source,
+    Unreadable,
+    chosen_track,
+    open_container,
+    open_content,
+    open_recording,
+    until_end,
+)
+from gramian.data.image import decoding, read_image
 from gramian.errors import check_number, require
 
 __all__ = ["read_video"]
+
+Shown: TypeAlias = "tuple[float, Callable[[], NDArray[np.uint8]]]"
+"""When a frame appears, and its picture."""
 
 
 def read_video(
@@ -47,6 +62,8 @@ def read_video(
     opened = open_recording(source, folder)
     with open_container(opened, "video") as container:
         kind, brand = container.format.name, container.metadata.get("major_brand")
+        if kind == "webp_pipe":  # which FFmpeg reads no animations of
+            return _at(*_webp(opened), *places)
         if kind.endswith("_pipe") or kind in ("image2", "ico") or brand in ("avif", "heic", "heix", "mif1"):
             raise Unreadable("a still image, no video")
         stream = chosen_track(container, "video")
@@ -108,11 +125,31 @@ def _end(packets: Iterator[Any]) -> tuple[float, bool]:
     return last + (duration or (last - min(times)) / max(1, len(times) - 1) or 1), True
 
 
+def _webp(opened: bytes | Path) -> tuple[Iterator[Shown], float]:
+    """When each picture of an animated WebP appears, and the picture; when the last disappears."""
+    require("PIL")
+    from PIL import Image, ImageSequence
+
+    def frames() -> Iterator[tuple[float, Any]]:
+        with decoding(), open_content(opened) as content, Image.open(content, formats=["WEBP"]) as image:
+            if image.width * image.height > MAX_PIXELS or getattr(image, "n_frames", 1) < 2:
+                raise Unreadable("a still image, no video")
+            time = 0.0
+            for frame in ImageSequence.Iterator(image):
+                frame.load()
+                yield time, frame
+                time += frame.info.get("duration") or 0
+            yield time, None
+
+    *_, (end, _) = frames()
+    return ((time, partial(np.asarray, read_image(frame))) for time, frame in frames() if frame is not None), end
+
+
 ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave the transparency out."""
 
 
-def _decoded(container: Any, stream: Any, is_timed: bool) -> Iterator[tuple[float, Callable[[], NDArray[np.uint8]]]]:
+def _decoded(container: Any, stream: Any, is_timed: bool) -> Iterator[Shown]:
     """When each frame appears, and its picture."""
     import av
 
