@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pickle
+import shutil
 import unittest.mock
 from pathlib import Path
 
@@ -238,6 +239,12 @@ def test_an_adapter_that_is_damaged(models, tmp_path):
     (tmp_path / "towers" / "0" / "adapter_model.safetensors").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"the adapter in .* cannot be loaded"):
         Aligner.from_pretrained(tmp_path)
+
+
+def test_weights_without_their_tokenizer(models, tmp_path):
+    shutil.copytree(tiny.build("bert", models), tmp_path / "bare", ignore=shutil.ignore_patterns("*tokeniz*"))
+    with pytest.raises(InputError, match=r"every text is the same to its tokenizer|needs a AutoTokenizer"):
+        HuggingFace(str(tmp_path / "bare"), "text")
 
 
 def test_no_such_model(tmp_path):

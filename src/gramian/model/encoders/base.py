@@ -7,6 +7,7 @@ import copy
 import hashlib
 import inspect
 import re
+import string
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -348,6 +349,20 @@ def refused(what: str) -> Iterator[None]:
 def loading(what: str) -> contextlib.AbstractContextManager[None]:
     """`refused` for `what` is loaded from files, which may be foreign or damaged."""
     return refused(f"{what} cannot be loaded")
+
+
+def check_tokenizer(tokenizer: Any, model: str) -> None:
+    """Refuse a tokenizer to which every text is the same: transformers makes one where its files are missing.
+
+    Raises:
+        InputError: it tells no letters or digits apart.
+    """
+    ids = {tuple(tokenizer(text, verbose=False)["input_ids"]) for text in string.ascii_letters + string.digits}
+    if len(ids) < 2:
+        raise InputError(
+            f"`model` {model!r} has no words: every text is the same to its tokenizer, whose files are missing or empty. "
+            "Write them beside the weights: tokenizer.save_pretrained(folder)."
+        )
 
 
 def by_length(encode: Callable[[Mapping[str, Any]], Encoded], inputs: Mapping[str, Any], mask: Tensor) -> Encoded:

@@ -16,7 +16,15 @@ from gramian.data.media import Kind, Place
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, check_number, listing, require
 from gramian.files import inside, read_json
-from gramian.model.encoders.base import LARGEST_LENGTH, Encoder, EncoderOptions, by_length, loading, without_bars
+from gramian.model.encoders.base import (
+    LARGEST_LENGTH,
+    Encoder,
+    EncoderOptions,
+    by_length,
+    check_tokenizer,
+    loading,
+    without_bars,
+)
 from gramian.model.encoders.families import mixes, token_limit
 from gramian.model.encoders.folders import no_larger_than, shapes
 from gramian.model.options import convert
@@ -151,6 +159,8 @@ class SentenceTransformers(Encoder):
         inner = getattr(self.model[0], "auto_model", None) or getattr(self.model[0], "model", None)
         self._config = getattr(inner, "config", None)
         tokenizer = getattr(self.model[0], "tokenizer", None)
+        if callable(tokenizer) and self.options["kind"] == "text":
+            check_tokenizer(tokenizer, self.source)
         if tokenizer is not None and self._config is not None:  # it counts positions of RoBERTa that are the padding's
             limit = token_limit(tokenizer, inner, asked)
             self.model.max_seq_length = min(filter(None, (self.model.max_seq_length, limit)), default=None)

@@ -19,7 +19,7 @@ from gramian.data.media import MEDIA, Kind, Place, Sampling
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, is_exhausted, listing, require
 from gramian.files import read_json
-from gramian.model.encoders.base import Encoder, EncoderOptions, by_length, loading, without_bars
+from gramian.model.encoders.base import Encoder, EncoderOptions, by_length, check_tokenizer, loading, without_bars
 from gramian.model.encoders.families import (
     encoder_of,
     family_of,
@@ -167,6 +167,8 @@ class HuggingFace(Encoder):
         self._per_frame = kind == "video" and not reads_videos(self.model)
         self._method = method_of(self.model, "image" if self._per_frame else kind)
         self._processor = processor = _processor(folder, "image" if self._per_frame else kind, self.source)
+        if kind == "text":
+            check_tokenizer(processor, self.source)
         config = self.model.config
         self.reader = _HuggingFaceReader(
             kind,
