@@ -76,9 +76,9 @@ class Search:
     """
 
     heads: tuple[HeadName, ...] = ("linear", "kernel")
-    kernels: tuple[Kernel, ...] = (Kernel(power=2), Kernel(power=4), Kernel("rbf", power=1))
-    ridges: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
-    powers: tuple[float, ...] = (0.5, 1.0, 2.0)
+    kernels: tuple[Kernel, ...] = (Kernel(power=2), Kernel(power=4), Kernel("rbf", power=1), Kernel("rbf", power=0.3))
+    ridges: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    powers: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     dims: tuple[int, ...] = (128, 256, 512)
     criterion: Criterion = "maxvar"
     folds: int = 4
