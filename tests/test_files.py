@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from gramian.cli import main
+from gramian.cli.terminal import stoppable
 from gramian.errors import InputError
 from gramian.files import LOCK, atomic, atomic_folder, claimed, write_text
 from synthetic import world
@@ -279,3 +280,19 @@ def test_a_second_run_on_a_folder_is_refused_in_one_line(train, tmp_path, capsys
         assert refused == [2]
         assert f"run' is in use by process {os.getpid()} on host" in one_line(capsys)
     assert main(train) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_an_extension_turns_into_its_own_error_is_heard(number):
+    before = signal.getsignal(number)
+
+    def extension():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+
+    with pytest.raises(KeyboardInterrupt) as raised, stoppable():
+        extension()
+    assert raised.value.args == (number,)
+    assert signal.getsignal(number) == before

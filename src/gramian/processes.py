@@ -191,11 +191,11 @@ class _Watch:
         deadline = time.monotonic() + patience
         key = f"gramian/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_visits)}"
         try:
-            store = _store(patience)
             if self.number == 0:
-                self._gather(store, key, deadline, patience)
+                self._gather(_store(patience), key, deadline, patience)
             else:
-                self._report(store, key, deadline)
+                _connected(int(os.environ["MASTER_PORT"]), deadline).close()  # torch's own attempt ends in pages of frames
+                self._report(_store(patience), key, deadline)
         except (RuntimeError, OSError) as error:  # of the store; of a connection
             what = f"process 0 of {self.size} cannot be reached" if self.number else "the other processes cannot be met"
             raise InputError(f"{what} ({first_line(error):.120}). Start all of them again.") from error
@@ -230,7 +230,7 @@ class _Watch:
                 raise TimeoutError("it has not come")
             time.sleep(0.02)
         port, token = store.get(key).decode().split()
-        link = socket.create_connection((os.environ["MASTER_ADDR"], int(port)), timeout=max(1.0, deadline - time.monotonic()))
+        link = _connected(int(port), deadline)
         self._links[0] = (link, link.makefile(encoding="utf-8"))
         self._tell(f"{token} {self.number}\n")
         answer = self._links[0][1].readline()
@@ -300,6 +300,17 @@ _INTERRUPTED = "was interrupted"
 
 def _advice(news: str) -> str:
     return f"{news.rstrip('.')}. Start all of them again; finished work is kept."
+
+
+def _connected(port: int, deadline: float) -> socket.socket:
+    """A connection to the first process, once it listens."""
+    while True:
+        try:
+            return socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=max(1.0, deadline - time.monotonic()))
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 @cache

@@ -80,22 +80,23 @@ def warn_unreadable(broken: Sequence[Broken]) -> None:
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Within the context SIGINT and SIGTERM raise `KeyboardInterrupt` with their number; a second one ends the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(number, _stop)
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
+    heard: list[int] = []
+
+    def stop(number: int, _: object) -> NoReturn:
+        heard.append(number)
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)
+        raise KeyboardInterrupt(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers} if main else {}
     try:
         yield
+    except Exception as error:
+        if heard:  # an extension took the interrupt for an error of its own
+            raise KeyboardInterrupt(heard[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, _: object) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise KeyboardInterrupt(number)
