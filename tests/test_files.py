@@ -1,5 +1,6 @@
 """Files and folders are whole or not there, whoever else writes; an output folder has one owner."""
 
+import ast
 import errno
 import os
 import shutil
@@ -7,11 +8,13 @@ import signal
 import socket
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import gramian
 from gramian.cli import main
 from gramian.cli.terminal import stoppable
 from gramian.errors import InputError
@@ -296,3 +299,41 @@ def test_a_signal_that_an_extension_turns_into_its_own_error_is_heard(number):
         extension()
     assert raised.value.args == (number,)
     assert signal.getsignal(number) == before
+
+
+SOURCE = Path(gramian.__file__).parent
+WRITERS = {"write_bytes", "save_file", "savefig", "write_table", "new_file", "dump", "to_parquet", "to_csv", "savez"}
+GIVEN = {"model/saving.py", "model/encoders", "data/arrow.py"}  # write to a path that `atomic` or `atomic_folder` gave
+ELSEWHERE = {"/proc/self/clear_refs"}
+
+
+def unsafe_writes(path):
+    """Lines that write a file outside of `with atomic(…)` and `with atomic_folder(…)`."""
+    lines = []
+
+    def visit(node, inside):
+        if isinstance(node, ast.With):
+            names = [ast.unparse(item.context_expr).partition("(")[0] for item in node.items]
+            inside = inside or bool({"atomic", "atomic_folder"} & set(names))
+        if isinstance(node, ast.Call) and not inside:
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            text = ast.unparse(node)
+            opened = name == "open" and any(mode in text for mode in ("'w", "'a", "'x", "+'", "'wb"))
+            method = name == "write_text" and isinstance(node.func, ast.Attribute)
+            if (name in WRITERS or opened or method) and not any(where in text for where in ELSEWHERE):
+                lines.append(node.lineno)
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), inside=False)
+    return lines
+
+
+def test_every_file_is_written_through_this_module(tmp_path):
+    paths = {path.relative_to(SOURCE).as_posix(): path for path in SOURCE.rglob("*.py")}
+    named = {name: unsafe_writes(path) for name, path in paths.items() if not any(name.startswith(given) for given in GIVEN)}
+    assert {name: lines for name, lines in named.items() if lines and name != "files.py"} == {}
+    module = tmp_path / "module.py"
+    lines = ["path.write_text(x)", "with atomic(p) as q:", "  q.write_text(x)", "write_text(p, x)", "open(p, 'w')", "open(p)"]
+    module.write_text("\n".join([*lines, "pq.write_table(t, p)"]))
+    assert unsafe_writes(module) == [1, 5, 7]

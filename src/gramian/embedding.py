@@ -77,7 +77,7 @@ def embed_shards(
 
     Each shard is complete or absent. Called again with the same table and model it resumes where it stopped; another table or
     model raises. Under torchrun or `accelerate launch` the shards are divided among the processes; if one of them dies, the
-    others stop within half a minute.
+    others stop within seconds.
 
     Args:
         model: an Aligner, for vectors in its space; or towers, for features as they give them.
