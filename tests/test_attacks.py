@@ -959,3 +959,10 @@ def test_a_cell_leads_nowhere(world, name, kind, capsys):
     printed = capsys.readouterr().out
     assert SECRET not in printed
     assert not [char for char in printed if char < " " and char != "\n"]
+
+
+def test_a_card_shows_what_a_terminal_would_obey(tmp_path):
+    Aligner({"\x1b]0;own\x07": 2, "b": 2}, 4).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "\x1b" not in card
+    assert r"\x1b]0;own\x07" in card

@@ -16,7 +16,7 @@ from gramian.model.encoders import Encoder
 from gramian.model.heads import Modality
 from gramian.model.towers import Features, Towers
 from gramian.papers import Paper
-from gramian.sheets import Sheet
+from gramian.sheets import Sheet, visible
 
 __all__ = ["Described", "bare_card", "run_card"]
 
@@ -153,4 +153,6 @@ def _use(aligner: Described, where: str) -> str:
 
 
 def _join(*parts: str) -> str:
-    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+    """Paragraphs as Markdown; names and reasons come from tables, and a terminal that shows the card obeys none of them."""
+    text = "\n\n".join(part.strip() for part in parts if part.strip())
+    return "\n".join(map(visible, text.split("\n"))) + "\n"

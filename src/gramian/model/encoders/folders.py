@@ -69,6 +69,9 @@ def folder_of(model: str, revision: str | None, local_files_only: bool) -> Path:
         revision: on the hub.
         local_files_only: use the cache alone.
 
+    Returns:
+        Its path in full.
+
     Raises:
         InputError: neither; or a folder that is not admitted.
     """
@@ -98,6 +101,9 @@ def fetch(model: str, expected: str, patterns: tuple[str, ...], **options: Any) 
         expected: how the error begins.
         patterns: of the files.
         options: of `huggingface_hub.snapshot_download`.
+
+    Returns:
+        Its path in full.
 
     Raises:
         InputError: a name that is no hub id, an unknown one, or a hub that cannot be reached.
