@@ -20,13 +20,9 @@ from reference import cone as reference_cone
 from reference import gram as reference_gram
 from reference import pmrl as reference_pmrl
 from reference import triangle as reference_triangle
-from test_losses import FORMS, NAMES, batch, close, every_loss, every_loss_but, missing, tau_of
+from test_losses import FORMS, NAMES, batch, close, every_loss, every_loss_but, missing, tau_of, with_ids
 
 IDS = [0, 0, 1, 2, 3, 4, 4, 5, 0]
-
-
-def with_ids(items, ids):
-    return Bundle(items.vectors, items.present, items.modalities, torch.as_tensor(ids))
 
 
 def seeded(seed):
