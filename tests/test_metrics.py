@@ -245,7 +245,9 @@ def test_gap_and_antipodes_by_hand(generator):
     shift[0] = 0.25
     assert modality_gap(a, a) == 0
     assert modality_gap(a, a + shift) == pytest.approx(0.25)
+    assert modality_gap(a[:1], -a[:1]) == pytest.approx(2)
     assert (antipodal_share(a, a), antipodal_share(a, -a)) == (0, 1)
+    assert antipodal_share(torch.eye(2), torch.eye(2).flip(0)) == 0  # orthogonal
     assert antipodal_share(a, torch.cat([a[:20], -a[20:]])) == 0.6
 
 

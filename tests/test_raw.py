@@ -471,7 +471,7 @@ def test_folders_that_hold_something_else_are_left_alone(models, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="`output` must be a folder"):
         embed_shards(model, table, tmp_path / "file", progress=False)
-    for options in ({"batch_size": 0}, {"shard_size": 0}, {"precision": "fp8"}):
+    for options in ({"batch_size": 0}, {"shard_size": 0}, {"shard_size": 1.5}, {"precision": "fp8"}):
         with pytest.raises(InputError, match="must be"):
             embed_shards(model, table, tmp_path / "other", progress=False, **options)
 
@@ -550,6 +550,15 @@ def test_towers_of_ones_own_are_told_apart(tmp_path):
     assert not (tmp_path / "y").exists()
     with pytest.raises(InputError, match="column `x` must hold raw cells, which its tower reads; it holds features"):
         embed_shards(custom(0), Table.from_columns({"x": torch.randn(2, 2)}), tmp_path / "z", progress=False)
+
+
+def test_the_columns_written_are_those_asked_for_or_those_of_the_table(tmp_path):
+    towers = Towers({name: Custom(torch.nn.Identity(), 2) for name in ("x", "y", "z")})
+    table = Table.from_columns({name: Cells([[1.0, 2.0], None]) for name in ("x", "y")})
+    for columns in (None, ["y"]):
+        folder = tmp_path / str(columns)
+        embed_shards(towers, table, folder, columns=columns, progress=False)
+        assert list(load(folder).modalities) == (columns or ["x", "y"])
 
 
 def test_another_table_in_a_finished_folder_is_refused(tmp_path):

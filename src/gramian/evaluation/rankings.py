@@ -189,7 +189,7 @@ def _folded(parts: Sequence[Tensor], items: NDArray[np.int64], has: NDArray[np.b
     present = has.nonzero()[0]
     rows = present[np.argsort(items[present], kind="stable")]  # of one item side by side
     sorted_items = items[rows]
-    starts = np.flatnonzero(np.r_[True, sorted_items[1:] != sorted_items[:-1]]) if len(rows) else np.empty(0, np.int64)
+    starts = np.flatnonzero(np.r_[True, sorted_items[1:] != sorted_items[:-1]])
     sizes = np.diff(np.r_[starts, len(rows)])
     place = np.arange(len(rows)) - np.repeat(starts, sizes)
     for back in range(1, int(sizes.max(initial=1))):
