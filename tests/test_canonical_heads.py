@@ -7,6 +7,7 @@ from gramian import Aligner, Pairwise, Recipe, Table, evaluate, fit
 from gramian.canonical.features import Kernel, Nystroem
 from gramian.errors import InputError
 from gramian.model import Custom, Modality
+from gramian.model.heads import linear_of
 from gramian.model.starts import EncodedRows, fill_heads, identity_heads, moments_of
 from reference import canonical as reference
 from synthetic import world
@@ -187,5 +188,8 @@ def test_the_identity_start_leaves_vectors_where_they_stand():
     identity_heads(aligner.towers, aligner.named_heads())
     for name, column in columns.items():
         torch.testing.assert_close(aligner.embed(table).column(name), torch.nn.functional.normalize(column, dim=1))
+        # A step of the optimiser weighs what it weighs on new weights.
+        weight = linear_of(aligner.named_heads()[name]).weight
+        assert float(weight.square().mean()) == pytest.approx(1 / (3 * 4), rel=1e-5)
     with pytest.raises(InputError, match="'identity' needs heads 'linear' or 'residual' of width `dim` = 5; column `a`"):
         identity_heads(aligner.towers, Aligner.for_table(table, dim=5).named_heads())

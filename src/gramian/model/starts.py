@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gramian.canonical import Moments, Solution
 from gramian.data.batches import Loader, Reading
@@ -126,17 +126,14 @@ def fill_heads(heads: Mapping[str, nn.Module], solution: Solution, power: float)
                 f"`dim` must be at most {len(solution.values)}, the components solved for; got {linear.out_features}."
             )
         weight, bias = solution.head(name, power=power, dim=linear.out_features)
-        # Entries of a new `nn.Linear` have the variance 1/(3 · width).
-        size = (3 * linear.in_features) ** -0.5 / weight.square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-        linear.weight.copy_(weight.mT * size)
-        linear.bias.copy_(bias * size)
+        _fill(linear, weight.mT, bias)
 
 
 @torch.no_grad()
 def identity_heads(towers: Towers, heads: Mapping[str, nn.Module]) -> None:
     """Start the linear maps where the vectors stand: for modalities that share one space already.
 
-    Features come out of the heads as they went into their towers, which standardise them.
+    Features come out of the heads as they went into their towers, which standardise them, but for one factor.
 
     Args:
         towers: of the heads.
@@ -153,5 +150,14 @@ def identity_heads(towers: Towers, heads: Mapping[str, nn.Module]) -> None:
                 f"`{name}` has width {towers[name].width} and {'a kernel' if isinstance(head, KernelHead) else 'a linear map'}."
             )
         tower = towers[name]
-        linear.weight.copy_(torch.diag(tower.deviation) if isinstance(tower, Features) else torch.eye(linear.in_features))
-        linear.bias.copy_(tower.mean if isinstance(tower, Features) else torch.zeros(linear.in_features))
+        if isinstance(tower, Features):
+            _fill(linear, torch.diag(tower.deviation), tower.mean)
+        else:
+            _fill(linear, torch.eye(linear.in_features), torch.zeros(linear.in_features))
+
+
+def _fill(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Set a map but for its scale, which is that of a new one: its entries have the variance 1/(3 · width)."""
+    size = (3 * linear.in_features) ** -0.5 / weight.square().mean().sqrt().clamp(min=torch.finfo(weight.dtype).tiny)
+    linear.weight.copy_(weight * size)
+    linear.bias.copy_(bias * size)
