@@ -189,7 +189,7 @@ def test_the_identity_start_leaves_vectors_where_they_stand():
     for name, column in columns.items():
         torch.testing.assert_close(aligner.embed(table).column(name), torch.nn.functional.normalize(column, dim=1))
         # A step of the optimiser weighs what it weighs on new weights.
-        weight = linear_of(aligner.named_heads()[name]).weight
+        weight = linear_of(aligner.named_heads()[name]).weight.detach()
         assert float(weight.square().mean()) == pytest.approx(1 / (3 * 4), rel=1e-5)
     with pytest.raises(InputError, match="'identity' needs heads 'linear' or 'residual' of width `dim` = 5; column `a`"):
         identity_heads(aligner.towers, Aligner.for_table(table, dim=5).named_heads())
