@@ -471,7 +471,8 @@ def main() -> int:
                 good, refused, findings = json.loads(done.stdout)
             except ValueError:  # a crash, or over the time: the rest of the batch is read next
                 told = [line for line in done.stderr.splitlines() if line.startswith(f"{name} ")]
-                good, refused, findings = 0, 0, [f"{told[-1] if told else name}: exit {done.returncode}\n{done.stderr[-1500:]}"]
+                rest = "\n".join(line for line in done.stderr.splitlines() if not line.startswith(f"{name} "))
+                good, refused, findings = 0, 0, [f"{told[-1] if told else name}: exit {done.returncode}\n{rest[-1500:]}"]
                 first = int(told[-1].split()[1]) + 1 if told else last
             counts = [counts[0] + good, counts[1] + refused]
             found += len(findings)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gramian.data.content import Folder, Place, Unreadable
-from gramian.errors import InputError
+from gramian.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -85,11 +85,20 @@ class Cells:
         return f"Cells({len(self)}, {int(self.present.sum())} filled)"
 
     def __getitem__(self, row: int) -> Any:
-        """One cell; `None` where it is empty."""
+        """One cell; `None` where it is empty.
+
+        Raises:
+            InputError: a date or time that Python's types do not reach.
+        """
         if not self.present[row]:
             return None
         value = self._values[int(self._rows[row])]
-        return value.as_py() if hasattr(value, "as_py") else value
+        try:
+            return value.as_py() if hasattr(value, "as_py") else value
+        except (OverflowError, ValueError) as error:
+            raise InputError(
+                f"row {self._rows[row]} holds a {value.type} that Python cannot hold ({first_line(error)})."
+            ) from None
 
     def __iter__(self) -> Iterator[Any]:
         return (self[row] for row in range(len(self)))

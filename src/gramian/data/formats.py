@@ -96,7 +96,7 @@ def read_file(path: Path, wanted: Wanted, *, mapped: bool = False) -> Iterator[P
         raise
     except UnicodeDecodeError as error:
         raise InputError(f"{str(path)!r} is not in UTF-8 (byte {error.start}). Save it as UTF-8.") from None
-    except (pa.ArrowException, csv.Error, OSError, ValueError, IndexError, RecursionError) as error:
+    except (pa.ArrowException, csv.Error, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{str(path)!r} cannot be read as {kind}: {first_line(error) or type(error).__name__}") from error
 
 
@@ -129,7 +129,7 @@ def _parquet(path: Path, wanted: Wanted) -> Iterator[Part]:
         kinds = pa.schema([file.schema_arrow.field(name) for name in chosen])
         yield _part(kinds.empty_table(), names, path)  # a file without rows, or of empty row groups, still has its types
         rows = file.metadata.num_rows
-        taken = check_parquet(file, path, set(chosen))
+        taken = check_parquet(path, set(chosen))
         for batch in file.iter_batches(max(1, min(_ROWS, _PART * rows // max(1, taken))), columns=chosen):
             table = pa.Table.from_batches([batch]).select(chosen)  # "a" brings "a.b" along
             yield _part(table, names, path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -117,12 +117,13 @@ def _sizes(values: pyarrow.Array) -> np.ndarray:
     return np.full(len(values), width, np.int64)
 
 
-def check_parquet(file: pyarrow.parquet.ParquetFile, path: Path, chosen: set[str]) -> int:
-    """Check what columns take once they are read; texts that a dictionary may repeat are looked up there.
+def check_parquet(path: Path, chosen: set[str]) -> int:
+    """Check what columns take once they are read, page by page; texts that a dictionary may repeat are looked up there.
+
+    The footer is read here: where it is damaged, pyarrow's own view of a column ends the process.
 
     Args:
-        file: the file, open.
-        path: of it.
+        path: of the file.
         chosen: the columns.
 
     Returns:
@@ -130,50 +131,120 @@ def check_parquet(file: pyarrow.parquet.ParquetFile, path: Path, chosen: set[str
 
     Raises:
         InputError: see `check_room`.
+        ValueError: a footer or page headers that cannot be read.
     """
+    try:
+        return _parquet_bytes(path, chosen)
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError("its footer or a page is damaged") from None
+
+
+def _parquet_bytes(path: Path, chosen: set[str]) -> int:
     import pyarrow.parquet as pq
 
-    groups, size = file.metadata, path.stat().st_size
-    widths = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4}
-    columns = [file.schema.column(leaf) for leaf in range(len(file.schema))]
-    leaves = [i for i, column in enumerate(columns) if column.path in chosen or column.path.split(".")[0] in chosen]
-    taken = 0
-    for group in range(groups.num_row_groups):
-        for leaf in leaves:
-            column, chunk = columns[leaf], groups.row_group(group).column(leaf)
-            width = column.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else widths.get(column.physical_type, 8)
-            taken += max(chunk.total_uncompressed_size, chunk.num_values * width)
-            if column.physical_type == "BYTE_ARRAY" and _may_repeat(path, chunk, max(_ROOM, _RATIO * size)):
-                check_room(str(path), size, groups.num_rows, taken)
-                with pq.ParquetFile(path, read_dictionary=[column.path]) as again:
-                    entries = again.read_row_group(group, columns=[column.path])
-                    taken += sum(unpacked_bytes(part) for each in entries.columns for part in each.chunks)
-    check_room(str(path), size, groups.num_rows, taken)
+    size, taken = path.stat().st_size, 0
+    with path.open("rb") as file:
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, size - 8 - length))
+        footer, _ = _struct(file.read(length), 0)
+        leaves = [element for element in footer[2] if not element.get(5)]  # without children
+        for number, group in enumerate(footer[4]):
+            for leaf, column in zip(leaves, group[1], strict=True):
+                chunk = column[3]
+                name = b".".join(chunk[3]).decode()
+                if name not in chosen and name.split(".")[0] not in chosen:
+                    continue
+                values, unpacked, dictionary = _pages(file, chunk, size)
+                width = leaf.get(2, 1) if leaf[1] == _FIXED else _WIDTHS[leaf[1]]
+                taken += max(unpacked, values * width)
+                if leaf[1] == _TEXT and values * dictionary > max(_ROOM, _RATIO * size):
+                    check_room(str(path), size, footer[3], taken)
+                    with pq.ParquetFile(path, read_dictionary=[name]) as again:
+                        entries = again.read_row_group(number, columns=[name])
+                        taken += sum(unpacked_bytes(part) for each in entries.columns for part in each.chunks)
+    check_room(str(path), size, footer[3], taken)
     return taken
 
 
-def _may_repeat(path: Path, chunk: Any, room: int) -> bool:
-    """Whether the values of a column chunk would take more than `room` if each were the whole dictionary."""
-    if not chunk.has_dictionary_page or chunk.num_values * chunk.total_uncompressed_size <= room:
-        return False
-    return bool(chunk.num_values * _dictionary_bytes(path, chunk) > room)
+_WIDTHS = (1, 4, 8, 8, 4, 8, 4)  # of values in memory, by parquet's physical types
+_TEXT, _FIXED = 6, 7
 
 
-def _dictionary_bytes(path: Path, chunk: Any) -> int:
-    """The size of the dictionary page that a column chunk begins with, by the page's header."""
-    with path.open("rb") as file:
-        file.seek(chunk.dictionary_page_offset)
-        header = file.read(16)
-    sizes: list[int] = []  # two numbers, the kind of page and its size: each a field's mark and seven bits per byte, zigzag
-    at = 0
-    while len(sizes) < 2:
-        at, value, shift = at + 1, 0, 0
-        while header[at] & 0x80:
-            value |= (header[at] & 0x7F) << shift
-            at, shift = at + 1, shift + 7
-        sizes.append((value | header[at] << shift) >> 1)
+def _pages(file: BinaryIO, chunk: Mapping[int, Any], size: int) -> tuple[int, int, int]:
+    """The values of a column chunk, the bytes of its pages without compression, and those of the dictionary among them."""
+    if not chunk[5]:  # an empty one may name no page
+        return 0, 0, 0
+    at = min(chunk[9], chunk.get(11) or chunk[9])
+    end = at + chunk[7]
+    if not 0 <= at <= end <= size:
+        raise ValueError("a column lies outside of the file")
+    values = unpacked = dictionary = 0
+    while at < end:
+        file.seek(at)
+        header, length = _struct(file.read(min(_HEADER, end - at)), 0)
+        held = (header.get(5) or header.get(8) or {}).get(1, 0)
+        if min(header[2], header[3], held) < 0:
+            raise ValueError("a page of negative size")
+        values, unpacked = values + held, unpacked + header[2]
+        dictionary += header[2] if header[1] == 2 else 0
+        at += length + header[3]
+    return values, unpacked, dictionary
+
+
+_HEADER = 2**16  # bytes of a page's header, with the least and the largest value of the page
+
+
+def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
+    """A struct of Thrift's compact protocol: field → value; and where it ends."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while head := data[at]:
         at += 1
-    return sizes[1] if sizes[0] == 2 else 0
+        if head >> 4:
+            number += head >> 4
+        else:
+            number, at = _whole(data, at)
+        fields[number], at = (head & 15 == 1, at) if head & 15 in (1, 2) else _value(data, at, head & 15)
+    return fields, at + 1
+
+
+def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
+    if at > len(data):
+        raise ValueError("the footer is cut off")
+    if kind in (1, 2, 3):  # truth values in a list, and bytes
+        return data[at], at + 1
+    if kind in (4, 5, 6):
+        return _whole(data, at)
+    if kind == 7:
+        return None, at + 8
+    if kind == 8:
+        length, at = _varint(data, at)
+        return data[at : at + length], at + length
+    if kind in (9, 10):
+        count, inner = data[at] >> 4, data[at] & 15
+        count, at = _varint(data, at + 1) if count == 15 else (count, at + 1)
+        values = []
+        for _ in range(count):
+            value, at = _value(data, at, inner)
+            values.append(value)
+        return values, at
+    if kind == 12:
+        return _struct(data, at)
+    raise ValueError("the footer is damaged")
+
+
+def _whole(data: bytes, at: int) -> tuple[int, int]:
+    value, at = _varint(data, at)
+    return value >> 1 ^ -(value & 1), at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while data[at] & 0x80:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | data[at] << shift, at + 1
 
 
 def check_arrow(source: pyarrow.MemoryMappedFile, path: Path) -> None:
