@@ -85,3 +85,8 @@ def test_the_page_of_the_objectives_has_the_markers_that_its_command_fills():
     page = (ROOT / "docs" / "objectives.md").read_text()
     for marker in ("synthetic", "stamps", "challenge", "tuned", "served"):
         assert re.search(rf"^<!-- {marker} -->$.+^<!-- /{marker} -->$", page, flags=re.M | re.S), marker
+
+
+def test_the_page_of_the_closed_form_has_the_marker_that_its_command_fills():
+    page = (ROOT / "docs" / "canonical.md").read_text()
+    assert re.search(r"^<!-- learning-curve -->$.+^<!-- /learning-curve -->$", page, flags=re.M | re.S)
