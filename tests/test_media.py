@@ -1055,3 +1055,19 @@ def test_parts_of_what_holds_less_are_refused_at_once(tmp_path, offset, size, ki
     reason = "must be numbers of bytes|its archive is cut off" if kind == "file" else "a pipe or a device"
     with pytest.raises(Unreadable, match=reason):
         open_source({"bytes": None, "path": path, "offset": offset, "size": size})
+
+
+@pytest.mark.parametrize("layout", ["mono", "5.1", "7.1"])
+def test_recordings_of_many_channels(layout):
+    buffer, channels = BytesIO(), {"mono": 1, "5.1": 6, "7.1": 8}[layout]
+    samples = np.repeat(np.arange(1, channels + 1, dtype=np.float32) / 16, 4096).reshape(channels, -1)
+    with av.open(buffer, "w", format="matroska") as container:
+        track = container.add_stream("pcm_s16le", rate=RATE, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T.reshape(1, -1)), format="flt", layout=layout)
+        frame.sample_rate, frame.pts = RATE, 0
+        for each in av.AudioResampler(format="s16", layout=layout, rate=RATE).resample(frame):
+            container.mux(track.encode(each))
+        container.mux(track.encode(None))
+    read = read_audio(buffer.getvalue(), RATE)
+    assert len(read) == 4096
+    assert np.abs(read - samples.mean(0)).max() < 1e-3

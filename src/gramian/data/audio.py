@@ -208,9 +208,9 @@ def _av_samples(
         resampler, kind = None, None
         for frame in _frames(container, stream):
             if resampler is None or kind != _kind(frame):
-                resampler, kind = av.AudioResampler(format="fltp", rate=rate), _kind(frame)
-            for part in resampler.resample(frame):
-                parts.append(_mean(part.to_ndarray(), 0))
+                resampler, kind = av.AudioResampler(format="flt", rate=rate), _kind(frame)
+            for part in resampler.resample(frame):  # packed: of eight planes and more PyAV counts one too many
+                parts.append(_mean(part.to_ndarray().reshape(-1, part.layout.nb_channels), 1))
                 have += len(parts[-1])
             while count >= 0 and parts and first + len(parts[0]) <= min(start, have - count):
                 first += len(parts.popleft())
