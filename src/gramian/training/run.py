@@ -132,10 +132,11 @@ def train(
     check_choice("method", method, get_args(Method))
     check_choice("start", start, get_args(Start))
     if method == "canonical":
-        unused = {"loss": loss, "matching": matching, "start": start != "random", "resume": resume, "report_to": report_to}
-        for option, value in unused.items():
-            if value:
-                raise InputError(f"`{option}` is for `method` 'contrast'; 'canonical' solves in closed form. Leave it out.")
+        _check_closed(recipe, loss=loss, matching=matching, start=start != "random", resume=resume, report_to=report_to)
+    elif search != Search() and start != "canonical":
+        raise InputError("`search` is for `method` 'canonical' and `start` 'canonical'. Leave it out.")
+    if kernel is not None and (head or ("kernel" if method == "canonical" else "linear")) != "kernel":
+        raise InputError(f"`kernel` is for heads 'kernel'; got {head or 'linear'!r}. Name them by `head`, or leave it out.")
     inside(output, "aligner")  # a folder of somebody else may be resumed
     with watched(), claimed(output, is_main_process()):
         if not resume and is_main_process() and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
@@ -221,6 +222,17 @@ def train(
         write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
         aligner.save_pretrained(output / "aligner")  # last: a folder that has one holds a whole run
         return Run(aligner, history, report, tuple(written))
+
+
+def _check_closed(recipe: Recipe, **options: Any) -> None:
+    """Refuse what only training by a loss reads."""
+    for option, value in options.items():
+        if value:
+            raise InputError(f"`{option}` is for `method` 'contrast'; 'canonical' solves in closed form. Leave it out.")
+    if replace(recipe, seed=0, workers=0) != Recipe():
+        raise InputError(
+            "`recipe` is for `method` 'contrast'; 'canonical' reads its seed and workers alone. Leave the rest out."
+        )
 
 
 def _narrowed(search: Search, head: HeadName | None, kernel: Kernel | None, dim: int | None) -> Search:
