@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 # Modules are compiled when they are first imported: most of them never are, and all at once take half a minute.
 PIP := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help setup demo test numeric numeric-plain numeric-avx2 floors check format docs study bench clean
+.PHONY: help setup demo test coverage numeric numeric-plain numeric-avx2 floors check format docs study bench clean
 
 help:
 	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
-	@echo "make test    run the tests, doctests and README snippets; shows coverage"
-	@echo "make numeric run the numeric tests with other vector instructions and numbers of threads, as make test does"
+	@echo "make test    run the tests, doctests and README snippets; the numeric ones on other instructions and threads too"
+	@echo "make numeric run the numeric tests on other instructions and threads alone"
+	@echo "make coverage run the tests and show what they reach"
 	@echo "make floors  run the tests with the oldest releases that the package metadata allows"
 	@echo "make check   check formatting, lint and types"
 	@echo "make format  format the code and fix lint"
@@ -31,10 +32,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/gramian demo --output runs/demo
 
-# Coverage includes commands that a test starts, such as torchrun's processes, but not forked loading processes.
 test: setup
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n auto
 	@$(MAKE) --no-print-directory --jobs 2 numeric
+
+# By itself, as it takes a fifth longer and decides nothing. It includes commands that a test starts, but no forked processes.
+coverage: setup
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered
 
 # Sums round differently with other vector instructions and numbers of threads; nothing that the tests hold may depend on it.
 # MKL, which multiplies and factorises matrices, picks its instructions by itself. Few examples, as all were drawn before.

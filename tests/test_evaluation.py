@@ -8,7 +8,7 @@ import torch
 from gramian.bundle import Bundle
 from gramian.data.cells import Broken
 from gramian.errors import InputError
-from gramian.evaluation import DEFAULT, diagnostics, evaluate, hits, single_directions, subset_directions
+from gramian.evaluation import DEFAULT, diagnostics, evaluate, hits, rankings, single_directions, subset_directions
 from gramian.evaluation.metrics import ranks
 from gramian.scores import SCORES
 from gramian.tokens import Tokens
@@ -68,6 +68,12 @@ def test_subset_directions_against_loops(score):
         assert joint.gallery == len(gallery)
         side = asked if to_anchor else gallery
         assert joint.incomplete == sum(not bundle.select(*subset).present[j].all() for j in side)
+
+
+def test_vectors_whose_hashes_agree_are_alike_only_if_they_are_equal(monkeypatch):
+    monkeypatch.setattr(rankings, "_hashes", lambda parts: np.zeros(len(parts[0]), np.int64))
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert rankings._alike([vectors], np.arange(3)).tolist() == [0, 1, 0]
 
 
 def test_ranking_in_tiles_changes_nothing(monkeypatch):

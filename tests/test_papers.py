@@ -35,7 +35,8 @@ def test_the_readme_s_tables_name_the_papers_of_scores_and_losses():
         assert all(paper.name in cells[name] for paper in score.papers), name
     for name, make in losses.LOSSES.items():
         assert all(str(paper) in cells[name] for paper in make().papers), name
-    assert all(str(paper) in cells["Pairwise"] for make in ("text", None) for paper in Pairwise(anchor=make).papers)
+    assert all(str(paper) in cells["Pairwise"] for paper in Pairwise(anchor="text").papers)
+    assert papers.IMAGEBIND in Pairwise(anchor="text").papers and papers.IMAGEBIND not in Pairwise().papers
 
 
 def test_a_number_stands_in_one_place():
