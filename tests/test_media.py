@@ -1071,3 +1071,35 @@ def test_recordings_of_many_channels(layout):
     read = read_audio(buffer.getvalue(), RATE)
     assert len(read) == 4096
     assert np.abs(read - samples.mean(0)).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16, np.int32, np.uint8])
+def test_samples_of_every_type_and_door(kind):
+    """As 16 bits of a file; bare samples are at the reader's rate."""
+    tone = _tone(0.5)
+    scale = {np.int16: 2**15, np.int32: 2**31, np.uint8: 2**7}.get(kind, 1)
+    array = (tone * scale + (128 if kind is np.uint8 else 0)).astype(kind)
+    for source in (
+        array,
+        torch.from_numpy(array),
+        {"array": array, "sampling_rate": RATE},
+        {"array": array[None], "sampling_rate": RATE},
+    ):
+        assert Media("audio").read(source) == pytest.approx(tone, abs=1.01 / 2**7 if kind is np.uint8 else 1e-4)
+    reader = Media("audio", seconds=0.25)
+    assert np.array_equal(reader.read(array), Media("audio").read(array)[: RATE // 4])
+    assert reader.cut(array, reader.read(array)) == "0.5 s cut to 0.25"
+    for bad in ([[1.0], [1.0, 2.0]], np.zeros((1, 2, 3)), ["a"]):
+        with pytest.raises(Unreadable):
+            Media("audio").read({"array": bad, "sampling_rate": RATE})
+
+
+def test_frames_of_every_type_and_door():
+    frames = np.full((3, 4, 5, 4), [200, 100, 0, 51], np.uint8)
+    right = np.full((3, 4, 5, 3), [244, 224, 204], np.uint8)
+    for array in (frames, frames.astype(np.float32) / 255, torch.from_numpy(frames), frames.astype(np.uint16) * 257):
+        assert np.array_equal(Media("video").read(array), right)
+    assert Media("video").read(right) is right
+    for bad in (frames[0], frames[:0], np.full((1, 2, 2, 3), np.nan)):
+        with pytest.raises(Unreadable):
+            Media("video").read(bad)

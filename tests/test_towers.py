@@ -118,7 +118,7 @@ def test_pictures_of_few_pixels_and_of_extreme_shapes(models, family, kind, monk
         assert difference.abs().max() < 1e-5
     long = np.random.default_rng(0).integers(0, 256, (4, 400, 3)).astype(np.uint8)
     cut, cut_upright = vector(long), vector(long.swapaxes(0, 1))
-    monkeypatch.setattr("gramian.model.encoders.transformers.MAX_ASPECT", 1000)
+    monkeypatch.setattr("gramian.model.encoders.base.MAX_ASPECT", 1000)
     torch.testing.assert_close(cut, vector(long), rtol=0, atol=1e-6)  # outside of what the processor keeps
     torch.testing.assert_close(cut_upright, vector(long.swapaxes(0, 1)), rtol=0, atol=1e-6)
 

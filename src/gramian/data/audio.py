@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gramian.data.containers import ogg_links
 from gramian.data.content import (
@@ -19,6 +20,7 @@ from gramian.data.content import (
     Source,
     Unreadable,
     chosen_track,
+    decoder_reason,
     open_container,
     open_content,
     open_recording,
@@ -155,7 +157,22 @@ def _decoded_samples(
     rate = int(cell.get("sampling_rate") or 0)
     if rate < 1:
         raise Unreadable("neither bytes nor a path, nor samples with their `sampling_rate`")
-    samples = np.asarray(cell["array"], np.float32)
+    array = cell["array"]
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+    try:
+        values = np.asarray(array)
+    except (ValueError, TypeError) as error:
+        raise Unreadable(f"no samples: {decoder_reason(error)}") from None
+    if values.ndim not in (1, 2) or values.dtype.kind not in "iuf":
+        raise Unreadable(
+            f"an array of {values.dtype} and shape {values.shape}; samples have shape (samples,) or (channels, samples)"
+        )
+    samples = values.astype(np.float32)
+    if values.dtype.kind in "iu" and values.dtype.itemsize < 8:  # full scale is that of the type, as in a file
+        middle = 2.0 ** (8 * values.dtype.itemsize - 1)
+        samples = samples / np.float32(middle) - np.float32(values.dtype.kind == "u")
     samples = _mean(samples, 0) if samples.ndim > 1 else samples
     start, count = _window(len(samples) / rate, seconds, generator, rate)
     return samples[start:] if count < 0 else samples[start : start + count], rate

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gramian.data.audio import audio_seconds, read_audio
 from gramian.data.content import Folder, Place, Source, Unreadable, open_source
@@ -140,32 +141,32 @@ def _image(cell: Any, sampling: Sampling, folder: Place | None, generator: np.ra
 
 
 def _audio(cell: Any, sampling: Sampling, folder: Place | None, generator: np.random.Generator | None) -> NDArray[np.float32]:
-    samples = (
-        _finite(cell)
-        if isinstance(cell, np.ndarray)  # at the encoder's rate already
-        else read_audio(cell, sampling.rate, seconds=sampling.seconds, generator=generator, folder=folder)
-    )
+    recording = _recording(cell, sampling)
+    samples = read_audio(recording, sampling.rate, seconds=sampling.seconds, generator=generator, folder=folder)
     if len(samples) < sampling.rate * SHORTEST:
         raise Unreadable(f"{len(samples)} samples: shorter than {1000 * SHORTEST:.0f} ms")
     return samples
 
 
+def _recording(cell: Any, sampling: Sampling) -> Any:
+    """Bare samples are at the encoder's rate already."""
+    return {"array": cell, "sampling_rate": sampling.rate} if isinstance(cell, np.ndarray | Tensor) else cell
+
+
 def _video(cell: Any, sampling: Sampling, folder: Place | None, generator: np.random.Generator | None) -> NDArray[Any]:
-    if isinstance(cell, np.ndarray):
-        return _finite(cell)
-    return read_video(cell, sampling.frames, generator=generator, folder=folder)
-
-
-def _finite(values: NDArray[Any]) -> NDArray[Any]:
-    if not np.isfinite(values).all():
-        raise Unreadable("values that are not finite")
-    return values
+    if not isinstance(cell, np.ndarray | Tensor):
+        return read_video(cell, sampling.frames, generator=generator, folder=folder)
+    if cell.ndim != 4 or not len(cell):
+        raise Unreadable(f"an array of shape {tuple(cell.shape)}; frames have shape (frames, height, width, 1 to 4 channels)")
+    if isinstance(cell, np.ndarray) and cell.dtype == np.uint8 and cell.shape[3] == 3:
+        return cell
+    return np.stack([np.asarray(read_image(frame)) for frame in cell])
 
 
 def _outside_window(cell: Any, decoded: Any, sampling: Sampling, folder: Place | None) -> str | None:
-    if sampling.seconds is None or isinstance(cell, np.ndarray) or len(decoded) < round(sampling.seconds * sampling.rate):
+    if sampling.seconds is None or len(decoded) < round(sampling.seconds * sampling.rate):
         return None
-    length = audio_seconds(cell, folder)
+    length = audio_seconds(_recording(cell, sampling), folder)
     return f"{length:.1f} s cut to {sampling.seconds:g}" if length > sampling.seconds else None
 
 

@@ -78,8 +78,9 @@ class Media(Reader):
     def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Any:
         """A str, a Pillow image in RGB, (samples,) float32 or (frames, height, width, 3) uint8.
 
-        From a list of texts, such as several captions, a generator draws one; without it the first is taken. Decoded Pillow
-        images, and recordings with their rate, are read as their files would be; arrays of samples and of frames pass through.
+        From a list of texts, such as several captions, a generator draws one; without it the first is taken. Decoded images,
+        recordings and videos are read as their files would be: Pillow images, arrays and tensors, samples with their rate or at
+        `rate`.
         """
         return MEDIA[self.kind].read(cell, self.sampling, folder, generator)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -363,6 +364,24 @@ def check_tokenizer(tokenizer: Any, model: str) -> None:
             f"`model` {model!r} has no words: every text is the same to its tokenizer, whose files are missing or empty. "
             "Write them beside the weights: tokenizer.save_pretrained(folder)."
         )
+
+
+MAX_ASPECT = 32
+"""The longer side of an image over its shorter one: CLIP's processor would resize 1 × 4000 pixels to 224 × 896,000."""
+
+
+def trimmed(image: Any, processor: Any) -> Any:
+    """The middle of an image of extreme shape, where its shorter side is resized and the longer follows without bound."""
+    size = dict(getattr(processor, "size", None) or {})
+    if not size.get("shortest_edge") or size.get("longest_edge"):
+        return image
+    array = np.asarray(image)
+    short, long = sorted(array.shape[:2])
+    kept = MAX_ASPECT * short + (long - MAX_ASPECT * short) % 2  # as many on either side
+    if long <= kept:
+        return image
+    start = (long - kept) // 2
+    return array[start : start + kept] if array.shape[0] == long else array[:, start : start + kept]
 
 
 def by_length(encode: Callable[[Mapping[str, Any]], Encoded], inputs: Mapping[str, Any], mask: Tensor) -> Encoded:

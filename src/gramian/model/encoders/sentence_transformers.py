@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from gramian.model.encoders.base import (
     by_length,
     check_tokenizer,
     loading,
+    trimmed,
     without_bars,
 )
 from gramian.model.encoders.families import mixes, token_limit
@@ -40,6 +42,12 @@ class _SentenceReader(Media):
         self.prepare, self.length = prepare, length
 
     def collate(self, cells: list[Any]) -> Any:
+        if self.kind == "image":
+            from PIL import Image
+
+            processor = getattr(getattr(self.prepare.first, "processor", None), "image_processor", None)
+            pictures = [trimmed(cell, processor) for cell in cells]
+            cells = [Image.fromarray(each) if isinstance(each, np.ndarray) else each for each in pictures]
         return dict(self.prepare(cells))
 
     def cut(self, cell: Any, decoded: Any, *, folder: Place | None = None) -> str | None:

@@ -19,7 +19,7 @@ from gramian.data.media import MEDIA, Kind, Place, Sampling
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, is_exhausted, listing, require
 from gramian.files import read_json
-from gramian.model.encoders.base import Encoder, EncoderOptions, by_length, check_tokenizer, loading, without_bars
+from gramian.model.encoders.base import Encoder, EncoderOptions, by_length, check_tokenizer, loading, trimmed, without_bars
 from gramian.model.encoders.families import (
     encoder_of,
     family_of,
@@ -36,9 +36,6 @@ from gramian.model.towers import Encoded, seeded
 from gramian.tokens import Tokens, pool
 
 __all__ = ["HuggingFace"]
-
-MAX_ASPECT = 32
-"""The longer side of an image over its shorter one: CLIP's processor would resize 1 × 4000 pixels to 224 × 896,000."""
 
 _PIXELS: Mapping[str, Any] = {"return_tensors": "pt", "input_data_format": "channels_last"}
 """Processors take channels for rows where a picture has no more than four pixels, and rows for channels."""
@@ -78,23 +75,10 @@ class _HuggingFaceReader(Media):
         if self.kind == "audio":
             return self._audio(cells)
         if self.kind == "video" and not self.per_frame:
-            return dict(self.processor([[self._trimmed(frame) for frame in cell] for cell in cells], **_PIXELS))
+            return dict(self.processor([[trimmed(frame, self.processor) for frame in cell] for cell in cells], **_PIXELS))
         images = [frame for cell in cells for frame in cell] if self.per_frame else cells
-        inputs = dict(self.processor(images=[self._trimmed(image) for image in images], **_PIXELS))
+        inputs = dict(self.processor(images=[trimmed(image, self.processor) for image in images], **_PIXELS))
         return {name: value.unflatten(0, (len(cells), -1)) for name, value in inputs.items()} if self.per_frame else inputs
-
-    def _trimmed(self, image: Any) -> Any:
-        """The middle of an image of extreme shape, where its shorter side is resized and the longer follows without bound."""
-        size = dict(getattr(self.processor, "size", None) or {})
-        if not size.get("shortest_edge") or size.get("longest_edge"):
-            return image
-        array = np.asarray(image)
-        short, long = sorted(array.shape[:2])
-        kept = MAX_ASPECT * short + (long - MAX_ASPECT * short) % 2  # as many on either side
-        if long <= kept:
-            return image
-        start = (long - kept) // 2
-        return array[start : start + kept] if array.shape[0] == long else array[:, start : start + kept]
 
     def _audio(self, cells: list[Any]) -> dict[str, Tensor]:
         options: dict[str, Any] = {"sampling_rate": self.sampling.rate, "return_tensors": "pt"}
