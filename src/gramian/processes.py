@@ -194,8 +194,9 @@ class _Watch:
             if self.number == 0:
                 self._gather(_store(patience), key, deadline, patience)
             else:
-                _connected(int(os.environ["MASTER_PORT"]), deadline).close()  # torch's own attempt ends in pages of frames
-                self._report(_store(patience), key, deadline)
+                # Torch's own attempts end in pages of frames, after up to three times as long as they are given.
+                _connected(int(os.environ["MASTER_PORT"]), deadline).close()
+                self._report(_store(min(patience, 6.0)), key, deadline)
         except (RuntimeError, OSError) as error:  # of the store; of a connection
             what = f"process 0 of {self.size} cannot be reached" if self.number else "the other processes cannot be met"
             raise InputError(f"{what} ({first_line(error):.120}). Start all of them again.") from error

@@ -79,7 +79,11 @@ def warn_unreadable(broken: Sequence[Broken]) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the context SIGINT and SIGTERM raise `KeyboardInterrupt` with their number; a second one ends the process."""
+    """Within the context SIGINT and SIGTERM raise `KeyboardInterrupt` with their number; a second one ends the process.
+
+    Raises:
+        KeyboardInterrupt: as well where an extension took the first one for an error of its own.
+    """
     heard: list[int] = []
 
     def stop(number: int, _: object) -> NoReturn:
@@ -94,7 +98,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if heard:  # an extension took the interrupt for an error of its own
+        if heard:
             raise KeyboardInterrupt(heard[0]) from error
         raise
     finally:
