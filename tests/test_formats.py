@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gramian.data import formats, hub, load, stream
+from gramian.data import formats, hub, load, room, stream
 from gramian.data.arrow import read_vectors, vector_array
 from gramian.data.content import Unreadable, open_source
 from gramian.errors import InputError
@@ -375,6 +375,9 @@ def test_large_parquet_is_mapped_from_the_cache(tmp_path, monkeypatch):
         ("a.csv", b"v,v\n[1],[1]\n", "has several columns 'v'. Give each a name of its own"),
         ("a.csv", b'id,v\n1,"[1]"\n2\n', "has a row of 1 fields, not 2: '2'"),
         ("a.csv", b"\n", "is empty: no rows"),
+        ("a.csv", b"id;v\n1;[0.1, 0.2]\n", "separates its cells by ';'. Save it with commas"),
+        ("a.csv", b"id\tv\n1\t[0.1]\n", "separates its cells by '.t'. Save it with commas"),
+        ("a.jsonl", b'{"v": [1], "v": [2]}\n', "line 1: no JSON .a name occurs twice: 'v'"),
         ("a.jsonl", b'{"v": [1]}\n{"v": \n', r"a.jsonl', line 2: no JSON \(Expecting value"),
         ("a.jsonl", b'{"v": [1]}\n\xff\n', "a.jsonl', line 2: not UTF-8"),
         ("a.jsonl", b'{"v": [1]}\n3\n', "a.jsonl', line 2: must be an object, a row; got 3"),
@@ -675,3 +678,47 @@ def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, name):
             reasons.append(str(error))
     assert reasons
     assert not [reason for reason in reasons if "\n" in reason]
+
+
+def test_a_footer_that_says_less_than_its_pages_is_found_out(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2**16)), 2**10)
+    pq.write_table(
+        pa.table({"v": vectors, "id": [f"row {i}" for i in range(64)]}), path, compression="zstd", use_dictionary=False
+    )
+    content = path.read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")
+    footer, _ = room._struct(content[-8 - size : -8], 0)
+    chunk = footer[4][0][1][0][3]
+    assert (footer[3], chunk[5]) == (64, 2**16)
+    assert chunk[6] > 2**19
+    assert room.check_parquet(path, {"v"}) > 2**19
+
+    def said(value):  # as zigzag varints of the same length
+        return bytes([value << 1 & 0x7F | 0x80, value >> 6 & 0x7F | 0x80, value >> 13 & 0x7F])
+
+    less = content.replace(said(chunk[6]), said(2**13 + 1)).replace(said(chunk[5]), said(2**13 + 1))
+    assert less != content
+    path.write_bytes(less)
+    monkeypatch.setattr(room, "_ROOM", 2**19)
+    monkeypatch.setattr(room, "_RATIO", 1)
+    with pytest.raises(InputError, match=r"is refused: its .* bytes unpack to 64 rows and"):
+        load(path)
+
+
+@pytest.mark.parametrize("dates", [pa.date32(), pa.timestamp("s"), pa.list_(pa.date32())])
+def test_dates_that_python_cannot_hold_are_an_error(tmp_path, dates):
+    cells = (
+        pa.array([[2**30]], pa.list_(pa.int32()))
+        if pa.types.is_list(dates)
+        else pa.array([2**30 if dates == pa.date32() else 2**60])
+    )
+    with pa.ipc.new_file(str(tmp_path / "t.arrow"), pa.schema([("when", dates)])) as writer:
+        writer.write_table(pa.table({"when": (cells.cast(pa.int32()) if dates == pa.date32() else cells).cast(dates)}))
+    with pytest.raises(InputError, match=r"row 0 holds a .* that Python cannot hold"):
+        load(tmp_path / "t.arrow", raw=["when"]).digest()
+
+
+def test_no_name_is_no_source():
+    with pytest.raises(InputError, match="`data` must name a file, a folder or a hub id; got ''"):
+        load("")

@@ -188,7 +188,7 @@ def _csv(path: Path, wanted: Wanted) -> Iterator[Part]:
 
     with path.open(encoding="utf-8-sig", newline="") as file:
         names = check_columns(next(csv.reader(iter(lambda: file.readline(_BLOCK), "")), []), str(path))
-    if len(names) == 1 and (separator := next((each for each in ";\t|" if each in names[0]), None)):
+    if len(names) == 1 and (separator := next((each for each in ";\t" if each in names[0]), None)):
         raise InputError(f"{str(path)!r} separates its cells by {separator!r}. Save it with commas.")
     chosen = wanted(names)
     options = pc.ConvertOptions(

@@ -163,6 +163,8 @@ def _parts(
 ) -> Iterator[Part]:
     require("pyarrow")
     path = Path(source)
+    if not source:
+        raise InputError("`data` must name a file, a folder or a hub id; got ''.")
     if path.is_file():
         check_choice("data", path.suffix.lower(), (*READERS, ".safetensors"))
         if path.stat().st_size == 0:
