@@ -138,6 +138,13 @@ def test_closed_forms_that_cannot_be(options, match):
         Aligner.canonical(world(40).part("train"), **options)
 
 
+@pytest.mark.parametrize("head", ["linear", "kernel"])
+def test_a_constant_modality_is_refused(head):
+    table = Table.from_columns({"a": rows(20, 4), "b": torch.full((20, 3), 0.7), "c": rows(20, 5, seed=1)})
+    with pytest.raises(InputError, match="column `b` is the same in every row"):
+        Aligner.canonical(table, head=head)
+
+
 def test_raw_cells_are_encoded_once():
     reads = []
 

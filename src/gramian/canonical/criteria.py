@@ -35,6 +35,7 @@ PAPERS: dict[Criterion, tuple[Paper, ...]] = {"maxvar": (MAXVAR,), "sumcor": (SU
 """The sources of each criterion."""
 
 RANK = 1e-12  # eigenvalues below this share of the largest are zero
+CONSTANT = 1e-13  # of the squared mean: no more than the rounding of float32
 DENSE = 4096  # of larger matrices, the leading eigenvectors alone are computed where they are few
 ROUNDS, GAIN = 200, 1e-9  # of the fixed-point iterations: at most, and the relative gain at which they end
 SINGULAR = 1e-6  # the smallest eigenvalue of the correlations whose determinant GENVAR takes
@@ -115,7 +116,7 @@ class Analysis:
             spectrum, basis = torch.linalg.eigh(moments.covariance(name, name))
             kept = spectrum > max(RANK * float(spectrum[-1]), torch.finfo(torch.float64).tiny)
             scale = float(moments.mean(name).square().max())
-            if float(spectrum[-1]) <= 1e-20 * scale or not kept.any():
+            if float(spectrum[-1]) <= CONSTANT * scale or not kept.any():
                 raise InputError(f"column `{name}` is the same in every row. Leave it out.")
             self.bases[name], self.spectra[name] = basis[:, kept].flip(1), spectrum[kept].flip(0)
 
