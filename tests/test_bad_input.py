@@ -204,6 +204,10 @@ LINES = [
     ("benchmark objectve --output out", "`study` must be one of .* Did you mean 'objectives'"),
     ("prepare emojis", "`data` must be one of .* Did you mean 'emoji'"),
     ("evaluate --strict ok.parquet", "'ok.parquet' belongs to no option"),
+    ("compare", "--runs must be given"),
+    ("compare run", "`runs` must be two or more to compare; got run"),
+    ("compare run run", "`runs` must be different folders; got run, run"),
+    ("compare run nowhere", "`runs` must be folders that hold ranks.parquet; 'run' has none"),
     # empty words
     ("train --data ok.parquet --output ''", "`output` must not be empty"),
     ("train --data ok.parquet --output=", "`output` must not be empty"),
@@ -555,6 +559,8 @@ CALLS = {
     "score of texts": (lambda: span("x", "y"), "`queries` must"),
     "score of widths": (lambda: span(EYE, torch.eye(4)), "`queries` and `items` must share the width d; got 3 and 4"),
     "train a dict": (lambda: train("stamps", "x", recipe={"epochs": 1}), "`recipe` must be a Recipe; got a dict"),
+    "train to null": (lambda: train("stamps", "a\0b"), r"`output` must be a path, which holds no null character"),
+    "train a frame": (lambda: train({"a": [1]}, "x"), "`data` must be a str or a Path; got a dict. `fit` takes tables"),
     "train nowhere": (lambda: train("stamps", None), "`output` must be a str or a Path; got None"),
     "demo": (lambda: demo("x", columns=("image", "text"), anchor="audio"), "`anchor` must be one of the columns image, text"),
 }

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -345,9 +346,26 @@ def test_a_failing_write_leaves_nothing_half_done(data, model, tmp_path, monkeyp
     assert not list(tmp_path.glob("*x.safetensors*"))
 
 
-def test_the_installed_command_runs():
-    done = subprocess.run([sys.executable, "-m", "gramian", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("0.1.0")
+def test_the_installed_command_runs_and_speaks_utf_8_in_any_locale(tmp_path):
+    """Of names that are right to left, in markup or no UTF-8 at all, to the terminal and to files."""
+    names = ("צילום\u202e", "a|b`c*d<i>", "text[/b]")
+    columns = dict(zip(names, world(40).columns.values(), strict=True))
+    table = tmp_path / os.fsdecode(b"t\xff.jsonl")
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    table.write_text(
+        "".join(json.dumps(dict(zip(names, row, strict=True)) | {"id": f"ид {i}"}) + "\n" for i, row in enumerate(rows))
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    words = ["train", "--data", table, "--output", tmp_path / "run", *FAST, "--loss", "Pairwise"]
+    done = subprocess.run([sys.executable, "-m", "gramian", *words], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "text[/b] → a|b`c*d<i>" in done.stdout.decode()
+    assert "צילום\\u202e" in done.stdout.decode()
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert any(names[0] in row["query"] for row in report["directions"])
+    assert os.fsencode(report["settings"]["data"]).endswith(b"/t\xff.jsonl")
+    for page in ("report.md", "aligner/README.md"):
+        assert "t\\udcff.jsonl" in (tmp_path / "run" / page).read_text(encoding="utf-8")
 
 
 def test_demo_compares_every_method_and_resumes(data, tmp_path):

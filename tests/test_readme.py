@@ -34,7 +34,7 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     lines = [line for block in _blocks("sh") for line in block.splitlines() if line.startswith("gramian ")]
     assert len(lines) == 10
     for line in lines:
-        words = shlex.split(line.replace(" --recipe.epochs 20", ""))[1:]
+        words = shlex.split(line.replace(" --recipe.epochs 20", ""), comments=True)[1:]
         epochs = ["--recipe.epochs", "2"] if words[0] == "train" and "canonical" not in words else []
         assert main([*words, *epochs]) == 0, line
     assert (tmp_path / "runs/stamps/test/report.md").exists()

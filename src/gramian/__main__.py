@@ -1,12 +1,16 @@
 """`gramian` and `python -m gramian`: the command line."""
 
+import io
 import os
 import signal
 import sys
 
 
 def run() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and leave with its exit code. It speaks UTF-8, whatever the locale says."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     before = [signal.signal(number, _leave) for number in numbers]
     from gramian.cli import main  # takes seconds, for torch

@@ -91,9 +91,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` as UTF-8, whole or not at all; return the path."""
+    """Write `text` to `path` as UTF-8, whole or not at all; return the path. Bytes of a path that are none are escaped."""
     with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 

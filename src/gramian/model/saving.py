@@ -111,8 +111,10 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     if aligner.bank is not None:
         aligner.bank.to("cpu").save(folder / BANK)
-    (folder / CARD).write_text(aligner.card or bare_card(aligner), encoding="utf-8")
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(aligner.card or bare_card(aligner), encoding="utf-8", errors="backslashreplace")
+    (folder / CONFIG).write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def _described(entry: Modality) -> dict[str, Any]:

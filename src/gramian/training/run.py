@@ -19,7 +19,7 @@ from gramian.data.splits import drawn, hold_out, paired_items
 from gramian.distributed import is_main_process
 from gramian.errors import InputError, check_choice, check_number, check_type
 from gramian.evaluation import Report, evaluate
-from gramian.files import claimed, inside, write_text
+from gramian.files import check_folder, claimed, inside, write_text
 from gramian.losses import Contrast, Loss, Matching
 from gramian.model.aligner import Aligner
 from gramian.model.card import run_card
@@ -137,6 +137,7 @@ def train(
         raise InputError("`search` is for `method` 'canonical' and `start` 'canonical'. Leave it out.")
     if kernel is not None and (head or ("kernel" if method == "canonical" else "linear")) != "kernel":
         raise InputError(f"`kernel` is for heads 'kernel'; got {head or 'linear'!r}. Name them by `head`, or leave it out.")
+    check_folder(output)
     inside(output, "aligner")  # a folder of somebody else may be resumed
     with watched(), claimed(output, is_main_process()):
         if not resume and is_main_process() and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
