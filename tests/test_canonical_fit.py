@@ -96,6 +96,8 @@ def test_other_criteria_are_solved_anew_for_every_width(table, criterion):
     ("options", "match"),
     [
         ({"ridges": ()}, r"`search\.ridges` must hold at least one value"),
+        ({"ridges": (-1.0,)}, r"`search\.ridges` must be a finite number of at least 0"),
+        ({"powers": (-1.0,)}, r"`search\.powers` must lie in \[0, 100\]"),
         ({"folds": 1}, r"`search\.folds` must be an integer in \[2, 100\]"),
         ({"dims": (0,)}, r"`search\.dims` must be an integer in"),
         ({"criterion": "minvar"}, r"`search\.criterion` must be one of"),

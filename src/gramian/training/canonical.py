@@ -89,6 +89,10 @@ class Search:
                 raise InputError(f"`search.{name}` must hold at least one value to try; got none.")
         check_choice("search.criterion", self.criterion, get_args(Criterion))
         check_number("search.folds", self.folds, "[2, 100]", integer=True)
+        for ridge in self.ridges:
+            check_number("search.ridges", ridge, "[0, inf)")
+        for power in self.powers:
+            check_number("search.powers", power, "[0, 100]")
         for dim in self.dims:
             check_number("search.dims", dim, "[1, 1048576]", integer=True)
 
