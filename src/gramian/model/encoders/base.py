@@ -6,9 +6,7 @@ import contextlib
 import copy
 import hashlib
 import inspect
-import re
 import string
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from gramian.data.readers import Media
-from gramian.errors import InputError, check_choice, check_number, check_type, first_line, is_exhausted, listing, require
-from gramian.files import inside, read_json
-from gramian.model.encoders.folders import FETCHED, admit, fetch, folder_of, is_hub_id, no_larger_than, offline
+from gramian.errors import InputError, check_choice, check_number, check_type, listing
+from gramian.files import inside
+from gramian.model.encoders.adapters import adapted, restored
+from gramian.model.encoders.folders import FETCHED, fetch, folder_of, is_hub_id, offline, refused
 from gramian.model.options import convert, converted, plain
-from gramian.model.towers import Encoded, Tower, seeded
+from gramian.model.towers import Encoded, Tower
 from gramian.tokens import Tokens
 
 __all__ = ["Encoder", "EncoderOptions", "Mode", "Writing", "fingerprint"]
@@ -40,45 +39,6 @@ MODES: tuple[Mode, ...] = ("freeze", "lora", "train")
 
 RATES: Mapping[str, float] = {"lora": 1e-4, "train": 1e-5}
 """Default learning rates of a tower: low, because the weights are pretrained."""
-
-
-LORA: Mapping[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
-
-LORA_OPTIONS: Mapping[str, Any] = {
-    "r": int,
-    "lora_alpha": int | float,
-    "lora_dropout": float,
-    "target_modules": Literal["all-linear"] | list[str],
-    "exclude_modules": list[str] | None,
-    "modules_to_save": list[str] | None,
-    "layers_to_transform": list[int] | int | None,
-    "bias": Literal["none", "all", "lora_only"],
-    "use_rslora": bool,
-    "use_dora": bool,
-    "init_lora_weights": bool,
-}
-"""The options of `peft.LoraConfig` that may be set, and their types: others name code, files, or patterns without end."""
-
-LARGEST_LENGTH, LARGEST_RANK = 2**17, 2**10
-
-
-def lora_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of an adapter from anywhere, checked.
-
-    Raises:
-        InputError: an option that is not of `LORA_OPTIONS`, or of another type; modules that are no plain names.
-    """
-    options = {}
-    for name, value in values.items():
-        check_choice("lora", name, LORA_OPTIONS)
-        options[name] = convert(value, LORA_OPTIONS[name], f"lora.{name}")
-    names = [name for value in options.values() if isinstance(value, list) for name in value if isinstance(name, str)]
-    wrong = [name for name in names if not re.fullmatch(r"[\w.-]+", name)]
-    if wrong:
-        raise InputError(f"`lora` must name modules as they are, without patterns; got {wrong[0]!r:.60}.")
-    if not 1 <= options.get("r", 1) <= LARGEST_RANK:
-        raise InputError(f"`lora.r` must lie in [1, {LARGEST_RANK}]; got {options['r']}.")
-    return options
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -125,9 +85,7 @@ _DEFAULTS: EncoderOptions = {
 }
 
 
-_ABOUT = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type")
-"""Entries of an adapter's config that say what it was made of, and load nothing where the model is at hand."""
-
+LARGEST_LENGTH = 2**17  # tokens
 
 _WRITTEN = ("revision", "learning_rate", "max_length", "gradient_checkpointing")  # into the description
 
@@ -185,7 +143,7 @@ class Encoder(Tower):
         if mode == "freeze":
             self.model.requires_grad_(False)
         if mode == "lora":
-            self._adapt(dict(LORA) | lora_options(lora or {}))
+            self.model = adapted(self.model, lora or {}, self.source)
             if chosen["gradient_checkpointing"]:
                 with refused(f"`gradient_checkpointing` cannot be used with an adapter of {self.source!r}"):
                     self.model.enable_input_require_grads()
@@ -210,14 +168,6 @@ class Encoder(Tower):
         """As for any module; a frozen encoder stays in evaluation mode."""
         super().train(mode and self.mode != "freeze")
         return self
-
-    def _adapt(self, options: dict[str, Any]) -> None:
-        require("peft")
-        import peft
-
-        what = f"`lora` cannot be applied to {self.source!r}"
-        with without_peft_warnings(), seeded(0), refused(what):  # the adapter starts with the same weights in every run
-            self.model = peft.get_peft_model(self.model, peft.LoraConfig(**options))
 
     def write(self, folder: Path, below: str, how: Writing) -> dict[str, Any]:
         """Write what is needed to make the encoder again.
@@ -293,7 +243,7 @@ class Encoder(Tower):
                 f"the weights of {where!r} are not those that the Aligner was made with. Give the `revision` it was made with."
             )
         if "adapter" in described:
-            encoder._restore_adapter(inside(folder, str(described["adapter"])))
+            encoder.model = restored(encoder.model, inside(folder, str(described["adapter"])))
             encoder.mode, encoder.learning_rate = "lora", rate or RATES["lora"]
             encoder.options["learning_rate"] = rate
         if encoder.width != described["width"]:
@@ -303,53 +253,12 @@ class Encoder(Tower):
         encoder.source, encoder._copied = described["source"], "files" in described
         return encoder
 
-    def _restore_adapter(self, folder: Path) -> None:
-        """Add a trained adapter. Of its config only `LORA_OPTIONS` count, and nothing else may be set."""
-        require("peft")
-        import peft
-
-        with loading(f"the adapter in {str(folder)!r}"), without_peft_warnings(), offline():
-            admit(folder, adapter=True)
-            config = read_json(folder / "adapter_config.json")
-            usual = peft.LoraConfig().to_dict() | dict.fromkeys(_ABOUT)
-            others = [
-                name for name, value in config.items() if name not in (*LORA_OPTIONS, *_ABOUT) and value != usual.get(name)
-            ]
-            if config.get("peft_type") != "LORA" or others:
-                raise InputError(f"it is no plain LoRA: its config sets {listing(others) or 'another type'}")
-            options = lora_options({name: value for name, value in config.items() if name in LORA_OPTIONS})
-            with no_larger_than(folder):
-                self.model = peft.PeftModel.from_pretrained(
-                    self.model, str(folder), config=peft.LoraConfig(**options), is_trainable=True
-                )
-
     @abstractmethod
     def _write_files(self, model: Any, folder: Path) -> None:
         """Weights, config and processor, as the encoder's own library writes them."""
 
     def _graph(self) -> Any:
         return torch.no_grad() if self.mode == "freeze" else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def refused(what: str) -> Iterator[None]:
-    """Report any error in one line: other libraries refuse models, options and files in many ways.
-
-    Raises:
-        InputError: what cannot be done, and why. Errors of memory pass.
-    """
-    try:
-        yield
-    except Exception as error:
-        if is_exhausted(error):
-            raise
-        reason = first_line(error)[: 500 if isinstance(error, InputError) else 200].rstrip(".") or type(error).__name__
-        raise InputError(f"{what} ({reason}).") from None
-
-
-def loading(what: str) -> contextlib.AbstractContextManager[None]:
-    """`refused` for `what` is loaded from files, which may be foreign or damaged."""
-    return refused(f"{what} cannot be loaded")
 
 
 def check_tokenizer(tokenizer: Any, model: str) -> None:
@@ -406,14 +315,6 @@ def by_length(encode: Callable[[Mapping[str, Any]], Encoded], inputs: Mapping[st
     back = torch.cat(groups).argsort()
     tokens = [part.tokens for part in parts if part.tokens is not None]
     return Encoded(torch.cat([part.vectors for part in parts])[back], Tokens.cat(tokens)[back] if tokens else None)
-
-
-@contextlib.contextmanager
-def without_peft_warnings() -> Iterator[None]:
-    """Silence peft's warnings about its own calls of transformers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
 
 
 @contextlib.contextmanager

@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.modules import module as hooks
 
-from gramian.errors import InputError, first_line, listing
+from gramian.errors import InputError, first_line, is_exhausted, listing
 from gramian.files import inside, read_json
 
-__all__ = ["admit", "fetch", "folder_of", "is_hub_id", "no_larger_than", "offline", "shapes"]
+__all__ = ["admit", "fetch", "folder_of", "is_hub_id", "loading", "no_larger_than", "offline", "refused", "shapes"]
 
 FETCHED = ("*.json", "*model.safetensors", "*model-*-of-*.safetensors", "*.txt", "*.model", "*.jinja")
 """Files of an encoder on the hub that are fetched; code and pickles are not."""
@@ -261,3 +261,24 @@ def offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Report any error in one line: other libraries refuse models, options and files in many ways.
+
+    Raises:
+        InputError: what cannot be done, and why. Errors of memory pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_exhausted(error):
+            raise
+        reason = first_line(error)[: 500 if isinstance(error, InputError) else 200].rstrip(".") or type(error).__name__
+        raise InputError(f"{what} ({reason}).") from None
+
+
+def loading(what: str) -> contextlib.AbstractContextManager[None]:
+    """`refused` for `what` is loaded from files, which may be foreign or damaged."""
+    return refused(f"{what} cannot be loaded")

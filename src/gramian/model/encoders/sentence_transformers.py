@@ -23,12 +23,11 @@ from gramian.model.encoders.base import (
     EncoderOptions,
     by_length,
     check_tokenizer,
-    loading,
     trimmed,
     without_bars,
 )
 from gramian.model.encoders.families import mixes, token_limit
-from gramian.model.encoders.folders import no_larger_than, shapes
+from gramian.model.encoders.folders import loading, no_larger_than, shapes
 from gramian.model.options import convert
 from gramian.model.towers import Encoded
 from gramian.tokens import Tokens

@@ -19,7 +19,7 @@ from gramian.data.media import MEDIA, Kind, Place, Sampling
 from gramian.data.readers import Media
 from gramian.errors import InputError, check_choice, first_line, is_exhausted, listing, require
 from gramian.files import read_json
-from gramian.model.encoders.base import Encoder, EncoderOptions, by_length, check_tokenizer, loading, trimmed, without_bars
+from gramian.model.encoders.base import Encoder, EncoderOptions, by_length, check_tokenizer, trimmed, without_bars
 from gramian.model.encoders.families import (
     encoder_of,
     family_of,
@@ -31,7 +31,7 @@ from gramian.model.encoders.families import (
     takes,
     token_limit,
 )
-from gramian.model.encoders.folders import no_larger_than
+from gramian.model.encoders.folders import loading, no_larger_than
 from gramian.model.towers import Encoded, seeded
 from gramian.tokens import Tokens, pool
 
