@@ -73,7 +73,7 @@ def read_video(
             raise Unreadable(f"frames of {width} × {height} pixels, more than {MAX_PIXELS:,}")
         end, is_timed = _end(until_end(container.demux(stream)))
     with open_container(opened, "video") as container:
-        shown = _decoded(container, container.streams[index], is_timed)
+        shown = _decoded(container, container.streams[index], is_timed, max(width * height, USUAL))
         return _at(shown, end, *places)
 
 
@@ -149,8 +149,12 @@ ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave the transparency out."""
 
 
-def _decoded(container: Any, stream: Any, is_timed: bool) -> Iterator[Shown]:
-    """When each frame appears, and its picture."""
+USUAL = 2**22
+"""Pixels of a frame, about 2K, that are read whatever the header says."""
+
+
+def _decoded(container: Any, stream: Any, is_timed: bool, most: int) -> Iterator[Shown]:
+    """When each frame appears, and its picture; of at most so many pixels."""
     import av
 
     decoder = stream.codec_context
@@ -163,6 +167,8 @@ def _decoded(container: Any, stream: Any, is_timed: bool) -> Iterator[Shown]:
     for number, frame in enumerate(until_end(frames)):
         if size not in (None, (frame.width, frame.height)):
             raise Unreadable("frames that change size")
+        if frame.width * frame.height > most:
+            raise Unreadable(f"frames of {frame.width} × {frame.height} pixels, more than the header says")
         size = frame.width, frame.height
         time = number if not is_timed else time if frame.pts is None else frame.pts
         yield time, partial(_picture, frame)
