@@ -350,8 +350,16 @@ EYE = torch.eye(3)
         ({1: EYE}, None, "`modalities` must be non-empty strings; got \\(1,\\)"),
         ({"a": EYE, "b": EYE[:2]}, None, "share one length n; got a 3, b 2. Mark missing rows with `None`"),
         ({"a": EYE, "b": EYE[:, :2]}, None, "share one width d; got a 3, b 2. Project them to one space first"),
-        ({"a": EYE, "b": torch.ones(3)}, None, r"`columns\['b'\]` must have shape \(n, d\); got \(3,\)"),
-        ({"a": EYE[None]}, None, r"`columns\['a'\]` must have shape \(n, d\); got \(1, 3, 3\)"),
+        (
+            {"a": EYE, "b": torch.ones(3)},
+            None,
+            r"`columns\['b'\]` must have shape \(n, d\) and hold real numbers; got \(3,\), torch.float32",
+        ),
+        (
+            {"a": EYE[None]},
+            None,
+            r"`columns\['a'\]` must have shape \(n, d\) and hold real numbers; got \(1, 3, 3\), torch.float32",
+        ),
         (
             {"a": [[1.0, 2.0], None, [1.0]]},
             None,

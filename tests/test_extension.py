@@ -77,7 +77,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gramian.data.readers import Media
-from gramian.model.encoders.base import Encoder, EncoderOptions, loading
+from gramian.model.encoders.base import Encoder, EncoderOptions
+from gramian.model.encoders.folders import loading
 from gramian.model.towers import Encoded
 
 
