@@ -16,7 +16,7 @@ help:
 	@echo "make check   check formatting, lint and types"
 	@echo "make format  format the code and fix lint"
 	@echo "make docs    write docs/scores.md from the code; measure docs/accuracy.md and docs/results/arity.md again"
-	@echo "make study   write docs/objectives.md: every objective and score, five seeds; half an hour, resumes where it stopped"
+	@echo "make study   write docs/objectives.md: every objective and score, five seeds; half an hour on an idle machine, resumes where it stopped"
 	@echo "make bench   write benchmarks/results/: the cost of losses and scores against the published formulas; a quarter of an hour"
 	@echo "make setup   create $(VENV) (the other targets do so themselves)"
 
