@@ -10,7 +10,7 @@ for package in ("PIL", "soundfile", "av"):
 
 from fuzz import READERS, read, run, samples  # noqa: E402
 
-FOUND = {"mkv": [1484], "parquet": [1136], "tar": [36, 152, 463], "webm": [847, 3065]}
+FOUND = {"json": [1620], "mkv": [1484], "parquet": [1136], "tar": [36, 152, 463], "webm": [847, 3065]}
 
 
 @pytest.mark.parametrize("name", READERS)

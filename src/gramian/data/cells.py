@@ -160,7 +160,7 @@ def _feed(digest: Any, cell: Any, folder: Place | None) -> None:
             _feed(digest, value, folder)
     elif isinstance(cell, Mapping):
         for name, value in cell.items():
-            digest.update(f"{name}=".encode())
+            digest.update(f"{name}=".encode(errors="surrogatepass"))
             _feed(digest, value, folder)
     elif isinstance(cell, np.ndarray | Tensor):
         array = np.ascontiguousarray(np.asarray(cell))
