@@ -59,6 +59,13 @@ def test_ranks_come_back_as_they_were(tmp_path):
     assert read_ranks(tmp_path / "ranks.parquet").keys() == ways.keys()
 
 
+def test_modalities_of_any_name_come_back(tmp_path):
+    whole = bundle(1.0).vectors
+    named = Bundle.from_dict({name: whole[:, i] for i, name in enumerate(("a\0b", "c", "d"))})
+    evaluate(named, subsets="none").save(tmp_path)
+    assert {way.query for way in read_ranks(tmp_path)} == {"a\0b", "c", "d"}
+
+
 def test_differences_are_those_of_the_reports(tmp_path):
     reports = {name: saved(tmp_path / name, noise) for name, noise in (("near", 0.5), ("far", 2.5))}
     result = compare({name: tmp_path / name for name in reports})

@@ -9,7 +9,6 @@ Two ways to contrast the items of every process with each other:
 Both give the value and the gradient that one process would have with all the items, under the rule of data-parallel training
 that gradients are averaged over the processes (as DistributedDataParallel and FSDP do). Processes may hold different numbers
 of items, or none.
-
 """
 
 from __future__ import annotations

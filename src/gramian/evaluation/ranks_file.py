@@ -123,10 +123,10 @@ def read_ranks(run: str | Path) -> dict[Way, RankedDirection]:
     better, tied, gallery = numbers
     if any(None in column for column in words) or min(part.min(initial=0) for part in numbers) < 0:
         raise InputError(f"`runs` must hold the ranks of an evaluation; {str(path)!r} has empty cells or negative ranks.")
-    ways: dict[Way, RankedDirection] = {}
-    keys = np.array(["\0".join(row) for row in zip(*words[:3], strict=True)], object)
-    for key in dict.fromkeys(keys):
-        rows = np.flatnonzero(keys == key)
-        ranks = Ranks(better[rows], tied[rows])
-        ways[Way(*key.split("\0"))] = RankedDirection(words[3][rows], words[4][rows], ranks, int(gallery[rows].max()))
-    return ways
+    rows_of: dict[Way, list[int]] = {}
+    for row, names in enumerate(zip(*words[:3], strict=True)):
+        rows_of.setdefault(Way(*names), []).append(row)
+    return {
+        way: RankedDirection(words[3][rows], words[4][rows], Ranks(better[rows], tied[rows]), int(gallery[rows].max()))
+        for way, rows in rows_of.items()
+    }

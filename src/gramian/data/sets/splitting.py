@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.nn.functional import normalize
@@ -12,13 +12,18 @@ from torch.nn.functional import normalize
 from gramian.data.table import Table
 from gramian.errors import InputError
 
-__all__ = ["leaks", "split_by_hash"]
+__all__ = ["in_hash_order", "leaks", "split_by_hash"]
+
+
+def in_hash_order(names: Iterable[str], seed: str) -> list[str]:
+    """Names in the order of sha256(seed + ":" + name), which depends on nothing but the names."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
 
 
 def split_by_hash(
     groups: Sequence[str], seed: str, *, test: float, validation: float, strata: Sequence[str] | None = None
 ) -> list[str]:
-    """Assign items to `train`, `validation` and `test`, whole groups at a time, in the order of sha256(seed + ":" + group).
+    """Assign items to `train`, `validation` and `test`, whole groups at a time, in the order of a hash (`in_hash_order`).
 
     Args:
         groups: n names; items of one group, such as the skin tones of one emoji, go to one side.
@@ -45,7 +50,7 @@ def split_by_hash(
     for own in members.values():
         total = sum(map(len, own.values()))
         done = 0
-        for group in sorted(own, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()):
+        for group in in_hash_order(own, seed):
             share = done / total
             if share < test + validation:
                 for item in own[group]:

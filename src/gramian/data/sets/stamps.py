@@ -17,6 +17,7 @@ from typing import Any
 
 from gramian.data.cells import Cells
 from gramian.data.load import EMBEDDED
+from gramian.data.sets.splitting import in_hash_order
 from gramian.data.table import Table
 from gramian.errors import InputError
 
@@ -171,7 +172,7 @@ def assign_splits(
     keys = [None if caption is None else normalise_caption(caption) for caption in captions]
     counts = Counter(keys)
     own = {key: item for item, key in enumerate(keys) if key is not None and counts[key] == 1}
-    order = [own[key] for key in sorted(own, key=lambda key: hashlib.sha256(f"stamps-1:{key}".encode()).digest())]
+    order = [own[key] for key in in_hash_order(own, "stamps-1")]
     gallery = [item for item in order if complete[item]][:test]
     if len(gallery) < test:
         raise InputError(
