@@ -787,7 +787,7 @@ def _npy(shape, kind="'<f4'", content=b""):
     device=_member("a.txt", kind=tarfile.CHRTYPE),
     pipe=_member("a.txt", kind=tarfile.FIFOTYPE),
     out_of_it=_member("../outside/a.txt", content=b"x"),
-    absolute=_member("/tmp/a.txt", content=b"x"),
+    absolute=_member("/a.txt", content=b"x"),
     more_than_it_holds=_member("a.png", size=2**40),
     backwards=_member("b.png", content=b"x") + _member("a.png", size=-1024),
     a_name_of_a_terabyte=_member("././@LongLink", size=2**40, kind=tarfile.GNUTYPE_LONGNAME),

@@ -124,16 +124,12 @@ def learning_curve(
             raise InputError(f"`sets` names {name!r}, which has no splits.")
         most = int((table.part("train").mask().all(1)).sum())
         steps = [size for size in sizes if size < most] + [most] * (most <= max(sizes))
-        tasks = [Task(f"{name} {size}", cache(partial(_drawn, table, size))) for size in steps]
+        tasks = [Task(f"{name} {size}", cache(partial(of_items, table, size))) for size in steps]
         flat = [method for each in names for method in tried[each]]
         results = study(tasks, flat, output, seeds=seeds, resume=resume, cpu=True, console=console)
         sheets.append(_sheet(name, steps, {task: _best(runs, names, tried) for task, runs in results.items()}, seeds))
     tables = {"learning-curve": "\n".join(sheet.markdown() for sheet in sheets)}
     return write_tables("R@1 against the number of training items", tables, output, page)
-
-
-def _drawn(table: Table, items: int, seed: int) -> Table:
-    return of_items(table, items, seed)
 
 
 def _best(

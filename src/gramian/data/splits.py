@@ -10,7 +10,7 @@ import torch
 from gramian.data.table import Table
 from gramian.errors import InputError, check_number, listing
 
-__all__ = ["drawn", "hold_out", "paired_items"]
+__all__ = ["drawn", "hold_out", "paired_items", "shuffled_items"]
 
 logger = logging.getLogger("gramian")
 
@@ -48,15 +48,19 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
         if "validation" in table.split:
             return table.part("train"), table.part("validation")
         table = table.part("train")
-    names = table.item_ids or table.ids
-    distinct = list(dict.fromkeys(names))
-    count = max(2, round(share * len(distinct)))
-    if len(distinct) - count < 2:
-        raise InputError(f"the table must hold at least 4 items, 2 to train on and 2 to validate on; got {len(distinct)}.")
-    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = {distinct[i] for i in order[:count]}
-    mask = torch.tensor([name in chosen for name in names])
+    items = shuffled_items(table, seed)
+    count = max(2, round(share * len(items)))
+    if len(items) - count < 2:
+        raise InputError(f"the table must hold at least 4 items, 2 to train on and 2 to validate on; got {len(items)}.")
+    chosen = set(items[:count])
+    mask = torch.tensor([name in chosen for name in table.item_ids or table.ids])
     return table[~mask], table[mask]
+
+
+def shuffled_items(table: Table, seed: int) -> list[str]:
+    """The names of a table's items, each once, in random order."""
+    distinct = list(dict.fromkeys(table.item_ids or table.ids))
+    return [distinct[i] for i in torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)).tolist()]
 
 
 def drawn(table: Table, rows: int, seed: int) -> Table:

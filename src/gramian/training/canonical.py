@@ -16,7 +16,7 @@ from gramian.canonical import Analysis, Criterion, Solution
 from gramian.canonical.features import Kernel
 from gramian.data.batches import Reading
 from gramian.data.cells import Broken
-from gramian.data.splits import drawn, paired_items
+from gramian.data.splits import drawn, paired_items, shuffled_items
 from gramian.data.table import Table
 from gramian.distributed import gather, is_main_process, share
 from gramian.errors import InputError, check_choice, check_number
@@ -262,12 +262,10 @@ class _Trial:
 
 def _folds(table: Table, folds: int, seed: int) -> Iterator[tuple[Table, Table]]:
     """Each part of the items, after the others."""
-    names = table.item_ids or table.ids
-    distinct = list(dict.fromkeys(names))
-    if len(distinct) < 2 * folds:
-        raise InputError(f"`train` must hold at least {2 * folds} items for {folds} folds; got {len(distinct)}. Lower `folds`.")
-    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed)).tolist()
-    fold_of = {distinct[i]: place % folds for place, i in enumerate(order)}
-    owner = torch.tensor([fold_of[name] for name in names])
+    items = shuffled_items(table, seed)
+    if len(items) < 2 * folds:
+        raise InputError(f"`train` must hold at least {2 * folds} items for {folds} folds; got {len(items)}. Lower `folds`.")
+    fold_of = {name: place % folds for place, name in enumerate(items)}
+    owner = torch.tensor([fold_of[name] for name in table.item_ids or table.ids])
     for fold in range(folds):
         yield table[owner != fold], table[owner == fold]
