@@ -32,12 +32,15 @@ SEARCH = Search(
 )
 """What the closed form tries: less than by default, for it is solved at every size and seed."""
 
-COLUMNS = {"stamps": ("image", "text", "speech_fr")}
+COLUMNS = {"stamps": ("image", "text", "speech_fr"), "digits": ("fou", "fac", "zer")}
 """The columns of a data set that are used, where it is not all of them."""
 
 
-def families() -> dict[str, tuple[Method, ...]]:
+def families(anchor: str = "text") -> dict[str, tuple[Method, ...]]:
     """What is compared: each entry's methods are one method with several settings, among which validation chooses.
+
+    Args:
+        anchor: the modality that published GRAM contrasts with the others.
 
     Returns:
         Name → methods. Those in closed form have one, which tries its settings itself.
@@ -49,7 +52,7 @@ def families() -> dict[str, tuple[Method, ...]]:
         "InfoNCE, MLP heads": ({"head": "mlp"}, lambda tau: Pairwise(temperature=tau)),
         "InfoNCE, kernel heads": ({"head": "kernel"}, lambda tau: Pairwise(temperature=tau)),
         "InfoNCE from MAXVAR, kernel heads": ({"search": kernel}, lambda tau: Pairwise(temperature=tau)),
-        "GRAM, published": ({}, lambda tau: Gram(temperature=tau)),
+        "GRAM, published": ({}, lambda tau: Gram(anchor=anchor, temperature=tau)),
         "GRAM, cone, each": ({}, lambda tau: cone(temperature=tau)),
         "PMRL, published": ({}, lambda tau: PMRL(instance_temperature=tau)),
         "PMRL, signed": ({}, lambda tau: PMRL(signed=True, alignment_temperature=0.5, instance_temperature=tau)),
@@ -109,19 +112,19 @@ def learning_curve(
     """
     if page is not None:
         read_page(page, ["learning-curve"])
-    tried = families()
-    names = [method.name for method in chosen([Method(name, None) for name in tried], methods)]
-    if epochs is not None:
-        tried = {
-            name: tuple(replace(one, recipe=replace(one.recipe or Recipe(), epochs=epochs)) for one in several)
-            for name, several in tried.items()
-        }
+    names = [method.name for method in chosen([Method(name, None) for name in families()], methods)]
     sheets = []
     for name in sets or ("stamps", *(name for name in SETS if prepared(name).is_file())):
         columns = COLUMNS.get(name)
         table = load(name, columns=None if columns is None else list(columns))
         if table.split is None:
             raise InputError(f"`sets` names {name!r}, which has no splits.")
+        tried = families("text" if "text" in table.modalities else table.modalities[0])
+        if epochs is not None:
+            tried = {
+                name: tuple(replace(one, recipe=replace(one.recipe or Recipe(), epochs=epochs)) for one in several)
+                for name, several in tried.items()
+            }
         most = int((table.part("train").mask().all(1)).sum())
         steps = [size for size in sizes if size < most] + [most] * (most <= max(sizes))
         tasks = [Task(f"{name} {size}", cache(partial(of_items, table, size))) for size in steps]
