@@ -65,7 +65,7 @@ alone; for classes of other modules, whose code then runs, type --trust-code.
 COMMANDS: dict[str, Command] = {
     "demo": Command(demo_command, "align by six methods and compare them on the embedded data set"),
     "check": Command(check, "read a table once: what is present, missing, unreadable", reads=train),
-    "prepare": Command(prepare_command, "make a data set of public packages on this machine: digits, emoji", bare="data"),
+    "prepare": Command(prepare_command, "make a data set: of public packages, or of a public set's files", bare="data"),
     "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),
     "evaluate": Command(evaluate_table, "measure every direction of retrieval"),
     "compare": Command(compare_command, "say which of several evaluations is better, and how sure that is", bare="runs"),

@@ -217,7 +217,7 @@ MEDIA: dict[Kind, Medium] = {
         argument="videos",
         processors=("AutoVideoProcessor", "AutoImageProcessor"),
         feature="Video",
-        endings=".avi .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv",
+        endings=".3g2 .3gp .avi .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv",
     ),
 }
 """Kind → its `Medium`."""
