@@ -133,8 +133,8 @@ def test_hits_mark_who_was_not_asked():
 def test_report_says_the_same_in_json_markdown_and_matrix(tmp_path):
     report = evaluate(_bundle(), ks=(1, 5), settings={"data": "synthetic"})
     paths = report.save(tmp_path)
-    assert [path.name for path in paths] == ["report.json", "report.md", "ranks.parquet"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks.parquet", "report.json", "report.md"]
+    assert [path.name for path in paths] == ["report.json", "report.md", "space.safetensors", "ranks.parquet"]
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
     data = json.loads(paths[0].read_text())
     assert data["items"] == 40
     assert data["missing"] == {name: 40 - count for name, count in report.present.items()}

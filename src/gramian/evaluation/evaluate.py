@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import torch
 from rich.progress import Progress, TaskID
 
 from gramian.bundle import Bundle
-from gramian.data.cells import Broken
+from gramian.data.cells import Broken, Cells
+from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_choices, check_number, check_type
 from gramian.evaluation.directions import DEFAULT, SUBSETS, Subsets, single_directions, subset_directions
+from gramian.evaluation.examples import examples
 from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.report import Report
 from gramian.evaluation.reranking import Reranked, reranked_directions
@@ -21,6 +24,9 @@ from gramian.scores import SCORES, ScoreName
 __all__ = ["evaluate"]
 
 T = TypeVar("T")
+
+SAMPLE = 1000
+"""Items whose vectors a Report keeps for pictures."""
 
 
 def evaluate(
@@ -111,7 +117,19 @@ def evaluate(
         broken=tuple(broken),
         items=rankings.items,
         ids=None if ids is None else tuple(ids),
+        examples=tuple(examples(rankings, singles, ids or [str(row) for row in range(len(bundle))])),
+        space=_sample(rankings, ids),
     )
+
+
+def _sample(rankings: Rankings, ids: Sequence[str] | None) -> Table:
+    """The vectors of all items, or of a random sample of them, in half precision."""
+    rows = torch.randperm(len(rankings.items), generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
+    bundle = rankings.bundle[rows.to(rankings.bundle.vectors.device)].to("cpu", dtype=torch.float16)
+    names = [str(row) if ids is None else ids[row] for row in rows.tolist()]
+    items = [str(item) for item in rankings.items[rows.numpy()]]
+    columns: dict[str, torch.Tensor | Cells] = {name: bundle.column(name).contiguous() for name in bundle.modalities}
+    return Table(columns, {name: bundle.has(name) for name in bundle.modalities}, tuple(names), item_ids=tuple(items))
 
 
 def _counted(results: Iterator[T], bar: Progress, task: TaskID) -> Iterator[T]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gramian.data.cells import Broken
+from gramian.data.table import Table
 from gramian.evaluation.directions import Direction, Gain, hits
+from gramian.evaluation.examples import Example
 from gramian.evaluation.metrics import mean_reciprocal_rank, median_rank, recall_at_k
 from gramian.evaluation.ranks_file import NAME, write_ranks
 from gramian.evaluation.reranking import Reranked
@@ -20,7 +22,10 @@ from gramian.evaluation.stats import Interval, share_interval
 from gramian.files import write_text
 from gramian.sheets import Sheet, unreadable
 
-__all__ = ["Report"]
+__all__ = ["REPORT", "SPACE", "Report"]
+
+REPORT, SPACE = "report.json", "space.safetensors"
+"""What `Report.save` writes for `gramian report`: the figures, and the vectors of some items for pictures."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Report:
         broken: cells that could not be read and counted as missing.
         items: (n,) the item of each row; every row is an item of its own by default. Intervals are over items.
         ids: n names of the rows, for `ranks.parquet`; their numbers by default.
+        examples: the hardest and the best queries of each direction between two modalities.
+        space: the vectors of at most 1,000 items, for pictures.
     """
 
     n: int
@@ -52,6 +59,8 @@ class Report:
     broken: tuple[Broken, ...] = ()
     items: NDArray[np.int64] | None = field(default=None, repr=False)
     ids: tuple[str, ...] | None = field(default=None, repr=False)
+    examples: tuple[Example, ...] = field(default=(), repr=False)
+    space: Table | None = field(default=None, repr=False)
     _means: dict[int, Interval] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -108,6 +117,8 @@ class Report:
                 }
                 for each in self.reranked
             ],
+            "examples": [asdict(example) for example in self.examples],
+            "sheets": [asdict(sheet) for sheet in self.sheets()],
         }
 
     def sheets(self) -> list[Sheet]:
@@ -191,7 +202,10 @@ class Report:
         return "\n".join(["# Evaluation\n", *([settings] if settings else []), *(sheet.markdown() for sheet in self.sheets())])
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write `report.json`, `report.md` and, where pyarrow is installed, `ranks.parquet`, the rank of every query.
+        """Write what `gramian report` and `gramian compare` read.
+
+        That is `report.json`; `report.md`; `space.safetensors`, the vectors of at most 1,000 items; and, where pyarrow is
+        installed, `ranks.parquet`, the rank of every query.
 
         Args:
             folder: created if needed.
@@ -201,9 +215,12 @@ class Report:
         """
         folder = Path(folder)
         written = [
-            write_text(folder / "report.json", json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"),
+            write_text(folder / REPORT, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"),
             write_text(folder / "report.md", self.markdown()),
         ]
+        if self.space is not None:
+            self.space.save(folder / SPACE)
+            written.append(folder / SPACE)
         if importlib.util.find_spec("pyarrow"):
             ids = np.array(self.ids or [str(row) for row in range(self.n)], object)
             items = np.arange(self.n) if self.items is None else self.items
