@@ -69,6 +69,14 @@ def test_moments_of_more_rows_than_are_taken_at_a_time():
     torch.testing.assert_close(moments.covariance("text", "image"), wanted, rtol=1e-10, atol=1e-13)
 
 
+def test_the_columns_are_left_as_they_are():
+    values, present = columns(mean=3.0, missing=0.0)
+    before = {name: value.clone() for name, value in values.items()}
+    Moments.of(values)
+    Moments.of(values, present=present)
+    assert all(torch.equal(values[name], before[name]) for name in WIDTHS)
+
+
 def test_duplicate_rows_are_weights():
     data = columns(12)
     times = torch.tensor([1, 2, 0, 3] * 3)

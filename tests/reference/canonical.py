@@ -58,3 +58,22 @@ def kernel_maxvar(kernels, queries, ridge, power, dim):
         z = rows @ centre @ inverse[name] @ g * spectrum ** (power - 0.5)
         vectors[name] = z / z.norm(dim=1, keepdim=True)
     return vectors
+
+
+def joint(data, weights, names, ridge):
+    """Outputs of the joined rows: least squares of the shared variates on the features, with rows √(nρ) I below them."""
+    values, _ = data
+    n = len(next(iter(values.values())))
+    centred = {name: x.double() - x.double().mean(0) for name, x in values.items()}
+    rho, t, own = {}, {}, 0
+    for name, x in centred.items():
+        spectrum = torch.linalg.eigvalsh(x.T @ x / n)
+        rho[name] = ridge * float(spectrum[spectrum > 1e-12 * spectrum[-1]].mean())
+        variance = (x @ weights[name]).square().mean(0) + rho[name] * weights[name].square().sum(0)
+        t[name] = float(variance.sum()) ** -0.5
+        own = own + t[name] ** 2 * variance
+    G = sum(t[name] * x @ weights[name] for name, x in centred.items())
+    X = torch.cat([centred[name] for name in names], 1)
+    below = torch.diag(torch.cat([X.new_full((centred[name].shape[1],), (n * rho[name]) ** 0.5) for name in names]))
+    B = torch.linalg.lstsq(torch.cat([X, below]), torch.cat([G, torch.zeros(len(below), G.shape[1]).double()])).solution
+    return X @ B / (G.square().mean(0) / own)

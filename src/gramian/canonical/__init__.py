@@ -2,5 +2,6 @@
 
 from gramian.canonical.criteria import PAPERS, Affine, Analysis, Criterion, Solution, solve
 from gramian.canonical.moments import Moments
+from gramian.canonical.regression import joint
 
-__all__ = ["PAPERS", "Affine", "Analysis", "Criterion", "Moments", "Solution", "solve"]
+__all__ = ["PAPERS", "Affine", "Analysis", "Criterion", "Moments", "Solution", "joint", "solve"]

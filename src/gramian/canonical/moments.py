@@ -168,7 +168,7 @@ class Moments:
                 continue
             if not self.counts[i, i]:
                 self.shift[place] = read.sum(0) / filled
-            read -= self.shift[place]
+            read = read - self.shift[place]  # float64 columns are the caller's own
             shifted[name] = read if mask is None else read.mul_(share[name][:, None])
         for first, second in combinations_with_replacement(shifted, 2):
             i, j = self.names.index(first), self.names.index(second)

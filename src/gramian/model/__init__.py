@@ -5,6 +5,7 @@ from gramian.data.cells import Broken
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import HuggingFace, SentenceTransformers
 from gramian.model.heads import HEADS, Modality, build_head
+from gramian.model.joint import JointHeads
 from gramian.model.matcher import Matcher
 from gramian.model.towers import Custom, Encoded, Features, Tower, Towers
 
@@ -17,6 +18,7 @@ __all__ = [
     "Encoded",
     "Features",
     "HuggingFace",
+    "JointHeads",
     "Matcher",
     "Modality",
     "SentenceTransformers",
