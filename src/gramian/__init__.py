@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gramian.evaluation import evaluate
     from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Matching, Pairwise, Symile, Triangle
     from gramian.model import Aligner
+    from gramian.model.released import load_released
     from gramian.tokens import Tokens
     from gramian.training import Recipe, fit_canonical, train
     from gramian.training.fit import fit
@@ -38,6 +39,7 @@ __all__ = [
     "fit",
     "fit_canonical",
     "load",
+    "load_released",
     "train",
 ]
 
@@ -50,6 +52,7 @@ _ROOMS = {
     "evaluation": ("evaluate",),
     "losses": ("PMRL", "Centroid", "Contrast", "Gram", "HyperGram", "Matching", "Pairwise", "Symile", "Triangle"),
     "model": ("Aligner",),
+    "model.released": ("load_released",),
     "tokens": ("Tokens",),
     "training": ("Recipe", "fit", "fit_canonical", "train"),
 }

@@ -16,7 +16,7 @@ from gramian.distributed import device, is_main_process
 from gramian.errors import InputError
 from gramian.evaluation import DEFAULT, Subsets, evaluate
 from gramian.files import claimed, read_json
-from gramian.model import Aligner
+from gramian.model import Aligner, ReleasedMatcher
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 from gramian.scores import ScoreName
@@ -90,7 +90,7 @@ def evaluate_table(
             table = table.part(split)
         broken: list[Broken] = []
         items, bundle = _embed(table, aligner, columns, Reading(workers, strict), broken)
-        matcher = None if aligner is None else aligner.matcher
+        matcher = None if aligner is None or isinstance(aligner.matcher, ReleasedMatcher) else aligner.matcher
         if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
             logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
             matcher = None

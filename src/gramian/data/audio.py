@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,13 @@ from gramian.data.content import (
 )
 from gramian.errors import check_number, require
 
-__all__ = ["MAX_SECONDS", "audio_seconds", "read_audio"]
+__all__ = ["MAX_SECONDS", "Channels", "Resampler", "audio_seconds", "read_audio", "sinc_resample"]
+
+Channels: TypeAlias = Literal["mean", "left"]
+"""What a recording of several channels gives."""
+
+Resampler: TypeAlias = Literal["soxr", "sinc"]
+"""soxr's, or a windowed sinc as torchaudio's (`sinc_resample`)."""
 
 MAX_SECONDS = 3600.0
 """Longer recordings are refused, unless a window of them is asked for."""
@@ -44,6 +50,8 @@ def read_audio(
     seconds: float | None = None,
     generator: np.random.Generator | None = None,
     folder: Place | None = None,
+    channels: Channels = "mean",
+    resampler: Resampler = "soxr",
 ) -> NDArray[np.float32]:
     """A recording as (samples,) float32, mono, at `rate` hertz; the audio track of a video as well.
 
@@ -57,6 +65,8 @@ def read_audio(
             anywhere. Everything by default.
         generator: draws the window's place.
         folder: what relative paths are relative to.
+        channels: the mean of all, or the left one alone.
+        resampler: from the recording's own rate to `rate`.
 
     Returns:
         (samples,) float32, at least one.
@@ -72,24 +82,68 @@ def read_audio(
     check_number("rate", rate, "[1, inf)")
     check_number("seconds", seconds, "(0, inf)", optional=True)
     if isinstance(source, Mapping) and "array" in source:
-        samples, own_rate = _decoded_samples(source, seconds, generator)
+        samples, own_rate = _decoded_samples(source, seconds, generator, channels)
     else:
         opened = open_recording(source, folder)
         links = _links(opened)
         if links:
-            cell = {"array": _joined(links, rate), "sampling_rate": rate}
+            cell = {"array": _joined(links, rate, channels, resampler), "sampling_rate": rate}
             samples, own_rate = _decoded_samples(cell, seconds, generator)
         else:
-            samples, own_rate = _soundfile_samples(opened, seconds, generator) or _av_samples(opened, seconds, generator)
+            window = (opened, seconds, generator, channels)
+            samples, own_rate = _soundfile_samples(*window) or _av_samples(*window)
     if not np.isfinite(samples).all():
         raise Unreadable("samples that are not finite")
     if own_rate != rate and len(samples):
-        samples = soxr.resample(samples, own_rate, rate)
+        samples = soxr.resample(samples, own_rate, rate) if resampler == "soxr" else sinc_resample(samples, own_rate, rate)
     if not len(samples):
         raise Unreadable("no samples")
     if seconds is not None:
         samples = samples[: max(1, round(seconds * rate))]
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+WIDTH, ROLLOFF = 6, 0.99  # zero crossings of the sinc to either side, and its cut-off by the lower rate's half
+
+
+def sinc_resample(samples: NDArray[np.float32], own_rate: int, rate: int) -> NDArray[np.float32]:
+    """Resample by a sinc under a squared cosine, as torchaudio does by default.
+
+    Output j is Σᵢ xᵢ · c·sinc(c(i/own − j/rate)) · cos²(π c(i/own − j/rate)/12) over the i where that argument lies within ±6,
+    c = 0.99 · min(own, rate), and the sum is divided by the own rate; beyond its ends a recording is silent.
+
+    Args:
+        samples: (n,).
+        own_rate: theirs, in hertz.
+        rate: the one that is wanted.
+
+    Returns:
+        (⌈n · rate / own⌉,).
+
+    >>> sinc_resample(np.ones(8, np.float32), 2, 1).shape
+    (4,)
+    """
+    common = math.gcd(own_rate, rate)
+    own, new = own_rate // common, rate // common
+    cutoff = min(own, new) * ROLLOFF  # per unit of time, of which a sample lasts 1 / own
+    reach = math.ceil(WIDTH * own / cutoff)
+    count = -(-new * len(samples) // own)
+    phases = np.arange(new)
+    starts = phases * own // new - reach
+    taps = starts[:, None] + np.arange(2 * reach + 2)
+    time = np.clip((taps / own - phases[:, None] / new) * cutoff, -WIDTH, WIDTH)
+    weights = (np.sinc(time) * np.cos(time * np.pi / WIDTH / 2) ** 2 * cutoff / own).astype(np.float32)
+    padded = np.pad(samples, (reach, reach + 2 + own))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, taps.shape[1])
+    resampled = np.empty(count, np.float32)
+    for start in range(0, count, LARGEST_CHUNK):
+        places = np.arange(start, min(count, start + LARGEST_CHUNK))
+        turns, phase = places // new, places % new
+        resampled[places] = np.einsum("ij,ij->i", windows[turns * own + starts[phase] + reach], weights[phase])
+    return resampled
+
+
+LARGEST_CHUNK = 2**16  # samples that are made at a time
 
 
 def audio_seconds(source: Source, folder: Place | None = None) -> float:
@@ -141,17 +195,17 @@ def _links(opened: bytes | Path) -> list[bytes]:
         return [content.read(end - start) for start, end in links]
 
 
-def _joined(links: list[bytes], rate: int) -> NDArray[np.float32]:
+def _joined(links: list[bytes], rate: int, channels: Channels, resampler: Resampler) -> NDArray[np.float32]:
     parts: list[NDArray[np.float32]] = []
     for link in links:
-        parts.append(read_audio(link, rate))
+        parts.append(read_audio(link, rate, channels=channels, resampler=resampler))
         if sum(map(len, parts)) > MAX_SECONDS * rate:
             raise Unreadable(f"joined recordings of more than {MAX_SECONDS:.0f} s")
     return np.concatenate(parts)
 
 
 def _decoded_samples(
-    cell: Mapping[str, Any], seconds: float | None, generator: np.random.Generator | None
+    cell: Mapping[str, Any], seconds: float | None, generator: np.random.Generator | None, channels: Channels = "mean"
 ) -> tuple[NDArray[np.float32], int]:
     """Mono samples and their rate from the cells of datasets and torchcodec, whose channels come first."""
     rate = int(cell.get("sampling_rate") or 0)
@@ -173,7 +227,7 @@ def _decoded_samples(
     if values.dtype.kind in "iu" and values.dtype.itemsize < 8:  # full scale is that of the type, as in a file
         middle = 2.0 ** (8 * values.dtype.itemsize - 1)
         samples = samples / np.float32(middle) - np.float32(values.dtype.kind == "u")
-    samples = _mean(samples, 0) if samples.ndim > 1 else samples
+    samples = _mono(samples, 0, channels) if samples.ndim > 1 else samples
     start, count = _window(len(samples) / rate, seconds, generator, rate)
     return samples[start:] if count < 0 else samples[start : start + count], rate
 
@@ -185,7 +239,7 @@ def _is_length(opened: bytes | Path, seconds: float) -> bool:
 
 
 def _soundfile_samples(
-    opened: bytes | Path, seconds: float | None, generator: np.random.Generator | None
+    opened: bytes | Path, seconds: float | None, generator: np.random.Generator | None, channels: Channels
 ) -> tuple[NDArray[np.float32], int] | None:
     """Mono samples and their rate; None where libsndfile does not know the format, or its header is wrong."""
     import soundfile
@@ -203,12 +257,12 @@ def _soundfile_samples(
         samples = file.read(file.frames if count < 0 else count, dtype="float32", always_2d=True)
         if not len(samples) or (start and len(samples) < count):
             return None  # WAV written to a pipe may say that it holds nothing
-        return _mean(samples, 1), file.samplerate
+        return _mono(samples, 1, channels), file.samplerate
     return None
 
 
 def _av_samples(
-    opened: bytes | Path, seconds: float | None, generator: np.random.Generator | None
+    opened: bytes | Path, seconds: float | None, generator: np.random.Generator | None, channels: Channels
 ) -> tuple[NDArray[np.float32], int]:
     import av
 
@@ -227,7 +281,7 @@ def _av_samples(
             if resampler is None or kind != _kind(frame):
                 resampler, kind = av.AudioResampler(format="flt", rate=rate), _kind(frame)
             for part in resampler.resample(frame):  # packed: of eight planes and more PyAV counts one too many
-                parts.append(_mean(part.to_ndarray().reshape(-1, part.layout.nb_channels), 1))
+                parts.append(_mono(part.to_ndarray().reshape(-1, part.layout.nb_channels), 1, channels))
                 have += len(parts[-1])
             while count >= 0 and parts and first + len(parts[0]) <= min(start, have - count):
                 first += len(parts.popleft())
@@ -246,9 +300,13 @@ def _kind(frame: Any) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
-def _mean(samples: NDArray[Any], channels: int) -> NDArray[np.float32]:
+def _mono(samples: NDArray[Any], axis: int, channels: Channels) -> NDArray[np.float32]:
+    """One channel of those along an axis."""
+    if channels == "left":
+        left: NDArray[np.float32] = samples.take(0, axis)
+        return left
     with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite are refused later
-        mean: NDArray[np.float32] = samples.mean(channels)
+        mean: NDArray[np.float32] = samples.mean(axis)
     return mean
 
 

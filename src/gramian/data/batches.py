@@ -169,8 +169,8 @@ class Collator:
                 if mask.any():
                     inputs[name] = column[mask]
                 continue
-            mask = mask.clone()
             reader, read = self.readers[name], []
+            mask = torch.ones_like(mask) if reader.fills else mask.clone()
             for row in mask.nonzero().flatten().tolist():
                 generator = None if seed is None else _generator(seed, table.ids[row], name)
                 try:

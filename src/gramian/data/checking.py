@@ -103,7 +103,7 @@ class _CheckedRows(torch.utils.data.Dataset[Any]):
         broken, cut = [], []
         readable = 0
         for modality, column in table.columns.items():
-            if not table.present[modality][row]:
+            if not table.present[modality][row] and not self.readers[modality].fills:
                 continue
             if not isinstance(column, Cells):
                 readable += 1

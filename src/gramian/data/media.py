@@ -28,7 +28,10 @@ __all__ = [
     "Sampling",
     "Source",
     "Unreadable",
+    "as_frames",
+    "as_recording",
     "audio_seconds",
+    "long_enough",
     "open_source",
     "read_audio",
     "read_image",
@@ -141,21 +144,39 @@ def _image(cell: Any, sampling: Sampling, folder: Place | None, generator: np.ra
 
 
 def _audio(cell: Any, sampling: Sampling, folder: Place | None, generator: np.random.Generator | None) -> NDArray[np.float32]:
-    recording = _recording(cell, sampling)
+    recording = as_recording(cell, sampling.rate)
     samples = read_audio(recording, sampling.rate, seconds=sampling.seconds, generator=generator, folder=folder)
-    if len(samples) < sampling.rate * SHORTEST:
+    return long_enough(samples, sampling.rate)
+
+
+def long_enough(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """The same samples.
+
+    Raises:
+        Unreadable: fewer than one analysis frame.
+    """
+    if len(samples) < rate * SHORTEST:
         raise Unreadable(f"{len(samples)} samples: shorter than {1000 * SHORTEST:.0f} ms")
     return samples
 
 
-def _recording(cell: Any, sampling: Sampling) -> Any:
-    """Bare samples are at the encoder's rate already."""
-    return {"array": cell, "sampling_rate": sampling.rate} if isinstance(cell, np.ndarray | Tensor) else cell
+def as_recording(cell: Any, rate: int) -> Any:
+    """What `read_audio` reads of a cell: bare samples are at the encoder's rate already."""
+    return {"array": cell, "sampling_rate": rate} if isinstance(cell, np.ndarray | Tensor) else cell
 
 
 def _video(cell: Any, sampling: Sampling, folder: Place | None, generator: np.random.Generator | None) -> NDArray[Any]:
     if not isinstance(cell, np.ndarray | Tensor):
         return read_video(cell, sampling.frames, generator=generator, folder=folder)
+    return as_frames(cell)
+
+
+def as_frames(cell: NDArray[Any] | Tensor) -> NDArray[np.uint8]:
+    """Decoded frames as (frames, height, width, 3) uint8.
+
+    Raises:
+        Unreadable: an array of another shape.
+    """
     if cell.ndim != 4 or not len(cell):
         raise Unreadable(f"an array of shape {tuple(cell.shape)}; frames have shape (frames, height, width, 1 to 4 channels)")
     if isinstance(cell, np.ndarray) and cell.dtype == np.uint8 and cell.shape[3] == 3:
@@ -166,7 +187,7 @@ def _video(cell: Any, sampling: Sampling, folder: Place | None, generator: np.ra
 def _outside_window(cell: Any, decoded: Any, sampling: Sampling, folder: Place | None) -> str | None:
     if sampling.seconds is None or len(decoded) < round(sampling.seconds * sampling.rate):
         return None
-    length = audio_seconds(_recording(cell, sampling), folder)
+    length = audio_seconds(as_recording(cell, sampling.rate), folder)
     return f"{length:.1f} s cut to {sampling.seconds:g}" if length > sampling.seconds else None
 
 

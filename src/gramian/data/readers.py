@@ -16,7 +16,13 @@ __all__ = ["CustomReader", "FeatureReader", "Media", "Reader"]
 
 
 class Reader:
-    """Turns cells into a tower's inputs. It holds no weights and can be pickled, because it runs in the loading processes."""
+    """Turns cells into a tower's inputs. It holds no weights and can be pickled, because it runs in the loading processes.
+
+    Attributes:
+        fills: whether an empty cell is read too, as `None`, and counts; otherwise the item lacks the modality.
+    """
+
+    fills = False
 
     def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Any:
         """One cell, decoded: the cell itself unless a class says otherwise.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,12 @@ from gramian.data.content import (
     until_end,
 )
 from gramian.data.image import decoding, read_image
-from gramian.errors import check_number, require
+from gramian.errors import check_choice, check_number, require
 
-__all__ = ["read_video"]
+__all__ = ["Colours", "read_frames", "read_video"]
+
+Colours: TypeAlias = Literal["file", "bt601"]
+"""How YUV becomes RGB: by the matrix that the file names, or by BT.601 whatever it says, as OpenCV does."""
 
 Shown: TypeAlias = "tuple[float, Callable[[], NDArray[np.uint8]]]"
 """When a frame appears, and its picture."""
@@ -60,10 +63,75 @@ def read_video(
     # Divided last, so that the middle of a part that begins or ends with a frame is not off by a rounding.
     places = (np.arange(frames) + (0.5 if generator is None else generator.uniform(size=frames)), frames)
     opened = open_recording(source, folder)
+    track = _track(opened)
+    if track is None:
+        return _at(*_webp(opened), *places)
+    end, is_timed = _end(track.packets)
+    with open_container(opened, "video") as container:
+        shown = _decoded(container, container.streams[track.number], is_timed, track.most)
+        return _at(shown, end, *places)
+
+
+def read_frames(
+    source: Source,
+    choose: Callable[[int], Sequence[int]],
+    *,
+    colours: Colours = "file",
+    folder: Place | None = None,
+) -> NDArray[np.uint8]:
+    """RGB frames of a video by their numbers, whenever they are shown; upright and on white.
+
+    Args:
+        source: a path, bytes or a cell of datasets.
+        choose: number of frames → those that are wanted, in order; one may be wanted several times.
+        colours: how YUV becomes RGB.
+        folder: what relative paths are relative to.
+
+    Returns:
+        (frames, height, width, 3) uint8.
+
+    Raises:
+        InputError: unknown `colours`; PyAV is not installed.
+        Unreadable: see `read_video`.
+    """
+    require("av")
+    check_choice("colours", colours, ("file", "bt601"))
+    opened = open_recording(source, folder)
+    track = _track(opened)
+    if track is None:
+        pictures = [picture for _, picture in _webp(opened)[0]]
+        return np.stack([pictures[number]() for number in choose(len(pictures))])
+    wanted = list(choose(len(track.packets)))
+    matrix = None if colours == "file" else "ITU601"
+    chosen: list[NDArray[np.uint8]] = []
+    last: Callable[[], NDArray[np.uint8]] | None = None
+    with open_container(opened, "video") as container:
+        shown = _decoded(container, container.streams[track.number], False, track.most, matrix)
+        for number, (_, picture) in enumerate(shown):
+            last = picture
+            if count := wanted[len(chosen) :].count(number):
+                chosen += [picture()] * count
+            if len(chosen) == len(wanted):
+                break
+    if last is None:
+        raise Unreadable("no frame can be decoded")
+    return np.stack(chosen + [last()] * (len(wanted) - len(chosen)))  # headers may promise more than can be decoded
+
+
+class _Track(NamedTuple):
+    """The video track of a file: its number, the packets that are shown, and how many pixels are read of a frame."""
+
+    number: int
+    packets: list[_Packet]
+    most: int
+
+
+def _track(opened: bytes | Path) -> _Track | None:
+    """The video track that is read; None for an animated WebP, which FFmpeg reads nothing of."""
     with open_container(opened, "video") as container:
         kind, brand = container.format.name, container.metadata.get("major_brand")
-        if kind == "webp_pipe":  # which FFmpeg reads no animations of
-            return _at(*_webp(opened), *places)
+        if kind == "webp_pipe":
+            return None
         if kind.endswith("_pipe") or kind in ("image2", "ico") or brand in ("avif", "heic", "heix", "mif1"):
             raise Unreadable("a still image, no video")
         stream = chosen_track(container, "video")
@@ -71,10 +139,7 @@ def read_video(
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
             raise Unreadable(f"frames of {width} × {height} pixels, more than {MAX_PIXELS:,}")
-        end, is_timed = _end(until_end(container.demux(stream)))
-    with open_container(opened, "video") as container:
-        shown = _decoded(container, container.streams[index], is_timed, max(width * height, USUAL))
-        return _at(shown, end, *places)
+        return _Track(index, _shown(until_end(container.demux(stream))), max(width * height, USUAL))
 
 
 def _at(
@@ -106,22 +171,37 @@ def _at(
     return np.stack(chosen)
 
 
-def _end(packets: Iterator[Any]) -> tuple[float, bool]:
-    """When the last frame disappears, in ticks; without sound time stamps in frames, and False.
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_key: bool
+    is_discarded: bool
 
-    Headers cannot be relied on. Packets before the first key frame cannot be decoded, and those that an edit list cuts off
-    are decoded only for others.
+
+def _shown(packets: Iterator[Any]) -> list[_Packet]:
+    """The packets whose frames are shown.
+
+    Those before the first key frame cannot be decoded, and those that an edit list cuts off are decoded only for others.
     """
-    kept = [(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard) for p in packets if p.size > 0]
-    first = next((number for number, packet in enumerate(kept) if packet[3]), 0)
-    shown = [packet for packet in kept[first:] if not packet[4]]
+    kept = [_Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard) for p in packets if p.size > 0]
+    first = next((number for number, packet in enumerate(kept) if packet.is_key), 0)
+    shown = [packet for packet in kept[first:] if not packet.is_discarded]
     if not shown:
         raise Unreadable("no frames")
-    order = [dts for _, dts, *_ in shown if dts is not None]
-    times = [pts for pts, *_ in shown if pts is not None]
+    return shown
+
+
+def _end(shown: list[_Packet]) -> tuple[float, bool]:
+    """When the last frame disappears, in ticks; without sound time stamps in frames, and False.
+
+    Headers cannot be relied on.
+    """
+    order = [packet.dts for packet in shown if packet.dts is not None]
+    times = [packet.pts for packet in shown if packet.pts is not None]
     if len(times) < len(shown) or order != sorted(order):  # unknown, or of files that were joined
         return len(shown), False
-    last, duration = max((pts, duration) for pts, _, duration, *_ in shown)
+    last, duration = max((packet.pts, packet.duration) for packet in shown if packet.pts is not None)
     return last + (duration or (last - min(times)) / max(1, len(times) - 1) or 1), True
 
 
@@ -153,8 +233,8 @@ USUAL = 2**22
 """Pixels of a frame, about 2K, that are read whatever the header says."""
 
 
-def _decoded(container: Any, stream: Any, is_timed: bool, most: int) -> Iterator[Shown]:
-    """When each frame appears, and its picture; of at most so many pixels."""
+def _decoded(container: Any, stream: Any, is_timed: bool, most: int, matrix: str | None = None) -> Iterator[Shown]:
+    """When each frame appears, and its picture; of at most so many pixels, its colours by a `matrix` if one is given."""
     import av
 
     decoder = stream.codec_context
@@ -171,19 +251,19 @@ def _decoded(container: Any, stream: Any, is_timed: bool, most: int) -> Iterator
             raise Unreadable(f"frames of {frame.width} × {frame.height} pixels, more than the header says")
         size = frame.width, frame.height
         time = number if not is_timed else time if frame.pts is None else frame.pts
-        yield time, partial(_picture, frame)
+        yield time, partial(_picture, frame, matrix)
 
 
-def _picture(frame: Any) -> NDArray[np.uint8]:
+def _picture(frame: Any, matrix: str | None = None) -> NDArray[np.uint8]:
     """RGB on white, upright."""
     from av.sidedata.sidedata import Type
 
     if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
-        layer = frame.to_ndarray(format="rgba").astype(np.uint16)
+        layer = frame.reformat(format="rgba", src_colorspace=matrix).to_ndarray().astype(np.uint16)
         alpha = layer[..., 3:]
         image = ((layer[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     else:
-        image = frame.to_ndarray(format="rgb24")
+        image = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
     side = frame.side_data.get(Type.DISPLAYMATRIX)
     return np.ascontiguousarray(image if side is None else _upright(image, np.frombuffer(bytes(side), np.int32)))
 

@@ -3,7 +3,8 @@
 from gramian.data.batches import Batch
 from gramian.data.cells import Broken
 from gramian.model.aligner import Aligner
-from gramian.model.encoders import HuggingFace, SentenceTransformers
+from gramian.model.encoders import HuggingFace, ReleasedAudio, ReleasedText, ReleasedVision, SentenceTransformers
+from gramian.model.encoders.released import ReleasedMatcher
 from gramian.model.heads import HEADS, Modality, build_head
 from gramian.model.joint import JointHeads
 from gramian.model.matcher import Matcher
@@ -21,6 +22,10 @@ __all__ = [
     "JointHeads",
     "Matcher",
     "Modality",
+    "ReleasedAudio",
+    "ReleasedMatcher",
+    "ReleasedText",
+    "ReleasedVision",
     "SentenceTransformers",
     "Tower",
     "Towers",

@@ -25,7 +25,7 @@ from gramian.errors import InputError, check_choice, check_number, check_type, l
 from gramian.geometry import unit, widened
 from gramian.model import saving
 from gramian.model.heads import HeadName, Modality, build_head
-from gramian.model.matcher import Matcher
+from gramian.model.matcher import AnyMatcher, build_matcher
 from gramian.model.starts import EncodedRows, adapt_heads, fill_heads, moments_of
 from gramian.model.towers import Columns, Encoded, Features, Tower, Towers, device_of, evaluating, seeded
 from gramian.tokens import Tokens
@@ -92,7 +92,7 @@ class Aligner(nn.Module):
         self.heads = nn.ModuleList(
             [build_head(entry.head, entry.width, dim, entry.kernel) for entry in self.modalities.values()]
         )
-        self.matcher = None if matcher is None else Matcher(tuple(self.modalities), dim, **matcher)
+        self.matcher: AnyMatcher | None = None if matcher is None else build_matcher(matcher, self.towers, dim)
         self.bank: Bundle | None = None
         self.card: str | None = None
 

@@ -17,7 +17,7 @@ __all__ = ["HEADS", "HeadName", "KernelHead", "Modality", "Residual", "build_hea
 
 LARGEST_HEAD = 2**30  # numbers, which a config can ask for in ten letters
 
-HeadName: TypeAlias = Literal["identity", "linear", "mlp", "residual", "kernel"]
+HeadName: TypeAlias = Literal["identity", "linear", "projection", "mlp", "residual", "kernel"]
 
 
 def _mlp(width: int, dim: int) -> nn.Sequential:
@@ -57,11 +57,13 @@ class KernelHead(nn.Module):
 HEADS: dict[str, Callable[[int, int, Kernel], nn.Module]] = {
     "identity": nn.Identity,  # which takes any arguments
     "linear": lambda width, dim, _: nn.Linear(width, dim),
+    "projection": lambda width, dim, _: nn.Linear(width, dim, bias=False),
     "mlp": lambda width, dim, _: _mlp(width, dim),
     "residual": lambda width, dim, _: Residual(width, dim),
     "kernel": KernelHead,
 }
-"""Builders (width, dim, kernel) → module, by name: "linear" is one map, "mlp" has one hidden layer of 2·dim, GELU and dropout
+"""Builders (width, dim, kernel) → module, by name: "linear" is one map, "projection" one
+without a bias, "mlp" has one hidden layer of 2·dim, GELU and dropout
 0.1, "residual" is the sum of the two, the MLP zero at first, and "kernel" is a linear map of a kernel's features."""
 
 
@@ -71,7 +73,7 @@ class Modality:
 
     Attributes:
         width: number of entries of a feature vector; with a tower the tower's own, which is the default.
-        head: "linear", "mlp", "residual", "kernel" or "identity" (width and dim agree).
+        head: "linear", "projection", "mlp", "residual", "kernel" or "identity" (width and dim agree).
         tower: reads raw cells; without one the cells are features. One tower may serve several modalities.
         kernel: of a head "kernel".
 
@@ -126,7 +128,7 @@ def linear_of(head: nn.Module) -> nn.Linear:
         InputError: a head without one.
     """
     linear: Any = head if isinstance(head, nn.Linear) else getattr(head, "linear", None)
-    if not isinstance(linear, nn.Linear):
+    if not isinstance(linear, nn.Linear) or linear.bias is None:
         raise InputError("`head` must be 'linear', 'residual' or 'kernel': canonical analysis solves for a linear map.")
     return linear
 

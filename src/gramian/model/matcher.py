@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_number
+from gramian.errors import InputError, check_choice, check_number
+from gramian.model.encoders.released import ReleasedMatcher
+from gramian.model.options import converted, plain
+from gramian.model.towers import Towers
 from gramian.tokens import Tokens
 
-__all__ = ["Matcher"]
+__all__ = ["AnyMatcher", "Matcher", "build_matcher"]
 
 
 class Matcher(nn.Module):
@@ -121,3 +124,29 @@ class Matcher(nn.Module):
     def extra_repr(self) -> str:
         """The options."""
         return f"{', '.join(self.modalities)}; " + ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+AnyMatcher: TypeAlias = Matcher | ReleasedMatcher
+"""A matching head that an Aligner may hold: of Bundles, or of the towers' own tokens."""
+
+
+def build_matcher(options: Mapping[str, Any], towers: Towers, dim: int) -> AnyMatcher:
+    """The matching head of an Aligner.
+
+    Args:
+        options: of a `Matcher`; of a `ReleasedMatcher` with {"class": "ReleasedMatcher"}.
+        towers: of the Aligner.
+        dim: width d of its space.
+
+    Returns:
+        The head, not trained.
+
+    Raises:
+        InputError: options that the head does not take.
+    """
+    own = dict(options)
+    kind = check_choice("matcher.class", own.pop("class", "Matcher"), ("Matcher", "ReleasedMatcher"))
+    if kind == "Matcher":
+        return Matcher(tuple(towers), dim, **own)
+    values = converted(ReleasedMatcher, {"towers": towers, "dim": dim, **own}, "matcher", kind, plain)
+    return ReleasedMatcher(**values)

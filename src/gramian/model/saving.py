@@ -24,7 +24,7 @@ from gramian.model.card import Described, bare_card
 from gramian.model.encoders import ENCODERS, Encoder, Writing
 from gramian.model.encoders.folders import FETCHED, fetch
 from gramian.model.heads import Modality
-from gramian.model.matcher import Matcher
+from gramian.model.matcher import AnyMatcher
 from gramian.model.options import convert
 from gramian.model.towers import Features, Tower
 
@@ -38,7 +38,7 @@ DESCRIBED = ("width", "source", "mode", "fingerprint", "options")  # of an encod
 class Savable(Described, Protocol):
     """The parts of an Aligner that are written."""
 
-    matcher: Matcher | None
+    matcher: AnyMatcher | None
     tokens: tuple[str, ...]
     card: str | None
     bank: Bundle | None
@@ -134,11 +134,14 @@ def _write_towers(aligner: Savable, folder: Path, how: Writing) -> dict[str, Any
     """Each tower's description."""
     described: dict[str, Any] = {}
     owners = aligner.towers.owners()
+    models: dict[int, str] = {}
     for i, (name, tower) in enumerate(aligner.towers.items()):
         if isinstance(tower, Features):
             continue
         if owners[name] != name:  # written once, with the first
             described[name] = {"same_as": owners[name]}
+        elif isinstance(tower, Encoder) and models.setdefault(id(tower.model), name) != name:
+            described[name] = {"twin_of": models[id(tower.model)], "options": tower.reading()}
         elif isinstance(tower, Encoder):
             described[name] = tower.write(folder, f"towers/{i}", how)
         else:
@@ -260,6 +263,11 @@ def _tower(name: str, entry: Mapping[str, Any], folder: Path, own: Tower | None,
         return own
     if str(entry.get("same_as")) in earlier:
         return earlier[entry["same_as"]]
+    if "twin_of" in entry:
+        twin, options = earlier.get(str(entry["twin_of"])), entry.get("options")
+        if not isinstance(twin, Encoder) or not isinstance(options, dict):
+            raise _damaged(folder, f"{CONFIG} names no tower that {name!r} could share its weights with")
+        return twin.twin(**options)
     kind = entry.get("class")
     if not isinstance(kind, str):
         raise _damaged(folder, f"{CONFIG} does not say what the tower of {name!r} is")

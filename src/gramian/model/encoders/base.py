@@ -10,7 +10,7 @@ import string
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, Self, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -41,13 +41,21 @@ RATES: Mapping[str, float] = {"lora": 1e-4, "train": 1e-5}
 """Default learning rates of a tower: low, because the weights are pretrained."""
 
 
-def fingerprint(module: nn.Module) -> str:
-    """A hash of the names and shapes of a module's weights, and of 64 values of each."""
+def fingerprint(module: nn.Module, *, spread: bool = True) -> str:
+    """A hash of the names and shapes of a module's weights, and of 64 values of each.
+
+    Args:
+        module: the module.
+        spread: take the values from all over a weight; otherwise its first, which reads less of a file that is mapped.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} ".encode())
         flat = value.detach().flatten()
-        digest.update(flat[:: max(1, flat.numel() // 64)][:64].double().cpu().numpy().tobytes())
+        digest.update(flat[:: max(1, flat.numel() // 64) if spread else 1][:64].double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -110,11 +118,14 @@ class Encoder(Tower):
     mode: Mode = "freeze"
     model: Any
     reader: Media
+    lora_modules: tuple[str, ...] = ()
+    """The linear layers of a model that is not of transformers, for an adapter of all of them."""
+
     _copied = False  # whether the weights came from a saved Aligner, and may differ from the source's
+    _by_value = False  # whether the source holds more than this encoder, so that an Aligner always holds a copy
 
     def __init__(self, model: str, own: Mapping[str, Any], options: EncoderOptions) -> None:
         super().__init__()
-        check_type("model", model, str, Path)
         for name in options:
             check_choice("option", name, [*own, *_DEFAULTS])
         chosen: dict[str, Any] = {**_DEFAULTS, **options}
@@ -126,8 +137,7 @@ class Encoder(Tower):
             raise InputError(f"`learning_rate` goes with mode 'lora' or 'train'; got {rate} and {mode!r}.")
         reason = "for a text has a beginning and an end"
         check_number("max_length", length, f"[2, {LARGEST_LENGTH}]", integer=True, optional=True, why=reason)
-        folder = folder_of(model, chosen["revision"], chosen["local_files_only"])
-        self.source = str(folder) if Path(model).is_dir() else model  # valid in any working directory
+        self.source, folder = self._find(model, chosen["revision"], chosen["local_files_only"])
         self.options: dict[str, Any] = {**own, **{name: chosen[name] for name in _WRITTEN}}
         with offline():
             self._open(folder)
@@ -137,21 +147,31 @@ class Encoder(Tower):
                     getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
                 )
                 enable({"use_reentrant": False})
-        self._loaded = fingerprint(self.model)  # before any training
+        self._loaded = self._fingerprint(self.model)  # before any training
         self.width = self._measure()
         self.mode, self.learning_rate = mode, rate or RATES.get(mode)
         if mode == "freeze":
             self.model.requires_grad_(False)
         if mode == "lora":
-            self.model = adapted(self.model, lora or {}, self.source)
+            everything = {"target_modules": list(self.lora_modules)} if self.lora_modules else {}
+            self.model = adapted(self.model, everything | dict(lora or {}), self.source)
             if chosen["gradient_checkpointing"]:
                 with refused(f"`gradient_checkpointing` cannot be used with an adapter of {self.source!r}"):
                     self.model.enable_input_require_grads()
         self.train(self.training)
 
+    def _find(self, model: Any, revision: str | None, local_files_only: bool) -> tuple[str, Any]:
+        """What to call the source, valid in any working directory, and the checked folder of its files."""
+        check_type("model", model, str, Path)
+        folder = folder_of(model, revision, local_files_only)
+        return str(folder) if Path(model).is_dir() else model, folder
+
     @abstractmethod
-    def _open(self, folder: Path) -> None:
+    def _open(self, folder: Any) -> None:
         """Set `model` and `reader` from the files of a checked folder, by the `options`."""
+
+    def _fingerprint(self, model: nn.Module) -> str:
+        return fingerprint(model)
 
     @abstractmethod
     def _measure(self) -> int:
@@ -192,9 +212,10 @@ class Encoder(Tower):
             "mode": self.mode,
         }
         learned = self.mode == "train" or self._copied
-        here = Path(self.source).is_dir()  # a path of this machine, which an Aligner's folder may not name
+        here = self._by_value or Path(self.source).is_dir()  # a path of this machine, which an Aligner's folder may not name
         if how == "reference" and (learned or here):
-            loss = "would lose what a trained tower has learned" if learned else f"cannot name a folder, as {self.source!r} is"
+            kind = "a checkpoint of several towers" if self._by_value else "a folder"
+            loss = "would lose what a trained tower has learned" if learned else f"cannot name {kind}, as {self.source!r} is"
             raise InputError(f"`towers` 'reference' {loss}. Use 'auto' or 'value'.")
         by_value = how == "value" or learned or here
         model, files = self.model, below
@@ -209,7 +230,7 @@ class Encoder(Tower):
             options["learning_rate"] = None
         if by_value:
             self._write_files(model, folder / files)
-            described |= {"files": files, "fingerprint": fingerprint(model)}
+            described |= {"files": files, "fingerprint": self._fingerprint(model)}
         return described | {"options": options}
 
     @classmethod
@@ -252,6 +273,37 @@ class Encoder(Tower):
             )
         encoder.source, encoder._copied = described["source"], "files" in described
         return encoder
+
+    def twin(self, **options: Any) -> Self:
+        """Another tower with the same weights, in one module, which reads its cells otherwise.
+
+        Args:
+            options: of the class itself, as in `subtitle=True`, or `max_length`.
+
+        Returns:
+            The tower. An Aligner that holds both saves their weights once.
+
+        Raises:
+            InputError: an option that is no option of the reading.
+        """
+        for name in options:
+            check_choice("option", name, sorted(self.reading()))
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.options = self.options | converted(type(self), {"model": "", **options}, "", type(self).__name__, plain)
+        other.options.pop("model")
+        with offline():
+            other._read()
+        return other
+
+    def reading(self) -> dict[str, Any]:
+        """The options by which a twin may differ."""
+        names = ({*inspect.signature(type(self)).parameters} - {"kind"}) | {"max_length"}
+        return {name: value for name, value in self.options.items() if name in names}
+
+    def _read(self) -> None:
+        """Set the reader by the options, of a model that is loaded."""
+        raise InputError(f"a {type(self).__name__} has no twins.")
 
     @abstractmethod
     def _write_files(self, model: Any, folder: Path) -> None:
