@@ -207,8 +207,8 @@ def test_killed_and_resumed_equals_uninterrupted_and_stores_the_head_once(tmp_pa
     whole, expected = _fit()
     log = RunFolder.log
 
-    def killed(self, history):
-        log(self, history)
+    def killed(self, history, speed):
+        log(self, history, speed)
         if len(history.records) == 3:
             raise KeyboardInterrupt
 

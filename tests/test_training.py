@@ -204,8 +204,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, loss, ep
 
     log = RunFolder.log
 
-    def killed(self, history):
-        log(self, history)
+    def killed(self, history, speed):
+        log(self, history, speed)
         if len(history.records) == epoch:
             raise Killed
 
@@ -218,6 +218,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, loss, ep
     assert _same(whole, resumed)
     for name in ("metrics.jsonl", "checkpoints/000006/state.safetensors", "checkpoints/000006/run.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+    speeds = [json.loads(line) for line in (tmp_path / "resumed" / "speed.jsonl").read_text().splitlines()]
+    assert [speed["epoch"] for speed in speeds] == [1, 2, 3, 4, 5, 6]
     assert history.records == expected.records
     assert (history.best, history.best_epoch) == (expected.best, expected.best_epoch)
 
@@ -232,9 +234,9 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 def test_best_validation_epoch_is_what_remains():
     aligner, history = _train(recipe=Recipe(epochs=6, batch_size=32, learning_rate=0.5, evaluate_every=1))
     validation = world(missing=0.2).part("validation")
-    assert training._validate(aligner, Loader(validation, aligner.collator()), [])["validation/mrr"] == pytest.approx(
-        history.best, abs=1e-12
-    )
+    assert training._validate(aligner, Pairwise(), Loader(validation, aligner.collator()), 32, [])[
+        "validation/mrr"
+    ] == pytest.approx(history.best, abs=1e-12)
     assert history.best_epoch == max(history.records, key=lambda record: record["validation/mrr"])["epoch"]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gramian.data.table import Table
 from gramian.distributed import is_main_process
 from gramian.errors import InputError, check_number, first_line, listing
-from gramian.files import atomic_folder, inside, read_json, write_text
+from gramian.files import atomic_folder, inside, parse_json, read_json, write_text
 from gramian.model.options import convert
 from gramian.training.recipe import History
 
@@ -34,7 +34,7 @@ _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # that AdamW keeps of each paramet
 
 
 class RunFolder:
-    """`metrics.jsonl` and `checkpoints/NNNNNN`, none ever incomplete; in a folder that the run has claimed.
+    """`metrics.jsonl`, `speed.jsonl` and `checkpoints/NNNNNN`, none ever incomplete; in a folder that the run has claimed.
 
     Args:
         path: the folder.
@@ -55,6 +55,7 @@ class RunFolder:
         from accelerate.utils import broadcast_object_list
 
         self.path = path
+        self.speeds: list[Mapping[str, float]] = []
         self.accelerator = accelerator
         self.objective = accelerator.unwrap_model(trained[0])
         self.optimizer, self.schedule = trained[1].optimizer, trained[2].scheduler
@@ -66,10 +67,12 @@ class RunFolder:
         """Whole checkpoints, oldest first."""
         return sorted(folder for folder in inside(self.path, "checkpoints").glob("*") if folder.name.isdigit())
 
-    def log(self, history: History) -> None:
-        """Rewrite `metrics.jsonl`."""
+    def log(self, history: History, speed: Mapping[str, float]) -> None:
+        """Rewrite `metrics.jsonl`, the history, and `speed.jsonl`, the time of each epoch."""
         if is_main_process():
-            write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
+            self.speeds.append(speed)
+            for name, records in (("metrics.jsonl", history.records), ("speed.jsonl", self.speeds)):
+                write_text(self.path / name, "".join(json.dumps(record) + "\n" for record in records))
 
     def checkpoint(self, history: History, best: Mapping[str, Tensor]) -> None:
         """Write the checkpoint of the last epoch, then remove the older ones. All processes have the same state: one writes."""
@@ -134,6 +137,7 @@ class RunFolder:
                 f"({first_line(error):.120}). Delete it, or train into another folder."
             ) from error
         self._keep_newest()  # as a process did that was killed before it could
+        self.speeds = [speed for speed in _lines(self.path / "speed.jsonl") if speed.get("epoch", 0) <= len(history.records)]
         return best
 
     def _load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], history: History) -> dict[str, Tensor]:
@@ -171,6 +175,14 @@ class RunFolder:
             if of.keys() != _MOMENTS or any(of[name].shape != parameters[i].shape for name in _MOMENTS - {"step"}):
                 raise ValueError(f"other state of the optimiser for parameter {i}")
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+
+
+def _lines(path: Path) -> list[dict[str, float]]:
+    """The records of a log; none where it is absent or damaged."""
+    try:
+        return [convert(parse_json(line), dict[str, int | float], "record") for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError):
+        return []
 
 
 def _check_shapes(loaded: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from rich import get_console
 from torch import Tensor, nn
 
 from gramian.bundle import Bundle
@@ -23,8 +24,6 @@ from gramian.data.splits import paired_items
 from gramian.data.table import Table
 from gramian.distributed import Gathered, Ring, check_precision, device, gather, is_main_process, rank, share, world_size
 from gramian.errors import InputError, TooSmallError, check_choice, check_type, require
-from gramian.evaluation.directions import all_ranks
-from gramian.evaluation.metrics import mean_reciprocal_rank, recall_at_k
 from gramian.files import claimed
 from gramian.losses.base import Loss, LossOutput
 from gramian.losses.softmax import Temperature
@@ -36,6 +35,7 @@ from gramian.training.caching import cached_backward
 from gramian.training.checkpoints import RunFolder
 from gramian.training.objective import Objective, divide_gradients, parameter_groups, warmup_cosine
 from gramian.training.recipe import History, Recipe
+from gramian.training.watching import Clock, Watch, check_finite, clock_face, validation_figures, validation_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -62,9 +62,9 @@ def fit(
     """Train `aligner` (and the loss's own parameters) in place.
 
     With a validation table the Aligner ends with the weights of the epoch whose mean reciprocal rank over the directions
-    between two modalities was best there; without one, with the last. With `output`, `metrics.jsonl` gets one line per epoch
-    and `checkpoints/` the state: a run that was killed and resumed ends with exactly the weights of one that was not (on the
-    CPU).
+    between two modalities was best there; without one, with the last. With `output`, `metrics.jsonl` gets one line per epoch,
+    `speed.jsonl` its time, and `checkpoints/` the state: a run that was killed and resumed ends with exactly the weights of one
+    that was not (on the CPU). A collapse of the validation items is told once, as a warning.
 
     Args:
         aligner: the model; its features should be adapted to `train` (`Aligner.for_table`).
@@ -74,7 +74,7 @@ def fit(
         recipe: see `Recipe`.
         output: folder for the log and the checkpoints; nothing is written without one.
         resume: continue from the newest checkpoint in `output`, if it has one.
-        progress: show a progress bar.
+        progress: show a progress bar; where the output is piped, log a line per epoch.
         cpu: stay on the CPU even if the machine has an accelerator.
         strict: raise at a raw cell that cannot be read; otherwise it counts as missing and is listed in the History.
         report_to: a tracker that accelerate knows, "tensorboard", "wandb", "trackio" and others, which gets the records.
@@ -149,7 +149,11 @@ def _fit(
     validation_loader = None if validation is None else Loader(validation, aligner.collator(), reading)
     if folder is not None and resume:
         best = folder.restore(history)
-    with _forked(accelerator.device), progress_bar(progress and is_main_process(), note=True) as bar:
+    speaks = progress and is_main_process()
+    watch = Watch(0 if validation is None or not is_main_process() else len(validation), sign_blind=loss.sign_blind)
+    clock = Clock(recipe.epochs, len(history.records))
+    piped = speaks and not get_console().is_terminal
+    with _forked(accelerator.device), progress_bar(speaks and not piped, note=True) as bar:
         task = bar.add_task("training", total=recipe.epochs, completed=len(history.records), note="")
         while not _finished(history, recipe):
             epoch = len(history.records) + 1
@@ -182,29 +186,34 @@ def _fit(
                 lost = f"; {len(history.broken)} cells cannot be read ({summary(history.broken)})" if history.broken else ""
                 fix = "Fix the cells: gramian check lists them" if lost else f"Raise `batch_size` (now {batch_size})"
                 raise InputError(f"no batch of epoch {epoch} held two items to contrast by {loss!r}{lost}. {fix}.")
+            clock.rest()
+            check_finite(values["loss"], epoch, recipe)
             record = {"epoch": epoch, "skipped": skipped} | {
                 name: torch.stack(part).mean().item() for name, part in values.items()
             }
             record |= _temperatures(loss)
-            if not math.isfinite(record["loss"]):
-                raise InputError(f"the loss is not finite in epoch {epoch} ({record['loss']}). Lower `learning_rate`.")
             if validation_loader is not None and (epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs):
                 unread: list[Broken] = []
-                record |= _validate(aligner, validation_loader, unread)
+                record |= _validate(aligner, loss, validation_loader, batch_size, unread)
                 history.note(unread)
                 if history.best is None or record["validation/mrr"] > history.best:
                     history.best, history.best_epoch, history.looks_since_best = record["validation/mrr"], epoch, 0
                     best = {name: value.detach().to("cpu", copy=True) for name, value in aligner.trainable_state().items()}
                 else:
                     history.looks_since_best += 1
+                watch.look(record)
             history.records.append(record)
+            speed = clock.tick(epoch, len(own) * batch_size)
             if report_to is not None:
-                accelerator.log(record, step=epoch)
+                accelerator.log(record | {f"speed/{name}": speed[name] for name in speed if name != "epoch"}, step=epoch)
             if folder is not None:
-                folder.log(history)
+                folder.log(history, speed)
                 if epoch % recipe.checkpoint_every == 0 or _finished(history, recipe):
                     folder.checkpoint(history, best)
-            bar.update(task, advance=1, note=_note(record, history))
+            note = _note(record, history, speed)
+            bar.update(task, advance=1, note=note)
+            if piped:
+                logger.info("epoch %d of %d: %s, %s left", epoch, recipe.epochs, note, clock_face(speed["seconds_left"]))
     if best:
         aligner.load_state_dict(best, strict=False)  # the rest was not trained
     else:
@@ -332,8 +341,8 @@ def _batches(items: int, batch_size: int, seed: int, epoch: int) -> Sequence[Ten
     return torch.split(order[: items // batch_size * batch_size], batch_size)
 
 
-def _validate(aligner: Aligner, validation: Loader, broken: list[Broken]) -> dict[str, float]:
-    """Means over all queries of all directions, so that a direction with few queries weighs little.
+def _validate(aligner: Aligner, loss: Loss, validation: Loader, batch_size: int, broken: list[Broken]) -> dict[str, float]:
+    """Figures of the validation items: see `validation_figures` and `validation_loss`.
 
     Each process embeds its share of the items; all of them rank them all, and so choose alike.
     """
@@ -343,14 +352,14 @@ def _validate(aligner: Aligner, validation: Loader, broken: list[Broken]) -> dic
             bundles.append(aligner(batch))
             broken.extend(batch.broken)
         bundle = gather(Bundle.cat(bundles))
-    ranks = all_ranks(bundle)
-    if not len(ranks.better):
+    figures = validation_figures(bundle)
+    if not figures:
         raise InputError(
             "`validation` must hold two items that share two modalities once it is read; it does not"
             + (f" ({summary(broken)})." if broken else ".")
             + " Fix its cells, or split the items differently."
         )
-    return {"validation/mrr": mean_reciprocal_rank(ranks), "validation/recall@1": recall_at_k(ranks, 1)}
+    return figures | validation_loss(loss, bundle, batch_size)
 
 
 def _temperatures(loss: Loss) -> dict[str, float]:
@@ -364,8 +373,10 @@ def _finished(history: History, recipe: Recipe) -> bool:
     return stalled or len(history.records) >= recipe.epochs
 
 
-def _note(record: dict[str, float], history: History) -> str:
+def _note(record: dict[str, float], history: History, speed: dict[str, float]) -> str:
     note = f"loss {record['loss']:.3f}"
+    if "validation/mrr" in record:
+        note += f", validation MRR {100 * record['validation/mrr']:.1f}"
     if history.best is not None:
-        note += f", validation MRR {100 * history.best:.1f} (epoch {history.best_epoch})"
-    return note
+        note += f", best {100 * history.best:.1f} (epoch {history.best_epoch})"
+    return note + f", {speed['items_per_second']:,.0f} items/s"

@@ -83,8 +83,8 @@ class History:
 
     Attributes:
         records: one dict per epoch: "epoch", "skipped" (batches that held nothing to contrast), "loss", a "loss/…" for each
-            part, "temperature" where the loss has one, and at each validation "validation/mrr" and "validation/recall@1",
-            means over all queries of the directions between two modalities.
+            part, "temperature" where the loss has one, and at each validation "validation/loss" and the figures of
+            `gramian.training.watching.validation_figures`: MRR, recall by direction, gap, antipodal share.
         best_epoch: the epoch whose weights the Aligner ends with: the best validation MRR, or the last without validation.
         best: that validation MRR; None without validation.
         looks_since_best: validations since.
