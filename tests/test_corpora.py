@@ -6,13 +6,15 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 
 from gramian.cli import main
 from gramian.cli.prepare import DataName
 from gramian.data import load
 from gramian.data.sets import SETS
 from gramian.data.sets.annotated import read_annotations
-from gramian.data.sets.corpora import CORPORA, collect
+from gramian.data.sets.corpora import CORPORA, collect, whole
+from gramian.data.table import Table
 from gramian.errors import InputError
 
 
@@ -281,3 +283,16 @@ def test_options_that_do_not_fit_are_refused(words, message, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_what_is_left_out_of_a_gallery_is_counted_beside_every_figure(tmp_path, capsys):
+    vectors = {"text": torch.eye(6), "video": torch.eye(6)}
+    split = ["test"] * 4 + ["test-left-out", "train"]
+    Table.from_columns(vectors, split=split).save(tmp_path / "table.safetensors")
+    words = ["evaluate", "--data", str(tmp_path / "table.safetensors"), "--output", str(tmp_path / "report")]
+    assert main(words) == 0
+    assert capsys.readouterr().out.count(" 4 of 5 ") == 3  # both ways, and the mean
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["whole"] == 5
+    assert whole(load(tmp_path / "table.safetensors"), "all") == 6
+    assert main([*words[:3], "--split", "all"]) == 0
+    assert " of " not in capsys.readouterr().out.split("One modality")[1].split("items; missing")[0]

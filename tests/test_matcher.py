@@ -120,10 +120,10 @@ class Oracle(torch.nn.Module):
 
     def __init__(self, bundle, scale=1.0):
         super().__init__()
-        self.text, self.image, self.scale, self.pairs = bundle.column("text"), bundle.column("image"), scale, 0
+        self.text, self.image, self.scale, self.read = bundle.column("text"), bundle.column("image"), scale, 0
 
     def forward(self, queries, items):
-        self.pairs += len(queries)
+        self.read += len(queries)
         assert queries.modalities == ("text",) and items.modalities == ("image", "audio")
         asked = torch.cdist(queries.column("text"), self.text).argmin(1)
         found = torch.cdist(items.column("image"), self.image).argmin(1)
@@ -148,7 +148,30 @@ def test_only_the_best_k_are_read_and_the_anchor_always_asks():
     bundle = _bundle(seed=3)
     oracle = Oracle(bundle)
     assert len(list(reranked_directions(bundle, oracle, "cosine", 5))) == 2
-    assert oracle.pairs == 2 * 12 * 5
+    assert oracle.read == 2 * 12 * 5
+
+
+class Table:
+    """Orders pairs by a table of its own: any object of this shape re-ranks."""
+
+    modalities, anchors = ("text", "image"), ("text",)
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def pairs(self, query, target, queries, candidates):
+        assert {query, target} == {("text",), ("image",)}
+        texts, images = (queries, candidates) if query == ("text",) else (candidates, queries)
+        return self.scores[texts, images]
+
+
+def test_any_object_that_orders_pairs_reranks():
+    bundle = _bundle(seed=3)
+    report = evaluate(bundle, scores=["cosine"], subsets="none", rerank=Table(torch.eye(12)), best=5)
+    for each in report.reranked:
+        assert each.first.query + each.first.target in (("text", "image"), ("image", "text"))
+        before = each.first.ranks.expected
+        assert np.array_equal(each.final.ranks.expected, np.where(before <= 5, 1, before))
 
 
 def test_two_rows_of_one_item_both_count_as_found():
@@ -159,7 +182,7 @@ def test_two_rows_of_one_item_both_count_as_found():
 
 def test_the_report_shows_both_and_replaces_nothing(tmp_path):
     bundle, matcher = _bundle(40, missing=0.3), _matcher(anchor="text")
-    plain, report = evaluate(bundle), evaluate(bundle, matcher=matcher, rerank=7)
+    plain, report = evaluate(bundle), evaluate(bundle, rerank=matcher, best=7)
     assert plain.reranked == () and len(report.reranked) == 2
     assert plain.to_dict()["directions"] == report.to_dict()["directions"]
     data = json.loads(report.save(tmp_path)[0].read_text())["reranked"]
@@ -173,7 +196,7 @@ def test_the_report_shows_both_and_replaces_nothing(tmp_path):
 
 def test_reranking_leaves_the_mode_of_the_head_and_draws_nothing():
     bundle, matcher = _bundle(30), _matcher(dropout=0.5).train()
-    one, same = (evaluate(bundle, subsets="none", matcher=matcher) for _ in range(2))
+    one, same = (evaluate(bundle, subsets="none", rerank=matcher) for _ in range(2))
     assert matcher.training
     for a, b in zip(one.reranked, same.reranked, strict=True):
         assert np.array_equal(a.final.ranks.expected, b.final.ranks.expected)
@@ -181,9 +204,9 @@ def test_reranking_leaves_the_mode_of_the_head_and_draws_nothing():
 
 def test_evaluate_refuses_what_the_head_does_not_know():
     with pytest.raises(InputError, match="`bundle` lacks the modalities audio that the matching head was trained on"):
-        evaluate(_bundle().select("text", "image"), matcher=_matcher())
-    with pytest.raises(InputError, match="`rerank` must be an integer of at least 1; got 0"):
-        evaluate(_bundle(), matcher=_matcher(), rerank=0)
+        evaluate(_bundle().select("text", "image"), rerank=_matcher())
+    with pytest.raises(InputError, match="`best` must be an integer of at least 1; got 0"):
+        evaluate(_bundle(), rerank=_matcher(), best=0)
 
 
 # --- training
@@ -244,7 +267,7 @@ def test_a_trained_head_finds_far_more_than_chance():
     history = fit(aligner, loss, table.part("train"), recipe=recipe, progress=False, cpu=True)
     losses = [record["loss/Matching/text"] for record in history.records]
     assert losses[-1] < 0.3 < 0.5 < losses[0]
-    report = evaluate(aligner.embed(table.part("test")), scores=["volume"], matcher=aligner.matcher, rerank=200)
+    report = evaluate(aligner.embed(table.part("test")), scores=["volume"], rerank=aligner.matcher, best=200)
     assert min(each.final.recall(1).value for each in report.reranked) > 0.5
 
 

@@ -12,8 +12,9 @@ from gramian.bundle import Bundle
 from gramian.cli.terminal import console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
+from gramian.data.sets.corpora import whole
 from gramian.distributed import device, is_main_process
-from gramian.errors import InputError
+from gramian.errors import InputError, check_number
 from gramian.evaluation import DEFAULT, Subsets, evaluate
 from gramian.files import claimed, read_json
 from gramian.model import Aligner, ReleasedMatcher
@@ -71,6 +72,7 @@ def evaluate_table(
         InputError: a table, a model or options that cannot be used; an output folder that holds a run.
     """
     console = console_of()
+    check_number("rerank", rerank, "[1, inf)", integer=True)
     if output is not None and (output / "aligner").exists():
         raise InputError(
             f"`output` {str(output)!r} holds a run, and its report. Name another folder, as {str(output / 'test')!r}."
@@ -86,6 +88,7 @@ def evaluate_table(
         table = load(data, columns=columns, raw=raw, media_root=media_root)
         if split is None:
             split = "all" if table.split is None else "test"
+        count = whole(table, split)
         if split != "all":
             table = table.part(split)
         broken: list[Broken] = []
@@ -106,11 +109,12 @@ def evaluate_table(
             settings=settings,
             broken=broken,
             diagnose=diagnose,
-            matcher=matcher,
-            rerank=rerank,
+            rerank=matcher,
+            best=rerank,
             bank=bank if hubs else None,
             progress=True,
             ids=items.ids,
+            whole=count if count > len(set(items.item_ids or items.ids)) else None,
         )
         console.print(f"{data}, split {split}: {bundle}")
         for sheet in report.sheets():

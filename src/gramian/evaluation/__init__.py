@@ -13,7 +13,7 @@ from gramian.evaluation.directions import (
 )
 from gramian.evaluation.evaluate import evaluate
 from gramian.evaluation.report import Report
-from gramian.evaluation.reranking import Reranked, reranked_directions
+from gramian.evaluation.reranking import Reranked, Reranker, reranked_directions
 from gramian.evaluation.shape import diagnostics, saturation
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Gain",
     "Report",
     "Reranked",
+    "Reranker",
     "Subsets",
     "compare",
     "diagnostics",

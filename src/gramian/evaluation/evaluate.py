@@ -16,7 +16,7 @@ from gramian.evaluation.directions import DEFAULT, SUBSETS, Subsets, single_dire
 from gramian.evaluation.examples import examples
 from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.report import Report
-from gramian.evaluation.reranking import Reranked, reranked_directions
+from gramian.evaluation.reranking import Reranked, Reranker, reranked_directions
 from gramian.evaluation.shape import diagnostics
 from gramian.model.matcher import Matcher
 from gramian.scores import SCORES, ScoreName
@@ -36,13 +36,14 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10),
     subsets: Subsets = "others",
     diagnose: bool = False,
-    matcher: Matcher | None = None,
-    rerank: int = 50,
+    rerank: Matcher | Reranker | None = None,
+    best: int = 50,
     bank: Bundle | None = None,
     progress: bool = False,
     settings: Mapping[str, str] | None = None,
     broken: Sequence[Broken] = (),
     ids: Sequence[str] | None = None,
+    whole: int | None = None,
 ) -> Report:
     """Rank the directions of a Bundle whose row i is one item in all modalities.
 
@@ -57,15 +58,16 @@ def evaluate(
         subsets: which subsets of modalities are set against one: "others" takes all others together, "all" every subset of
             two or more, 2^(m−1) − m of them for each modality, "none" leaves the joint directions out.
         diagnose: add the figures of `diagnostics` to the Report.
-        matcher: a trained matching head; the directions that it was trained on are also re-ranked by it and shown beside the
-            figures of the embeddings alone, by the first of `scores`.
-        rerank: how many of the best candidates it re-ranks.
+        rerank: a trained matching head, or any `Reranker`; the directions that it was trained on are also re-ranked by it and
+            shown beside the figures of the embeddings alone, by the first of `scores`.
+        best: how many of the best candidates it re-ranks.
         bank: training items in the same space, never test queries: every score s becomes 2 s − h, h the mean of the item's ten
             highest scores with the bank's vectors of the modality that asks (CSLS), which takes off the hubs.
         progress: show a progress bar.
         settings: kept in the Report.
         broken: cells that could not be read and count as missing; listed in the Report.
         ids: n names of the rows, by which evaluations are compared later; their numbers by default.
+        whole: how many items the set has, where the Bundle lacks some: every gallery is shown as so many of them.
 
     Returns:
         The Report.
@@ -80,7 +82,7 @@ def evaluate(
     if len(bundle.modalities) < 2:
         raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")
     check_choices("scores", scores, SCORES)
-    check_number("rerank", rerank, "[1, inf)", integer=True)
+    check_number("best", best, "[1, inf)", integer=True)
     if not ks:
         raise InputError("`ks` must hold at least one cut-off, such as 1, 5, 10; got none.")
     for k in ks:
@@ -99,10 +101,10 @@ def evaluate(
             raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
         gains = tuple(_counted(subset_directions(rankings, scores, subsets), bar, task))
         reranked: tuple[Reranked, ...] = ()
-        if matcher is not None:
-            task = bar.add_task("re-ranking", total=2 * len(matcher.anchors))
+        if rerank is not None:
+            task = bar.add_task("re-ranking", total=2 * len(rerank.anchors))
             score = scores[0] if scores else DEFAULT[0]
-            reranked = tuple(_counted(reranked_directions(rankings, matcher, score, rerank), bar, task))
+            reranked = tuple(_counted(reranked_directions(rankings, rerank, score, best), bar, task))
     shape = diagnostics(bundle) if diagnose else {}
     settings = dict(settings or {}) | ({} if bank is None else {"hubs": f"corrected by {len(bank)} training items"})
     return Report(
@@ -117,6 +119,7 @@ def evaluate(
         broken=tuple(broken),
         items=rankings.items,
         ids=None if ids is None else tuple(ids),
+        whole=whole,
         examples=tuple(examples(rankings, singles, ids or [str(row) for row in range(len(bundle))])),
         space=_sample(rankings, ids),
     )

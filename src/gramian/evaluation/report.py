@@ -44,6 +44,7 @@ class Report:
         broken: cells that could not be read and counted as missing.
         items: (n,) the item of each row; every row is an item of its own by default. Intervals are over items.
         ids: n names of the rows, for `ranks.parquet`; their numbers by default.
+        whole: how many items the set has, where some of them are not among the rows; shown beside the size of every gallery.
         examples: the hardest and the best queries of each direction between two modalities.
         space: the vectors of at most 1,000 items, for pictures.
     """
@@ -59,6 +60,7 @@ class Report:
     broken: tuple[Broken, ...] = ()
     items: NDArray[np.int64] | None = field(default=None, repr=False)
     ids: tuple[str, ...] | None = field(default=None, repr=False)
+    whole: int | None = None
     examples: tuple[Example, ...] = field(default=(), repr=False)
     space: Table | None = field(default=None, repr=False)
     _means: dict[int, Interval] = field(default_factory=dict, repr=False, compare=False)
@@ -72,6 +74,10 @@ class Report:
     def joints(self) -> tuple[Direction, ...]:
         """The directions of `gains`."""
         return tuple(gain.joint for gain in self.gains)
+
+    def size(self, gallery: int) -> str:
+        """The size of a gallery, as in "884 of 1,000" where it does not hold all items of the set."""
+        return str(gallery) if self.whole is None or gallery >= self.whole else f"{gallery:,} of {self.whole:,}"
 
     def mean_recall(self, k: int) -> Interval:
         """Mean R@k over the single-modality directions, equally weighted, with a 95 % interval over items."""
@@ -93,6 +99,7 @@ class Report:
             "settings": self.settings,
             "rows": self.n,
             "items": self.distinct,
+            "whole": self.whole,
             "present": self.present,
             "missing": {name: self.n - count for name, count in self.present.items()},
             "unreadable": [{"id": row, "modality": name, "reason": reason} for row, name, reason in self.broken],
@@ -124,7 +131,7 @@ class Report:
     def sheets(self) -> list[Sheet]:
         """The report as tables, for the terminal and for Markdown."""
         sizes = [direction.gallery for direction in self.singles]
-        gallery = f"{min(sizes)}–{max(sizes)}" if min(sizes) < max(sizes) else str(sizes[0])
+        gallery = f"{min(sizes)}–{max(sizes)}" if min(sizes) < max(sizes) else self.size(sizes[0])
         means = [self.mean_recall(k) for k in self.ks]
         mean = ("mean", "", gallery, means[0].percent(), *(f"{100 * value.value:.1f}" for value in means[1:]), "")
         header = ("queries", "gallery", f"R@{self.ks[0]} [95 %]", *(f"R@{k}" for k in self.ks[1:]), "MdR")
@@ -173,7 +180,7 @@ class Report:
                 each.first.name,
                 each.first.score,
                 str(len(each.first.rows)),
-                str(each.first.gallery),
+                self.size(each.first.gallery),
                 each.first.recall(1).percent(),
                 each.final.recall(1).percent(),
                 each.difference.percent(),
@@ -190,7 +197,7 @@ class Report:
         """Queries, gallery, R@k with the first one's interval, median rank."""
         return (
             str(len(direction.rows)),
-            str(direction.gallery),
+            self.size(direction.gallery),
             direction.recall(self.ks[0]).percent(),
             *(f"{100 * recall_at_k(direction.ranks, k):.1f}" for k in self.ks[1:]),
             f"{median_rank(direction.ranks):g}",

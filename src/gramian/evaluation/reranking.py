@@ -1,10 +1,11 @@
-"""The best k candidates of a score, re-ranked by a matching head."""
+"""The best k candidates of a score, re-ranked by a matching head or by any object that orders pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,9 +21,66 @@ from gramian.kernels.ranks import Candidates, match_ranks, top_k
 from gramian.model.matcher import Matcher
 from gramian.scores import ScoreName
 
-__all__ = ["Reranked", "reranked_directions"]
+__all__ = ["Reranked", "Reranker", "reranked_directions"]
 
 PAIRS = 4096  # of query and candidate that the matching head reads at a time
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Orders pairs of a query and a candidate by more than their vectors: it keeps what it reads of each row itself.
+
+    Attributes:
+        modalities: of the Bundle, whose best candidates by a score it orders: an anchor against all others.
+        anchors: the modalities that take the anchor's place.
+    """
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All that are compared."""
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Those that stand alone on one side."""
+
+    def pairs(self, query: Names, target: Names, queries: Tensor, candidates: Tensor) -> Tensor:
+        """How well each query fits its candidate.
+
+        Args:
+            query: modalities of the queries.
+            target: modalities of the candidates.
+            queries: (p,) rows of the evaluated Bundle.
+            candidates: (p,) rows of it.
+
+        Returns:
+            (p,) scores, compared within one query.
+        """
+
+
+@dataclass(frozen=True)
+class _ByVectors:
+    """A `Matcher`, which reads the Bundle alone, as a `Reranker`."""
+
+    matcher: Matcher
+    bundle: Bundle
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.matcher.modalities
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        return self.matcher.anchors
+
+    def pairs(self, query: Names, target: Names, queries: Tensor, candidates: Tensor) -> Tensor:
+        training = self.matcher.training
+        self.matcher.eval()
+        logits = []
+        for rows, item_rows in zip(torch.split(queries, PAIRS), torch.split(candidates, PAIRS), strict=True):
+            pair = self.bundle[rows].select(*query), self.bundle[item_rows].select(*target)
+            logits.append(self.matcher(*(pair if len(query) == 1 else pair[::-1])))
+        self.matcher.train(training)
+        return torch.cat(logits)
 
 
 @dataclass(frozen=True)
@@ -46,13 +104,13 @@ class Reranked:
 
 
 def reranked_directions(
-    bundle: Bundle | Rankings, matcher: Matcher, score: ScoreName = "span", k: int = 50
+    bundle: Bundle | Rankings, matcher: Matcher | Reranker, score: ScoreName = "span", k: int = 50
 ) -> Iterator[Reranked]:
-    """Each anchor of `matcher` → all other modalities and back: the sets of modalities that it was trained on.
+    """Each anchor of `matcher` → all its other modalities and back: the sets of modalities that it was trained on.
 
     Args:
         bundle: the Bundle, or its `Rankings` where some have been computed already.
-        matcher: the head.
+        matcher: the head, or a `Reranker`.
         score: the name of the score; of equal scores the lower row comes first among the best k.
         k: how many candidates of each query the head reads.
 
@@ -63,6 +121,7 @@ def reranked_directions(
         InputError: the Bundle lacks a modality that the head reads.
     """
     rankings = bundle if isinstance(bundle, Rankings) else Rankings(bundle)
+    reranker = matcher if isinstance(matcher, Reranker) else _ByVectors(matcher, rankings.bundle)
     absent = [name for name in matcher.modalities if name not in rankings.bundle.modalities]
     if absent:
         raise InputError(f"`bundle` lacks the modalities {listing(absent)} that the matching head was trained on.")
@@ -72,14 +131,14 @@ def reranked_directions(
         if not len(rows):
             continue
         for query, target in (((anchor,), others), (others, (anchor,))):
-            before, after = _reranked(rankings, matcher, query, target, score, k, rows)
+            before, after = _reranked(rankings, reranker, query, target, score, k, rows)
             first = direction(rankings, query, target, score, rows, before)
             yield Reranked(first, direction(rankings, query, target, score, rows, after), min(k, first.gallery))
 
 
 @torch.no_grad()
 def _reranked(
-    rankings: Rankings, matcher: Matcher, query: Names, target: Names, score: ScoreName, k: int, rows: NDArray[np.int64]
+    rankings: Rankings, reranker: Reranker, query: Names, target: Names, score: ScoreName, k: int, rows: NDArray[np.int64]
 ) -> tuple[RankedRows, RankedRows]:
     """The rank of each row's match before and after.
 
@@ -92,7 +151,9 @@ def _reranked(
     form = rankings.form(queries, candidates, score)
     (ranks,) = match_ranks(form, query_side, item_side)
     _, best = top_k(form, k)
-    logits = _logits(matcher, queries, candidates, best, anchor_asks=len(query) == 1)
+    asked = torch.from_numpy(rows).to(best.device).repeat_interleave(best.shape[1])
+    offered = torch.from_numpy(gallery.rows).to(best.device)[best.flatten()]
+    logits = reranker.pairs(query, target, asked, offered).to(best.device).double().reshape(best.shape)
     own = item_side.items[best] == query_side.items[:, None]
     highest = logits.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
     # A match outside the best k stays behind them all, tied with the others outside that it tied with before.
@@ -100,19 +161,6 @@ def _reranked(
     better = torch.where(own.any(1), ((logits > highest) & ~own).sum(1), behind)
     tied = torch.where(own.any(1), ((logits == highest) & ~own).sum(1), ranks.better + ranks.tied - behind)
     return _rows_only(rankings, rows, ranks.better, ranks.tied), _rows_only(rankings, rows, better, tied)
-
-
-def _logits(matcher: Matcher, queries: Bundle, candidates: Bundle, best: Tensor, *, anchor_asks: bool) -> Tensor:
-    """The head's (q, k) logits of each query with its best k."""
-    training = matcher.training
-    matcher.eval()
-    query_rows = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
-    logits = []
-    for rows, item_rows in zip(torch.split(query_rows, PAIRS), torch.split(best.flatten(), PAIRS), strict=True):
-        pair = queries[rows], candidates[item_rows]
-        logits.append(matcher(*(pair if anchor_asks else pair[::-1])))
-    matcher.train(training)
-    return torch.cat(logits).double().reshape(best.shape)
 
 
 def _rows_only(rankings: Rankings, rows: NDArray[np.int64], better: Tensor, tied: Tensor) -> RankedRows:

@@ -16,6 +16,7 @@ from gramian.data.content import Unreadable, chosen_track, open_container, open_
 from gramian.data.media import MEDIA
 from gramian.data.sets import annotated as formats
 from gramian.data.sets.annotated import Entry, Format, read_annotations
+from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, listing, require
 from gramian.files import atomic
 from gramian.sheets import Sheet, progress_bar
@@ -33,10 +34,12 @@ LEFT_OUT = "-left-out"
 """What follows the name of a split whose items are not in the gallery: no command reads them, but they are counted."""
 
 
-def whole(splits: Iterable[str], items: Iterable[str], split: str) -> int:
-    """How many different items a split has, with those that are left out of its gallery."""
-    names = split, split + LEFT_OUT
-    return len({item for item, name in zip(items, splits, strict=True) if split == "all" or name in names})
+def whole(table: Table, split: str) -> int:
+    """How many different items a split of a table has, or "all" of it, with those that are left out of the gallery."""
+    items = table.item_ids or table.ids
+    if split == "all" or table.split is None:
+        return len(set(items))
+    return len({item for item, name in zip(items, table.split, strict=True) if name in (split, split + LEFT_OUT)})
 
 
 def _itself(name: str) -> tuple[str, ...]:
