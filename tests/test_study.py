@@ -207,7 +207,7 @@ def test_a_part_of_the_study_has_the_reference_besides(tmp_path):
         (["objectives", "--page", str(ROOT / "docs" / "objectives.md"), "--epochs", "1"], "`page` shows whole studies"),
         (["objectives", "--seeds", "0"], "`seeds` must be an integer of at least 1"),
         (["stamps_selection", "--page", str(ROOT / "README.md")], "`page` must have the lines <!-- candidates -->"),
-        (["objektives"], "`study` must be one of learning_curve, objectives, stamps_selection; got 'objektives'"),
+        (["objektives"], "`study` must be one of learning_curve, objectives, scale, stamps_selection; got 'objektives'"),
         (["objectives", "--sizes", "25"], "`sizes` is an option of learning_curve"),
         (["objectives", "stamps_selection"], "'stamps_selection' belongs to no option"),
         ([], "--study must be given"),

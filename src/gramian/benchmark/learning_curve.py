@@ -20,7 +20,7 @@ from gramian.losses import PMRL, Gram, Loss, Pairwise
 from gramian.sheets import Sheet
 from gramian.training import Recipe, Search
 
-__all__ = ["REFERENCE", "families", "learning_curve", "of_items"]
+__all__ = ["REFERENCE", "best_settings", "curve_sheet", "families", "learning_curve", "of_items"]
 
 SIZES = (25, 50, 100, 200, 441, 800, 1300)
 REFERENCE = "InfoNCE, linear heads"
@@ -130,12 +130,13 @@ def learning_curve(
         tasks = [Task(f"{name} {size}", cache(partial(of_items, table, size))) for size in steps]
         flat = [method for each in names for method in tried[each]]
         results = study(tasks, flat, output, seeds=seeds, resume=resume, cpu=True, console=console)
-        sheets.append(_sheet(name, steps, {task: _best(runs, names, tried) for task, runs in results.items()}, seeds))
+        curves = {task: best_settings(runs, names, tried) for task, runs in results.items()}
+        sheets.append(curve_sheet(name, steps, curves, "four temperatures and rates of each loss, a grid of the closed form"))
     tables = {"learning-curve": "\n".join(sheet.markdown() for sheet in sheets)}
     return write_tables("R@1 against the number of training items", tables, output, page)
 
 
-def _best(
+def best_settings(
     runs: Mapping[str, tuple[Run, ...]], names: Sequence[str], tried: Mapping[str, Sequence[Method]]
 ) -> dict[str, tuple[Run, ...]]:
     """For each seed, the run of the setting with the best validation MRR."""
@@ -147,7 +148,18 @@ def _best(
     }
 
 
-def _sheet(name: str, sizes: Sequence[int], curves: Mapping[str, Mapping[str, tuple[Run, ...]]], seeds: int) -> Sheet:
+def curve_sheet(name: str, sizes: Sequence[int], curves: Mapping[str, Mapping[str, tuple[Run, ...]]], settings: str) -> Sheet:
+    """R@1 by method and size.
+
+    Args:
+        name: of the data set.
+        sizes: numbers of training items.
+        curves: for each size, the runs of each method.
+        settings: among what validation chose, in words.
+
+    Returns:
+        The sheet.
+    """
     rows = []
     first = next(iter(curves.values()))
     for method in first:
@@ -158,10 +170,11 @@ def _sheet(name: str, sizes: Sequence[int], curves: Mapping[str, Mapping[str, tu
                 cell += f" ({difference(runs[method], runs[REFERENCE]).percent()})"
             row.append(cell)
         rows.append(tuple(row))
-    report = next(iter(first.values()))[0].report
+    (shown, *_) = first.values()
+    report = shown[0].report
     note = (
-        f"R@1 in %, mean of {len(report.singles)} directions between two modalities, {report.n} test items, {seeds} draws of "
-        f"the training items; 95 % intervals over items and draws, in brackets the paired difference to {REFERENCE}. Settings "
-        "are chosen on the validation split: four temperatures and rates of each loss, the search's grid of the closed form."
+        f"R@1 in %, mean of {len(report.singles)} directions between two modalities, {report.n} test items, {len(shown)} draws "
+        f"of the training items; 95 % intervals over items and draws, in brackets the paired difference to {REFERENCE}. "
+        f"Settings are chosen on the validation split: {settings}."
     )
     return Sheet(f"{name}: R@1 by the number of training items", ("method", *map(str, sizes)), tuple(rows), note)

@@ -1,0 +1,101 @@
+"""Where does training overtake the closed form? R@1 from thousands to a million items of families calibrated on real tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from math import ceil
+from pathlib import Path
+
+from rich.console import Console
+
+from gramian.benchmark.calibrated import calibrate
+from gramian.benchmark.learning_curve import COLUMNS, SEARCH, best_settings, curve_sheet, families
+from gramian.benchmark.study import Method, Task, chosen, read_page, study, write_tables
+from gramian.canonical.features import Kernel
+from gramian.data import load
+from gramian.training import Recipe
+
+__all__ = ["scale"]
+
+SIZES = (1000, 10_000, 100_000, 1_000_000)
+STEPS = 3000
+"""Steps of every run with a loss, at most; fewer items than fill them in 40 epochs take 40 epochs."""
+
+BENDS = (0.0, 0.5)
+COMPONENTS = 64
+TRIED = ("τ 0.1, rate 0.001", "τ 0.1, rate 0.01")
+"""The settings of each loss among which validation chooses; the closed form has a grid of the same order."""
+
+LEFT_OUT = ("GRAM, published", "PMRL, published", "InfoNCE from MAXVAR, kernel heads")
+
+
+def scale(
+    output: Path = Path("runs/scale"),
+    *,
+    seeds: int = 1,
+    epochs: int | None = None,
+    methods: Sequence[str] | None = None,
+    page: Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    sets: Sequence[str] = ("digits",),
+    sizes: Sequence[int] = SIZES,
+) -> list[Path]:
+    """Train every method on ever more items of a family calibrated on each data set; on a GPU where there is one.
+
+    Args:
+        output: folder of the runs and of `report.md`.
+        seeds: draws of the items, and of heads and batches.
+        epochs: of every run with a loss, for a trial.
+        methods: names of entries of `families`; all but those as published and those that start elsewhere by default.
+        page: a Markdown page with the marker "scale", which gets the tables.
+        resume: reuse the finished runs with the same settings.
+        console: of the progress bar.
+        sets: names of data sets.
+        sizes: numbers of training items.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        InputError: an unknown method or data set, a page without the marker.
+    """
+    if page is not None:
+        read_page(page, ["scale"])
+    known = [Method(name, None) for name in families() if name not in LEFT_OUT]
+    names = [method.name for method in chosen(known, methods)]
+    search = replace(SEARCH, kernels=(Kernel(power=2), Kernel("rbf", power=1)), dims=(128, 256))
+    sheets = []
+    for name in sets:
+        table = load(name, columns=list(COLUMNS[name]) if name in COLUMNS else None)
+        tried = {
+            each: tuple(
+                replace(one, search=replace(search, heads=one.search.heads)) if one.search is not None else one
+                for one in several
+                if one.loss is None or one.name.endswith(TRIED)
+            )
+            for each, several in families(table.modalities[0]).items()
+        }
+        flat = [method for each in names for method in tried[each]]
+        for bend in BENDS:
+            family = calibrate(table, COMPONENTS, bend=bend)
+            world = f"like {name}, {'bent' if bend else 'straight'}"
+            curves = {}
+            for size in sizes:
+                task = Task(f"{world} {size}", partial(family.draw, size), dim=256)
+                timed = [_for(method, size, epochs) for method in flat]
+                runs = study([task], timed, output, seeds=seeds, resume=resume, console=console)[task.name]
+                curves[task.name] = best_settings(runs, names, tried)
+            sheets.append(curve_sheet(world, sizes, curves, f"{len(TRIED)} rates of each loss, a grid of the closed form"))
+    return write_tables("Scale", {"scale": "\n".join(sheet.markdown() for sheet in sheets)}, output, page)
+
+
+def _for(method: Method, items: int, epochs: int | None) -> Method:
+    if method.loss is None:
+        return method
+    batch = min(1024, max(128, items // 50))
+    most = max(1, min(40, ceil(STEPS * batch / items)))
+    recipe = replace(method.recipe or Recipe(), batch_size=batch, epochs=epochs or most, evaluate_every=max(1, most // 10))
+    return replace(method, recipe=recipe)
