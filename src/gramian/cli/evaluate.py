@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from gramian import __version__
@@ -35,6 +36,9 @@ def evaluate_table(
     scores: list[ScoreName] | None = None,
     ks: list[int] | None = None,
     subsets: Subsets = "others",
+    directions: list[str] | None = None,
+    corpus: str | None = None,
+    mixed: bool = False,
     output: Path | None = None,
     diagnose: bool = False,
     rerank: int = 50,
@@ -56,6 +60,10 @@ def evaluate_table(
         ks: cut-offs of the recall; 1, 5 and 10 by default.
         subsets: which subsets of modalities are compared with a single one: all others together ("others"), every subset of
             two or more ("all"), whose number doubles with each modality, or "none".
+        directions: what asks for what, in place of `subsets`: text->*, image+speech->text, *->others or all, in quotation
+            marks. * is each modality, ** every subset, others all that the other side does not name.
+        corpus: a second table that holds the candidates; its rows match those of `data` with the same item, or id.
+        mixed: rank each modality against one gallery of the vectors of all modalities, too, and show which come first.
         output: folder for report.json, report.md and ranks.parquet, which `gramian compare` reads; nothing is written without
             one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
@@ -92,20 +100,32 @@ def evaluate_table(
         if split != "all":
             table = table.part(split)
         broken: list[Broken] = []
-        items, bundle = _embed(table, aligner, columns, Reading(workers, strict), broken)
+        reading = Reading(workers, strict)
+        found, candidates = None, None
+        if corpus is not None:
+            table = _named(table)
+            found, candidates = _embed(_named(load(corpus, raw=raw, media_root=media_root)), aligner, None, reading, broken)
+        items, bundle = _embed(table, aligner, columns, reading, broken)
         matcher = None if aligner is None or isinstance(aligner.matcher, ReleasedMatcher) else aligner.matcher
         if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
             logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
+            matcher = None
+        if candidates is not None:
             matcher = None
         seen = _trained_on(items, model)
         if seen:
             logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(items))
         settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
+        settings |= {} if corpus is None else {"corpus": corpus}
         report = evaluate(
             bundle,
             scores=scores or DEFAULT,
             ks=ks or (1, 5, 10),
             subsets=subsets,
+            directions=directions,
+            corpus=candidates,
+            corpus_ids=None if found is None else found.ids,
+            mixed=mixed,
             settings=settings,
             broken=broken,
             diagnose=diagnose,
@@ -121,6 +141,11 @@ def evaluate_table(
             console.print(sheet.rich())
         for path in report.save(output) if output is not None and is_main_process() else ():
             console.print(f"wrote {path}")
+
+
+def _named(table: Table) -> Table:
+    """The table with the items that its rows are about: their own names, where it has no column of them."""
+    return table if table.item_ids is not None else replace(table, item_ids=table.ids)
 
 
 def _trained_on(table: Table, model: str | None) -> int:

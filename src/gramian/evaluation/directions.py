@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import combinations, permutations
+from functools import cached_property, partial
+from itertools import combinations, permutations, product
+from math import nan
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -13,12 +14,33 @@ from numpy.typing import NDArray
 
 from gramian.bundle import Bundle
 from gramian.errors import check_choice
-from gramian.evaluation.metrics import Ranks, hits_at_k, recall_at_k
+from gramian.evaluation.metrics import (
+    Matches,
+    Ranks,
+    average_precision,
+    discounted_gain,
+    hits_at_k,
+    mean_rank,
+    mean_reciprocal_rank,
+    median_rank,
+    recall_at_k,
+)
 from gramian.evaluation.rankings import Names, RankedRows, Rankings
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
 from gramian.scores import ScoreName
 
-__all__ = ["DEFAULT", "SUBSETS", "Direction", "Gain", "Subsets", "all_ranks", "hits", "single_directions", "subset_directions"]
+__all__ = [
+    "DEFAULT",
+    "SUBSETS",
+    "Direction",
+    "Gain",
+    "Subsets",
+    "all_ranks",
+    "chosen_directions",
+    "hits",
+    "single_directions",
+    "subset_directions",
+]
 
 DEFAULT: tuple[ScoreName, ...] = ("span", "cone", "centroid", "cosine", "volume")
 """The scores that `evaluate` uses by default for joint directions; `SCORES` has more."""
@@ -40,7 +62,7 @@ class Direction:
         score: name of the score.
         rows: (q,) row numbers of the queries in the evaluated Bundle.
         items: (q,) the item of each query; intervals are drawn over items.
-        ranks: of the q matches.
+        ranks: of the q queries' best matches.
         gallery: number of different candidates.
         incomplete: candidates or queries of the joint side that lack some of its modalities.
         unasked: rows of the Bundle that are not queries, since the query or the target is missing.
@@ -56,17 +78,39 @@ class Direction:
     incomplete: int
     unasked: int
     _recall: dict[int, Interval] = field(default_factory=dict, repr=False, compare=False)
+    _all_matches: Callable[[], Matches | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """Such as "image+speech → text"."""
         return f"{'+'.join(self.query)} → {'+'.join(self.target)}"
 
+    @cached_property
+    def matches(self) -> Matches:
+        """The rank of every match: of several captions of one clip, each."""
+        several = None if self._all_matches is None else self._all_matches()
+        return Matches.of(self.ranks) if several is None else several
+
     def recall(self, k: int) -> Interval:
-        """R@k with its 95 % interval over items."""
+        """R@k with its 95 % interval over items: the share of queries with a match among the best k."""
         if k not in self._recall:
             self._recall[k] = share_interval(hits_at_k(self.ranks, k), self.items)
         return self._recall[k]
+
+    def figures(self) -> dict[str, float]:
+        """Its further figures by name.
+
+        "median_rank", "mean_rank" and "mean_reciprocal_rank" of the best match; "ndcg_at_10" and
+        "mean_average_precision" over every match; "mean_recall", the mean of R@1, R@5 and R@10.
+        """
+        return {
+            "median_rank": median_rank(self.ranks),
+            "mean_rank": mean_rank(self.ranks),
+            "mean_reciprocal_rank": mean_reciprocal_rank(self.ranks),
+            "ndcg_at_10": float(discounted_gain(self.matches, 10).mean()) if len(self.rows) else nan,
+            "mean_average_precision": float(average_precision(self.matches).mean()) if len(self.rows) else nan,
+            "mean_recall": float(np.mean([recall_at_k(self.ranks, k) for k in (1, 5, 10)])),
+        }
 
 
 @dataclass(frozen=True)
@@ -75,9 +119,9 @@ class Gain:
 
     Attributes:
         joint: the direction under the joint score.
-        single: the direction with the modality of the subset whose cosine alone finds most. It is chosen on these very queries,
-            which flatters it, so the gain is a cautious figure. It cannot find items without the modality. Its gallery holds
-            the same items.
+        single: the direction between one modality of the query and one of the target, by cosine, that finds most. It is chosen
+            on these very queries, which flatters it, so the gain is a cautious figure. It cannot find items without the
+            modality. Its gallery holds the same items.
     """
 
     joint: Direction
@@ -90,7 +134,9 @@ class Gain:
 
     @property
     def best_single(self) -> str:
-        """The name of the best single modality."""
+        """The name of the best single modality; of both, where both sides have several."""
+        if len(self.joint.query) > 1 and len(self.joint.target) > 1:
+            return self.single.name
         return (self.single.query if len(self.joint.query) > 1 else self.single.target)[0]
 
 
@@ -102,10 +148,33 @@ def paired(first: Direction, second: Direction) -> Interval:
 def single_directions(bundle: Bundle | Rankings) -> Iterator[Direction]:
     """One modality → another, by cosine, for all ordered pairs that at least two items share."""
     rankings = bundle if isinstance(bundle, Rankings) else Rankings(bundle)
-    for query, target in permutations(rankings.bundle.modalities, 2):
+    pairs = product(rankings.queries, rankings.targets) if rankings.apart else permutations(rankings.bundle.modalities, 2)
+    for query, target in pairs:
         rows = rankings.asked((query,), (target,))
         if len(rows):
             yield direction(rankings, (query,), (target,), "cosine", rows)
+
+
+def chosen_directions(
+    rankings: Rankings, ways: Sequence[tuple[Names, Names]], scores: Sequence[ScoreName] = DEFAULT
+) -> Iterator[Direction | Gain]:
+    """The directions of some (query, target) pairs.
+
+    Args:
+        rankings: of the Bundle.
+        ways: from `gramian.evaluation.patterns.directions_of`.
+        scores: of those with several modalities on a side.
+
+    Yields:
+        A Direction by cosine for one modality → one, otherwise a Gain for each score; none where fewer than two items have
+        both sides.
+    """
+    for query, target in ways:
+        rows = rankings.asked(query, target)
+        if len(rows) and len(query) == len(target) == 1:
+            yield direction(rankings, query, target, "cosine", rows)
+        elif len(rows):
+            yield from _gains(rankings, query, target, scores, rows)
 
 
 def all_ranks(bundle: Bundle | Rankings) -> Ranks:
@@ -150,9 +219,9 @@ def subset_directions(
 def _gains(
     rankings: Rankings, query: Names, target: Names, scores: Sequence[ScoreName], rows: NDArray[np.int64]
 ) -> Iterator[Gain]:
-    """The joint direction by each score, against the best modality of the joint side alone."""
-    alone = [_alone(rankings, query, target, name, rows) for name in (query if len(query) > 1 else target)]
-    best = max(alone, key=lambda one: recall_at_k(one.ranks, 1))
+    """The joint direction by each score, against the best pair of single modalities."""
+    alone = [_alone(rankings, target, one, other, rows) for one in query for other in target]
+    best = max(alone, key=lambda single: recall_at_k(single.ranks, 1))
     for score in scores:
         yield Gain(direction(rankings, query, target, score, rows), best)
 
@@ -168,11 +237,11 @@ def direction(
     """The direction of the queries in `rows`, by `ranked` or else by the rankings' own ranks."""
     gallery = rankings.side(target)
     present = rankings.bundle.present.cpu().numpy()
-    if len(query) > 1:
-        joint, joint_rows = query, rows
-    else:
-        joint, joint_rows = target, gallery.rows
-    columns = [rankings.bundle.position(name) for name in joint]
+    lacking = 0
+    for names, of_side in ((query, rows), (target, gallery.rows)):
+        if len(names) > 1:
+            columns = [rankings.bundle.position(name) for name in names]
+            lacking += int((~present[of_side][:, columns]).any(1).sum())
     return Direction(
         query=query,
         target=target,
@@ -181,43 +250,43 @@ def direction(
         items=rankings.items[rows],
         ranks=(ranked or rankings.rows(query, target, score)).at(rows),
         gallery=len(gallery.candidates),
-        incomplete=int((~present[joint_rows][:, columns]).any(1).sum()),
-        unasked=len(rankings.bundle) - len(rows),
+        incomplete=lacking,
+        unasked=rankings.asking - len(rows),
+        _all_matches=None if ranked else partial(rankings.matches, query, target, score, rows),
     )
 
 
-def _alone(rankings: Rankings, query: Names, target: Names, name: str, rows: NDArray[np.int64]) -> Direction:
-    """The direction by one modality of the joint side alone, with the joint direction's queries and items.
+def _alone(rankings: Rankings, target: Names, one: str, other: str, rows: NDArray[np.int64]) -> Direction:
+    """The direction one modality of the query → one of the target, with the joint direction's queries and items.
 
     It is the ranking between two modalities, which is computed once, with the items added that lack the modality: as queries
     they find nothing, as candidates they come behind all others.
     """
-    joint_is_query = len(query) > 1
-    pair = ((name,), target) if joint_is_query else (query, (name,))
-    ranked = rankings.rows(pair[0], pair[1], "cosine")
-    better, tied = (part[rows] for part in ranked)
-    has = rankings.bundle.has(name).cpu().numpy()
-    gallery = rankings.side(pair[1])
-    size, lacking = len(gallery.candidates), 0
-    if joint_is_query:
-        # A query without a vector: all candidates tie but for the item's own.
-        own = np.bincount(gallery.candidates.items.numpy(), minlength=len(rankings.items))[rankings.items[rows]]
-        better, tied = np.where(has[rows], better, 0), np.where(has[rows], tied, size - own)
-    else:
-        joint = rankings.bundle.has(*target).cpu().numpy()
-        lacking = len(np.unique(rankings.items[joint & ~has]))  # one candidate per item, of nothing
-        unfound = better < 0
-        better, tied = np.where(unfound, size, better), np.where(unfound, lacking - 1, tied)
+    better, tied = (part[rows] for part in rankings.rows((one,), (other,), "cosine"))
+    has, asked_for = (rankings.bundle.has(name).cpu().numpy() for name in (one, other))
+    gallery = rankings.side((other,))
+    candidates = rankings.bundle.has(*target).cpu().numpy()
+    if rankings.apart:
+        candidates[: rankings.asking] = False
+    own = np.bincount(gallery.candidates.items.numpy(), minlength=len(rankings.items))
+    lacking = np.unique(rankings.items[candidates & ~asked_for])  # one candidate per item, of nothing
+    size = len(gallery.candidates) + len(lacking)
+    own[lacking] += 1
+    unfound = better < 0  # the query, or its item's vector, is missing
+    better = np.where(unfound, len(gallery.candidates), better)
+    tied = np.where(unfound, len(lacking) - 1, tied)
+    # A query without a vector: all candidates tie but for the item's own.
+    better, tied = np.where(has[rows], better, 0), np.where(has[rows], tied, size - own[rankings.items[rows]])
     return Direction(
-        query=pair[0],
-        target=pair[1],
+        query=(one,),
+        target=(other,),
         score="cosine",
         rows=rows,
         items=rankings.items[rows],
         ranks=Ranks(better, tied),
-        gallery=size + lacking,
-        incomplete=lacking,
-        unasked=len(rankings.bundle) - len(rows),
+        gallery=size,
+        incomplete=len(lacking),
+        unasked=rankings.asking - len(rows),
     )
 
 

@@ -12,8 +12,19 @@ from gramian.bundle import Bundle
 from gramian.data.cells import Broken, Cells
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_choices, check_number, check_type
-from gramian.evaluation.directions import DEFAULT, SUBSETS, Subsets, single_directions, subset_directions
+from gramian.evaluation.directions import (
+    DEFAULT,
+    SUBSETS,
+    Direction,
+    Gain,
+    Subsets,
+    chosen_directions,
+    single_directions,
+    subset_directions,
+)
 from gramian.evaluation.examples import examples
+from gramian.evaluation.mixed import mixed_pool
+from gramian.evaluation.patterns import directions_of
 from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.report import Report
 from gramian.evaluation.reranking import Reranked, Reranker, reranked_directions
@@ -35,6 +46,10 @@ def evaluate(
     scores: Sequence[ScoreName] = DEFAULT,
     ks: Sequence[int] = (1, 5, 10),
     subsets: Subsets = "others",
+    directions: Sequence[str] | None = None,
+    corpus: Bundle | None = None,
+    corpus_ids: Sequence[str] | None = None,
+    mixed: bool = False,
     diagnose: bool = False,
     rerank: Matcher | Reranker | None = None,
     best: int = 50,
@@ -57,6 +72,13 @@ def evaluate(
         ks: cut-offs of the recall.
         subsets: which subsets of modalities are set against one: "others" takes all others together, "all" every subset of
             two or more, 2^(m−1) − m of them for each modality, "none" leaves the joint directions out.
+        directions: patterns of the directions to rank, such as "text->*", "image+speech->text" or "all", in place of `subsets`;
+            see `gramian.evaluation.patterns.directions_of`. Any set of modalities may ask for any other.
+        corpus: the candidates, where they are not the items of the Bundle: in the same space, with any of its modalities. Rows
+            of the two match where their `item_ids` are equal; candidates that match no query are distractors. A query whose
+            item is not in the corpus is not asked.
+        corpus_ids: names of the rows of the corpus; "corpus 0" and so on by default.
+        mixed: rank each modality against one gallery of the vectors of all modalities, too: `mixed_pool`.
         diagnose: add the figures of `diagnostics` to the Report.
         rerank: a trained matching head, or any `Reranker`; the directions that it was trained on are also re-ranked by it and
             shown beside the figures of the embeddings alone, by the first of `scores`.
@@ -74,12 +96,12 @@ def evaluate(
 
     Raises:
         InputError: a single modality, an unknown score or name of subsets, a cut-off below 1, or no two modalities that share
-            two items.
+            two items; patterns or a corpus that cannot be used.
     """
     check_type("bundle", bundle, Bundle, fix="An Aligner embeds a Table: aligner.embed(table).")
     check_type("ks", ks, list, tuple)
     check_type("scores", scores, list, tuple)
-    if len(bundle.modalities) < 2:
+    if len(bundle.modalities) < 2 and corpus is None:
         raise InputError(f"`bundle` must have at least two modalities to evaluate; got {', '.join(bundle.modalities)}.")
     check_choices("scores", scores, SCORES)
     check_number("best", best, "[1, inf)", integer=True)
@@ -90,16 +112,39 @@ def evaluate(
     check_choice("subsets", subsets, SUBSETS)
     if ids is not None and len(ids) != len(bundle):
         raise InputError(f"`ids` must name each of {len(bundle)} rows; got {len(ids)}.")
+    check_type("corpus", corpus, Bundle, type(None), fix="An Aligner embeds a Table: aligner.embed(table).")
+    if corpus is not None:
+        corpus_ids = corpus_ids or [f"corpus {row}" for row in range(len(corpus))]
+        if len(corpus_ids) != len(corpus):
+            raise InputError(f"`corpus_ids` must name each of {len(corpus)} rows; got {len(corpus_ids)}.")
+    if corpus is not None and (mixed or rerank is not None):
+        raise InputError(f"`{'mixed' if mixed else 'rerank'}` is for items that are their own candidates. Leave `corpus` out.")
+    rankings = Rankings(bundle, bank, corpus)
+    if directions is None and corpus is not None:
+        directions = _of_corpus(rankings, subsets)
     m = len(bundle.modalities)
     count = {"others": int(m > 2), "all": 2 ** (m - 1) - m, "none": 0}[subsets]
-    joint = m * count * 2 * len(scores)
-    rankings = Rankings(bundle, bank)
+    singles: tuple[Direction, ...]
+    gains: tuple[Gain, ...]
     with Progress(transient=True, disable=not progress) as bar:
-        task = bar.add_task("ranking", total=m * (m - 1) + joint)
-        singles = tuple(_counted(single_directions(rankings), bar, task))
-        if not singles:
-            raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
-        gains = tuple(_counted(subset_directions(rankings, scores, subsets), bar, task))
+        if directions is None:
+            task = bar.add_task("ranking", total=m * (m - 1) + m * count * 2 * len(scores))
+            singles = tuple(_counted(single_directions(rankings), bar, task))
+            if not singles:
+                raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")
+            gains = tuple(_counted(subset_directions(rankings, scores, subsets), bar, task))
+        else:
+            ways = directions_of(directions, rankings.queries, rankings.targets, disjoint=corpus is None)
+            joint = sum(len(query) + len(target) > 2 for query, target in ways)
+            task = bar.add_task("ranking", total=len(ways) - joint + joint * len(scores))
+            found = list(_counted(chosen_directions(rankings, ways, scores), bar, task))
+            singles = tuple(one for one in found if isinstance(one, Direction))
+            gains = tuple(one for one in found if isinstance(one, Gain))
+            if not found:
+                raise InputError(
+                    "`directions` name none that two items can be asked in: "
+                    + ("no two queries have their item in the corpus." if corpus is not None else "too few have both sides.")
+                )
         reranked: tuple[Reranked, ...] = ()
         if rerank is not None:
             task = bar.add_task("re-ranking", total=2 * len(rerank.anchors))
@@ -117,22 +162,32 @@ def evaluate(
         diagnostics=shape,
         reranked=reranked,
         broken=tuple(broken),
-        items=rankings.items,
+        items=rankings.items[: len(bundle)],
+        mixed=mixed_pool(bundle) if mixed else (),
+        corpus={} if corpus is None else {"rows": len(corpus)} | corpus.counts(),
         ids=None if ids is None else tuple(ids),
         whole=whole,
-        examples=tuple(examples(rankings, singles, ids or [str(row) for row in range(len(bundle))])),
+        examples=tuple(examples(rankings, singles, [*(ids or map(str, range(len(bundle)))), *(corpus_ids or ())])),
         space=_sample(rankings, ids),
     )
 
 
 def _sample(rankings: Rankings, ids: Sequence[str] | None) -> Table:
     """The vectors of all items, or of a random sample of them, in half precision."""
-    rows = torch.randperm(len(rankings.items), generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
+    rows = torch.randperm(rankings.asking, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
     bundle = rankings.bundle[rows.to(rankings.bundle.vectors.device)].to("cpu", dtype=torch.float16)
     names = [str(row) if ids is None else ids[row] for row in rows.tolist()]
     items = [str(item) for item in rankings.items[rows.numpy()]]
     columns: dict[str, torch.Tensor | Cells] = {name: bundle.column(name).contiguous() for name in bundle.modalities}
     return Table(columns, {name: bundle.has(name) for name in bundle.modalities}, tuple(names), item_ids=tuple(items))
+
+
+def _of_corpus(rankings: Rankings, subsets: Subsets) -> list[str]:
+    """The default directions into a corpus: each modality → each, and what all modalities together add on either side."""
+    if subsets == "all":
+        return ["all"]
+    joint = ["others->*"] * (len(rankings.queries) > 1) + ["*->others"] * (len(rankings.targets) > 1)
+    return ["*->*", *(joint if subsets == "others" else ())]
 
 
 def _counted(results: Iterator[T], bar: Progress, task: TaskID) -> Iterator[T]:

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 __all__ = [
+    "Matches",
     "Ranks",
     "antipodal_share",
+    "average_precision",
+    "discounted_gain",
     "effective_rank",
     "hits_at_k",
     "hubness",
+    "mean_rank",
     "mean_reciprocal_rank",
     "median_rank",
     "modality_gap",
@@ -50,6 +54,25 @@ class Ranks(NamedTuple):
     def expected(self) -> NDArray[np.float64]:
         """(q,) expected rank, 1 the best; halves where scores tie."""
         return 1 + self.better + self.tied / 2
+
+
+class Matches(NamedTuple):
+    """The rank of every match of q queries, one row per query and match.
+
+    Attributes:
+        query: (p,) the query of each, 0 to q − 1; every query has at least one.
+        better: (p,) candidates with a higher score, the query's other matches included.
+        tied: (p,) other candidates with the same score, the query's other matches included.
+    """
+
+    query: NDArray[np.int64]
+    better: NDArray[np.int64]
+    tied: NDArray[np.int64]
+
+    @staticmethod
+    def of(ranks: Ranks) -> Matches:
+        """Those of queries with one match each."""
+        return Matches(np.arange(len(ranks.better)), ranks.better, ranks.tied)
 
 
 def ranks(scores: Float[Tensor, "q n"], relevant: Int[Tensor, " q"] | Bool[Tensor, "q n"]) -> Ranks:
@@ -136,6 +159,79 @@ def mean_reciprocal_rank(ranks: Ranks) -> float:
     last = ranks.better + ranks.tied + 1
     harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, last.max() + 1))])
     return float(np.mean((harmonic[last] - harmonic[ranks.better]) / (ranks.tied + 1)))
+
+
+def mean_rank(ranks: Ranks) -> float:
+    """Mean of the expected ranks, 1 the best; NaN for no queries.
+
+    >>> mean_rank(Ranks(np.array([0, 2, 7]), np.array([0, 1, 0])))
+    4.166666666666667
+    """
+    return float(ranks.expected.mean()) if len(ranks.better) else float("nan")
+
+
+def average_precision(matches: Matches) -> NDArray[np.float64]:
+    """Average precision of each query, (q,): the mean over its matches of the precision at the place of each.
+
+    Candidates that tie are in every order equally often, and the mean over the orders is taken.
+
+    Args:
+        matches: the rank of every match.
+
+    Returns:
+        (q,) in (0, 1]; 1 where all matches come before all others. Their mean is mAP.
+
+    Source: McSherry and Najork, "Computing information retrieval performance measures efficiently in the presence of tied
+    scores", ECIR 2008.
+
+    >>> average_precision(Matches(np.array([0, 0]), np.array([0, 3]), np.array([0, 0])))
+    array([0.75])
+    """
+    query, better, tied = matches
+    if not len(query):
+        return np.zeros(0)
+    order = np.lexsort((better, query))
+    _, group, of_pair, size = np.unique(
+        np.stack([query, better])[:, order], axis=1, return_index=True, return_inverse=True, return_counts=True
+    )
+    start = np.searchsorted(query[order], query[order])  # the query's first pair
+    before, level = group[of_pair.reshape(-1)] - start, size[of_pair.reshape(-1)]
+    first, count = better[order], tied[order] + 1.0
+    last = better + tied + 1
+    harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, last.max() + 1))])
+    reciprocal = harmonic[last[order]] - harmonic[first]  # Σ 1/(first + i) over the places i = 1 … count of the tie
+    later = (level - 1) / np.maximum(count - 1, 1)  # of the tie's other places, the share that matches hold
+    value = ((before + 1) * reciprocal + later * (count - (first + 1) * reciprocal)) / count
+    return np.bincount(query[order], value) / np.bincount(query)
+
+
+def discounted_gain(matches: Matches, k: int = 10) -> NDArray[np.float64]:
+    """Normalised discounted cumulative gain among the best k of each query, (q,), with a gain of 1 for every match.
+
+    A match at place i counts 1/log₂(1 + i); where candidates tie, the mean over their places.
+
+    Args:
+        matches: the rank of every match.
+        k: how many places count.
+
+    Returns:
+        (q,) in [0, 1]; 1 where the first places, as many as there are matches and at most k, all hold matches. Their mean is
+        nDCG@k.
+
+    Raises:
+        InputError: k below 1.
+
+    Source: Järvelin and Kekäläinen 2002; ties as in McSherry and Najork 2008.
+
+    >>> discounted_gain(Matches(np.array([0, 1]), np.array([0, 2]), np.array([0, 0]))).round(3)
+    array([1. , 0.5])
+    """
+    check_number("k", k, "[1, inf)", integer=True)
+    query, better, tied = matches
+    discounts = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
+    gain = (discounts[np.minimum(better + tied + 1, k)] - discounts[np.minimum(better, k)]) / (tied + 1)
+    normalised: NDArray[np.float64] = np.bincount(query, gain) / discounts[np.minimum(np.bincount(query), k)]
+    return normalised
 
 
 def uniformity(vectors: Float[Tensor, "n d"], *, t: float = 2.0) -> float:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.evaluation.metrics import Ranks
+from gramian.evaluation.metrics import Matches, Ranks
 from gramian.geometry import widened
 from gramian.kernels import Form
-from gramian.kernels.ranks import Candidates, MatchRanks, match_ranks
+from gramian.kernels.ranks import Candidates, MatchRanks, match_ranks, pair_ranks
 from gramian.scores import SCORES, ScoreName, corrected, hub_scores
 
 __all__ = ["Names", "RankedRows", "Rankings", "Side"]
@@ -72,12 +72,25 @@ class Rankings:
     Args:
         bundle: n rows.
         bank: training items in the same space, by which every score is corrected for hubs (`gramian.scores.corrected`).
+        corpus: the candidates, in the same space, where they are not the items of the Bundle; matches have equal `item_ids`.
+
+    Attributes:
+        bundle: the rows that ask, and behind them those of the corpus.
+        asking: number of rows that ask; all are candidates as well where there is no corpus.
+        queries: the modalities that some row asks with.
+        targets: the modalities that some candidate has.
 
     Raises:
-        InputError: a bank that lacks a modality of the Bundle, or of another width.
+        InputError: a bank that lacks a modality of the Bundle, or of another width; a corpus of another width, or without ids.
     """
 
-    def __init__(self, bundle: Bundle, bank: Bundle | None = None) -> None:
+    def __init__(self, bundle: Bundle, bank: Bundle | None = None, corpus: Bundle | None = None) -> None:
+        self.asking = len(bundle)
+        self.apart = corpus is not None
+        asked = bundle if corpus is None else corpus
+        self.queries, self.targets = (tuple(name for name, count in each.counts().items() if count) for each in (bundle, asked))
+        if corpus is not None:
+            bundle = _joined(bundle, corpus)
         self.bundle = bundle.detach()
         if bank is not None:
             absent = [name for name in bundle.modalities if name not in bank.modalities]
@@ -88,7 +101,7 @@ class Rankings:
         ids = np.arange(len(bundle)) if bundle.item_ids is None else bundle.item_ids.cpu().numpy()
         self.items: NDArray[np.int64] = np.unique(ids, return_inverse=True)[1].astype(np.int64).reshape(-1)
         self._vectors: dict[str, NDArray[np.int64]] = {}
-        self._sides: dict[Names, Side] = {}
+        self._sides: dict[tuple[Names, bool], Side] = {}
         self._rows: dict[tuple[Names, Names, ScoreName], RankedRows] = {}
 
     def rows(self, query: Names, target: Names, score: ScoreName) -> RankedRows:
@@ -99,27 +112,48 @@ class Rankings:
         """
         key = query, target, score
         if key not in self._rows:
-            both = SCORES[score].symmetric and self.bank is None
+            both = SCORES[score].symmetric and self.bank is None and not self.apart
             if both and len(query) > len(target):
                 self.rows(target, query, score)
             else:
-                sides = self.side(query), self.side(target)
+                sides = self.side(query, asks=True), self.side(target)
                 ranked = self._ranked(*sides, query, target, score, both=both)
                 self._rows[key] = _by_row(ranked[0], sides[0])
                 if both:
                     self._rows[target, query, score] = _by_row(ranked[1], sides[1])
         return self._rows[key]
 
+    def matches(self, query: Names, target: Names, score: ScoreName, rows: NDArray[np.int64]) -> Matches | None:
+        """The rank of every match of the queries in `rows`; None where each has one, whose rank `rows` gives."""
+        sides = self.side(query, asks=True), self.side(target)
+        counts = np.bincount(sides[1].candidates.items.numpy(), minlength=len(self.items))
+        if counts[self.items[rows]].max(initial=0) <= 1:
+            return None
+        form, candidates = self._form(*sides, query, target, score)
+        with torch.no_grad():
+            pairs = pair_ranks(form, *candidates)
+        of_pair, better, tied = (part.cpu().numpy() for part in (pairs.queries, pairs.better, pairs.tied))
+        first, last = (np.searchsorted(of_pair, sides[0].of_row[rows], side) for side in ("left", "right"))
+        number = np.repeat(np.arange(len(rows)), last - first)
+        pair = np.arange(len(number)) - np.repeat(np.cumsum(last - first) - last, last - first)
+        return Matches(number, better[pair], tied[pair])
+
     @torch.no_grad()
     def _ranked(
         self, first: Side, second: Side, query: Names, target: Names, score: ScoreName, *, both: bool
     ) -> tuple[MatchRanks, ...]:
+        form, candidates = self._form(first, second, query, target, score)
+        return match_ranks(form, *candidates, both=both)
+
+    @torch.no_grad()
+    def _form(
+        self, first: Side, second: Side, query: Names, target: Names, score: ScoreName
+    ) -> tuple[Form, tuple[Candidates, Candidates]]:
         device = self.bundle.vectors.device
         queries, items = (
             _rows_of(self.bundle.select(*names), side.first) for side, names in ((first, query), (second, target))
         )
-        candidates = first.candidates.to(device), second.candidates.to(device)
-        return match_ranks(self.form(queries, items, score), *candidates, both=both)
+        return self.form(queries, items, score), (first.candidates.to(device), second.candidates.to(device))
 
     def form(self, queries: Bundle, items: Bundle, score: ScoreName) -> Form:
         """The score of queries × items, corrected for hubs if there is a bank."""
@@ -130,27 +164,34 @@ class Rankings:
 
     def asked(self, query: Names, target: Names) -> NDArray[np.int64]:
         """The rows that can be queries: those with some of `query` and some of `target`; none where they are all one item."""
-        mask = self.bundle.has(*query) & self.bundle.has(*target)
-        rows: NDArray[np.int64] = mask.nonzero().flatten().cpu().numpy()
+        asks, has = self.bundle.has(*query).cpu().numpy(), self.bundle.has(*target).cpu().numpy()
+        if self.apart:
+            asks[self.asking :] = False
+            has[: self.asking] = False
+            has = np.isin(self.items, self.items[has])
+        rows = np.flatnonzero(asks & has)
         return rows if len(np.unique(self.items[rows])) > 1 else rows[:0]
 
-    def side(self, names: Names) -> Side:
-        """The candidates of some modalities."""
-        if names not in self._sides:
+    def side(self, names: Names, *, asks: bool = False) -> Side:
+        """The candidates of some modalities; with `asks` the queries, which differ from them where there is a corpus."""
+        key = names, asks and self.apart
+        if key not in self._sides:
             vectors = np.stack([self._of_modality(name) for name in names], 1)
             rows = np.flatnonzero((vectors >= 0).any(1))
+            if self.apart:
+                rows = rows[(rows < self.asking) == asks]
             _, first, tuples = np.unique(vectors[rows], axis=0, return_index=True, return_inverse=True)
             order = np.argsort(first)  # in the order of the rows, so that matches lie near the diagonal of the table
             place = np.empty_like(order)
             place[order] = np.arange(len(order))
-            key = place[tuples.reshape(-1)] * (len(self.items) + 1) + self.items[rows]
-            different, candidate = np.unique(key, return_inverse=True)
+            codes = place[tuples.reshape(-1)] * (len(self.items) + 1) + self.items[rows]
+            different, candidate = np.unique(codes, return_inverse=True)
             of_row = np.full(len(self.items), -1)
             of_row[rows] = candidate.reshape(-1)
             tuple_of, item_of = np.divmod(different, len(self.items) + 1)
             candidates = Candidates(torch.from_numpy(tuple_of), torch.from_numpy(item_of))
-            self._sides[names] = Side(candidates, rows[first[order]], of_row)
-        return self._sides[names]
+            self._sides[key] = Side(candidates, rows[first[order]], of_row)
+        return self._sides[key]
 
     def _of_modality(self, name: str) -> NDArray[np.int64]:
         """(n,) which vector of a modality each row has, as the number of the first row with it; −1 where missing."""
@@ -165,6 +206,27 @@ class Rankings:
                 numbers = _folded(parts, self.items, has)
             self._vectors[name] = np.where(has, _alike(parts, numbers), -1)
         return self._vectors[name]
+
+
+def _joined(bundle: Bundle, corpus: Bundle) -> Bundle:
+    """The rows that ask and those of the corpus below them, with the modalities of either."""
+    if bundle.item_ids is None or corpus.item_ids is None:
+        raise InputError("`corpus` needs `item_ids` on both sides, which say what each query looks for; got a Bundle without.")
+    if bundle.dim != corpus.dim:
+        raise InputError(
+            f"`corpus` must share the width {bundle.dim} of the queries; got {corpus.dim}. Embed both by one model."
+        )
+    names = tuple(dict.fromkeys((*bundle.modalities, *corpus.modalities)))
+    return Bundle.cat([_widened_to(each, names) for each in (bundle, corpus.to(bundle.vectors.device))])
+
+
+def _widened_to(bundle: Bundle, names: Names) -> Bundle:
+    """The Bundle with all of `names`, missing everywhere where it lacks them."""
+    vectors = bundle.vectors.new_zeros(len(bundle), len(names), bundle.dim)
+    present = bundle.present.new_zeros(len(bundle), len(names))
+    index = [names.index(name) for name in bundle.modalities]
+    vectors[:, index], present[:, index] = bundle.vectors, bundle.present
+    return Bundle(vectors, present, names, bundle.item_ids, bundle.tokens)
 
 
 def _by_row(ranked: MatchRanks, side: Side) -> RankedRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +26,17 @@ _COLUMNS = ("query", "target", "score", "id", "item", "better", "tied", "gallery
 class Way(NamedTuple):
     """What is asked by what, and how: the names of a direction."""
 
-    query: str
-    target: str
+    query: tuple[str, ...]
+    target: tuple[str, ...]
     score: str
 
     @property
     def joint(self) -> bool:
         """Whether a side holds several modalities."""
-        return "+" in self.query or "+" in self.target
+        return len(self.query) + len(self.target) > 2
 
     def __str__(self) -> str:
-        return f"{self.query} → {self.target}" + (f" by {self.score}" if self.joint else "")
+        return f"{'+'.join(self.query)} → {'+'.join(self.target)}" + (f" by {self.score}" if self.joint else "")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def write_ranks(path: str | Path, directions: Sequence[Direction], ids: Sequence
     """Write one row per direction and query: `query`, `target`, `score`, `id`, `item`, `better`, `tied`, `gallery`.
 
     `better` candidates score higher than the match and `tied` others score the same; sides of several modalities are joined
-    by "+".
+    by "+". A "+" or backslash in a name has a backslash before it.
 
     Args:
         path: of the parquet file.
@@ -81,7 +82,7 @@ def write_ranks(path: str | Path, directions: Sequence[Direction], ids: Sequence
     parts = []
     for one in directions:
         q = len(one.rows)
-        words = ("+".join(one.query), "+".join(one.target), one.score)
+        words = (_joined(one.query), _joined(one.target), one.score)
         columns = [pa.DictionaryArray.from_arrays(np.zeros(q, np.int32), [word]) for word in words]
         columns += [pa.array(name[one.rows], pa.string()), pa.array(item[one.rows], pa.string())]
         columns += [pa.array(part) for part in (one.ranks.better, one.ranks.tied, np.full(q, one.gallery))]
@@ -123,10 +124,36 @@ def read_ranks(run: str | Path) -> dict[Way, RankedDirection]:
     better, tied, gallery = numbers
     if any(None in column for column in words) or min(part.min(initial=0) for part in numbers) < 0:
         raise InputError(f"`runs` must hold the ranks of an evaluation; {str(path)!r} has empty cells or negative ranks.")
-    rows_of: dict[Way, list[int]] = {}
+    rows_of: dict[tuple[str, str, str], list[int]] = {}
     for row, names in enumerate(zip(*words[:3], strict=True)):
-        rows_of.setdefault(Way(*names), []).append(row)
+        rows_of.setdefault(names, []).append(row)
     return {
-        way: RankedDirection(words[3][rows], words[4][rows], Ranks(better[rows], tied[rows]), int(gallery[rows].max()))
-        for way, rows in rows_of.items()
+        Way(_apart(query), _apart(target), score): RankedDirection(
+            words[3][rows], words[4][rows], Ranks(better[rows], tied[rows]), int(gallery[rows].max())
+        )
+        for (query, target, score), rows in rows_of.items()
     }
+
+
+def _joined(names: Sequence[str]) -> str:
+    r"""Names as one text.
+
+    >>> print(_joined(["a+b", "c"]))
+    a\+b+c
+    """
+    return "+".join(re.sub(r"([\\+])", r"\\\1", name) for name in names)
+
+
+def _apart(text: str) -> tuple[str, ...]:
+    r"""The names that `_joined` joined.
+
+    >>> _apart("a\\+b+c")
+    ('a+b', 'c')
+    """
+    names, characters = [""], iter(text)
+    for character in characters:
+        if character == "+":
+            names.append("")
+        else:
+            names[-1] += next(characters, "") if character == "\\" else character
+    return tuple(names)

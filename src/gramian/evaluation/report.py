@@ -14,7 +14,8 @@ from gramian.data.cells import Broken
 from gramian.data.table import Table
 from gramian.evaluation.directions import Direction, Gain, hits
 from gramian.evaluation.examples import Example
-from gramian.evaluation.metrics import mean_reciprocal_rank, median_rank, recall_at_k
+from gramian.evaluation.metrics import median_rank, recall_at_k
+from gramian.evaluation.mixed import Mixed, mixed_sheet
 from gramian.evaluation.ranks_file import NAME, write_ranks
 from gramian.evaluation.reranking import Reranked
 from gramian.evaluation.shape import DIAGNOSTICS_NOTE
@@ -42,6 +43,8 @@ class Report:
         diagnostics: the shape of the space, by name; see `diagnostics`.
         reranked: directions between an anchor and all other modalities, before and after a matching head.
         broken: cells that could not be read and counted as missing.
+        mixed: each modality against one gallery of the vectors of all of them; see `mixed_pool`.
+        corpus: rows, and rows of each modality, of the table that the candidates come from, where it is another.
         items: (n,) the item of each row; every row is an item of its own by default. Intervals are over items.
         ids: n names of the rows, for `ranks.parquet`; their numbers by default.
         whole: how many items the set has, where some of them are not among the rows; shown beside the size of every gallery.
@@ -58,6 +61,8 @@ class Report:
     diagnostics: dict[str, float] = field(default_factory=dict)
     reranked: tuple[Reranked, ...] = ()
     broken: tuple[Broken, ...] = ()
+    mixed: tuple[Mixed, ...] = ()
+    corpus: dict[str, int] = field(default_factory=dict)
     items: NDArray[np.int64] | None = field(default=None, repr=False)
     ids: tuple[str, ...] | None = field(default=None, repr=False)
     whole: int | None = None
@@ -85,12 +90,22 @@ class Report:
             self._means[k] = share_interval(hits(self.singles, self.n, k), self.items)
         return self._means[k]
 
+    def average_recall(self, score: str, k: int) -> Interval:
+        """Mean R@k over the directions between two modalities and those of several by one score, with a 95 % interval.
+
+        For three modalities, each set against the two others together, these are the twelve directions of OmniRetriever-Bench
+        (arXiv 2605.26641), and their mean R@1 is its AVG-all.
+        """
+        joint = [one for one in self.joints if one.score == score]
+        return share_interval(hits([*self.singles, *joint], self.n, k), self.items)
+
     def matrix(self, k: int) -> NDArray[np.float64]:
         """R@k of every direction between two modalities, (m, m), queries in rows; NaN where there is no direction."""
         names = list(self.present)
         values = np.full((len(names), len(names)), np.nan)
         for direction in self.singles:
-            values[names.index(direction.query[0]), names.index(direction.target[0])] = recall_at_k(direction.ranks, k)
+            if direction.target[0] in names:
+                values[names.index(direction.query[0]), names.index(direction.target[0])] = recall_at_k(direction.ranks, k)
         return values
 
     def to_dict(self) -> dict[str, object]:
@@ -105,6 +120,12 @@ class Report:
             "unreadable": [{"id": row, "modality": name, "reason": reason} for row, name, reason in self.broken],
             "diagnostics": self.diagnostics,
             "mean_recall": {str(k): self.mean_recall(k)._asdict() for k in self.ks},
+            "average_recall": {
+                score: {str(k): self.average_recall(score, k)._asdict() for k in self.ks}
+                for score in dict.fromkeys(one.score for one in self.joints)
+            },
+            "corpus": self.corpus,
+            "mixed": [one.to_dict() for one in self.mixed],
             "directions": [self._row(direction) for direction in self.singles]
             + [
                 self._row(gain.joint)
@@ -128,25 +149,28 @@ class Report:
             "sheets": [asdict(sheet) for sheet in self.sheets()],
         }
 
-    def sheets(self) -> list[Sheet]:
-        """The report as tables, for the terminal and for Markdown."""
-        sizes = [direction.gallery for direction in self.singles]
-        gallery = f"{min(sizes)}–{max(sizes)}" if min(sizes) < max(sizes) else self.size(sizes[0])
-        means = [self.mean_recall(k) for k in self.ks]
-        mean = ("mean", "", gallery, means[0].percent(), *(f"{100 * value.value:.1f}" for value in means[1:]), "")
+    def sheets(self, *, detail: bool = False) -> list[Sheet]:
+        """The report as tables, for the terminal and for Markdown.
+
+        Args:
+            detail: with the further figures of every direction: mean rank, MRR, nDCG@10, mAP.
+
+        Returns:
+            The tables that the report has anything for.
+        """
         header = ("queries", "gallery", f"R@{self.ks[0]} [95 %]", *(f"R@{k}" for k in self.ks[1:]), "MdR")
         missing = ", ".join(f"{name} {self.n - count}" for name, count in self.present.items())
         rows, over = f"{self.n} items", "the queries"
         if self.distinct < self.n:
             rows, over = f"{self.n} rows of {self.distinct} items", "items"
-        sheets = [
-            Sheet(
-                "One modality → another, by cosine",
-                ("direction", *header),
-                (*((direction.name, *self._cells(direction)) for direction in self.singles), mean),
-                f"{rows}; missing: {missing}. Recall in %, intervals over {over}; MdR is the median rank.",
-            )
-        ]
+        if self.corpus:
+            rows += f", {self.corpus['rows']} rows in the corpus"
+        note = f"{rows}; missing: {missing}. Recall in %, intervals over {over}; MdR is the median rank."
+        sheets = []
+        if self.singles:
+            lines = [(direction.name, *self._cells(direction)) for direction in self.singles]
+            lines += [("mean", *self._mean())] * (len(lines) > 1)
+            sheets.append(Sheet("One modality → another, by cosine", ("direction", *header), tuple(lines), note))
         if self.gains:
             lines = [
                 (
@@ -159,14 +183,24 @@ class Report:
                 )
                 for gain in self.gains
             ]
-            note = (
+            note = "" if sheets else f"{note} "
+            note += (
                 "Incomplete items lack some modality of the subset. The gain is R@1 over the best single modality on the same "
                 "queries and gallery, paired."
             )
+            if self.singles:
+                scores = dict.fromkeys(one.score for one in self.joints)
+                count = len(self.singles) + len(self.joints) // len(scores)
+                listed = ", ".join(f"{score} {self.average_recall(score, 1).percent()}" for score in scores)
+                note += f" Mean R@1 of all {count} directions: {listed}."
             joint_header = ("direction", "score", *header, "incomplete", "best single", "gain [95 %]")
             sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", joint_header, tuple(lines), note))
         if self.reranked:
             sheets.append(self._reranked_sheet())
+        if self.mixed:
+            sheets.append(mixed_sheet(self.mixed))
+        if detail:
+            sheets.append(self._detail_sheet())
         if self.diagnostics:
             shape = tuple((name, f"{value:.3f}") for name, value in self.diagnostics.items())
             sheets.append(Sheet("The shape of the space", ("diagnostic", "value"), shape, DIAGNOSTICS_NOTE))
@@ -193,6 +227,30 @@ class Report:
         note = "R@1 by the embeddings alone and re-ranked; then re-ranked alone. Every candidate costs a pass through the head."
         return Sheet(title, (*header, *(f"R@{k}" for k in self.ks if k > 1)), rows, note)
 
+    def _detail_sheet(self) -> Sheet:
+        """The further figures of every direction."""
+        rows = []
+        for one in (*self.singles, *self.joints):
+            figures = one.figures()
+            ranks = (f"{figures[name]:.1f}" for name in ("median_rank", "mean_rank"))
+            shares = (
+                f"{100 * figures[name]:.1f}"
+                for name in ("mean_reciprocal_rank", "ndcg_at_10", "mean_average_precision", "mean_recall")
+            )
+            rows.append((one.name, one.score, *ranks, *shares))
+        note = (
+            "MdR and MnR are the median and the mean rank of the best match, MRR the mean of 1/rank; nDCG@10 and mAP count "
+            "every match; mR is the mean of R@1, R@5 and R@10. All but the ranks in %."
+        )
+        return Sheet("Further figures", ("direction", "score", "MdR", "MnR", "MRR", "nDCG@10", "mAP", "mR"), tuple(rows), note)
+
+    def _mean(self) -> tuple[str, ...]:
+        """Like `_cells`, of the directions between two modalities together."""
+        sizes = [direction.gallery for direction in self.singles]
+        gallery = f"{min(sizes)}–{max(sizes)}" if min(sizes) < max(sizes) else self.size(sizes[0])
+        means = [self.mean_recall(k) for k in self.ks]
+        return ("", gallery, means[0].percent(), *(f"{100 * value.value:.1f}" for value in means[1:]), "")
+
     def _cells(self, direction: Direction) -> tuple[str, ...]:
         """Queries, gallery, R@k with the first one's interval, median rank."""
         return (
@@ -206,7 +264,9 @@ class Report:
     def markdown(self) -> str:
         """The report as a Markdown page."""
         settings = "".join(f"- {name}: {value}\n" for name, value in self.settings.items())
-        return "\n".join(["# Evaluation\n", *([settings] if settings else []), *(sheet.markdown() for sheet in self.sheets())])
+        return "\n".join(
+            ["# Evaluation\n", *([settings] if settings else []), *(sheet.markdown() for sheet in self.sheets(detail=True))]
+        )
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write what `gramian report` and `gramian compare` read.
@@ -246,6 +306,4 @@ class Report:
             "incomplete": direction.incomplete,
             "unasked": direction.unasked,
             "recall": {str(k): direction.recall(k)._asdict() for k in self.ks},
-            "median_rank": median_rank(direction.ranks),
-            "mean_reciprocal_rank": mean_reciprocal_rank(direction.ranks),
-        }
+        } | direction.figures()

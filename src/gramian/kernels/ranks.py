@@ -16,7 +16,7 @@ from gramian.errors import InputError
 from gramian.kernels.rules import Form
 from gramian.kernels.tiles import Place, Reduction, forward, tile_size
 
-__all__ = ["Candidates", "MatchRanks", "match_ranks", "top_k"]
+__all__ = ["Candidates", "MatchRanks", "PairRanks", "match_ranks", "pair_ranks", "top_k"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,22 @@ class MatchRanks(NamedTuple):
     better: Tensor
     tied: Tensor
     matched: Tensor
+
+
+class PairRanks(NamedTuple):
+    """Where each match of each query stands among all candidates, the query's other matches included.
+
+    Attributes:
+        queries: (p,) int64, the candidate of the queries' side.
+        items: (p,) int64, the candidate of the items' side.
+        better: (p,) int64, candidates with a higher score.
+        tied: (p,) int64, other candidates with the same score.
+    """
+
+    queries: Tensor
+    items: Tensor
+    better: Tensor
+    tied: Tensor
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,77 @@ class _ToRanks(_Ranking):
 
 
 @dataclass(frozen=True)
+class _ToPairScores(Reduction):
+    """The score of each of p pairs, (p,).
+
+    Attributes:
+        rows: (p,) the form's row of each, ascending.
+        columns: (p,) its column.
+        bounds: the score's closed range.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    bounds: tuple[float, float]
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        del q, n
+        return [like.new_zeros(len(self.rows))]
+
+    def inside(self, at: Place) -> Tensor:
+        """The numbers of the pairs in a tile."""
+        first, last = torch.searchsorted(self.rows, torch.tensor([at.rows.start, at.rows.stop], device=self.rows.device))
+        columns = self.columns[first:last]
+        inside: Tensor = ((columns >= at.columns.start) & (columns < at.columns.stop)).nonzero().flatten() + first
+        return inside
+
+    def reads(self, at: Place) -> bool:
+        return len(self.inside(at)) > 0
+
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        pairs = self.inside(at)
+        found = scores[self.rows[pairs] - at.rows.start, self.columns[pairs] - at.columns.start]
+        totals[0][pairs] = found.clamp(*self.bounds)
+
+
+@dataclass(frozen=True)
+class _ToPairRanks(_ToPairScores):
+    """For each of p pairs how many candidates score more, (p,), and how many at least as much, (p,).
+
+    Attributes:
+        scores: (p,) of the pairs, ascending within a row.
+        places: (p,) the number of each pair within its row.
+        weights: (n,) int64, how many candidates each column stands for.
+    """
+
+    scores: Tensor
+    places: Tensor
+    weights: Tensor
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        del q, n, like
+        return [torch.zeros_like(self.rows), torch.zeros_like(self.rows)]
+
+    def reads(self, at: Place) -> bool:
+        first, last = torch.searchsorted(self.rows, torch.tensor([at.rows.start, at.rows.stop], device=self.rows.device))
+        return bool(first < last)
+
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        scores = scores.clamp(*self.bounds).contiguous()
+        if scores.isnan().any():
+            raise InputError("the scores hold NaN, which has no rank. Check that the vectors are finite.")
+        first, last = torch.searchsorted(self.rows, torch.tensor([at.rows.start, at.rows.stop], device=self.rows.device))
+        rows, places = self.rows[first:last] - at.rows.start, self.places[first:last]
+        levels = scores.new_full((len(scores), int(places.max()) + 1), torch.inf)
+        levels[rows, places] = self.scores[first:last]
+        weights = self.weights[at.columns].expand(scores.shape)
+        for total, right in zip(totals, (False, True), strict=True):
+            above = torch.searchsorted(levels, scores, right=right)  # how many levels each score is above, or reaches
+            counts = self.weights.new_zeros(len(scores), levels.shape[1] + 1).scatter_add_(1, above, weights)
+            total[first:last] += counts.flip(1).cumsum(1).flip(1)[rows, places + 1]
+
+
+@dataclass(frozen=True)
 class _ToTopK(Reduction):
     """The k best scores of each query, (q, k), and their columns; of equal scores the lower column first."""
 
@@ -213,6 +300,41 @@ def match_ranks(
         MatchRanks(better, level - own, own > 0)
         for better, level, own in zip(counts[::2], counts[1::2], best[1::2], strict=True)
     )
+
+
+def pair_ranks(form: Form, queries: Candidates, items: Candidates, *, block_size: int | None = None) -> PairRanks:
+    """Where every match of every query stands among the items, one row per pair, in the order of the queries.
+
+    Args:
+        form: of the sides' different vectors.
+        queries: the candidates on its rows.
+        items: the candidates on its columns.
+        block_size: see `match_ranks`.
+
+    Returns:
+        The ranks of the p pairs of a query and an item that match.
+
+    Raises:
+        InputError: NaN among the scores.
+    """
+    tile, bounds, n = tile_size(form, block_size), (form.low, form.high), form.shape[1]
+    known, by_item = items.items.sort(stable=True)
+    first, last = (torch.searchsorted(known, queries.items, right=right) for right in (False, True))
+    query = torch.arange(len(queries), device=known.device).repeat_interleave(last - first)
+    offset = torch.arange(len(query), device=known.device) - ((last - first).cumsum(0) - (last - first))[query]
+    item = by_item[first[query] + offset]
+    rows, columns = queries.rows[query], items.rows[item]  # queries.rows ascend, so these do
+    to_scores = _ToPairScores(rows, columns, bounds)
+    scores = to_scores.start(*form.shape, form.queries[0])
+    forward(form.rule, to_scores, scores, form.queries, form.items, tile=tile)
+    order = scores[0].argsort(stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    place = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+    to_ranks = _ToPairRanks(rows, columns, bounds, scores=scores[0][order], places=place, weights=items.weights(n))
+    counts = to_ranks.start(*form.shape, form.queries[0])
+    forward(form.rule, to_ranks, counts, form.queries, form.items, tile=tile)
+    better, level = (torch.empty_like(count).scatter_(0, order, count) for count in counts)
+    return PairRanks(query, item, better, level - better - 1)
 
 
 def top_k(form: Form, k: int, *, block_size: int | None = None) -> tuple[Tensor, Tensor]:
