@@ -15,7 +15,7 @@ import shutil
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -95,6 +95,19 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
+
+
+def write_lines(path: str | Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Write records as lines of JSON, whole or not at all.
+
+    Args:
+        path: of the file.
+        records: one per line.
+
+    Returns:
+        The path.
+    """
+    return write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_json(path: str | Path, *, finite: bool = True) -> Any:

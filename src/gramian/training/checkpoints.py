@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gramian.data.table import Table
 from gramian.distributed import is_main_process
 from gramian.errors import InputError, check_number, first_line, listing
-from gramian.files import atomic_folder, inside, parse_json, read_json, write_text
+from gramian.files import atomic_folder, inside, parse_json, read_json, write_lines
 from gramian.model.options import convert
 from gramian.training.recipe import History
 
@@ -72,7 +72,7 @@ class RunFolder:
         if is_main_process():
             self.speeds.append(speed)
             for name, records in (("metrics.jsonl", history.records), ("speed.jsonl", self.speeds)):
-                write_text(self.path / name, "".join(json.dumps(record) + "\n" for record in records))
+                write_lines(self.path / name, records)
 
     def checkpoint(self, history: History, best: Mapping[str, Tensor]) -> None:
         """Write the checkpoint of the last epoch, then remove the older ones. All processes have the same state: one writes."""

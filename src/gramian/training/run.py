@@ -19,7 +19,7 @@ from gramian.data.splits import drawn, hold_out, paired_items
 from gramian.distributed import is_main_process
 from gramian.errors import InputError, check_choice, check_number, check_type
 from gramian.evaluation import Report, evaluate
-from gramian.files import check_folder, claimed, inside, write_text
+from gramian.files import check_folder, claimed, inside, write_lines, write_text
 from gramian.losses import Contrast, Loss, Matching
 from gramian.model.aligner import Aligner
 from gramian.model.card import run_card
@@ -30,6 +30,7 @@ from gramian.model.towers import Tower
 from gramian.processes import watched
 from gramian.training.canonical import Choice, Search, fit_canonical
 from gramian.training.fit import fit
+from gramian.training.leash import fit_leashed
 from gramian.training.recipe import History, Recipe
 
 __all__ = ["Run", "train"]
@@ -67,6 +68,7 @@ def train(
     towers: Mapping[str, Tower | Spec] | None = None,
     method: Method = "contrast",
     start: Start = "random",
+    leash: Sequence[float] | None = None,
     head: HeadName | None = None,
     kernel: Kernel | None = None,
     dim: int | None = None,
@@ -100,6 +102,8 @@ def train(
         method: "contrast" trains by a loss; "canonical" solves in closed form, with `search` in place of loss and recipe.
         start: of the heads in "contrast": "random"; "canonical", in closed form, for heads "linear", "residual" and "kernel";
             or "identity", for modalities that share one space of width `dim` already.
+        leash: weights of a penalty on moving away from `start` "canonical": each is tried, as are no leash and the closed form
+            itself, and the best on the validation split stays.
         head: of every modality; "linear" by default, and with "canonical" what the search finds best.
         kernel: of heads "kernel"; with "canonical" by default what the search finds best.
         dim: width of the shared space; 512 by default, and with "canonical" what the search finds best.
@@ -132,15 +136,19 @@ def train(
     check_choice("method", method, get_args(Method))
     check_choice("start", start, get_args(Start))
     if method == "canonical":
-        _check_closed(recipe, loss=loss, matching=matching, start=start != "random", resume=resume, report_to=report_to)
+        _check_closed(
+            recipe, loss=loss, matching=matching, start=start != "random", leash=leash, resume=resume, report_to=report_to
+        )
     elif search != Search() and start != "canonical":
         raise InputError("`search` is for `method` 'canonical' and `start` 'canonical'. Leave it out.")
+    if leash is not None and start != "canonical":
+        raise InputError("`leash` is for `start` 'canonical', from which it lets training depart. Leave it out.")
     if kernel is not None and (head or ("kernel" if method == "canonical" else "linear")) != "kernel":
         raise InputError(f"`kernel` is for heads 'kernel'; got {head or 'linear'!r}. Name them by `head`, or leave it out.")
     check_folder(output)
     inside(output, "aligner")  # a folder of somebody else may be resumed
     with watched(), claimed(output, is_main_process()):
-        if not resume and is_main_process() and ((output / "aligner").exists() or any(output.glob("checkpoints/*"))):
+        if not resume and is_main_process() and (_begun(output)):
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
         objective = build_loss(loss, trust_code=trust_code)
         encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
@@ -173,25 +181,19 @@ def train(
         if method == "canonical":
             history = choice
             if is_main_process():
-                write_text(output / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in choice.records))
+                write_lines(output / "metrics.jsonl", choice.records)
         else:
             if start == "canonical" and is_main_process():
                 logger.info("starting from the closed form: validation MRR %.1f %%, %s", 100 * choice.best, choice.chosen)
             if aligner.matcher is not None:
                 score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
                 objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
-            history = fit(
-                aligner,
-                objective,
-                training,
-                validation,
-                recipe=recipe,
-                output=output,
-                resume=resume,
-                progress=progress,
-                strict=strict,
-                report_to=report_to,
-            )
+            options: dict[str, Any] = {"resume": resume, "progress": progress, "report_to": report_to}
+            parts = aligner, objective, training, validation
+            if leash is None:
+                history = fit(*parts, recipe=recipe, output=output, strict=strict, **options)
+            else:
+                history = fit_leashed(*parts, leash, recipe=recipe, output=output, reading=reading, **options)
         if bank:
             aligner.bank = aligner.embed(drawn(training.has_any(), bank, recipe.seed), reading=reading).to("cpu")
         if not is_main_process():
@@ -204,11 +206,11 @@ def train(
         if report is None:
             logger.warning("no report: no two items of the %s split share two modalities.", split)
         else:
-            parts = {"train": training, "validation": validation} | ({"test": held_out} if tested else {})
+            splits = {"train": training, "validation": validation} | ({"test": held_out} if tested else {})
             aligner.card = run_card(
                 aligner,
                 data=data,
-                counts={name: {"items": len(part)} | part.counts() for name, part in parts.items()},
+                counts={name: {"items": len(part)} | part.counts() for name, part in splits.items()},
                 objective=search.criterion if method == "canonical" else repr(objective),
                 papers=PAPERS[search.criterion] if method == "canonical" else objective.papers,
                 options=asdict(search if method == "canonical" else recipe),
@@ -223,6 +225,11 @@ def train(
         write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
         aligner.save_pretrained(output / "aligner")  # last: a folder that has one holds a whole run
         return Run(aligner, history, report, tuple(written))
+
+
+def _begun(output: Path) -> bool:
+    """Whether a folder holds a run, whole or not."""
+    return (output / "aligner").exists() or any(any(output.glob(f"{each}checkpoints/*")) for each in ("", "leash-*/"))
 
 
 def _check_closed(recipe: Recipe, **options: Any) -> None:
