@@ -103,7 +103,7 @@ class Encoder(Tower):
 
     Args:
         model: hub id or folder.
-        own: the options of the class itself; "kind" is one of them.
+        own: the options of the class itself.
         options: those of every encoder.
 
     Attributes:
@@ -182,7 +182,7 @@ class Encoder(Tower):
         """One line for a model card."""
         how = {"freeze": "frozen", "lora": "with a LoRA adapter", "train": "fine-tuned"}[self.mode]
         revision = f" at {self.options['revision']}" if self.options["revision"] else ""
-        return f"{type(self).__name__}: {self.source}{revision}, {self.options['kind']}, {how}"
+        return f"{type(self).__name__}: {self.source}{revision}, {self.reader.kind}, {how}"
 
     def train(self, mode: bool = True) -> Encoder:
         """As for any module; a frozen encoder stays in evaluation mode."""

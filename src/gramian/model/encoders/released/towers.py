@@ -147,7 +147,7 @@ class ReleasedVision(_Released):
         colours: Colours = "bt601",
         **options: Unpack[EncoderOptions],
     ) -> None:
-        own = {"kind": "video", "frames": frames, "resize": resize, "colours": colours}
+        own = {"frames": frames, "resize": resize, "colours": colours}
         FrameReader(frames, resize=resize, colours=colours)
         super().__init__(model, own, options)
 
@@ -218,7 +218,7 @@ class ReleasedAudio(_Released):
     ) -> None:
         check_number("gradient_scale", gradient_scale, "(0, 1]")
         FilterbankReader(slices, channels=channels, missing=missing)
-        own = {"kind": "audio", "slices": slices, "channels": channels, "missing": missing, "gradient_scale": gradient_scale}
+        own = {"slices": slices, "channels": channels, "missing": missing, "gradient_scale": gradient_scale}
         super().__init__(model, own, options)
 
     def _build(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -301,7 +301,7 @@ class ReleasedText(_Released):
         self, model: str, *, subtitle: bool = False, vocabulary: str = VOCABULARY, **options: Unpack[EncoderOptions]
     ) -> None:
         self._vocabulary = vocabulary
-        super().__init__(model, {"kind": "text", "subtitle": subtitle}, options)
+        super().__init__(model, {"subtitle": subtitle}, options)
 
     def _build(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
         from transformers import BertConfig, BertModel
