@@ -92,6 +92,14 @@ def test_each_format_says_what_its_items_are(case, tmp_path):
     assert entries(name, write(tmp_path, file, content)) == expected
 
 
+@pytest.mark.parametrize("name", CORPORA)
+def test_the_authors_list_is_read_for_every_set(name, tmp_path):
+    records = [{"video_id": "x", "desc": ["a", "b"], "subtitle": "s"}, {"clip_id": "y", "vast_cap": "c", "subtitle": ""}]
+    (x, y) = read_annotations(write(tmp_path, "descs_ret_test.json", records), CORPORA[name].formats)
+    assert (x.id, x.texts, x.subtitle, x.split) == ("x", ("a", "b"), "s", "test")
+    assert (y.id, y.texts, y.subtitle, y.split) == ("y", ("c",), "", "test")
+
+
 def test_a_file_that_does_not_say_its_split_is_told_it(tmp_path):
     path = write(tmp_path, "list.json", [{"id": "x", "caption": "a"}])
     assert entries("vatex", f"validation={path}") == [("x", ("a",), "validation")]

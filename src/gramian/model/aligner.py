@@ -248,10 +248,22 @@ class Aligner(nn.Module):
             columns = self.collator()(columns, strict=strict)
             if columns.broken:
                 logger.warning("%d cells cannot be read and count as missing: %s", len(columns.broken), summary(columns.broken))
-        return self._project(columns.to(self.device))
+        batch = columns.to(self.device)
+        return self.project(batch, self.towers(batch))
 
-    def _project(self, batch: Batch) -> Bundle:
-        encodings = self.towers(batch)
+    def project(self, batch: Batch, encodings: Mapping[str, tuple[Encoded, Tensor]]) -> Bundle:
+        """Project what the towers made of a Batch, for those who need that as well.
+
+        Args:
+            batch: the items.
+            encodings: of `towers(batch)`.
+
+        Returns:
+            A Bundle of the items over all modalities of the Aligner.
+
+        Raises:
+            InputError: a modality whose tokens are wanted and whose tower gives none.
+        """
         rows: dict[str, Tensor | None] = {}
         masks: dict[str, Tensor] = {}
         tokens: dict[str, Tokens] = {}

@@ -136,7 +136,7 @@ def _start(content: Any) -> str:
 
 def _records(rows: Any, *needed: str) -> Iterator[dict[str, str]]:
     """The rows of a CSV by the names in its first one, which must have those that are needed."""
-    names = [name.strip() for name in rows[0]]
+    names = [name.strip() for name in rows[0]] if isinstance(rows[0], list) else []
     if not set(needed) <= set(names):
         raise ValueError("another header")
     yield from (dict(zip(names, row, strict=False)) for row in rows[1:])

@@ -346,7 +346,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if "test" in counts:
-        test, outside = counts["test"]["items"], counts["test" + LEFT_OUT]["items"]
+        test, outside = counts["test"]["items"], counts.get("test" + LEFT_OUT, Counter())["items"]
         known = f" (the papers' gallery: {corpus.published:,})" if corpus.published else ""
         notes.append(f"Gallery: {test:,} of {test + outside:,} test items{known}.")
         if gallery == "released" and corpus.published and test != corpus.published:
