@@ -35,6 +35,7 @@ ROOMS = [
     "model",
     "embedding",
     "evaluation",
+    "index",
     "training",
     "benchmark",
     "integrations",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gramian.data import Table, load
     from gramian.errors import InputError
     from gramian.evaluation import evaluate
+    from gramian.index import Index
     from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Matching, Pairwise, Symile, Triangle
     from gramian.model import Aligner
     from gramian.model.released import load_released
@@ -26,6 +27,7 @@ __all__ = [
     "Contrast",
     "Gram",
     "HyperGram",
+    "Index",
     "InputError",
     "Matching",
     "Pairwise",
@@ -50,6 +52,7 @@ _ROOMS = {
     "data": ("Table", "load"),
     "errors": ("InputError",),
     "evaluation": ("evaluate",),
+    "index": ("Index",),
     "losses": ("PMRL", "Centroid", "Contrast", "Gram", "HyperGram", "Matching", "Pairwise", "Symile", "Triangle"),
     "model": ("Aligner",),
     "model.released": ("load_released",),

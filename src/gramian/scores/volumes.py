@@ -93,7 +93,7 @@ def span_form(Q: Side, M: Side, *, signed: bool = True) -> Form:
     def between_spans(queries: tuple[Tensor, ...], items: tuple[Tensor, ...]) -> Tensor:
         B = products(queries[0], items[0])
         identity = torch.eye(B.shape[-2], dtype=B.dtype, device=B.device)
-        projected = safe_sqrt(1 - _determinant(identity - B @ B.mT).clamp(max=1))
+        projected = safe_sqrt(1 - determinant(identity - B @ B.mT).clamp(max=1))
         return torch.where(queries[1] @ items[1].T < 0, -projected, projected) if signed else projected
 
     rule = Traced(between_spans, entries=Q.width * (Q.width + M.width))
@@ -201,7 +201,7 @@ def _own(Q: Side, M: Side) -> Tensor:
 def _residual(Q: Side, basis: Tensor) -> Tensor:
     """V(Q, M)² / V(M)², (q, n): determinant of the query's Gram matrix less its projection on the span of `basis`."""
     B = products(Q.vectors, basis)
-    return _determinant(_unit_where_missing(Q.gram()[:, None] - B @ B.mT, Q))
+    return determinant(_unit_where_missing(Q.gram()[:, None] - B @ B.mT, Q))
 
 
 def _edge_residual(Q: Side, M: Side) -> Tensor:
@@ -215,7 +215,7 @@ def _edge_residual(Q: Side, M: Side) -> Tensor:
     length = (base * base).sum(-1)
     gram = Q.gram()[:, None] - to_base.unsqueeze(-1) - to_base.unsqueeze(-2) + length[:, None, None]
     B = products(Q.vectors, basis) - (basis @ base.unsqueeze(-1)).mT
-    return _determinant(_unit_where_missing(gram - B @ B.mT, Q)) * distances.prod(-1).square()
+    return determinant(_unit_where_missing(gram - B @ B.mT, Q)) * distances.prod(-1).square()
 
 
 def _unit_where_missing(gram: Tensor, Q: Side) -> Tensor:
@@ -224,7 +224,7 @@ def _unit_where_missing(gram: Tensor, Q: Side) -> Tensor:
     return gram.where(mask, torch.eye(Q.width, dtype=gram.dtype, device=gram.device))
 
 
-def _determinant(R: Tensor) -> Tensor:
+def determinant(R: Float[Tensor, "... k k"]) -> Float[Tensor, "..."]:
     """Determinants of small positive semidefinite matrices (..., k, k) by elimination; pivots within rounding of 0 are 0.
 
     It works elementwise over the pairs, and its gradient is finite at singular matrices, unlike that of a general determinant.

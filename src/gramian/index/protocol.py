@@ -1,0 +1,328 @@
+"""`Index`: items that any subset of modalities finds by any other; what every kind of index does."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gramian.bundle import Bundle
+from gramian.errors import InputError, check_choice, check_choices, check_number, check_type, listing
+from gramian.geometry import direction
+from gramian.index.answers import Answers, Diagnosis
+from gramian.index.fields import Condition, FieldType, Filter, Metadata, read_filter
+from gramian.model.aligner import Aligner
+
+__all__ = ["SEARCHED", "Index", "Options", "Queries", "SearchScore", "checked_ids", "combined"]
+
+Queries: TypeAlias = "Bundle | Tensor"
+"""q items: a Bundle of any modalities, or a (q, d) tensor with one vector each."""
+
+SearchScore: TypeAlias = Literal[
+    "centroid",
+    "span",
+    "cone",
+    "volume",
+    "cosine",
+    "max_cosine",
+    "softmax_cosine",
+    "weighted_centroid",
+    "leading",
+    "spectral_gain",
+    "maxsim",
+]
+SEARCHED: tuple[SearchScore, ...] = get_args(SearchScore)
+"""The scores to search by. The others of `gramian.scores.SCORES` rank items by how many modalities they have."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of a search, checked; see `Index.search`."""
+
+    k: int
+    score: SearchScore
+    modalities: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
+    beta: float = 1.0
+    hubs: bool = False
+    exclude: frozenset[str] = frozenset()
+
+
+class Index(ABC):
+    """Items with any subset of modalities in one space, found by queries with any subset.
+
+    Attributes:
+        dim: width d of the vectors.
+        space: fingerprint of the model whose space this is, or None.
+        model: embeds cells, if there is one.
+    """
+
+    dim: int
+    space: str | None
+    model: Aligner | None = None
+
+    @classmethod
+    def open(cls, path: str | Path, *, model: Aligner | None = None) -> Index:
+        """Open an index, or the one in a run's folder together with the run's model.
+
+        Args:
+            path: a folder that `gramian index` or `FlatIndex.create` wrote.
+            model: embeds cells of queries; by default that of the run, read when it is first needed.
+
+        Returns:
+            The index.
+
+        Raises:
+            InputError: a folder without an index, one that is damaged, of a newer version, or of another model's space.
+        """
+        for kind in cls.__subclasses__():
+            if kind.found(Path(path)):
+                return kind.open(path, model=model)
+        raise InputError(f"{str(path)!r} holds no index. Make one: gramian index {path} --data TABLE")
+
+    @staticmethod
+    def found(path: Path) -> bool:
+        """Whether a folder holds an index of this kind."""
+        del path
+        return False
+
+    @property
+    @abstractmethod
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that items have."""
+
+    @property
+    @abstractmethod
+    def fields(self) -> Mapping[str, FieldType]:
+        """Metadata field → its type."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def add(self, bundle: Bundle, ids: Sequence[str], metadata: Metadata | None = None) -> int:
+        """Add items; those whose id is known are replaced.
+
+        Args:
+            bundle: n items; each has a vector at least. Several vectors of a modality come as its `Tokens`.
+            ids: n different names.
+            metadata: field → n values, or one mapping per item.
+
+        Returns:
+            How many items were replaced.
+
+        Raises:
+            InputError: vectors of another width or not finite, ids that repeat, values of another type than the field's.
+        """
+
+    @abstractmethod
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete items; return how many of the ids were known."""
+
+    @abstractmethod
+    def vectors(self, ids: Sequence[str]) -> Bundle:
+        """The vectors of some items.
+
+        Raises:
+            InputError: an unknown id.
+        """
+
+    def search(
+        self,
+        queries: Queries | None = None,
+        k: int = 10,
+        *,
+        score: SearchScore = "centroid",
+        filter: Filter | None = None,
+        modalities: Sequence[str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        without: Queries | Mapping[str, Any] | None = None,
+        beta: float = 1.0,
+        hubs: bool = False,
+        exclude: Sequence[str] = (),
+        **cells: Any,
+    ) -> Answers:
+        """The k best items for each query.
+
+        Args:
+            queries: q items with any of their modalities, of any names, in the space of the index; or (q, d) vectors.
+            k: how many; fewer are found where fewer pass the filter.
+            score: how an item is compared with a query; docs/scores.md and docs/search.md.
+            filter: conditions on the metadata that all must hold: {"lang": "fr", "year": {"gte": 1990}}, or texts "year>=1990".
+            modalities: of the items, to search in; all by default. An item with none of them is not found.
+            weights: query's modality → its weight, negative for what the answers should lack; the query is then one vector, the
+                weighted sum.
+            without: q items, or one for all queries, whose vectors are subtracted from the query's; or cells of one.
+            beta: of the score "volume": the exponent of the item's own volume; 1 as published, 0 for none.
+            hubs: correct the scores for hubs, by the training items that the model keeps.
+            exclude: ids that are not to be found.
+            cells: instead of `queries`: modality → the cell of one query, or a list of q cells, that the index's model embeds,
+                as in text="a bird singing", image="bird.png".
+
+        Returns:
+            The answers, best first; of equal scores the item that was added first.
+
+        Raises:
+            InputError: a query without any vector or of another width, options that the index does not have, an unknown field,
+                cells without a model, or that it cannot read.
+        """
+        if cells and queries is not None:
+            raise InputError("`queries` and cells cannot be combined. Embed all of them, or none.")
+        if queries is None and not cells:
+            raise InputError("`queries` must be given: a Bundle, (q, d) vectors, or cells such as text='a bird'.")
+        bundle = self.embed(cells) if queries is None else _as_bundle("queries", queries)
+        names = _checked(self, bundle, k, score, modalities, beta)
+        minus = (
+            self.embed(without) if isinstance(without, Mapping) else None if without is None else _as_bundle("without", without)
+        )
+        conditions = read_filter(filter, self.fields)
+        options = Options(k, score, names, conditions, beta, hubs, frozenset(checked_ids(exclude)))
+        return self._search(combined(bundle, weights, minus), options)
+
+    @abstractmethod
+    def _search(self, queries: Bundle, options: Options) -> Answers:
+        """`search` after its arguments are checked."""
+
+    def embed(self, cells: Mapping[str, Any]) -> Bundle:
+        """Raw cells, or features, in the space of the index.
+
+        Args:
+            cells: modality → the cell of one item, or a list of cells of several, `None` where one has none.
+
+        Returns:
+            The items.
+
+        Raises:
+            InputError: the index has no model, or the model another modality; a cell that cannot be read.
+        """
+        if self.model is None:
+            raise InputError("the index has no model to embed cells with. Open it with `model=`, or pass vectors.")
+        for name in cells:
+            check_choice("cells", name, self.model.modalities)
+        raw = self.model.raw_modalities()
+        filled = {name: cell for name, cell in cells.items() if cell is not None}
+        columns = {name: cell if _several(cell, name in raw) else [cell] for name, cell in filled.items()}
+        if not columns:
+            raise InputError(f"a query needs a cell of {', '.join(self.model.modalities)}; got none.")
+        with torch.no_grad():
+            embedded: Bundle = self.model(columns, strict=True)
+            return embedded.to("cpu")
+
+    @abstractmethod
+    def diagnose(self) -> Diagnosis:
+        """Measure what makes answers bad: spread of the items' own volumes, duplicates, hubs, numbers of modalities."""
+
+
+def checked_ids(ids: Sequence[str], n: int | None = None) -> list[str]:
+    """Ids as a list.
+
+    Raises:
+        InputError: a single text, ids that are no text, are empty or repeat, or another number than `n`.
+    """
+    if isinstance(ids, str):
+        raise InputError(f"`ids` must be a list of names; got {ids!r:.60}. Write [{ids!r:.60}].")
+    listed = list(ids)
+    wrong = next((name for name in listed if not isinstance(name, str) or not name), None)
+    if wrong is not None or (listed and not isinstance(listed[0], str)):
+        raise InputError(f"`ids` must be non-empty texts; got {wrong!r:.60}. Write str(id).")
+    if n is not None and len(listed) != n:
+        raise InputError(f"`ids` must name the {n} items; got {len(listed)}.")
+    if n is not None and len(set(listed)) < n:
+        seen: set[str] = set()
+        repeated = next(name for name in listed if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InputError(f"`ids` must be different; {repeated!r:.60} occurs twice.")
+    return listed
+
+
+def combined(queries: Bundle, weights: Mapping[str, float] | None = None, without: Bundle | None = None) -> Bundle:
+    """The queries as they are, or, with weights or what they should lack, as one vector each: the normalised signed sum.
+
+    Args:
+        queries: q items.
+        weights: modality → weight; 1 for the others.
+        without: q items, or one, to subtract.
+
+    Returns:
+        q items.
+
+    Raises:
+        InputError: an unknown modality, a weight that is no number, vectors that cancel.
+
+    >>> query = Bundle.from_dict({"text": [[1.0, 0.0]], "image": [[0.0, 1.0]]})
+    >>> combined(query, {"image": -1.0}).vectors
+    tensor([[[ 0.7071, -0.7071]]])
+    """
+    if not weights and without is None:
+        return queries
+    factors = torch.ones(len(queries.modalities), dtype=torch.float64)
+    for name, weight in (weights or {}).items():
+        check_choice("weights", name, queries.modalities)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise InputError(f"`weights[{name!r}]` must be a finite number; got {weight!r:.40}.")
+        factors[queries.position(name)] = weight
+    total = torch.einsum("qmd,m->qd", queries.vectors.double(), factors)
+    if without is not None:
+        if without.dim != queries.dim or len(without) not in (1, len(queries)):
+            raise InputError(
+                f"`without` must hold {len(queries)} items of width {queries.dim}, or one; got {len(without)} of {without.dim}."
+            )
+        total = total - without.vectors.double().sum(1)
+    vector = direction(total).to(torch.promote_types(queries.vectors.dtype, torch.float32))
+    cancelled = ~vector.any(1) & queries.has()
+    if cancelled.any():
+        raise InputError("the query cancels: its weighted parts sum to zero. Change `weights`, or leave a part out.")
+    return Bundle(vector.unsqueeze(1), queries.has().unsqueeze(1), ("query",))
+
+
+def _several(cell: Any, raw: bool) -> bool:
+    """Whether a value holds the cells of several items: a list of texts, paths or vectors; a vector alone is one cell."""
+    if isinstance(cell, Tensor | np.ndarray):
+        return cell.ndim == 2
+    return isinstance(cell, list | tuple) and (raw or not all(isinstance(value, int | float) for value in cell))
+
+
+def _as_bundle(argument: str, queries: Queries) -> Bundle:
+    check_type(argument, queries, Bundle, Tensor)
+    if isinstance(queries, Bundle):
+        return queries.detach().to("cpu")
+    if queries.ndim != 2:
+        raise InputError(f"`{argument}` must be a Bundle or have shape (q, d); got {tuple(queries.shape)}.")
+    return Bundle.from_dict({"query": queries.detach().cpu()})
+
+
+def _checked(
+    index: Index, queries: Bundle, k: int, score: str, modalities: Sequence[str] | None, beta: float
+) -> tuple[str, ...]:
+    """Check what every kind of index checks of a search; return the modalities to search in.
+
+    Raises:
+        InputError: see `Index.search`.
+    """
+    check_number("k", k, "[1, inf)", integer=True)
+    check_choice("score", score, SEARCHED)
+    check_number("beta", beta, "[0, inf)")
+    if queries.dim != index.dim:
+        raise InputError(
+            f"`queries` must have the width {index.dim} of the index; got {queries.dim}. Embed them with its model."
+        )
+    if not len(index):
+        raise InputError("the index is empty. Add items first.")
+    if not bool(queries.vectors.isfinite().all()):
+        raise InputError("`queries` must be finite; got NaN or infinite numbers.")
+    empty = (~queries.has()).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(f"`queries` must have a vector each; {listing(empty)} of {len(queries)} have none. Leave them out.")
+    if modalities is None:
+        return index.modalities
+    if isinstance(modalities, str):
+        raise InputError(f"`modalities` must be a list of names; got {modalities!r}. Write [{modalities!r}].")
+    if not modalities:
+        raise InputError(f"`modalities` must name at least one of {', '.join(index.modalities)}; got none.")
+    return tuple(check_choices("modalities", modalities, index.modalities))
