@@ -15,7 +15,9 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from gramian.evaluation.plots import cost_curves, panels
+from gramian.benchmark.curves import LOOKS
+from gramian.evaluation.plots import cost_curves, panels, size_curves
+from gramian.evaluation.stats import Interval
 
 
 def overlaps(figure):
@@ -90,3 +92,21 @@ def test_panels_stand_four_to_a_row():
     figure, axes = panels(6, 2.0, 1.0)
     assert len(axes) == len(figure.axes) == 6
     assert figure.get_size_inches().tolist() == [8.0, 2.0]
+
+
+@pytest.mark.parametrize("ends", [[5.0] * 10, [90.0 - i / 10 for i in range(10)], list(range(0, 100, 10))])
+def test_curves_by_size_have_their_names_beside_them(ends):
+    sizes = (25, 50, 100, 200, 441, 800, 1000)
+    lines = {
+        name: {n: Interval(end * n / 1e5, end * n / 2e5, end * n / 5e4) for n in sizes}
+        for name, end in zip(LOOKS, ends, strict=True)
+    }
+    figure = size_curves({"digits": lines, "stamps": dict(list(lines.items())[:2])}, LOOKS)
+    assert overlaps(figure) == []
+    drawn = figure.axes[0].get_lines()
+    curves = [line for line in drawn if line.get_marker() != "None"]
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in curves}) == 10
+    names = [text for text in figure.axes[0].texts if text.get_text() in LOOKS]
+    assert {text.get_text(): text.get_color() for text in names} == {name: look.colour for name, look in LOOKS.items()}
+    with pytest.raises(InputError, match="`curves` must hold at least one data set"):
+        size_curves({}, LOOKS)

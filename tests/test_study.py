@@ -6,12 +6,13 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from gramian.benchmark import learning_curve, objectives, stamps_selection, study
+from gramian.benchmark import curves, learning_curve, objectives, stamps_selection, study
 from gramian.benchmark.study import Method, Task
 from gramian.bundle import Bundle
 from gramian.cli import main
@@ -245,6 +246,36 @@ def test_the_closed_form_is_a_method_and_a_start(tmp_path):
     torch.testing.assert_close(runs["started"][0].embedded.vectors, aligner.embed(test).vectors, rtol=0, atol=0)
 
 
+def runs_of(hit):
+    """Two runs in which 100 items find their match or not, the same in both directions."""
+    better = torch.where(torch.tensor(hit), 0, 1).numpy()
+    ranks = SimpleNamespace(better=better, tied=0 * better)
+    singles = [SimpleNamespace(rows=np.arange(100), ranks=ranks, items=np.arange(100))] * 2
+    report = SimpleNamespace(singles=singles, n=100, items=np.arange(100))
+    return tuple(SimpleNamespace(report=report, seed=seed) for seed in range(2))
+
+
+def test_a_learning_curve_says_what_replaces_what_and_where_training_overtakes():
+    def found(share):
+        return runs_of([i < share for i in range(100)])
+
+    shares = {
+        "MAXVAR, kernel heads": (40, 50, 60),
+        "MAXVAR, linear heads": (30, 40, 50),
+        "InfoNCE, kernel heads": (10, 80, 90),
+        "InfoNCE, linear heads": (90, 30, 30),
+    }
+    by_size = {size: {name: found(each[i]) for name, each in shares.items()} for i, size in enumerate((50, 100, 1000))}
+    sentence = curves.overtaking("digits", by_size)
+    assert sentence.startswith("On digits, training overtakes MAXVAR, kernel heads: InfoNCE, kernel heads, from 100 items on (")
+    assert "InfoNCE, linear heads, not by 1,000 items (-30.0" in sentence and "at 1,000" in sentence
+    sheet = curves.gains_sheet("digits", by_size)
+    assert [row[0] for row in sheet.rows] == [line for line, *pair in curves.GAINS if set(pair) <= set(shares)]
+    assert sheet.rows[1][1].startswith("10.0 [") and sheet.header == ("gain", "50", "100", "1000")
+    assert curves.gains_sheet("x", {50: {"InfoNCE, MLP heads": found(1)}}) is None
+    assert curves.overtaking("x", {50: {"MAXVAR, kernel heads": found(1)}}) == ""
+
+
 def test_a_learning_curve_draws_nested_items_and_chooses_settings_on_validation(tmp_path, monkeypatch):
     table = world(120, missing=0.1)
     draws = [learning_curve.of_items(table, items, 0) for items in (5, 20)]
@@ -259,6 +290,8 @@ def test_a_learning_curve_draws_nested_items_and_chooses_settings_on_validation(
     page.write_text("<!-- learning-curve -->\n<!-- /learning-curve -->\n")
     names = ["maxvar-linear-heads", "infonce-linear-heads", "gram-published"]
     options = {"seeds": 2, "epochs": 1, "methods": names, "page": page, "sets": ["world"], "sizes": (8, 500)}
-    (report, _) = learning_curve.learning_curve(tmp_path / "out", **options)
+    (report, _, *pictures) = learning_curve.learning_curve(tmp_path / "out", **options)
     assert "| method | 8 |" in report.read_text() and "MAXVAR, linear heads" in page.read_text()
+    assert "| MAXVAR for InfoNCE, linear heads |" in page.read_text() and "![" in page.read_text()
+    assert [path.read_bytes()[:4] for path in pictures] == [b"\x89PNG"] * 2 and pictures[1].parent == page.parent
     assert len({path.stem for path in (tmp_path / "out").rglob("*.json")}) == 2 * (1 + 2 * len(learning_curve.TRIED))

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from gramian.benchmark.curves import Curves, draw_curves, gains_sheet, overtaking
 from gramian.benchmark.study import Method, Run, Task, chosen, difference, read_page, recall, study, write_tables
 from gramian.canonical.features import Kernel
 from gramian.data import Table, load
 from gramian.data.sets import SETS, prepared
-from gramian.errors import InputError
+from gramian.errors import InputError, require
 from gramian.losses import PMRL, Gram, Loss, Pairwise
 from gramian.sheets import Sheet
 from gramian.training import Recipe, Search
@@ -24,6 +25,7 @@ __all__ = ["REFERENCE", "best_settings", "curve_sheet", "families", "learning_cu
 
 SIZES = (25, 50, 100, 200, 441, 800, 1300)
 REFERENCE = "InfoNCE, linear heads"
+PICTURE = "learning_curve.png"
 TRIED = ((0.2, 1e-3), (0.1, 1e-3), (0.2, 1e-2), (0.1, 1e-2))
 """Temperatures and learning rates among which validation chooses for every loss and seed."""
 
@@ -105,15 +107,17 @@ def learning_curve(
         sizes: numbers of training items; those that a data set does not have are left out.
 
     Returns:
-        The paths written.
+        The paths written: the report, the page, and beside each the picture.
 
     Raises:
         InputError: an unknown method or data set, a page without the marker.
     """
+    require("matplotlib")
     if page is not None:
         read_page(page, ["learning-curve"])
     names = [method.name for method in chosen([Method(name, None) for name in families()], methods)]
-    sheets = []
+    texts: list[str] = []
+    drawn: dict[str, Curves] = {}
     for name in sets or ("stamps", *(name for name in SETS if prepared(name).is_file())):
         columns = COLUMNS.get(name)
         table = load(name, columns=None if columns is None else list(columns))
@@ -131,9 +135,13 @@ def learning_curve(
         flat = [method for each in names for method in tried[each]]
         results = study(tasks, flat, output, seeds=seeds, resume=resume, cpu=True, console=console)
         curves = {task: best_settings(runs, names, tried) for task, runs in results.items()}
-        sheets.append(curve_sheet(name, steps, curves, "four temperatures and rates of each loss, a grid of the closed form"))
-    tables = {"learning-curve": "\n".join(sheet.markdown() for sheet in sheets)}
-    return write_tables("R@1 against the number of training items", tables, output, page)
+        drawn[name] = dict(zip(steps, curves.values(), strict=True))
+        shown = curve_sheet(name, steps, curves, "four temperatures and rates of each loss, a grid of the closed form")
+        gains, sentence = gains_sheet(name, drawn[name]), overtaking(name, drawn[name])
+        texts += [shown.markdown(), *([] if gains is None else [gains.markdown()]), *([sentence + "\n"] if sentence else [])]
+    pictures = draw_curves(drawn, [beside.with_name(PICTURE) for beside in (output / "report.md", *([page] if page else []))])
+    tables = {"learning-curve": "\n".join([f"![R@1 by the number of training items]({PICTURE})\n", *texts])}
+    return [*write_tables("R@1 against the number of training items", tables, output, page), *pictures]
 
 
 def best_settings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
+from gramian.evaluation.stats import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["cost_curves", "panels", "recall_matrix", "tsne"]
+__all__ = ["Look", "cost_curves", "panels", "recall_matrix", "size_curves", "tsne"]
 
 STYLES = tuple(
     zip(("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"), "o^sDvPX*", strict=True)
@@ -115,6 +116,85 @@ def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure.supxlabel("items n", fontsize=10)
     figure.supylabel("median time in seconds", fontsize=10)
     return figure
+
+
+class Look(NamedTuple):
+    """How a curve is drawn.
+
+    Attributes:
+        colour: of line, marker and label.
+        marker: of its points.
+        line: its style.
+    """
+
+    colour: str
+    marker: str
+    line: str
+
+
+def size_curves(
+    curves: Mapping[str, Mapping[str, Mapping[int, Interval]]], looks: Mapping[str, Look], *, label: str = "R@1 in %"
+) -> Figure:
+    """A share against a number of items on a logarithmic axis: one panel per data set, one curve per method with its name.
+
+    Args:
+        curves: data set → method → number of items → the share and its interval, drawn as a bar.
+        looks: of the methods; others are grey.
+        label: of the shares.
+
+    Returns:
+        The Figure.
+
+    Raises:
+        InputError: no curves.
+    """
+    if not curves:
+        raise InputError("`curves` must hold at least one data set; got none.")
+    figure, axes = panels(len(curves), 5.6, 4.2)
+    for ax, (name, lines) in zip(axes, curves.items(), strict=True):
+        sizes = sorted({size for points in lines.values() for size in points})
+        ends = []
+        for i, (method, points) in enumerate(lines.items()):
+            look = looks.get(method, Look("#777777", "o", "-"))
+            aside = 1.015 ** (i - (len(lines) - 1) / 2)  # bars side by side
+            x = [size * aside for size in points]
+            y, low, high = (100 * np.array(part) for part in zip(*points.values(), strict=True))
+            ax.errorbar(x, y, (y - low, high - y), color=look.colour, linewidth=0, elinewidth=0.7, alpha=0.45)
+            ax.plot(x, y, look.line, color=look.colour, marker=look.marker, markersize=4.5, linewidth=1.5)
+            ends.append((float(y[-1]), x[-1], method, look.colour))
+        ax.set_xscale("log")
+        room = (sizes[-1] / sizes[0]) ** 0.13  # a label needs this much of the axis; the last has the first claim
+        labels = [f"{n:,}" if n == sizes[-1] or n * room <= sizes[-1] else "" for n in sizes]
+        ax.set_xticks(sizes, labels, fontsize=8)
+        ax.set_xticks([], minor=True)
+        ax.set_ylim(bottom=0)
+        ax.set_title(name, fontsize=10)
+        ax.grid(visible=True, linewidth=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+        _label_ends(ax, ends, sizes[-1] * 1.02 ** len(lines))
+    figure.supxlabel("training items", fontsize=10)
+    figure.supylabel(label, fontsize=10)
+    return figure
+
+
+def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], x: float) -> None:
+    """Labels right of the curves, as near to their ends as there is room, each with a thin line to its end."""
+    from matplotlib.lines import Line2D
+
+    low, high = ax.get_ylim()
+    height = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted()).height * 72  # in points
+    room = (high - low) * 11 / height  # of a line of text of 8 points
+    places: list[float] = []
+    for y, *_ in sorted(ends):
+        places.append(max(y, places[-1] + room) if places else max(y, low + room / 2))
+    excess = places[-1] - (high - room / 2)
+    if excess > 0:  # pushed out at the top: down again, as far as those below give way
+        places[-1] -= excess
+        for i in range(len(places) - 2, -1, -1):
+            places[i] = min(places[i], places[i + 1] - room)
+    for (y, end, name, colour), place in zip(sorted(ends), places, strict=True):
+        ax.text(x * 1.06, place, name, fontsize=8, color=colour, va="center")
+        ax.add_line(Line2D((end, x * 1.05), (y, place), color=colour, linewidth=0.5, alpha=0.6, clip_on=False))
 
 
 def tsne(bundle: Bundle, ax: Axes, *, seed: int = 0) -> Axes:
