@@ -39,6 +39,7 @@ def evaluate_table(
     directions: list[str] | None = None,
     corpus: str | None = None,
     mixed: bool = False,
+    robustness: bool = False,
     output: Path | None = None,
     diagnose: bool = False,
     rerank: int = 50,
@@ -64,6 +65,8 @@ def evaluate_table(
             marks. * is each modality, ** every subset, others all that the other side does not name.
         corpus: a second table that holds the candidates; its rows match those of `data` with the same item, or id.
         mixed: rank each modality against one gallery of the vectors of all modalities, too, and show which come first.
+        robustness: show what is left when modalities are missing, too: with ever more cells dropped, without each modality, and
+            for complete and incomplete items.
         output: folder for report.json, report.md and ranks.parquet, which `gramian compare` reads; nothing is written without
             one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
@@ -126,6 +129,7 @@ def evaluate_table(
             corpus=candidates,
             corpus_ids=None if found is None else found.ids,
             mixed=mixed,
+            missing=robustness,
             settings=settings,
             broken=broken,
             diagnose=diagnose,

@@ -12,8 +12,11 @@ from gramian.evaluation.directions import (
     subset_directions,
 )
 from gramian.evaluation.evaluate import evaluate
+from gramian.evaluation.mixed import Mixed, mixed_pool
+from gramian.evaluation.patterns import directions_of
 from gramian.evaluation.report import Report
 from gramian.evaluation.reranking import Reranked, Reranker, reranked_directions
+from gramian.evaluation.robustness import Robustness, robustness
 from gramian.evaluation.shape import diagnostics, saturation
 
 __all__ = [
@@ -22,15 +25,20 @@ __all__ = [
     "Comparison",
     "Direction",
     "Gain",
+    "Mixed",
     "Report",
     "Reranked",
     "Reranker",
+    "Robustness",
     "Subsets",
     "compare",
     "diagnostics",
+    "directions_of",
     "evaluate",
     "hits",
+    "mixed_pool",
     "reranked_directions",
+    "robustness",
     "saturation",
     "single_directions",
     "subset_directions",

@@ -28,6 +28,7 @@ from gramian.evaluation.patterns import directions_of
 from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.report import Report
 from gramian.evaluation.reranking import Reranked, Reranker, reranked_directions
+from gramian.evaluation.robustness import DROPS, robustness
 from gramian.evaluation.shape import diagnostics
 from gramian.model.matcher import Matcher
 from gramian.scores import SCORES, ScoreName
@@ -50,6 +51,7 @@ def evaluate(
     corpus: Bundle | None = None,
     corpus_ids: Sequence[str] | None = None,
     mixed: bool = False,
+    missing: bool = False,
     diagnose: bool = False,
     rerank: Matcher | Reranker | None = None,
     best: int = 50,
@@ -79,6 +81,7 @@ def evaluate(
             item is not in the corpus is not asked.
         corpus_ids: names of the rows of the corpus; "corpus 0" and so on by default.
         mixed: rank each modality against one gallery of the vectors of all modalities, too: `mixed_pool`.
+        missing: measure what is left when modalities are missing, too: `gramian.evaluation.robustness`.
         diagnose: add the figures of `diagnostics` to the Report.
         rerank: a trained matching head, or any `Reranker`; the directions that it was trained on are also re-ranked by it and
             shown beside the figures of the embeddings alone, by the first of `scores`.
@@ -117,8 +120,10 @@ def evaluate(
         corpus_ids = corpus_ids or [f"corpus {row}" for row in range(len(corpus))]
         if len(corpus_ids) != len(corpus):
             raise InputError(f"`corpus_ids` must name each of {len(corpus)} rows; got {len(corpus_ids)}.")
-    if corpus is not None and (mixed or rerank is not None):
-        raise InputError(f"`{'mixed' if mixed else 'rerank'}` is for items that are their own candidates. Leave `corpus` out.")
+    own = {"mixed": mixed, "missing": missing, "rerank": rerank is not None}
+    if corpus is not None and any(own.values()):
+        used = next(name for name, wanted in own.items() if wanted)
+        raise InputError(f"`{used}` is for items that are their own candidates. Leave `corpus` out.")
     rankings = Rankings(bundle, bank, corpus)
     if directions is None and corpus is not None:
         directions = _of_corpus(rankings, subsets)
@@ -150,6 +155,10 @@ def evaluate(
             task = bar.add_task("re-ranking", total=2 * len(rerank.anchors))
             score = scores[0] if scores else DEFAULT[0]
             reranked = tuple(_counted(reranked_directions(rankings, rerank, score, best), bar, task))
+        robust = None
+        if missing:
+            task = bar.add_task("dropping modalities", total=len(DROPS) + m + 1)
+            robust = robustness(bundle, scores=scores or DEFAULT, step=lambda: bar.advance(task))
     shape = diagnostics(bundle) if diagnose else {}
     settings = dict(settings or {}) | ({} if bank is None else {"hubs": f"corrected by {len(bank)} training items"})
     return Report(
@@ -164,6 +173,7 @@ def evaluate(
         broken=tuple(broken),
         items=rankings.items[: len(bundle)],
         mixed=mixed_pool(bundle) if mixed else (),
+        robustness=robust,
         corpus={} if corpus is None else {"rows": len(corpus)} | corpus.counts(),
         ids=None if ids is None else tuple(ids),
         whole=whole,

@@ -18,6 +18,7 @@ from gramian.evaluation.metrics import median_rank, recall_at_k
 from gramian.evaluation.mixed import Mixed, mixed_sheet
 from gramian.evaluation.ranks_file import NAME, write_ranks
 from gramian.evaluation.reranking import Reranked
+from gramian.evaluation.robustness import Robustness
 from gramian.evaluation.shape import DIAGNOSTICS_NOTE
 from gramian.evaluation.stats import Interval, share_interval
 from gramian.files import write_text
@@ -44,6 +45,7 @@ class Report:
         reranked: directions between an anchor and all other modalities, before and after a matching head.
         broken: cells that could not be read and counted as missing.
         mixed: each modality against one gallery of the vectors of all of them; see `mixed_pool`.
+        robustness: what is left when modalities are missing, where it was asked for.
         corpus: rows, and rows of each modality, of the table that the candidates come from, where it is another.
         items: (n,) the item of each row; every row is an item of its own by default. Intervals are over items.
         ids: n names of the rows, for `ranks.parquet`; their numbers by default.
@@ -62,6 +64,7 @@ class Report:
     reranked: tuple[Reranked, ...] = ()
     broken: tuple[Broken, ...] = ()
     mixed: tuple[Mixed, ...] = ()
+    robustness: Robustness | None = None
     corpus: dict[str, int] = field(default_factory=dict)
     items: NDArray[np.int64] | None = field(default=None, repr=False)
     ids: tuple[str, ...] | None = field(default=None, repr=False)
@@ -126,6 +129,7 @@ class Report:
             },
             "corpus": self.corpus,
             "mixed": [one.to_dict() for one in self.mixed],
+            "robustness": None if self.robustness is None else self.robustness.to_dict(),
             "directions": [self._row(direction) for direction in self.singles]
             + [
                 self._row(gain.joint)
@@ -199,6 +203,8 @@ class Report:
             sheets.append(self._reranked_sheet())
         if self.mixed:
             sheets.append(mixed_sheet(self.mixed))
+        if self.robustness is not None:
+            sheets += self.robustness.sheets()
         if detail:
             sheets.append(self._detail_sheet())
         if self.diagnostics:

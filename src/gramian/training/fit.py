@@ -122,7 +122,7 @@ def _fit(
     spread: Loss = loss
     if world_size() > 1:
         spread = Ring(loss) if recipe.ring else Gathered(loss)
-    objective = Objective(aligner, loss, spread)
+    objective = Objective(aligner, loss, spread, recipe.modality_dropout)
     batch_size = min(recipe.batch_size, len(train))
     if batch_size < world_size():
         raise InputError(f"`batch_size` must give each of {world_size()} processes an item; got {batch_size}.")
@@ -132,7 +132,7 @@ def _fit(
     optimizer = torch.optim.AdamW(parameter_groups(objective, recipe), lr=recipe.learning_rate)
     steps = math.ceil(len(train) // batch_size / recipe.accumulate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.warmup, recipe.epochs * steps))
-    if reaches_all and accelerator.ddp_handler is not None:
+    if reaches_all and not recipe.modality_dropout and accelerator.ddp_handler is not None:
         accelerator.ddp_handler.find_unused_parameters = False
     trained = objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()

@@ -15,9 +15,10 @@ from gramian.bundle import Bundle
 from gramian.data.batches import Batch
 from gramian.losses.base import Loss
 from gramian.model.aligner import Aligner
+from gramian.tokens import Tokens
 from gramian.training.recipe import Recipe
 
-__all__ = ["Objective", "divide_gradients", "parameter_groups", "tied_parameters", "warmup_cosine"]
+__all__ = ["Objective", "divide_gradients", "drop_modalities", "parameter_groups", "tied_parameters", "warmup_cosine"]
 
 
 class Objective(nn.Module):
@@ -27,10 +28,12 @@ class Objective(nn.Module):
         aligner: the model.
         loss: the objective.
         spread: the objective over the items of all processes; by default `loss` itself.
+        dropout: probability that a modality of an item is left out; see `drop_modalities`.
     """
 
-    def __init__(self, aligner: Aligner, loss: Loss, spread: Loss | None = None) -> None:
+    def __init__(self, aligner: Aligner, loss: Loss, spread: Loss | None = None, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.aligner = aligner
         self.loss = loss
         self.contrast = (spread or loss).__call__  # its parameters are those of `loss`, which are registered once
@@ -56,7 +59,7 @@ class Objective(nn.Module):
 
         Every stage comes through here: a wrapper that shares parameters or gradients among processes watches this call.
         """
-        bundle = items if isinstance(items, Bundle) else self.aligner(items)
+        bundle = items if isinstance(items, Bundle) else drop_modalities(self.aligner(items), self.dropout)
         if not encode:
             return self.contrast(bundle)
         if not torch.is_grad_enabled():
@@ -64,6 +67,29 @@ class Objective(nn.Module):
         # The loss's parameters have their gradients already; a wrapper that exchanges them has to see them in this graph.
         tie = sum(parameter.sum() for parameter in self.loss.parameters()) * 0
         return replace(bundle, vectors=bundle.vectors + tie)
+
+
+def drop_modalities(bundle: Bundle, share: float) -> Bundle:
+    """The Bundle without some of its modalities, drawn from torch's own generator.
+
+    Args:
+        bundle: n items.
+        share: probability that a modality of an item is left out. Two of the item's modalities, drawn at random, are always
+            kept, for a loss has to compare some.
+
+    Returns:
+        The same items with fewer modalities.
+    """
+    if not share:
+        return bundle
+    draws = torch.rand(bundle.present.shape).to(bundle.present.device).masked_fill(~bundle.present, -1)
+    kept = draws.argsort(1, descending=True)[:, :2]
+    present = ((draws >= share).scatter(1, kept, True)) & bundle.present
+    tokens = {
+        name: Tokens(column.values, column.present & present[:, bundle.position(name), None])
+        for name, column in bundle.tokens.items()
+    }
+    return replace(bundle, vectors=bundle.vectors.masked_fill(~present[..., None], 0), present=present, tokens=tokens)
 
 
 def tied_parameters(module: nn.Module) -> dict[str, str]:

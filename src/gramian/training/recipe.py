@@ -27,6 +27,8 @@ class Recipe:
             default.
         accumulate: batches per step of the optimiser: their gradients are averaged. Items of different batches are not
             contrasted.
+        modality_dropout: probability that a modality of an item is left out of a step, drawn anew each time; two are always
+            kept. It trains for items that lack some (docs/evaluation.md).
         ring: whether processes pass their items round instead of gathering all (see `gramian.distributed.Ring`).
         learning_rate: peak of AdamW's rate, after a linear warm-up and before a cosine decay to 0. A tower may have its own.
         weight_decay: on weight matrices alone; never on biases or temperatures.
@@ -49,6 +51,7 @@ class Recipe:
     batch_size: int = 128
     micro_batch: int | None = None
     accumulate: int = 1
+    modality_dropout: float = 0.0
     ring: bool = False
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
@@ -71,6 +74,7 @@ class Recipe:
         check_number("seed", self.seed, "[0, 4294967296)", integer=True)
         check_number("learning_rate", self.learning_rate, "(0, 10]")
         check_number("weight_decay", self.weight_decay, "[0, 100]")
+        check_number("modality_dropout", self.modality_dropout, "[0, 1)")
         check_number("warmup", self.warmup, "[0, 1)")
         check_number("max_gradient_norm", self.max_gradient_norm, "(0, inf)")
         check_type("ring", self.ring, bool)
