@@ -17,6 +17,7 @@ VERSION = ("gramian", "__version__")  # the one thing that rooms may take from t
 ROOMS = [
     "errors",
     "files",
+    "tensors",
     "processes",
     "sheets",
     "papers",

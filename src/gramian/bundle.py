@@ -5,7 +5,6 @@ Over 400 lines, docstrings included: one value with its constructors, its cuts a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,15 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
 from gramian.errors import InputError, check_type, listing
-from gramian.files import atomic
 from gramian.geometry import unit
 from gramian.rows import read_ids, read_mask, read_rows, row_index
+from gramian.tensors import read_tensors, write_tensors
 from gramian.tokens import PoolName, Tokens, pool
 
 if TYPE_CHECKING:
@@ -334,16 +331,13 @@ class Bundle:
 
     def save(self, path: str | Path) -> None:
         """Write the Bundle to one safetensors file, lossless and atomic."""
-        header = {_FORMAT: json.dumps({"modalities": self.modalities}, ensure_ascii=False)}
         tensors = {"vectors": self.vectors, "present": self.present}
         if self.item_ids is not None:
             tensors["ids"] = self.item_ids
         for i, name in enumerate(self.modalities):
             if name in self.tokens:
                 tensors |= {f"tokens.{i}": self.tokens[name].values, f"tokens.{i}.present": self.tokens[name].present}
-        with atomic(path) as partial:
-            # Tensors that share memory, as one Tokens under two names does, are each written separately.
-            save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, header)
+        write_tensors(path, tensors, _FORMAT, {"modalities": self.modalities})
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Bundle:
@@ -352,30 +346,19 @@ class Bundle:
         Raises:
             InputError: no such file, or a file that is not a Bundle.
         """
+        tensors, header = read_tensors(path, _FORMAT, device=device)
+        if header is None:
+            raise InputError(f"`path` must be a Bundle written by `Bundle.save`; {str(path)!r} is another safetensors file.")
         try:
-            with safe_open(path, framework="pt", device=device) as file:
-                metadata = file.metadata() or {}
-                if _FORMAT not in metadata:
-                    raise InputError(
-                        f"`path` must be a Bundle written by `Bundle.save`; {str(path)!r} is another safetensors file."
-                    )
-                names = tuple(json.loads(metadata[_FORMAT])["modalities"])
-                keys = set(file.keys())
-                return cls(
-                    file.get_tensor("vectors"),
-                    file.get_tensor("present"),
-                    names,
-                    file.get_tensor("ids") if "ids" in keys else None,
-                    {
-                        name: Tokens(file.get_tensor(f"tokens.{i}"), file.get_tensor(f"tokens.{i}.present"))
-                        for i, name in enumerate(names)
-                        if f"tokens.{i}" in keys
-                    },
-                )
-        except FileNotFoundError:
-            raise InputError(f"`path` must be an existing file; {str(path)!r} does not exist.") from None
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"`path` must be a safetensors file; {str(path)!r} cannot be read ({error}).") from None
+            names = tuple(header["modalities"])
+            tokens = {
+                name: Tokens(tensors[f"tokens.{i}"], tensors[f"tokens.{i}.present"])
+                for i, name in enumerate(names)
+                if f"tokens.{i}" in tensors
+            }
+            return cls(tensors["vectors"], tensors["present"], names, tensors.get("ids"), tokens)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"`path` must be a Bundle written by `Bundle.save`; {str(path)!r} is damaged ({error}).") from None
 
 
 def _flatten(bundle: Bundle) -> tuple[list[Any], tuple[tuple[str, ...], tuple[str, ...]]]:

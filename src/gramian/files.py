@@ -30,7 +30,18 @@ try:
 except ImportError:  # Windows: outputs are not locked there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "atomic", "atomic_folder", "check_folder", "claimed", "inside", "parse_json", "read_json", "write_text"]
+__all__ = [
+    "LOCK",
+    "atomic",
+    "atomic_folder",
+    "check_folder",
+    "claimed",
+    "inside",
+    "parse_json",
+    "read_json",
+    "write_lines",
+    "write_text",
+]
 
 LARGEST_JSON = 2**26  # bytes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -10,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gramian.data.table import Table
 from gramian.distributed import summed
 from gramian.errors import InputError, check_choice, listing
-from gramian.files import atomic
 from gramian.processes import Group
 from gramian.rows import read_mask
+from gramian.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Moments"]
 
 ROWS = 4096  # taken at a time: float64 copies of them are all that `add` holds beside the sums
+SUMS = ("counts", "shift", "sums", "products")
 _FORMAT = "gramian.moments.v1"
 
 
@@ -250,7 +248,7 @@ class Moments:
         """The same moments on a device."""
         moved = Moments(self.widths, device)
         moved.rows = self.rows
-        for name in ("counts", "shift", "sums", "products"):
+        for name in SUMS:
             setattr(moved, name, getattr(self, name).to(device))
         return moved
 
@@ -292,10 +290,8 @@ class Moments:
 
     def save(self, path: str | Path) -> None:
         """Write them to a `.safetensors` file, whole or not at all."""
-        tensors = {name: getattr(self, name).cpu().contiguous() for name in ("counts", "shift", "sums", "products")}
         header = {"widths": list(self.widths.items()), "rows": self.rows}
-        with atomic(path) as partial:
-            save_file(tensors, partial, {_FORMAT: json.dumps(header, ensure_ascii=False)})
+        write_tensors(path, {name: getattr(self, name) for name in SUMS}, _FORMAT, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
@@ -304,19 +300,16 @@ class Moments:
         Raises:
             InputError: no such file, or one that is damaged or holds something else.
         """
+        tensors, header = read_tensors(path, _FORMAT)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})[_FORMAT])
-                moments = cls({str(name): int(width) for name, width in header["widths"]})
-                moments.rows = int(header["rows"])
-                for name in ("counts", "shift", "sums", "products"):
-                    value = file.get_tensor(name)
-                    if value.shape != getattr(moments, name).shape or value.dtype != torch.float64:
-                        raise ValueError(f"{name} {tuple(value.shape)}")
-                    setattr(moments, name, value)
-        except FileNotFoundError:
-            raise InputError(f"`path` must be an existing file; {str(path)!r} does not exist.") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            moments = cls({str(name): int(width) for name, width in header["widths"]})
+            moments.rows = int(header["rows"])
+            for name in SUMS:
+                value, wanted = tensors[name], getattr(moments, name)
+                if value.shape != wanted.shape or value.dtype != wanted.dtype:
+                    raise ValueError(f"{name} {tuple(value.shape)}")
+                setattr(moments, name, value)
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"`path` must be a file that `Moments.save` wrote; {str(path)!r} is not ({error}).") from None
         return moments
 

@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.data.arrow import write_vectors
 from gramian.data.cells import Cells, is_empty
-from gramian.errors import InputError, check_choice, check_type, first_line, listing
+from gramian.errors import InputError, check_choice, check_type, listing
 from gramian.files import atomic
 from gramian.rows import read_mask, read_rows, row_index
+from gramian.tensors import read_tensors, write_tensors
 
 __all__ = ["ENDINGS", "Table", "read_column"]
 
@@ -324,18 +323,17 @@ class Table:
         path = Path(path)
         check_choice("path", path.suffix.lower(), ENDINGS)
         columns = {name: self.features(name) for name in self.columns}
-        with atomic(path) as partial:
-            if path.suffix.lower() == ".parquet":
-                data: dict[str, list[Any]] = {"id": list(self.ids)}
-                data |= {} if self.split is None else {"split": list(self.split)}
-                data |= {} if self.item_ids is None else {"item": list(self.item_ids)}
+        if path.suffix.lower() == ".parquet":
+            data: dict[str, list[Any]] = {"id": list(self.ids)}
+            data |= {} if self.split is None else {"split": list(self.split)}
+            data |= {} if self.item_ids is None else {"item": list(self.item_ids)}
+            with atomic(path) as partial:
                 write_vectors(data, columns, self.present, partial)
-                return
-            tensors = {f"values.{name}": column[self.present[name]].contiguous() for name, column in columns.items()}
-            tensors |= {f"present.{name}": mask.contiguous() for name, mask in self.present.items()}
-            header = {"columns": self.modalities, "ids": self.ids, "split": self.split, "metadata": self.metadata}
-            header |= {} if self.item_ids is None else {"items": self.item_ids}
-            save_file(tensors, partial, {_FORMAT: json.dumps(header, ensure_ascii=False)})  # one entry: the order is ours
+            return
+        tensors = {f"values.{name}": column[self.present[name]] for name, column in columns.items()}
+        tensors |= {f"present.{name}": mask for name, mask in self.present.items()}
+        header = {"columns": self.modalities, "ids": self.ids, "split": self.split, "metadata": self.metadata}
+        write_tensors(path, tensors, _FORMAT, header | ({} if self.item_ids is None else {"items": self.item_ids}))
 
     @classmethod
     def load(cls, path: str | Path) -> Table:
@@ -344,20 +342,12 @@ class Table:
         Raises:
             InputError: no such file, or one that is damaged or holds something else.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except FileNotFoundError:
-            raise InputError(f"{str(path)!r} does not exist.") from None
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{str(path)!r} cannot be read as safetensors: {first_line(error)}.") from None
-        if _FORMAT not in metadata:
+        tensors, header = read_tensors(path, _FORMAT)
+        if header is None:
             if not tensors or any(tensor.ndim != 2 for tensor in tensors.values()):
                 raise InputError(f"{str(path)!r} must hold a table, or matrices (n, width); it holds something else.")
             return cls.from_columns(tensors)
         try:
-            header = json.loads(metadata[_FORMAT])
             columns: dict[str, Tensor | Cells] = {}
             present = {}
             for name in header["columns"]:
