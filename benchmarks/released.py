@@ -1,4 +1,6 @@
-"""How fast a released checkpoint of full size loads, and how much memory it takes: python benchmarks/released.py FOLDER
+"""How fast a released checkpoint of full size loads, and how much memory it takes.
+
+    python benchmarks/released.py FOLDER --vocabulary vocab.txt
 
 Writes a file of 1,288 tensors in the released format, 5.6 GB of random numbers, unless the folder holds it; loads it in a fresh
 process; then, with --save, writes the Aligner as safetensors and reads that. Prints seconds and the peak of resident memory.

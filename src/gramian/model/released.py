@@ -54,7 +54,7 @@ class Released:
 
 
 def load_released(
-    model: str | Path,
+    model: str | Path | Checkpoint,
     task: TaskName | Task = "msrvtt",
     *,
     release: Release = "gram",

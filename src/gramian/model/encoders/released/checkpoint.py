@@ -47,13 +47,13 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def open_checkpoint(
-    model: str | Path, *, filename: str | None = None, revision: str | None = None, local_files_only: bool = False
+    model: str | Path | Checkpoint, *, filename: str | None = None, revision: str | None = None, local_files_only: bool = False
 ) -> Checkpoint:
     """Open a released checkpoint; the tensors stay on the disk until they are used.
 
     Args:
         model: a file; a folder with one, or as the authors' programs write it (`ckpt/model_step_N.pt`, or
-            `checkpoint-N/pytorch_model.bin`, in shards or whole); else a hub id.
+            `checkpoint-N/pytorch_model.bin`, in shards or whole); else a hub id. One that is open is returned as it is.
         filename: of several files in a folder or on the hub.
         revision: on the hub.
         local_files_only: use the cache alone.
@@ -64,6 +64,8 @@ def open_checkpoint(
     Raises:
         InputError: no such file, several, one that is cut off, one that is no dict of tensors.
     """
+    if isinstance(model, Checkpoint):
+        return model
     check_type("model", model, str, Path)
     path = Path(model)
     source = str(path.resolve()) if path.exists() else str(model)

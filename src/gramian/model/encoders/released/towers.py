@@ -53,8 +53,6 @@ class _Released(Encoder):
 
     def _find(self, model: Any, revision: str | None, local_files_only: bool) -> tuple[str, Any]:
         require("transformers")
-        if isinstance(model, Checkpoint):
-            return model.source, model
         if isinstance(model, str | Path) and (Path(model) / WEIGHTS).is_file():
             folder = folder_of(str(model), revision, local_files_only)
             return str(folder), folder
