@@ -13,12 +13,17 @@ from gramian.bundle import Bundle
 from gramian.cli.terminal import console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
+from gramian.data.released import TASKS, Release, TaskName
 from gramian.data.sets.corpora import whole
 from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_number
-from gramian.evaluation import DEFAULT, Subsets, evaluate
+from gramian.evaluation import DEFAULT, Reranker, Subsets, evaluate
+from gramian.evaluation.released import askable, paper_row
 from gramian.files import claimed, read_json
-from gramian.model import Aligner, ReleasedMatcher
+from gramian.model import Aligner, Matcher, ReleasedMatcher
+from gramian.model.contexts import PackedReranker, Stage, embed_with_contexts
+from gramian.model.encoders.released.towers import VOCABULARY
+from gramian.model.released import load_released
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 from gramian.scores import ScoreName
@@ -31,6 +36,10 @@ logger = logging.getLogger("gramian")
 def evaluate_table(
     data: str,
     model: str | None = None,
+    released: str | None = None,
+    task: TaskName | None = None,
+    release: Release = "gram",
+    vocabulary: str = VOCABULARY,
     split: str | None = None,
     columns: list[str] | None = None,
     scores: list[ScoreName] | None = None,
@@ -55,6 +64,10 @@ def evaluate_table(
     Args:
         data: the table: "stamps", or a file; features for a model, or vectors that share one space already.
         model: a saved Aligner, a folder or a hub id; without one the columns are compared as they are.
+        released: in place of `model` a checkpoint as the authors of GRAM, PMRL or VAST published it: a file, folder or hub id.
+        task: the data set whose settings `released` is read with.
+        release: whose checkpoint `released` is.
+        vocabulary: the words of the BERT of `released`: vocab.txt, a folder or a hub id.
         split: the split to evaluate, or "all"; "test" by default where the table has splits.
         columns: the modalities to use; all by default.
         scores: of the joint directions; span, cone, centroid, cosine and volume by default.
@@ -89,8 +102,18 @@ def evaluate_table(
             f"`output` {str(output)!r} holds a run, and its report. Name another folder, as {str(output / 'test')!r}."
         )
     with nullcontext() if output is None else claimed(output, is_main_process()):
-        aligner = None
-        if model is not None:
+        aligner: Aligner | None = None
+        stage: Stage = "volume"
+        if released is not None:
+            if model is not None or towers is not None:
+                raise InputError(f"`{'towers' if model is None else 'model'}` does not go with `released`. Leave one out.")
+            if task is None:
+                raise InputError(f"`released` needs the data set whose settings it is read with: --task {' or '.join(TASKS)}.")
+            loaded = load_released(released, task, release=release, vocabulary=vocabulary)
+            aligner, stage = loaded.aligner.to(device()), loaded.task.stage
+        elif task is not None:
+            raise InputError("`task` is for `released`, whose settings it names. Leave it out.")
+        elif model is not None:
             aligner = Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)).to(device())
         bank = None if aligner is None else aligner.bank
         if hubs and bank is None:
@@ -108,21 +131,32 @@ def evaluate_table(
         if corpus is not None:
             table = _named(table)
             found, candidates = _embed(_named(load(corpus, raw=raw, media_root=media_root)), aligner, None, reading, broken)
-        items, bundle = _embed(table, aligner, columns, reading, broken)
-        matcher = None if aligner is None or isinstance(aligner.matcher, ReleasedMatcher) else aligner.matcher
-        if matcher is not None and set(matcher.modalities) - set(bundle.modalities):
+        matcher: Matcher | Reranker | None = None
+        first_stage = None
+        if aligner is not None and isinstance(aligner.matcher, ReleasedMatcher) and candidates is None:
+            items = askable(aligner.towers.known(table, columns))
+            embedded = embed_with_contexts(
+                aligner, items, stage=stage, folder=output, reading=reading, broken=broken, progress=console.is_terminal
+            )
+            bundle, matcher = embedded.bundle, embedded.reranker
+            first_stage = embedded.stage if embedded.stage is not bundle else None
+        else:
+            items, bundle = _embed(table, aligner, columns, reading, broken)
+            if aligner is not None and isinstance(aligner.matcher, Matcher) and candidates is None:
+                matcher = aligner.matcher
+        if matcher is not None and first_stage is None and set(matcher.modalities) - set(bundle.modalities):
             logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
-            matcher = None
-        if candidates is not None:
             matcher = None
         seen = _trained_on(items, model)
         if seen:
             logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(items))
-        settings = {"data": data, "split": split, "model": model or "none, vectors as they are", "version": __version__}
+        named = model or released or "none, vectors as they are"
+        settings = {"data": data, "split": split, "model": named, "version": __version__}
+        settings |= {} if task is None else {"task": task, "release": release}
         settings |= {} if corpus is None else {"corpus": corpus}
         report = evaluate(
             bundle,
-            scores=scores or DEFAULT,
+            scores=scores or (("volume",) if isinstance(matcher, PackedReranker) else DEFAULT),
             ks=ks or (1, 5, 10),
             subsets=subsets,
             directions=directions,
@@ -135,12 +169,16 @@ def evaluate_table(
             diagnose=diagnose,
             rerank=matcher,
             best=rerank,
+            stage=first_stage,
             bank=bank if hubs else None,
             progress=True,
             ids=items.ids,
             whole=count if count > len(set(items.item_ids or items.ids)) else None,
         )
         console.print(f"{data}, split {split}: {bundle}")
+        if isinstance(matcher, PackedReranker):
+            how = "the volume" if first_stage is None else "the fused head"
+            console.print(paper_row(report, task or data, None if task is None else release, how).rich())
         for sheet in report.sheets():
             console.print(sheet.rich())
         for path in report.save(output) if output is not None and is_main_process() else ():

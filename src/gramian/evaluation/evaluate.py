@@ -55,6 +55,7 @@ def evaluate(
     diagnose: bool = False,
     rerank: Matcher | Reranker | None = None,
     best: int = 50,
+    stage: Bundle | None = None,
     bank: Bundle | None = None,
     progress: bool = False,
     settings: Mapping[str, str] | None = None,
@@ -86,6 +87,7 @@ def evaluate(
         rerank: a trained matching head, or any `Reranker`; the directions that it was trained on are also re-ranked by it and
             shown beside the figures of the embeddings alone, by the first of `scores`.
         best: how many of the best candidates it re-ranks.
+        stage: another Bundle of the same rows, whose candidates it re-ranks by cosine, as of fused vectors.
         bank: training items in the same space, never test queries: every score s becomes 2 s − h, h the mean of the item's ten
             highest scores with the bank's vectors of the modality that asks (CSLS), which takes off the hubs.
         progress: show a progress bar.
@@ -153,8 +155,8 @@ def evaluate(
         reranked: tuple[Reranked, ...] = ()
         if rerank is not None:
             task = bar.add_task("re-ranking", total=2 * len(rerank.anchors))
-            score = scores[0] if scores else DEFAULT[0]
-            reranked = tuple(_counted(reranked_directions(rankings, rerank, score, best), bar, task))
+            first, score = (rankings, scores[0] if scores else DEFAULT[0]) if stage is None else (Rankings(stage), "cosine")
+            reranked = tuple(_counted(reranked_directions(first, rerank, score, best), bar, task))
         robust = None
         if missing:
             task = bar.add_task("dropping modalities", total=len(DROPS) + m + 1)

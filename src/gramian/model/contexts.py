@@ -7,6 +7,7 @@ outside of the Bundle, in one file that is mapped into memory.
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -61,6 +62,7 @@ class Contexts:
         self.width = check_number("width", width, "[1, inf)", integer=True)
         self.dtype = np.dtype(check_choice("dtype", dtype, ("float16", "float32")))
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as the object, without a name)
+        weakref.finalize(self, self._file.close)
         self._ends = [0]
         self._map: NDArray[Any] | None = None
 

@@ -1,0 +1,198 @@
+"""A released checkpoint from files to figures: prepare, embed, re-rank, evaluate and fine-tune, with tiny random weights."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tiny_checkpoint as tiny
+from gramian import load_released
+from gramian.cli import main
+from gramian.data import load
+from gramian.data.cells import Cells
+from gramian.data.table import Table
+from gramian.errors import InputError
+from gramian.evaluation import Reranker, evaluate
+from gramian.evaluation.released import askable
+from gramian.model import Aligner
+from gramian.model.contexts import Contexts, embed_with_contexts
+from gramian.tokens import Tokens
+
+RAW = ("text", "video", "audio", "subtitle")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with a checkpoint, its vocabulary, eight clips and the table that `gramian prepare` makes of them."""
+    folder = tmp_path_factory.mktemp("released")
+    tiny.write_checkpoint(folder)
+    media = tiny.write_media(folder / "media")
+    files = [str(media / f"descs_ret_{split}.json") for split in ("train", "test")]
+    words = ["prepare", "msrvtt", "--media", str(media), "--output", str(folder / "msrvtt.parquet"), "--annotations", *files]
+    assert main(words) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def released(here):
+    return load_released(here / "gram.pt", "msrvtt", vocabulary=here / "vocab.txt")
+
+
+@pytest.fixture(scope="module")
+def table(here):
+    return load(here / "msrvtt.parquet", raw=RAW)
+
+
+def every_pair(n):
+    return torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
+
+
+def plain_logits(released, table, texts, rows):
+    """Text by text with each context, as the head itself reads them."""
+    batch = released.aligner.collator()(table)
+    with torch.no_grad():
+        context = released.matcher.context(released.aligner.towers(batch))
+        inputs = {name: values[texts] for name, values in batch.inputs["text"].items()}
+        return released.matcher(inputs, context[rows])
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("float16", 2e-2)])
+def test_packed_texts_have_the_logits_of_each_alone(released, table, dtype, rtol):
+    embedded = embed_with_contexts(released.aligner, table, dtype=dtype)
+    assert isinstance(embedded.reranker, Reranker)
+    texts, rows = every_pair(len(table))
+    expected = plain_logits(released, table, texts, rows)
+    for packed in (1, 30, 2048):
+        embedded.reranker.packed = packed
+        embedded.reranker._known.clear()
+        logits = embedded.reranker.pairs(("text",), RAW[1:], texts, rows)
+        torch.testing.assert_close(logits, expected, rtol=0, atol=rtol * float(expected.abs().max()))
+    back = embedded.reranker.pairs(RAW[1:], ("text",), rows, texts)
+    assert torch.equal(back, logits)
+    bundle = released.aligner.embed(table)
+    torch.testing.assert_close(embedded.bundle.vectors, bundle.vectors, rtol=0, atol=1e-6)
+    assert embedded.bundle.modalities == bundle.modalities and embedded.stage is embedded.bundle
+
+
+def test_an_item_without_a_modality_is_read_by_what_it_has(released, table):
+    audio = list(table.columns["audio"])
+    audio[2] = None
+    lacking = replace(table, columns=table.columns | {"audio": Cells(audio, table.columns["audio"].folder)})
+    lacking = replace(lacking, present=table.present | {"audio": lacking.columns["audio"].present})
+    embedded = embed_with_contexts(released.aligner, lacking, dtype="float32")
+    texts, rows = every_pair(len(table))
+    expected = plain_logits(released, lacking, texts, rows)
+    logits = embedded.reranker.pairs(("text",), RAW[1:], texts, rows)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert len(embedded.reranker.contexts[2]) < len(embedded.reranker.contexts[1])
+    assert not embedded.bundle.has("audio")[2]
+
+
+def test_captions_of_one_item_share_its_context(released, table):
+    rows = [0, 0, 1, 1, 2]
+    columns = {name: column.take(rows) for name, column in table.columns.items()}
+    columns["text"] = Cells(["a red clip", "something red", "blue", "a dark clip", "white"])
+    present = {name: column.present for name, column in columns.items()}
+    doubled = Table(columns, present, tuple("abcde"), item_ids=("x", "x", "y", "y", "z"))
+    embedded = embed_with_contexts(released.aligner, doubled, dtype="float32", batch_size=2)
+    assert len(embedded.reranker.contexts) == 3
+    texts, items = every_pair(5)
+    expected = plain_logits(released, doubled, texts, items)
+    logits = embedded.reranker.pairs(("text",), RAW[1:], texts, items)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    report = evaluate(embedded.bundle, scores=["volume"], rerank=embedded.reranker, best=2, subsets="none")
+    assert [(len(each.first.rows), each.first.gallery) for each in report.reranked] == [(5, 3), (5, 5)]
+
+
+def test_the_fused_head_finds_first_what_the_head_then_orders(released, table):
+    audio = Cells([None, *list(table.columns["audio"])[1:]], table.columns["audio"].folder)
+    lacking = replace(table, columns=table.columns | {"audio": audio}, present=table.present | {"audio": audio.present})
+    embedded = embed_with_contexts(released.aligner, lacking, stage="fused")
+    assert embedded.stage.modalities == ("text", "fused") == embedded.reranker.modalities
+    with torch.no_grad():
+        encodings = released.aligner.towers(released.aligner.collator()(lacking))
+        vectors = {name: encodings[name][0].vectors for name in RAW[1:]}
+        without = released.matcher.fused({name: vectors[name][:1] for name in ("video", "subtitle")})
+        whole = released.matcher.fused(
+            {"video": vectors["video"][1:], "audio": vectors["audio"], "subtitle": vectors["subtitle"][1:]}
+        )
+    torch.testing.assert_close(embedded.stage.column("fused"), torch.cat([without, whole]), rtol=0, atol=1e-5)
+    report = evaluate(embedded.bundle, scores=["volume"], rerank=embedded.reranker, stage=embedded.stage, best=3)
+    assert [each.first.name for each in report.reranked] == ["text → fused", "fused → text"]
+
+
+def test_contexts_keep_what_is_not_masked(tmp_path):
+    tokens = Tokens(torch.randn(4, 3, 5), torch.tensor([[1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 0, 1]]).bool())
+    contexts = Contexts(5, folder=tmp_path, dtype="float16")
+    contexts.add(tokens[:2])
+    assert contexts[1].shape == (0, 5)
+    contexts.add(tokens[2:])
+    for row in range(4):
+        assert torch.equal(contexts[row], tokens.values[row][tokens.present[row]].half().float())
+    assert contexts.nbytes == 6 * 5 * 2
+    assert not list(tmp_path.iterdir())  # nobody finds the file, nothing is left behind
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _, table: (Aligner({"text": 3, "video": 2}, 4), table), "must have a ReleasedMatcher"),
+        (lambda aligner, table: (aligner, table.select("video", "audio")), "must have texts and something to find"),
+        (lambda aligner, table: (aligner, table.select("text")), "must have texts and something to find"),
+    ],
+)
+def test_what_cannot_be_reranked_is_refused(released, table, change, message):
+    with pytest.raises(InputError, match=message):
+        embed_with_contexts(*change(released.aligner, table))
+    with pytest.raises(InputError, match="`stage` must be one of volume, fused"):
+        embed_with_contexts(released.aligner, table, stage="fuse")
+
+
+def test_items_without_media_are_no_candidates(table):
+    cells = {"text": ["a", "b", "c", None], "video": ["v", None, None, "w"], "subtitle": [None, "s", None, None]}
+    made = Table.from_columns({name: Cells(column) for name, column in cells.items()})
+    assert askable(made).ids == ("0",) and askable(made).modalities == ("text", "video", "subtitle")
+    assert askable(made[[0, 2]]).modalities == ("text", "video")  # nothing is known of subtitles
+    with pytest.raises(InputError, match="no row with a text and a video or recording"):
+        askable(made[[1, 2]])
+    with pytest.raises(InputError, match="must have columns text and video or audio"):
+        askable(table.select("text", "subtitle"))
+
+
+def released_words(here, *more):
+    words = ["evaluate", "--released", str(here / "gram.pt"), "--vocabulary", str(here / "vocab.txt")]
+    return [*words, "--data", str(here / "msrvtt.parquet"), *more]
+
+
+@pytest.mark.parametrize("release", ["gram", "pmrl"])
+def test_the_papers_row_is_printed(here, tmp_path, capsys, release):
+    words = released_words(here, "--task", "msrvtt", "--release", release, "--rerank", "2", "--output", str(tmp_path / "out"))
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    first = "the volume" if release == "gram" else "the fused head"
+    assert "msrvtt: as in the papers' tables" in shown and f"by {first}" in shown and "best 2 re-ranked" in shown
+    assert {"gram": "52.5/50.5", "pmrl": "54.3/52.9"}[release] in shown
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["best_k"] for row in saved["reranked"]] == [2, 2] and saved["settings"]["release"] == release
+    assert all(row["gallery"] == 4 for row in saved["reranked"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ((), "`released` needs the data set whose settings it is read with: --task msrvtt or"),
+        (("--task", "msrvt"), "Did you mean 'msrvtt'"),
+        (("--task", "msrvtt", "--model", "x"), "`model` does not go with `released`"),
+        (("--task", "msrvtt", "--vocabulary", "gone"), "is given twice"),
+    ],
+)
+def test_options_of_a_checkpoint_that_do_not_fit_are_refused(here, more, message, capsys):
+    assert main(released_words(here, *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_task_needs_a_checkpoint(here, capsys):
+    assert main(["evaluate", "--data", str(here / "msrvtt.parquet"), "--task", "msrvtt"]) == 2
+    assert "`task` is for `released`" in capsys.readouterr().err
