@@ -112,7 +112,11 @@ def test_moments_saved_are_those_loaded(tmp_path):
     assert torch.equal(loaded.products, moments.products) and torch.equal(loaded.shift, moments.shift)
     (tmp_path / "text").write_text("no moments")
     Table.from_columns({"a": torch.ones(2, 2)}).save(tmp_path / "table.safetensors")
-    wrong = {"text": "cannot be read as safetensors", "table.safetensors": "that `Moments.save` wrote", "none": "does not exist"}
+    wrong = {
+        "text": "cannot be read as safetensors",
+        "table.safetensors": "that `Moments.save` wrote",
+        "none": "does not exist",
+    }
     for path, match in wrong.items():
         with pytest.raises(InputError, match=match):
             Moments.load(tmp_path / path)

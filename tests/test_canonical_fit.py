@@ -116,6 +116,33 @@ def test_more_validation_rows_than_are_ranked_are_drawn(table, monkeypatch):
     assert set(seen) == {5}
 
 
+def test_nothing_is_analysed_twice(table, monkeypatch):
+    made = []
+    analysis = canonical.Analysis
+    monkeypatch.setattr(canonical, "Analysis", lambda moments: made.append(1) or analysis(moments))
+    search = Search(kernels=(Kernel(power=2), Kernel("rbf")), ridges=(0.1,), powers=(1.0,), dims=(4,))
+    fit_canonical(table.part("train"), table.part("validation"), search=search, progress=False)
+    assert len(made) == 3  # linear, and each kernel
+
+
+def test_the_number_of_landmarks_is_chosen_on_validation(table, data, tmp_path):
+    search = SMALL.of_landmarks([2, 20, 500, 900])
+    assert [kernel.landmarks for kernel in search.kernels] == [2, 20, 500, 900]
+    _, choice = fit_canonical(table.part("train"), table.part("validation"), search=search, progress=False)
+    best = {}
+    for record in choice.records:
+        if record["head"] == "kernel":
+            number = record["kernel"]["landmarks"]
+            best[number] = max(best.get(number, 0), record["validation/mrr"])
+    assert set(best) == {2, 20, 500}  # 60 rows: 900 are those of 500
+    assert best[20] > best[2]
+    run = train(data, tmp_path / "run", method="canonical", head="kernel", landmarks=[2, 20], search=SMALL, progress=False)
+    assert "landmarks 20" in run.history.chosen
+    for numbers, match in (([], "`landmarks` must hold at least one number"), ([0], r"`kernel\.landmarks` must be an integer")):
+        with pytest.raises(InputError, match=match):
+            SMALL.of_landmarks(numbers)
+
+
 @pytest.fixture
 def data(table, tmp_path):
     path = tmp_path / "table.safetensors"
@@ -146,6 +173,7 @@ def test_train_by_the_closed_form_writes_what_training_writes(data, tmp_path):
         ({"kernel": Kernel(), "head": "linear"}, "`kernel` is for heads 'kernel'; got 'linear'"),
         ({"method": "contrast", "kernel": Kernel()}, "`kernel` is for heads 'kernel'; got 'linear'"),
         ({"method": "contrast", "search": SMALL}, "`search` is for `method` 'canonical' and `start` 'canonical'"),
+        ({"method": "contrast", "landmarks": [2]}, "`landmarks` is for `method` 'canonical' and `start` 'canonical'"),
         ({"method": "canonic"}, "Did you mean 'canonical'"),
         ({"method": "contrast", "start": "zero"}, "`start` must be one of random, canonical, identity"),
         ({"method": "contrast", "start": "canonical", "head": "mlp"}, "`head` must be 'linear', 'residual' or 'kernel'"),
@@ -185,4 +213,9 @@ def test_raw_cells_are_read_once_for_all_kernels_and_broken_ones_are_listed():
     parts = table.part("train"), table.part("validation")
     _, choice = fit_canonical(*parts, search=search, towers={"digit": tower}, progress=False)
     assert len(reads) == 24 and len(choice.records) == 4
+    reads.clear()
+    kernels = tuple(Kernel(power=power, landmarks=8) for power in (1, 2, 3))
+    search = Search(heads=("kernel",), kernels=kernels, ridges=(0.1,), powers=(1.0,), dims=(2,))
+    fit_canonical(*parts, search=search, towers={"digit": tower}, progress=False)
+    assert len(reads) == 24 + 8  # landmarks once for all kernels
     assert [(cell.modality, cell.id) for cell in choice.broken] == [("digit", "7")]

@@ -107,6 +107,7 @@ class Aligner(nn.Module):
         towers: Mapping[str, Tower] | None = None,
         matcher: Mapping[str, Any] | None = None,
         seed: int = 0,
+        rows: EncodedRows | None = None,
     ) -> Aligner:
         """A new Aligner for the columns of `table`, its features standardised by the statistics of the table's rows.
 
@@ -118,6 +119,7 @@ class Aligner(nn.Module):
             towers: modality → the tower of a column of raw cells; every such column needs one.
             matcher: options of a `Matcher`, {} for its defaults; none by default.
             seed: of the initial weights of the heads, and of the landmarks.
+            rows: of the table, where its raw cells have been encoded already.
 
         Returns:
             The Aligner, on the CPU, in training mode.
@@ -136,7 +138,7 @@ class Aligner(nn.Module):
             modalities[name] = Modality(head=names[name], tower=tower, kernel=replace(kernel, landmarks=fewest))
         with seeded(seed):
             aligner = cls(modalities, dim, matcher=matcher)
-        adapt_heads(aligner.towers, aligner.named_heads(), table, seed)
+        adapt_heads(rows or EncodedRows(aligner.towers, table), aligner.named_heads(), seed)
         return aligner
 
     @classmethod
@@ -189,7 +191,7 @@ class Aligner(nn.Module):
         if rows.broken:
             logger.warning("%d cells cannot be read and count as missing: %s", len(rows.broken), summary(rows.broken))
         if dim is None:
-            aligner = cls.for_table(table, dim=len(solution.values), **options)
+            aligner = cls.for_table(table, dim=len(solution.values), rows=rows, **options)
         fill_heads(aligner.named_heads(), solution, power)
         return aligner.eval()
 

@@ -30,14 +30,17 @@ class EncodedRows:
         reading: how raw cells are read.
 
     Attributes:
+        towers: frozen.
+        table: the rows.
         broken: the cells that could not be read in the last pass.
     """
 
     def __init__(self, towers: Towers, table: Table, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
-        self.towers = towers
+        self.towers, self.table = towers, table
         self._loader = Loader(table, towers.collator(), reading)
         self._rows = range(len(table))
         self._kept: list[Columns] | None = None
+        self._few: dict[tuple[str, bytes], Tensor] = {}
         self.broken: list[Broken] = []
 
     def __iter__(self) -> Iterator[Columns]:
@@ -47,6 +50,27 @@ class EncodedRows:
             self._kept = list(self._encoded())
             return iter(self._kept)
         return self._encoded()
+
+    def of(self, name: str, index: Tensor) -> Tensor:
+        """The vectors of one modality at some rows, without the cells that cannot be read; in every process all of them.
+
+        Args:
+            name: of the modality.
+            index: (k,) row numbers.
+
+        Returns:
+            (k, width) or fewer rows.
+        """
+        key = name, index.numpy().tobytes()
+        if key in self._few:
+            return self._few[key]
+        loader = Loader(self.table.select(name)[index], self.towers.collator())
+        with evaluating(self.towers):
+            parts = [self.towers.encode(batch, [name])[name] for batch in loader.in_order()]
+        vectors = torch.cat([vectors[mask] for vectors, mask in parts])
+        if self._loader.raw:
+            self._few[key] = vectors
+        return vectors
 
     def _encoded(self) -> Iterator[Columns]:
         names = self._loader.table.modalities
@@ -58,13 +82,12 @@ class EncodedRows:
 
 
 @torch.no_grad()
-def adapt_heads(towers: Towers, heads: Mapping[str, nn.Module], table: Table, seed: int) -> None:
+def adapt_heads(rows: EncodedRows, heads: Mapping[str, nn.Module], seed: int) -> None:
     """Take the landmarks of kernel heads from the rows of a table, the same in every process.
 
     Args:
-        towers: of the heads.
+        rows: the training items.
         heads: modality → head.
-        table: the training items.
         seed: of the choice of rows.
 
     Raises:
@@ -73,16 +96,13 @@ def adapt_heads(towers: Towers, heads: Mapping[str, nn.Module], table: Table, se
     for name, head in heads.items():
         if not isinstance(head, KernelHead):
             continue
-        rows = table.present[name].nonzero().flatten()
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+        filled = rows.table.present[name].nonzero().flatten()
+        order = torch.randperm(len(filled), generator=torch.Generator().manual_seed(seed))
         few = head.features.kernel.landmarks * (8 if head.features.kernel.choice == "kmeans" else 1)
-        part = table.select(name)[rows[order[:few]]]
-        with evaluating(towers):
-            parts = [towers.encode(batch, [name])[name] for batch in Loader(part, towers.collator()).in_order()]
-        vectors = torch.cat([vectors[mask] for vectors, mask in parts])
+        vectors = rows.of(name, filled[order[:few]])
         if not len(vectors):
             raise InputError(f"column `{name}` has no cell that can be read. Leave it out, or fix its cells.")
-        head.features.adapt(vectors.to(towers.device), seed=seed)
+        head.features.adapt(vectors.to(rows.towers.device), seed=seed)
 
 
 @torch.no_grad()

@@ -53,7 +53,8 @@ class Settings:
     dim: int
 
     def __str__(self) -> str:
-        kernel = f" {self.kernel.name}, kernel power {self.kernel.power:g}" if self.head == "kernel" else ""
+        landmarks = f", landmarks {self.kernel.landmarks:,}"
+        kernel = f" {self.kernel.name}, kernel power {self.kernel.power:g}{landmarks}" if self.head == "kernel" else ""
         return f"head {self.head}{kernel}, ridge {self.ridge:g}, power {self.power:g}, dim {self.dim}"
 
 
@@ -96,10 +97,30 @@ class Search:
         for dim in self.dims:
             check_number("search.dims", dim, "[1, 1048576]", integer=True)
 
-    def maps(self) -> Iterator[tuple[HeadName, Kernel]]:
-        """Each kind of head with each of its kernels."""
+    def maps(self, rows: int) -> Iterator[tuple[HeadName, Kernel]]:
+        """Each kind of head with each of its kernels; of kernels that differ in landmarks beyond the rows the first."""
         for head in self.heads:
-            yield from ((head, kernel) for kernel in (self.kernels if head == "kernel" else self.kernels[:1]))
+            different: dict[Kernel, Kernel] = {}
+            for kernel in self.kernels if head == "kernel" else self.kernels[:1]:
+                different.setdefault(replace(kernel, landmarks=min(kernel.landmarks, rows)), kernel)
+            yield from ((head, kernel) for kernel in different.values())
+
+    def of_landmarks(self, numbers: Sequence[int]) -> Search:
+        """The search that tries each kernel with each of these numbers of landmarks.
+
+        Args:
+            numbers: of landmarks.
+
+        Returns:
+            The new search.
+
+        Raises:
+            InputError: none, or one outside the range of `Kernel`.
+        """
+        if not numbers:
+            raise InputError("`landmarks` must hold at least one number to try; got none.")
+        kernels = itertools.product(self.kernels, numbers)
+        return replace(self, kernels=tuple(dict.fromkeys(replace(kernel, landmarks=number) for kernel, number in kernels)))
 
 
 @dataclass(frozen=True)
@@ -174,7 +195,8 @@ def fit_canonical(
         broken.update({(cell.modality, cell.id): cell for rows in passes for cell in rows.broken})
 
     with progress_bar(progress and is_main_process(), note=True) as bar:
-        maps = list(search.maps())
+        maps = list(search.maps(len(train)))
+        winner: tuple[float, _Trial] | None = None  # where one split validates, so that nothing is analysed again
         task = bar.add_task("canonical", total=len(parts) * len(maps), note="")
         for fitted, held_out in parts:
             if paired_items(held_out) < 2:
@@ -184,16 +206,21 @@ def fit_canonical(
             for head, kernel in maps:
                 trial = _Trial(fitted, rows, head, kernel, options)
                 trial.show(shown_rows, shown.item_ids)
-                for settings, score in trial.scores(search):
+                found = dict(trial.scores(search))
+                for settings, score in found.items():
                     scores[settings].append(score)
+                trial.batches.clear()
+                if validation is not None and (winner is None or max(found.values()) > winner[0]):
+                    winner = max(found.values()), trial
                 bar.advance(task)
             note(rows, shown_rows)
         means = {settings: sum(of_folds) / len(of_folds) for settings, of_folds in scores.items()}
         best = max(means, key=lambda settings: means[settings])
-        if validation is None:  # no fold has all training items
+        if winner is None:  # no fold has all training items
             rows = encoded(train, train)
-        aligner = _Trial(train, rows, best.head, best.kernel, options).aligner(best, search.criterion, matcher)
-        note(rows)
+            winner = means[best], _Trial(train, rows, best.head, best.kernel, options)
+            note(rows)
+        aligner = winner[1].aligner(best, search.criterion, matcher)
     records = [{**asdict(settings), "validation/mrr": mean} for settings, mean in means.items()]
     return aligner, Choice(best, means[best], records, list(broken.values()))
 
@@ -202,8 +229,9 @@ class _Trial:
     """One kind of head: the analysis of the training items, and what the heads read of the validation items."""
 
     def __init__(self, train: Table, rows: EncodedRows, head: HeadName, kernel: Kernel, options: dict[str, Any]) -> None:
-        self.train, self.head, self.kernel, self.options = train, head, kernel, options
-        self.heads = Aligner.for_table(train, dim=1, head=head, kernel=kernel, **options).named_heads()
+        self.train, self.head, self.kernel = train, head, kernel
+        self.options = options | {"head": head, "kernel": kernel, "rows": rows}
+        self.heads = Aligner.for_table(train, dim=1, **self.options).named_heads()
         self.analysis = Analysis(moments_of(rows, self.heads))
         self.batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
         self.item_ids: Sequence[str] | None = None
@@ -255,7 +283,7 @@ class _Trial:
         """The Aligner with these settings."""
         ((dim, solution),) = self.solution(settings.ridge, [settings.dim], criterion)
         dim = min(dim, len(solution.values))
-        aligner = Aligner.for_table(self.train, dim=dim, head=self.head, kernel=self.kernel, matcher=matcher, **self.options)
+        aligner = Aligner.for_table(self.train, dim=dim, matcher=matcher, **self.options)
         fill_heads(aligner.named_heads(), solution, settings.power)
         return aligner.eval()
 

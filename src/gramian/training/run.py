@@ -73,6 +73,7 @@ def train(
     kernel: Kernel | None = None,
     dim: int | None = None,
     search: Search = Search(),  # noqa: B008 (frozen)
+    landmarks: Sequence[int] | None = None,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     matching: float = 0.0,
     bank: int = 0,
@@ -108,6 +109,8 @@ def train(
         kernel: of heads "kernel"; with "canonical" by default what the search finds best.
         dim: width of the shared space; 512 by default, and with "canonical" what the search finds best.
         search: what "canonical" tries on the validation split.
+        landmarks: numbers of landmarks that the search tries with each of its kernels, as in 256,1024,4096; by default each
+            kernel has its own.
         recipe: how to train.
         matching: weight of a matching head beside the loss, which `gramian evaluate` re-ranks with; 0.1 in the papers, 0
             trains none. Its hard negatives come from the loss's own score, its anchor is the loss's.
@@ -139,8 +142,10 @@ def train(
         _check_closed(
             recipe, loss=loss, matching=matching, start=start != "random", leash=leash, resume=resume, report_to=report_to
         )
-    elif search != Search() and start != "canonical":
-        raise InputError("`search` is for `method` 'canonical' and `start` 'canonical'. Leave it out.")
+    elif start != "canonical":
+        for option, unused in (("search", search == Search()), ("landmarks", landmarks is None)):
+            if not unused:
+                raise InputError(f"`{option}` is for `method` 'canonical' and `start` 'canonical'. Leave it out.")
     if leash is not None and start != "canonical":
         raise InputError("`leash` is for `start` 'canonical', from which it lets training depart. Leave it out.")
     if kernel is not None and (head or ("kernel" if method == "canonical" else "linear")) != "kernel":
@@ -164,6 +169,8 @@ def train(
             if method == "contrast":
                 head, dim = head or "linear", 512 if dim is None else dim
             search = _narrowed(search, head, kernel, dim)
+            if landmarks is not None:
+                search = search.of_landmarks(landmarks)
             aligner, choice = solve(search=search, seed=recipe.seed, progress=progress)
         else:
             aligner = Aligner.for_table(
