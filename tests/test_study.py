@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gramian.benchmark import curves, learning_curve, objectives, stamps_selection, study
+from gramian.benchmark import curves, families, learning_curve, objectives, stamps_selection, study
 from gramian.benchmark.study import Method, Task
 from gramian.bundle import Bundle
 from gramian.cli import main
@@ -276,6 +277,35 @@ def test_a_learning_curve_says_what_replaces_what_and_where_training_overtakes()
     assert curves.overtaking("x", {50: {"MAXVAR, kernel heads": found(1)}}) == ""
 
 
+def constant(train, validation, seed):
+    """A method of somebody else: what all embed as one vector each."""
+    del train, validation, seed
+    return Constant()
+
+
+class Constant:
+    def embed(self, table, /):
+        return Bundle.from_dict({name: torch.ones(len(table), 2) for name in table.modalities})
+
+
+def test_methods_of_others_and_runs_in_processes(tmp_path):
+    tasks = [Task("world", world_of, dim=8, recipe=Recipe(epochs=1))]
+    methods = [Method("theirs", None, train=constant), Method("ours", partial(Pairwise, temperature=0.2))]
+    options = {"seeds": 2, "cpu": True}
+    (alone,) = study.study(tasks, methods, tmp_path / "alone", **options).values()
+    (apart,) = study.study(tasks, methods, tmp_path / "apart", processes=2, **options).values()
+    for name, runs in alone.items():
+        for one, other in zip(runs, apart[name], strict=True):
+            torch.testing.assert_close(one.embedded.vectors, other.embedded.vectors, rtol=1e-4, atol=1e-4)
+            assert one.seconds > 0 and other.seconds > 0
+    assert alone["theirs"][0].report.singles[0].recall(1).value == pytest.approx(1 / alone["theirs"][0].report.n)
+    assert json.loads((tmp_path / "apart" / "world" / "theirs-1.json").read_text())["settings"]["loss"].endswith(":constant")
+
+
+def world_of(seed):
+    return world(80, seed=seed)
+
+
 def test_a_learning_curve_draws_nested_items_and_chooses_settings_on_validation(tmp_path, monkeypatch):
     table = world(120, missing=0.1)
     draws = [learning_curve.of_items(table, items, 0) for items in (5, 20)]
@@ -294,4 +324,4 @@ def test_a_learning_curve_draws_nested_items_and_chooses_settings_on_validation(
     assert "| method | 8 |" in report.read_text() and "MAXVAR, linear heads" in page.read_text()
     assert "| MAXVAR for InfoNCE, linear heads |" in page.read_text() and "![" in page.read_text()
     assert [path.read_bytes()[:4] for path in pictures] == [b"\x89PNG"] * 2 and pictures[1].parent == page.parent
-    assert len({path.stem for path in (tmp_path / "out").rglob("*.json")}) == 2 * (1 + 2 * len(learning_curve.TRIED))
+    assert len({path.stem for path in (tmp_path / "out").rglob("*.json")}) == 2 * (1 + 2 * len(families.TRIED))

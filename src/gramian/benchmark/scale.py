@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from gramian.benchmark.calibrated import calibrate
-from gramian.benchmark.learning_curve import COLUMNS, SEARCH, best_settings, curve_sheet, families
+from gramian.benchmark.families import COLUMNS, SEARCH, best_settings, families
+from gramian.benchmark.learning_curve import curve_sheet
 from gramian.benchmark.study import Method, Task, chosen, read_page, study, write_tables
 from gramian.canonical.features import Kernel
 from gramian.data import load

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeAlias
+from time import perf_counter
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from gramian.benchmark.environment import versions
 from gramian.bundle import Bundle
@@ -22,6 +27,8 @@ from gramian.canonical.features import Kernel
 from gramian.data import Table
 from gramian.errors import InputError, check_choice, check_number, require
 from gramian.evaluation import Report, evaluate, hits
+from gramian.evaluation.directions import all_ranks
+from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
 from gramian.files import read_json, write_text
 from gramian.losses import Loss
@@ -34,6 +41,13 @@ from gramian.training import History, Recipe, Search, fit, fit_canonical
 __all__ = ["Method", "Results", "Run", "Task", "chosen", "difference", "read_page", "recall", "study", "write_tables"]
 
 SPLITS = ("train", "validation", "test")
+
+
+class Embeds(Protocol):
+    """What a method gives: an `Aligner`, or anything that embeds tables."""
+
+    def embed(self, table: Table, /) -> Bundle:
+        """The rows of a table in the shared space."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,8 @@ class Method:
         head: of every modality, where a loss trains new ones.
         kernel: of heads "kernel".
         search: what the closed form tries on validation; with a loss, the closed form that training starts from.
+        train: a method of somebody else, instead of all of these but the name: (training items, validation items, seed) → an
+            object whose `embed` gives the Bundle of a table.
     """
 
     name: str
@@ -59,10 +75,13 @@ class Method:
     head: HeadName = "linear"
     kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
     search: Search | None = None
+    train: Callable[[Table, Table, int], Embeds] | None = None
 
     @property
     def objective(self) -> str:
         """The loss, or the criterion of the closed form, in words."""
+        if self.train is not None:
+            return f"{self.train.__module__}:{self.train.__qualname__}"
         return repr(self.loss()) if self.loss is not None else (self.search or Search()).criterion
 
 
@@ -96,6 +115,7 @@ class Run:
         report: their figures.
         best: best validation MRR.
         best_epoch: the epoch of `best`, from which the embeddings come.
+        seconds: that training took, on whatever else the machine did; None of a run stored without it.
     """
 
     method: Method
@@ -104,6 +124,7 @@ class Run:
     report: Report
     best: float
     best_epoch: int
+    seconds: float | None = None
 
 
 Results: TypeAlias = dict[str, dict[str, tuple[Run, ...]]]
@@ -120,6 +141,7 @@ def study(
     scores: Sequence[ScoreName] = (),
     resume: bool = False,
     cpu: bool = False,
+    processes: int = 1,
     console: Console | None = None,
 ) -> Results:
     """Train every method on every task with every seed, and evaluate each run.
@@ -136,6 +158,7 @@ def study(
         scores: joint scores of the reports; by default they cover directions between two modalities only.
         resume: reuse the stored runs with the same settings; others, and damaged ones, are trained again. Without it all are.
         cpu: stay on the CPU even where there is an accelerator.
+        processes: that train, each on its share of the cores; with more than one, tasks and methods must be picklable.
         console: of the progress bar.
 
     Returns:
@@ -145,6 +168,7 @@ def study(
         InputError: no seeds, methods or tasks, or two with one name.
     """
     check_number("seeds", seeds, "[1, inf)", integer=True)
+    check_number("processes", processes, "[1, 256]", integer=True)
     check_choice("split", split, SPLITS)
     for argument, names in (("tasks", [_slug(task.name) for task in tasks]), ("methods", [_slug(one.name) for one in methods])):
         if not names or len(set(names)) < len(names):
@@ -154,6 +178,9 @@ def study(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         row = bar.add_task("training", total=len(tasks) * len(methods) * seeds)
+        if processes > 1:
+            _train_in(processes, _Cells(tuple(tasks), folder, split, cpu, resume), methods, seeds, bar, row)
+            bar.reset(row)
         for task in tasks:
             trials = [_Trial(task, seed, split, cpu) for seed in range(seeds)]
             results[task.name] = {}
@@ -161,14 +188,72 @@ def study(
                 runs = []
                 for trial in trials:
                     bar.update(row, description=f"{task.name}: {method.name}, seed {trial.seed}")
-                    path = folder / _slug(task.name) / f"{_slug(method.name)}-{trial.seed}.json"
-                    embedded, outcome = (trial.stored(method, path) if resume else None) or trial.train(method, path)
+                    path = _path(folder, task, method, trial.seed)
+                    embedded, outcome = (trial.stored(method, path) if resume or processes > 1 else None) or trial.train(
+                        method, path
+                    )
                     report = evaluate(embedded, scores=scores, subsets="others" if scores else "none")
-                    runs.append(Run(method, trial.seed, embedded, report, outcome["best"], outcome["best_epoch"]))
+                    best, epoch = outcome["best"], outcome["best_epoch"]
+                    runs.append(Run(method, trial.seed, embedded, report, best, epoch, outcome.get("seconds")))
                     bar.advance(row)
                 results[task.name][method.name] = tuple(runs)
         bar.update(row, description="trained")
     return results
+
+
+def _path(folder: Path, task: Task, method: Method, seed: int) -> Path:
+    return folder / _slug(task.name) / f"{_slug(method.name)}-{seed}.json"
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """What every process of a study knows."""
+
+    tasks: tuple[Task, ...]
+    folder: Path
+    split: str
+    cpu: bool
+    resume: bool
+
+    def train(self, number: int, method: Method, seed: int) -> None:
+        """Train one cell, unless it is stored."""
+        task = self.tasks[number]
+        trial, path = self.trial(number, seed), _path(self.folder, task, method, seed)
+        if not self.resume or trial.stored(method, path) is None:
+            trial.train(method, path)
+
+    @lru_cache(maxsize=2)  # noqa: B019 (one object in each process)
+    def trial(self, number: int, seed: int) -> _Trial:
+        """One task with one seed, whose table is read once for its methods."""
+        return _Trial(self.tasks[number], seed, self.split, self.cpu)
+
+
+_CELLS: list[_Cells] = []
+"""Of this process, if it is one of a study's."""
+
+
+def _enter(cells: _Cells, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _CELLS[:] = [cells]
+
+
+def _train(number: int, method: Method, seed: int) -> None:
+    _CELLS[0].train(number, method, seed)
+
+
+def _train_in(processes: int, cells: _Cells, methods: Sequence[Method], seeds: int, bar: Progress, row: TaskID) -> None:
+    """Train every cell in other processes; what is interrupted leaves the finished cells."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    context = get_context("spawn")  # no state of this process's threads
+    with ProcessPoolExecutor(processes, context, initializer=_enter, initargs=(cells, threads)) as pool:
+        jobs = [(number, method, seed) for number in range(len(cells.tasks)) for seed in range(seeds) for method in methods]
+        try:
+            for done in as_completed([pool.submit(_train, *job) for job in jobs]):
+                done.result()
+                bar.advance(row)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class _Trial:
@@ -210,6 +295,7 @@ class _Trial:
             figures = {
                 "best": convert(outcome["best"], float, "best"),
                 "best_epoch": convert(outcome["best_epoch"], int, "epoch"),
+                "seconds": convert(outcome.get("seconds"), float | None, "seconds"),
             }
             if outcome["settings"] == self.settings(method):
                 return Bundle.load(path.with_suffix(".safetensors")), outcome | figures
@@ -219,9 +305,18 @@ class _Trial:
 
     def train(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]]:
         """Train and embed, and store the result at `path`; the settings last, so that they never describe other embeddings."""
-        aligner, history = self._fit(deepcopy(self.start), method)
-        embedded = aligner.embed(self.parts[self.split]).to("cpu")
-        outcome = {"settings": self.settings(method), "best": history.best or 0.0, "best_epoch": history.best_epoch}
+        start = deepcopy(self.start)
+        started = perf_counter()
+        if method.train is not None:
+            embeds, best, epoch = method.train(self.parts["train"], self.parts["validation"], self.seed), None, 0
+        else:
+            embeds, history = self._fit(start, method)
+            best, epoch = history.best, history.best_epoch
+        seconds = perf_counter() - started
+        embedded = embeds.embed(self.parts[self.split]).to("cpu")
+        if method.train is not None:
+            best = mean_reciprocal_rank(all_ranks(embeds.embed(self.parts["validation"]).to("cpu")))
+        outcome = {"settings": self.settings(method), "best": best or 0.0, "best_epoch": epoch, "seconds": seconds}
         path.unlink(missing_ok=True)
         embedded.save(path.with_suffix(".safetensors"))
         write_text(path, json.dumps(outcome, ensure_ascii=False, indent=2) + "\n")

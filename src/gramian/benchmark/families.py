@@ -1,0 +1,139 @@
+"""What the studies compare: each family is one method with several settings, among which validation chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from gramian.benchmark.study import Method, Run
+from gramian.canonical.features import Kernel
+from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Loss, Pairwise, Symile, Triangle
+from gramian.training import Recipe, Search
+
+__all__ = ["COLUMNS", "REFERENCE", "SEARCH", "TRIED", "Families", "best_settings", "families", "rivals", "short"]
+
+Families = dict[str, tuple[Method, ...]]
+"""Name → its settings. A family in closed form has one method, which tries its settings itself."""
+
+REFERENCE = "InfoNCE, linear heads"
+TRIED = ((0.2, 1e-3), (0.1, 1e-3), (0.2, 1e-2), (0.1, 1e-2))
+"""Temperatures and learning rates among which validation chooses for every loss and seed."""
+
+SEARCH = Search(
+    kernels=(Kernel(power=2), Kernel(power=4), Kernel("rbf", power=1)), ridges=(0.1, 0.3, 1.0, 3.0), powers=(0.5, 1.0, 2.0)
+)
+"""What the closed form tries: less than by default, for it is solved again for every size and seed."""
+
+COLUMNS = {"stamps": ("image", "text", "speech_fr"), "digits": ("fou", "fac", "zer")}
+"""The columns of a data set that are used, where it is not all of them."""
+
+
+class _Trained(NamedTuple):
+    """A loss and how it is trained."""
+
+    loss: Callable[..., Loss]
+    options: Mapping[str, Any] = MappingProxyType({})
+    temperature: str = "temperature"
+
+
+def families(anchor: str = "text") -> Families:
+    """The methods of the learning curves.
+
+    Args:
+        anchor: the modality that published GRAM contrasts with the others.
+
+    Returns:
+        Name → methods.
+    """
+    linear, kernel = (replace(SEARCH, heads=(head,)) for head in ("linear", "kernel"))
+    signed = partial(PMRL, signed=True, alignment_temperature=0.5)
+    return {
+        "MAXVAR, linear heads": (Method("MAXVAR, linear heads", None, search=linear),),
+        "MAXVAR, kernel heads": (Method("MAXVAR, kernel heads", None, search=kernel),),
+    } | _settings(
+        {
+            REFERENCE: _Trained(Pairwise),
+            "InfoNCE, MLP heads": _Trained(Pairwise, {"head": "mlp"}),
+            "InfoNCE, kernel heads": _Trained(Pairwise, {"head": "kernel"}),
+            "InfoNCE from MAXVAR, kernel heads": _Trained(Pairwise, {"search": kernel}),
+            "GRAM, published": _Trained(partial(Gram, anchor=anchor)),
+            "GRAM, cone, each": _Trained(partial(Gram, score="cone", anchor="each")),
+            "PMRL, published": _Trained(PMRL, temperature="instance_temperature"),
+            "PMRL, signed": _Trained(signed, temperature="instance_temperature"),
+        }
+    )
+
+
+def rivals(anchor: str, modalities: int) -> Families:
+    """The other published objectives, with linear heads.
+
+    Args:
+        anchor: the modality that anchored objectives contrast with the others.
+        modalities: how many there are. TRIANGLE takes no more than three.
+
+    Returns:
+        Name → methods.
+    """
+    trained = {
+        "InfoNCE, anchored": _Trained(partial(Pairwise, anchor=anchor)),
+        "SigLIP": _Trained(partial(Pairwise, objective="sigmoid")),
+        "TRIANGLE": _Trained(partial(Triangle, anchor=anchor)),
+        "Symile": _Trained(Symile),
+        "HyperGRAM": _Trained(partial(HyperGram, anchor=anchor)),
+        "CentroBind": _Trained(Centroid),
+        "Weighted centroid": _Trained(partial(Contrast, "weighted_centroid", anchor="each")),
+    }
+    if modalities > 3:
+        del trained["TRIANGLE"]
+    return _settings(trained)
+
+
+def _settings(trained: Mapping[str, _Trained]) -> Families:
+    return {
+        name: tuple(
+            Method(
+                f"{name}, τ {tau:g}, rate {rate:g}",
+                partial(one.loss, **{one.temperature: tau}),
+                recipe=Recipe(learning_rate=rate),
+                **one.options,
+            )
+            for tau, rate in TRIED
+        )
+        for name, one in trained.items()
+    }
+
+
+def short(tried: Families, epochs: int | None) -> Families:
+    """The families, with another number of epochs for every loss if one is given."""
+    if epochs is None:
+        return tried
+    return {
+        name: tuple(
+            one if one.loss is None else replace(one, recipe=replace(one.recipe or Recipe(), epochs=epochs)) for one in several
+        )
+        for name, several in tried.items()
+    }
+
+
+def best_settings(
+    runs: Mapping[str, Sequence[Run]], names: Sequence[str], tried: Mapping[str, Sequence[Method]]
+) -> dict[str, tuple[Run, ...]]:
+    """For each seed, the run of the setting with the best validation MRR.
+
+    Args:
+        runs: name of a method → runs by seed.
+        names: of families.
+        tried: family → its methods.
+
+    Returns:
+        Family → runs by seed.
+    """
+    return {
+        name: tuple(
+            max(of_seed, key=lambda run: run.best) for of_seed in zip(*(runs[one.name] for one in tried[name]), strict=True)
+        )
+        for name in names
+    }
