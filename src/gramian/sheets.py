@@ -39,7 +39,14 @@ class Sheet:
 
     def markdown(self) -> str:
         """A heading, the table and the note."""
-        lines = [f"### {visible(self.title)}", "", _line(self.header), _line((":---", *("---:" for _ in self.header[1:])))]
+        return f"### {visible(self.title)}\n\n{self._body()}"
+
+    def _repr_markdown_(self) -> str:
+        """What Jupyter shows."""
+        return f"**{visible(self.title)}**\n\n{self._body()}"
+
+    def _body(self) -> str:
+        lines = [_line(self.header), _line((":---", *("---:" for _ in self.header[1:])))]
         lines += [_line(row) for row in self.rows]
         if self.note:
             lines += ["", self.note]
