@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Modules are compiled when they are first imported: most of them never are, and all at once take half a minute.
 PIP := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help setup demo test coverage numeric numeric-plain numeric-avx2 floors check format docs study bench clean
+.PHONY: help setup demo test coverage numeric numeric-plain numeric-avx2 floors check format docs docs-site figures release-check types study bench clean
 
 help:
 	@echo "make demo    train and compare the objectives on the embedded data set -> runs/demo"
@@ -16,6 +16,10 @@ help:
 	@echo "make check   check formatting, lint and types"
 	@echo "make format  format the code and fix lint"
 	@echo "make docs    write docs/scores.md from the code; measure docs/accuracy.md and docs/results/arity.md again"
+	@echo "make docs-site build the book -> docs/_build/index.html; fetches the digits once, and nothing else"
+	@echo "make figures draw docs/figures/ again"
+	@echo "make types   how much of the public interface a type checker knows, by pyright (needs Node.js)"
+	@echo "make release-check build sdist and wheel, and use the wheel in a new environment without extras"
 	@echo "make study   write docs/objectives.md: every objective and score, five seeds; half an hour on an idle machine, resumes where it stopped"
 	@echo "make bench   write benchmarks/results/: the cost of losses and scores against the published formulas; a quarter of an hour"
 	@echo "make setup   create $(VENV) (the other targets do so themselves)"
@@ -76,6 +80,30 @@ docs: setup
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/arity.py
 
+# -W: a warning fails the build. Notebooks run on one thread each, on real data.
+docs-site: $(VENV)/.docs
+	$(BIN)/gramian prepare digits
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+figures: setup
+	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
+
+types: setup
+	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt pyright
+	$(BIN)/python .ci/types.py
+
+release-check: setup
+	rm -rf dist .venv-release
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install $(PIP) --constraint constraints.txt torch
+	.venv-release/bin/python -m pip install $(PIP) --constraint constraints.txt dist/*.whl
+	cd dist && ../.venv-release/bin/python ../.ci/release.py *.whl *.tar.gz
+
 study: setup
 	$(BIN)/gramian benchmark objectives --page docs/objectives.md --resume
 
@@ -83,4 +111,4 @@ bench: setup
 	$(BIN)/gramian bench --output benchmarks/results
 
 clean:
-	rm -rf $(VENV) .venv-floors runs build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-floors .venv-release runs build dist docs/_build docs/generated .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

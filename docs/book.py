@@ -122,7 +122,11 @@ def _commands() -> str:
     parts = ["# Commands", "Made from the command line itself: `gramian COMMAND --help` prints the same."]
     parts += [f"```text\n{PAGE.format(commands=lines)}```"]
     for name, command in COMMANDS.items():
-        parts += [f"## gramian {name}", f"{command.help[0].upper()}{command.help[1:]}.", f"```text\n{help_of(name, command)}```"]
+        parts += [
+            f"## gramian {name}",
+            f"{command.help[0].upper()}{command.help[1:]}.",
+            f"```text\n{help_of(name, command)}```",
+        ]
     parts += ["## Losses on the command line", "`--loss NAME` chooses one, `--loss.OPTION VALUE` sets its options."]
     for loss in LOSSES:
         options = help_of("train", COMMANDS["train"], ["--loss", loss]).partition(f"options of {loss}:\n")[2]

@@ -27,7 +27,7 @@ def save(figure: Figure, name: str) -> None:
 
 
 def equal_cosines(m: int, cosine: float) -> Tensor:
-    """m unit vectors with one cosine between any two: the Cholesky factor of their Gram matrix."""
+    """M unit vectors with one cosine between any two: the Cholesky factor of their Gram matrix."""
     return torch.linalg.cholesky((1 - cosine) * torch.eye(m, dtype=torch.float64) + cosine)
 
 
@@ -122,7 +122,10 @@ def canonical() -> None:
         for part, colour, label in ((train, COLOURS[0], "441 items solved for"), (other, COLOURS[1], "81 others")):
             rows = part[part.mask().all(1)]
             heads = [solution.head(name, power=0) for name in table.modalities]
-            views = [rows.features(name).double() @ head.weight + head.bias for name, head in zip(table.modalities, heads, strict=True)]
+            views = [
+                rows.features(name).double() @ head.weight + head.bias
+                for name, head in zip(table.modalities, heads, strict=True)
+            ]
             pairs = [_correlation(one, two) for one, two in combinations(views, 2)]
             ax.plot(torch.arange(1, 129), torch.stack(pairs).mean(0), color=colour, label=label, linewidth=1.2)
         ax.set(xlabel="component", title=f"ridge {ridge:g}")

@@ -1,4 +1,4 @@
-"""The README's snippets, commands, links and tree are true."""
+"""The README's snippets, commands and tree are true; tests/test_book.py follows its links."""
 
 import re
 import runpy
@@ -11,7 +11,6 @@ from gramian.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _blocks(language: str) -> list[str]:
@@ -44,14 +43,8 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
-        for target in re.findall(r"^make (\w+)", page, flags=re.M):
+        for target in re.findall(r"^make ([\w-]+)", page, flags=re.M):
             assert re.search(rf"^{target}:", makefile, flags=re.M), target
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_local_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
 
 
 def test_tree_names_what_is_there():

@@ -7,6 +7,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from gramian.bundle import Bundle
     from gramian.data import Table, load
     from gramian.errors import InputError
@@ -45,8 +46,6 @@ __all__ = [
     "train",
 ]
 
-__version__ = "0.1.0"
-
 _ROOMS = {
     "bundle": ("Bundle",),
     "data": ("Table", "load"),
@@ -65,7 +64,10 @@ _LATER = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
+    value: Any
+    if name == "__version__":
+        value = _version()
+    elif name in _LATER:
         value = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     elif name.isidentifier() and importlib.util.find_spec(f"{__name__}.{name}") and not name.startswith("_"):
         value = importlib.import_module(f"{__name__}.{name}")  # as in `import gramian; gramian.losses.LOSSES`
@@ -73,6 +75,16 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """That of the installed package, which is made from git's tags."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("gramian")
+    except metadata.PackageNotFoundError:  # a folder of sources that nobody installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:
