@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import BertTokenizer
 
-from gramian import InputError
+import released_tiny as tiny
+from gramian import InputError, Table
 from gramian.data.audio import read_audio, sinc_resample
 from gramian.data.batches import Collator
 from gramian.data.cells import Cells
