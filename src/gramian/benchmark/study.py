@@ -111,8 +111,8 @@ class Run:
     Attributes:
         method: what was trained.
         seed: of heads, batches and, where the task draws it, the table.
-        embedded: the items of the evaluated split in the shared space.
-        report: their figures.
+        path: its file of embeddings.
+        report: their figures, without the vectors.
         best: best validation MRR.
         best_epoch: the epoch of `best`, from which the embeddings come.
         seconds: that training took, on whatever else the machine did; None of a run stored without it.
@@ -120,11 +120,16 @@ class Run:
 
     method: Method
     seed: int
-    embedded: Bundle
+    path: Path
     report: Report
     best: float
     best_epoch: int
     seconds: float | None = None
+
+    @property
+    def embedded(self) -> Bundle:
+        """The items of the evaluated split in the shared space, read from the disk: a study has hundreds of runs."""
+        return Bundle.load(self.path)
 
 
 Results: TypeAlias = dict[str, dict[str, tuple[Run, ...]]]
@@ -193,8 +198,11 @@ def study(
                         method, path
                     )
                     report = evaluate(embedded, scores=scores, subsets="others" if scores else "none")
+                    report = replace(report, space=None)
                     best, epoch = outcome["best"], outcome["best_epoch"]
-                    runs.append(Run(method, trial.seed, embedded, report, best, epoch, outcome.get("seconds")))
+                    runs.append(
+                        Run(method, trial.seed, path.with_suffix(".safetensors"), report, best, epoch, outcome.get("seconds"))
+                    )
                     bar.advance(row)
                 results[task.name][method.name] = tuple(runs)
         bar.update(row, description="trained")
