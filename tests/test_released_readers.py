@@ -173,7 +173,7 @@ def test_the_left_channel_and_the_mean(tmp_path):
     assert np.allclose(read_audio(stereo, 8000, channels="left", resampler="sinc"), sinc_resample(left, 16_000, 8000))
 
 
-@pytest.mark.parametrize("seconds", [0.025, 0.5, 10.3, 21.0, 35.0])
+@pytest.mark.parametrize("seconds", [0.025, 0.5, 10.3, 20.495, 35.0])
 @pytest.mark.parametrize("slices", [1, 2, 3])
 def test_the_middle_slices(seconds, slices, monkeypatch):
     def loud(samples):  # one number per frame, which says where it begins; the spectrum itself is tested above
