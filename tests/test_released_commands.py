@@ -1,6 +1,7 @@
 """A released checkpoint from files to figures: prepare, embed, re-rank, evaluate and fine-tune, with tiny random weights."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -15,9 +16,15 @@ from gramian.data.table import Table
 from gramian.errors import InputError
 from gramian.evaluation import Reranker, evaluate
 from gramian.evaluation.released import askable
+from gramian.losses.matching import hard_negatives
 from gramian.model import Aligner
 from gramian.model.contexts import Contexts, embed_with_contexts
+from gramian.scores import SCORES
 from gramian.tokens import Tokens
+from gramian.training import Recipe
+from gramian.training.objective import rate_factor
+from gramian.training.released import fewer_frames, released_recipe
+from gramian.training.token_matching import TokenMatching
 
 RAW = ("text", "video", "audio", "subtitle")
 
@@ -195,4 +202,123 @@ def test_options_of_a_checkpoint_that_do_not_fit_are_refused(here, more, message
 
 def test_a_task_needs_a_checkpoint(here, capsys):
     assert main(["evaluate", "--data", str(here / "msrvtt.parquet"), "--task", "msrvtt"]) == 2
+    assert "`task` is for `released`" in capsys.readouterr().err
+
+
+# --- fine-tuning
+
+
+def test_a_recipe_of_the_authors_gives_way_to_what_is_said():
+    recipe = released_recipe("msrvtt")
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.schedule) == (4, 32, 2e-5, "linear")
+    assert (recipe.weight_decay, recipe.warmup, recipe.beta2, recipe.epsilon, recipe.max_gradient_norm) == (
+        0.01,
+        0.1,
+        0.98,
+        1e-6,
+        2,
+    )
+    assert released_recipe("msrvtt", "pmrl").batch_size == 64
+    own = released_recipe("didemo", recipe=Recipe(epochs=1, learning_rate=1e-4, precision="bf16"))
+    assert (own.epochs, own.learning_rate, own.precision, own.batch_size) == (1, 1e-4, "bf16", 64)
+    with pytest.raises(InputError, match="`task` must be one of"):
+        released_recipe("lsmdc")
+
+
+def test_the_rate_falls_in_a_line():
+    factor = rate_factor(0.25, 8, "linear")
+    assert [round(factor(step), 4) for step in range(9)] == [0.5, 1.0, 1.0, 0.8333, 0.6667, 0.5, 0.3333, 0.1667, 0.0]
+
+
+def test_fewer_frames_are_read_within_a_context(released):
+    reader = released.aligner.towers["video"].reader
+    with fewer_frames(released.aligner, 3):
+        assert released.aligner.collator().readers["video"].sampling.frames == 3
+        assert reader.sampling.frames == 8
+    assert released.aligner.towers["video"].reader is reader
+
+
+def test_the_matching_loss_reads_each_pair_by_itself(released, table):
+    """Each match, each text with one hard item and each item with one hard text, as logits of the head in float64."""
+    matching = TokenMatching(released.aligner, 0.1)
+    texts = Cells([None, *list(table.columns["text"])[1:]])  # the first has no text, and takes no part
+    lacking = replace(table, columns=table.columns | {"text": texts}, present=table.present | {"text": texts.present})
+    batch = released.aligner.collator()(lacking)
+    with torch.no_grad():
+        encodings = released.aligner.towers(batch)
+        bundle = released.aligner.project(batch, encodings)
+        torch.manual_seed(3)
+        value = matching(bundle, batch, encodings)
+        context = released.matcher.context(encodings)
+        torch.manual_seed(3)
+        usable = bundle[torch.arange(1, 8)]
+        scores = SCORES["volume"](usable.select("text"), usable.select(*RAW[1:])) / 0.07
+        wrong_item, wrong_text = (hard_negatives(each, torch.eye(7, dtype=torch.bool)) for each in (scores, scores.T))
+        total = 0.0
+        for row in range(7):
+            for text, item, truth in ((row, row, 1), (row, int(wrong_item[row]), 0), (int(wrong_text[row]), row, 0)):
+                words = {name: values[text][None] for name, values in batch.inputs["text"].items()}
+                logit = released.matcher(words, context[torch.tensor([item + 1])]).double()
+                total += math.log1p(math.exp(-float(logit) if truth else float(logit)))
+    assert float(value) == pytest.approx(total / 21, rel=1e-5)
+
+
+def test_a_batch_without_two_pairs_trains_no_matching(released, table):
+    matching = TokenMatching(released.aligner, 0.1)
+    alone = table[[0]]
+    batch = released.aligner.collator()(alone)
+    with torch.no_grad():
+        encodings = released.aligner.towers(batch)
+        assert matching(released.aligner.project(batch, encodings), batch, encodings) is None
+    with pytest.raises(InputError, match="`matching` is for the head of a released model"):
+        TokenMatching(Aligner({"text": 3, "video": 2}, 4, matcher={"layers": 1}), 0.1)
+
+
+def train_words(here, output, *more):
+    words = ["train", "--released", str(here / "gram.pt"), "--vocabulary", str(here / "vocab.txt"), "--task", "msrvtt"]
+    return [*words, "--data", str(here / "msrvtt.parquet"), "--output", str(output), *more]
+
+
+def test_a_checkpoint_is_tuned_saved_and_evaluated(here, tmp_path, capsys):
+    step = ["--loss", "Gram", "--matching", "0.1", "--recipe.epochs", "1", "--recipe.batch_size", "2"]
+    assert main(train_words(here, tmp_path / "run", *step)) == 0
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert record["loss"] == pytest.approx(record["loss/text"] + 0.1 * record["loss/Matching/text"], rel=1e-5)
+    before = load_released(here / "gram.pt", vocabulary=here / "vocab.txt").aligner
+    tuned = Aligner.from_pretrained(tmp_path / "run" / "aligner")
+    changes = {name: float((value - before.state_dict()[name]).abs().max()) for name, value in tuned.state_dict().items()}
+    assert all(math.isfinite(change) for change in changes.values())
+    vision = [change for name, change in changes.items() if name.startswith("towers.1.")]
+    assert 0 < max(vision) < 1e-6 < max(changes.values())  # its rate is a fortieth of the others'
+    assert max(change for name, change in changes.items() if "matcher.answers" in name) > 1e-6
+    assert tuned.towers["video"].reader.sampling.frames == 8
+    capsys.readouterr()
+    words = ["evaluate", "--data", str(here / "msrvtt.parquet"), "--model", str(tmp_path / "run" / "aligner"), "--rerank", "2"]
+    assert main(words) == 0
+    assert "best 2 re-ranked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--dim", "8"), "`dim` does not go with `released`"),
+        (("--head", "mlp"), "`head` does not go with `released`"),
+        (("--method", "canonical"), "`method` does not go with `released`"),
+        (("--preset", "own"), "`preset` must be"),
+        (("--mode", "tune"), "`mode` must be"),
+        (("--matching", "0.1", "--recipe.micro_batch", "1"), "`micro_batch` does not go with `matching`"),
+    ],
+)
+def test_options_of_training_that_do_not_fit_are_refused(here, tmp_path, more, message, capsys):
+    assert main(train_words(here, tmp_path / "run", *more)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error
+
+
+def test_training_needs_the_task_of_a_checkpoint(here, tmp_path, capsys):
+    words = train_words(here, tmp_path / "run")
+    del words[words.index("--task") : words.index("--task") + 2]
+    assert main(words) == 2
+    assert "`released` needs the data set" in capsys.readouterr().err
+    assert main(["train", "--data", "stamps", "--output", str(tmp_path / "run"), "--task", "msrvtt"]) == 2
     assert "`task` is for `released`" in capsys.readouterr().err

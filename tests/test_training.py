@@ -20,7 +20,7 @@ from gramian.losses import PMRL, Contrast, Gram, Pairwise
 from gramian.model import Aligner
 from gramian.training import Recipe, fit
 from gramian.training.checkpoints import RunFolder
-from gramian.training.objective import Objective, parameter_groups, warmup_cosine
+from gramian.training.objective import Objective, parameter_groups, rate_factor
 from synthetic import world
 
 training = importlib.import_module("gramian.training.fit")  # the name itself is the function
@@ -147,7 +147,7 @@ def test_every_step_is_the_one_worked_out_by_hand(accumulate, norm, rare):
 
 
 def test_the_rate_rises_and_falls():
-    factor = warmup_cosine(0.25, 8)
+    factor = rate_factor(0.25, 8)
     assert [round(factor(step), 4) for step in range(9)] == [0.5, 1.0, 1.0, 0.933, 0.75, 0.5, 0.25, 0.067, 0.0]
 
 

@@ -19,7 +19,7 @@ from gramian.scores import SCORES, ScoreName
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["Matching", "hard_negatives"]
+__all__ = ["Matching", "hard_negatives", "matching_pairs"]
 
 
 class Matching(Loss):
@@ -70,14 +70,9 @@ class Matching(Loss):
         for anchor, usable in comparable(bundle, comparisons, ANCHORED, exchange):
             queries, items = usable.select(anchor), usable.select(*comparisons[anchor][1])
             with torch.no_grad():
-                scores, same = SCORES[self.score](queries, items) / self.temperature, usable.same()
-                wrong_item = hard_negatives(scores, same, generator)
-                wrong_anchor = hard_negatives(scores.T, same, generator)
-            rows = torch.arange(len(usable), device=scores.device)
-            left, right = torch.cat([rows, rows, wrong_anchor]), torch.cat([rows, wrong_item, rows])
-            drawn = (left >= 0) & (right >= 0)
-            truth = (torch.arange(len(drawn), device=scores.device) < len(rows))[drawn].to(scores.dtype)
-            logits = self.matcher(queries[left[drawn]], items[right[drawn]])
+                scores = SCORES[self.score](queries, items) / self.temperature
+            left, right, truth = matching_pairs(scores, usable.same(), generator)
+            logits = self.matcher(queries[left], items[right])
             parts[anchor] = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype))
         return LossOutput(torch.stack(list(parts.values())).mean(), parts)
 
@@ -85,6 +80,29 @@ class Matching(Loss):
         """The options."""
         matcher = f"{type(self.matcher).__name__}({self.matcher.extra_repr()})"
         return f"{matcher}, score={self.score!r}, anchor={self.anchor!r}, temperature={self.temperature}"
+
+
+def matching_pairs(
+    scores: Float[Tensor, "n n"], same: Bool[Tensor, "n n"], generator: torch.Generator | None = None
+) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"], Bool[Tensor, " p"]]:
+    """The pairs of a batch that a matching head learns from: each match, each anchor with a hard item, a hard anchor with each.
+
+    Args:
+        scores: (n, n) of anchors with items, divided by the temperature.
+        same: (n, n) bool, which rows are one item.
+        generator: for the draws, on the CPU.
+
+    Returns:
+        Rows of the anchors and of the items, (p,) each, and which are matches: the first n.
+    """
+    with torch.no_grad():
+        wrong_item = hard_negatives(scores, same, generator)
+        wrong_anchor = hard_negatives(scores.T, same, generator)
+    rows = torch.arange(len(scores), device=scores.device)
+    left, right = torch.cat([rows, rows, wrong_anchor]), torch.cat([rows, wrong_item, rows])
+    drawn = (left >= 0) & (right >= 0)
+    truth = torch.arange(len(drawn), device=scores.device) < len(rows)
+    return left[drawn], right[drawn], truth[drawn]
 
 
 def hard_negatives(

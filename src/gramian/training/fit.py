@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from rich import get_console
@@ -26,6 +26,7 @@ from gramian.distributed import Gathered, Ring, check_precision, device, gather,
 from gramian.errors import InputError, TooSmallError, check_choice, check_type, require
 from gramian.files import claimed
 from gramian.losses.base import Loss, LossOutput
+from gramian.losses.contrast import Contrast
 from gramian.losses.softmax import Temperature
 from gramian.model.aligner import Aligner
 from gramian.model.towers import evaluating
@@ -33,8 +34,9 @@ from gramian.processes import watched
 from gramian.sheets import progress_bar
 from gramian.training.caching import cached_backward
 from gramian.training.checkpoints import RunFolder
-from gramian.training.objective import Objective, divide_gradients, parameter_groups, warmup_cosine
+from gramian.training.objective import Objective, divide_gradients, parameter_groups, rate_factor
 from gramian.training.recipe import History, Recipe
+from gramian.training.token_matching import TokenMatching
 from gramian.training.watching import Clock, Watch, check_finite, clock_face, validation_figures, validation_loss
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def fit(
     cpu: bool = False,
     strict: bool = False,
     report_to: str | None = None,
+    matching: float = 0.0,
 ) -> History:
     """Train `aligner` (and the loss's own parameters) in place.
 
@@ -78,6 +81,8 @@ def fit(
         cpu: stay on the CPU even if the machine has an accelerator.
         strict: raise at a raw cell that cannot be read; otherwise it counts as missing and is listed in the History.
         report_to: a tracker that accelerate knows, "tensorboard", "wandb", "trackio" and others, which gets the records.
+        matching: weight, beside the loss, of a matching head that reads the towers' tokens, as released models have; other
+            heads are trained by `gramian.losses.Matching`.
 
     Returns:
         The History.
@@ -94,8 +99,14 @@ def fit(
     recipe = recipe or Recipe()
     train = _prepare(train, aligner, "train")
     validation = None if validation is None else _prepare(validation, aligner, "validation")
+    pairs = None
+    if matching:
+        if recipe.micro_batch is not None:
+            raise InputError("`micro_batch` does not go with `matching` by tokens, which a step reads whole. Leave one out.")
+        score = loss.score if isinstance(loss, Contrast) and not callable(loss.score) else "volume"
+        pairs = TokenMatching(aligner, matching, score)
     with watched(), contextlib.nullcontext() if output is None else claimed(output, is_main_process()):
-        return _fit(aligner, loss, train, validation, recipe, output, resume, progress, cpu, strict, report_to)
+        return _fit(aligner, loss, train, validation, recipe, output, resume, progress, cpu, strict, report_to, pairs)
 
 
 def _fit(
@@ -110,6 +121,7 @@ def _fit(
     cpu: bool,
     strict: bool,
     report_to: str | None,
+    pairs: TokenMatching | None,
 ) -> History:
     accelerator = _accelerator(recipe.precision, cpu, report_to, output)
     if str(accelerator.distributed_type).endswith("FSDP"):
@@ -122,21 +134,24 @@ def _fit(
     spread: Loss = loss
     if world_size() > 1:
         spread = Ring(loss) if recipe.ring else Gathered(loss)
-    objective = Objective(aligner, loss, spread, recipe.modality_dropout)
+    objective = Objective(aligner, loss, spread, recipe.modality_dropout, pairs)
     batch_size = min(recipe.batch_size, len(train))
     if batch_size < world_size():
         raise InputError(f"`batch_size` must give each of {world_size()} processes an item; got {batch_size}.")
     reaches_all = _dry_run(objective, train)
     if loss.sign_blind:
         _warn_sign_blind(repr(loss))
-    optimizer = torch.optim.AdamW(parameter_groups(objective, recipe), lr=recipe.learning_rate)
+    adam: dict[str, Any] = {"betas": (0.9, recipe.beta2), "eps": recipe.epsilon}
+    optimizer = torch.optim.AdamW(parameter_groups(objective, recipe), lr=recipe.learning_rate, **adam)
     steps = math.ceil(len(train) // batch_size / recipe.accumulate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.warmup, recipe.epochs * steps))
+    factor = rate_factor(recipe.warmup, recipe.epochs * steps, recipe.schedule)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     if reaches_all and not recipe.modality_dropout and accelerator.ddp_handler is not None:
         accelerator.ddp_handler.find_unused_parameters = False
     trained = objective, optimizer, schedule = accelerator.prepare(objective, optimizer, schedule)
     history = History()
     run = asdict(recipe) | {"loss": repr(loss), "modalities": list(aligner.modalities)}
+    run |= {} if pairs is None else {"matching": pairs.weight}
     folder = None if output is None else RunFolder(Path(output), accelerator, trained, run, [train, validation])
     best: dict[str, Tensor] = {}
     if report_to is not None:

@@ -16,9 +16,10 @@ from gramian.data.batches import Batch
 from gramian.losses.base import Loss
 from gramian.model.aligner import Aligner
 from gramian.tokens import Tokens
-from gramian.training.recipe import Recipe
+from gramian.training.recipe import Recipe, Schedule
+from gramian.training.token_matching import TokenMatching
 
-__all__ = ["Objective", "divide_gradients", "drop_modalities", "parameter_groups", "tied_parameters", "warmup_cosine"]
+__all__ = ["Objective", "divide_gradients", "drop_modalities", "parameter_groups", "rate_factor", "tied_parameters"]
 
 
 class Objective(nn.Module):
@@ -29,10 +30,19 @@ class Objective(nn.Module):
         loss: the objective.
         spread: the objective over the items of all processes; by default `loss` itself.
         dropout: probability that a modality of an item is left out; see `drop_modalities`.
+        matching: of the tokens of a batch, beside the loss; none by default.
     """
 
-    def __init__(self, aligner: Aligner, loss: Loss, spread: Loss | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        aligner: Aligner,
+        loss: Loss,
+        spread: Loss | None = None,
+        dropout: float = 0.0,
+        matching: TokenMatching | None = None,
+    ) -> None:
         super().__init__()
+        self.matching = matching
         self.dropout = dropout
         self.aligner = aligner
         self.loss = loss
@@ -59,6 +69,11 @@ class Objective(nn.Module):
 
         Every stage comes through here: a wrapper that shares parameters or gradients among processes watches this call.
         """
+        if self.matching is not None and isinstance(items, Batch) and not encode:
+            batch = items.to(self.aligner.device)
+            encodings = self.aligner.towers(batch)
+            bundle = drop_modalities(self.aligner.project(batch, encodings), self.dropout)
+            return self.matching.added(self.contrast(bundle), bundle, batch, encodings)
         bundle = items if isinstance(items, Bundle) else drop_modalities(self.aligner(items), self.dropout)
         if not encode:
             return self.contrast(bundle)
@@ -125,13 +140,14 @@ def divide_gradients(parameters: Iterable[nn.Parameter], batches: int) -> None:
                 parameter.grad /= batches
 
 
-def warmup_cosine(warmup: float, steps: int) -> Any:
-    """The factor of the rate at each step: a linear rise over a share `warmup` of the steps, then a cosine to 0."""
+def rate_factor(warmup: float, steps: int, schedule: Schedule = "cosine") -> Any:
+    """The factor of the rate at each step: a linear rise over a share `warmup` of the steps, then a cosine or a line to 0."""
     rising = max(1, round(warmup * steps))
 
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+        done = min(1.0, (step - rising) / max(1, steps - rising))
+        return 1 - done if schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
 
     return factor

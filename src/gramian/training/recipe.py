@@ -13,6 +13,7 @@ from gramian.model.options import convert
 __all__ = ["History", "Precision", "Recipe"]
 
 Precision: TypeAlias = Literal["no", "bf16", "fp16"]
+Schedule: TypeAlias = Literal["cosine", "linear"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ class Recipe:
         modality_dropout: probability that a modality of an item is left out of a step, drawn anew each time; two are always
             kept. It trains for items that lack some (docs/evaluation.md).
         ring: whether processes pass their items round instead of gathering all (see `gramian.distributed.Ring`).
-        learning_rate: peak of AdamW's rate, after a linear warm-up and before a cosine decay to 0. A tower may have its own.
+        learning_rate: peak of AdamW's rate, after a linear warm-up and before a decay to 0. A tower may have its own.
+        schedule: the decay: "cosine", or "linear" as in the released models.
+        beta2: how slowly AdamW forgets the size of gradients.
+        epsilon: AdamW's guard against division by 0.
         weight_decay: on weight matrices alone; never on biases or temperatures.
         warmup: share of the steps spent warming up.
         max_gradient_norm: gradients are scaled down to this length.
@@ -54,6 +58,9 @@ class Recipe:
     modality_dropout: float = 0.0
     ring: bool = False
     learning_rate: float = 1e-3
+    schedule: Schedule = "cosine"
+    beta2: float = 0.999
+    epsilon: float = 1e-8
     weight_decay: float = 0.1
     warmup: float = 0.1
     max_gradient_norm: float = 1.0
@@ -73,6 +80,9 @@ class Recipe:
         check_number("workers", self.workers, "[0, 1024]", integer=True)
         check_number("seed", self.seed, "[0, 4294967296)", integer=True)
         check_number("learning_rate", self.learning_rate, "(0, 10]")
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_number("beta2", self.beta2, "[0, 1)")
+        check_number("epsilon", self.epsilon, "(0, 1]")
         check_number("weight_decay", self.weight_decay, "[0, 100]")
         check_number("modality_dropout", self.modality_dropout, "[0, 1)")
         check_number("warmup", self.warmup, "[0, 1)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,21 @@ from gramian.canonical import PAPERS
 from gramian.canonical.features import Kernel
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
+from gramian.data.released import TASKS, Release, TaskName, task_settings
 from gramian.data.splits import drawn, hold_out, paired_items
 from gramian.distributed import is_main_process
 from gramian.errors import InputError, check_choice, check_number, check_type
 from gramian.evaluation import Report, evaluate
+from gramian.evaluation.released import askable
 from gramian.files import check_folder, claimed, inside, write_lines, write_text
 from gramian.losses import Contrast, Loss, Matching
 from gramian.model.aligner import Aligner
 from gramian.model.card import run_card
+from gramian.model.encoders.base import Mode
+from gramian.model.encoders.released.towers import VOCABULARY
 from gramian.model.heads import HeadName
+from gramian.model.matcher import Matcher
+from gramian.model.released import load_released
 from gramian.model.specs import Spec, build_loss, build_towers
 from gramian.model.starts import identity_heads
 from gramian.model.towers import Tower
@@ -32,6 +39,7 @@ from gramian.training.canonical import Choice, Search, fit_canonical
 from gramian.training.fit import fit
 from gramian.training.leash import fit_leashed
 from gramian.training.recipe import History, Recipe
+from gramian.training.released import VISION_RATE, fewer_frames, released_recipe
 
 __all__ = ["Run", "train"]
 
@@ -40,6 +48,7 @@ logger = logging.getLogger("gramian")
 
 Method: TypeAlias = Literal["contrast", "canonical"]
 Start: TypeAlias = Literal["random", "canonical", "identity"]
+Preset: TypeAlias = Literal["released", "none"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,13 @@ def train(
     loss: Loss | Spec | None = None,
     columns: Sequence[str] | None = None,
     towers: Mapping[str, Tower | Spec] | None = None,
+    released: str | Path | None = None,
+    task: TaskName | None = None,
+    release: Release = "gram",
+    vocabulary: str = VOCABULARY,
+    mode: Mode = "train",
+    preset: Preset = "released",
+    gradient_checkpointing: bool = False,
     method: Method = "contrast",
     start: Start = "random",
     leash: Sequence[float] | None = None,
@@ -100,6 +116,14 @@ def train(
             Without one, the sum of Pairwise and Gram's cone, each at temperature 0.2, which measured best.
         columns: the modalities to use; by default those of the towers and every column of features.
         towers: column → the encoder that reads its raw cells; in a YAML file.
+        released: a checkpoint as the authors of GRAM, PMRL or VAST published it, to go on from: a file, a folder or a hub id.
+        task: the data set whose settings `released` is read with.
+        release: whose checkpoint `released` is.
+        vocabulary: the words of the BERT of `released`: vocab.txt, a folder or a hub id.
+        mode: of the towers of `released`: "train", "lora" or "freeze".
+        preset: of `released`: "released" takes the authors' optimiser, epochs and batches for what `recipe` leaves at its
+            defaults; "none" the recipe as it is.
+        gradient_checkpointing: of the towers of `released`: compute activations again in the backward pass, in less memory.
         method: "contrast" trains by a loss; "canonical" solves in closed form, with `search` in place of loss and recipe.
         start: of the heads in "contrast": "random"; "canonical", in closed form, for heads "linear", "residual" and "kernel";
             or "identity", for modalities that share one space of width `dim` already.
@@ -150,6 +174,13 @@ def train(
         raise InputError("`leash` is for `start` 'canonical', from which it lets training depart. Leave it out.")
     if kernel is not None and (head or ("kernel" if method == "canonical" else "linear")) != "kernel":
         raise InputError(f"`kernel` is for heads 'kernel'; got {head or 'linear'!r}. Name them by `head`, or leave it out.")
+    if released is not None:
+        _check_released(task, towers=towers, method=method != "contrast", start=start != "random", head=head, dim=dim)
+        check_choice("preset", preset, get_args(Preset))
+        if preset == "released":
+            recipe = released_recipe(str(task), release, recipe)
+    elif task is not None:
+        raise InputError("`task` is for `released`, whose settings it names. Leave it out.")
     check_folder(output)
     inside(output, "aligner")  # a folder of somebody else may be resumed
     with watched(), claimed(output, is_main_process()):
@@ -157,7 +188,10 @@ def train(
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
         objective = build_loss(loss, trust_code=trust_code)
         encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
-        table = load(data, columns=columns, raw=list(encoders), media_root=media_root)
+        raw = list(encoders) if task is None else list(task_settings(task, release).modalities)
+        table = load(data, columns=columns, raw=raw, media_root=media_root)
+        if released is not None:
+            table = askable(table)
         training, validation = hold_out(table, validation_share, recipe.seed)
         anchor = _anchor(objective, training.modalities)
         matcher = {"anchor": anchor} if matching else None
@@ -165,7 +199,23 @@ def train(
             logger.info("training on %s, choosing on %s", training, validation)
         reading = Reading(recipe.workers, strict)
         solve = partial(fit_canonical, training, validation, towers=encoders, matcher=matcher, reading=reading)
-        if method == "canonical" or start == "canonical":
+        training_frames: AbstractContextManager[None] = nullcontext()
+        if released is not None and task is not None:
+            loaded = load_released(
+                released,
+                task,
+                release=release,
+                modalities=table.modalities,
+                mode=mode,
+                vocabulary=vocabulary,
+                gradient_checkpointing=gradient_checkpointing,
+            )
+            aligner = loaded.aligner
+            objective = _at_temperature(objective, loss, loaded.temperature)
+            if mode == "train" and preset == "released" and "video" in aligner.towers:
+                aligner.towers["video"].learning_rate = VISION_RATE
+            training_frames = fewer_frames(aligner, loaded.task.train_frames)
+        elif method == "canonical" or start == "canonical":
             if method == "contrast":
                 head, dim = head or "linear", 512 if dim is None else dim
             search = _narrowed(search, head, kernel, dim)
@@ -192,12 +242,15 @@ def train(
         else:
             if start == "canonical" and is_main_process():
                 logger.info("starting from the closed form: validation MRR %.1f %%, %s", 100 * choice.best, choice.chosen)
-            if aligner.matcher is not None:
+            if isinstance(aligner.matcher, Matcher):
                 score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
                 objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
             options: dict[str, Any] = {"resume": resume, "progress": progress, "report_to": report_to}
             parts = aligner, objective, training, validation
-            if leash is None:
+            if released is not None:
+                with training_frames:
+                    history = fit(*parts, recipe=recipe, output=output, strict=strict, matching=matching, **options)
+            elif leash is None:
                 history = fit(*parts, recipe=recipe, output=output, strict=strict, **options)
             else:
                 history = fit_leashed(*parts, leash, recipe=recipe, output=output, reading=reading, **options)
@@ -248,6 +301,24 @@ def _check_closed(recipe: Recipe, **options: Any) -> None:
         raise InputError(
             "`recipe` is for `method` 'contrast'; 'canonical' reads its seed and workers alone. Leave the rest out."
         )
+
+
+def _check_released(task: str | None, **options: Any) -> None:
+    """Refuse what a released checkpoint decides itself."""
+    if task is None:
+        raise InputError(f"`released` needs the data set whose settings it is read with: --task {' or '.join(TASKS)}.")
+    for option, value in options.items():
+        if value:
+            raise InputError(f"`{option}` does not go with `released`, which has towers and heads of its own. Leave it out.")
+
+
+def _at_temperature(objective: Loss, spec: Loss | Spec | None, temperature: float) -> Loss:
+    """A loss that was named without a temperature, at that of a checkpoint."""
+    options = spec.get("init_args") or {} if isinstance(spec, Mapping) else {}
+    if not isinstance(objective, Contrast) or isinstance(spec, Loss) or "temperature" in options:
+        return objective
+    name = spec.get("class_path") if isinstance(spec, Mapping) else spec
+    return build_loss({"class_path": name, "init_args": {**options, "temperature": max(0.01, float(f"{temperature:.4g}"))}})
 
 
 def _narrowed(search: Search, head: HeadName | None, kernel: Kernel | None, dim: int | None) -> Search:
