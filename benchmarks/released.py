@@ -10,6 +10,7 @@ Needs twice the size on the disk while it writes. Result: benchmarks/results/rel
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import math
 import re
@@ -19,6 +20,9 @@ from pathlib import Path
 
 import torch
 
+from gramian.files import write_text
+
+RESULTS = Path(__file__).parent / "results" / "released.csv"
 KEYS = Path(__file__).parent.parent / "tests" / "released" / "keys.json"
 DEPTHS = {"vision_encoder.visual.blocks.": 40, "audio_encoder.encoder.layers.": 12}
 DEPTHS |= {"vision_encoder.text.transformer.resblocks.": 12, "multimodal_encoder.bert.encoder.layer.": 12}
@@ -97,8 +101,15 @@ def main() -> None:
 
         load_released(path, vocabulary=options.vocabulary).aligner.save_pretrained(options.folder / "aligner")
         runs += [("folder", options.folder / "aligner")] * 3
+    lines = ["source,seconds,gigabytes_before,gigabytes_peak,parameters,torch,transformers"]
     for kind, source in runs:
-        subprocess.run([sys.executable, "-c", MEASURE, kind, str(source), options.vocabulary], check=True)
+        command = [sys.executable, "-c", MEASURE, kind, str(source), options.vocabulary]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        print(printed.strip())
+        *figures, _ = json.loads(printed)
+        versions = torch.__version__, importlib.metadata.version("transformers")
+        lines.append(",".join(map(str, (*figures, *versions))))
+    write_text(RESULTS, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
