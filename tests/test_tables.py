@@ -173,7 +173,8 @@ def test_bad_files_are_told_apart(tmp_path, name, content, message):
 
 def test_no_such_source_names_the_embedded_sets():
     with pytest.raises(
-        InputError, match="`data` must be a file, a folder, a hub id or one of stamps, digits, emoji; 'stamp' does not exist"
+        InputError,
+        match="`data` must be a file, a folder, a hub id or one of stamps, digits, emoji, furniture; 'stamp' does not exist",
     ):
         load("stamp")
 

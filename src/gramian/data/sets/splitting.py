@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch.nn.functional import normalize
@@ -12,7 +13,7 @@ from torch.nn.functional import normalize
 from gramian.data.table import Table
 from gramian.errors import InputError
 
-__all__ = ["in_hash_order", "leaks", "split_by_hash"]
+__all__ = ["in_hash_order", "leaks", "resplit", "split_by_hash"]
 
 
 def in_hash_order(names: Iterable[str], seed: str) -> list[str]:
@@ -57,6 +58,41 @@ def split_by_hash(
                     split[item] = "test" if share < test else "validation"
             done += len(own[group])
     return split
+
+
+def resplit(
+    table: Table, seed: str, *, group: Callable[[str], str] = str, stratum: Callable[[str], str] | None = None
+) -> Table:
+    """The table under another split, with the shares that it has; rows of other splits than these three stay where they are.
+
+    Args:
+        table: with the splits "train", "validation" and "test".
+        seed: of the order; another one is another split.
+        group: the id of an item to that of its group.
+        stratum: the id of an item to its class; none by default.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: a table without splits.
+    """
+    if table.split is None:
+        raise InputError("`table` must have a column `split`; it has none. Load one that is split.")
+    rows = [i for i, side in enumerate(table.split) if side in ("train", "validation", "test")]
+    counts = Counter(table.split)
+    names = [table.ids[i] for i in rows]
+    fresh = split_by_hash(
+        [group(name) for name in names],
+        seed,
+        test=counts["test"] / len(rows),
+        validation=counts["validation"] / len(rows),
+        strata=None if stratum is None else [stratum(name) for name in names],
+    )
+    split = list(table.split)
+    for i, side in zip(rows, fresh, strict=True):
+        split[i] = side
+    return replace(table, split=tuple(split))
 
 
 def leaks(table: Table, near: float = 0.999) -> dict[str, tuple[int, int]]:
