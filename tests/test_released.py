@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import released_tiny as tiny
@@ -436,6 +437,41 @@ def test_an_aligner_survives_saving(small, tmp_path):
     assert len(list((tmp_path / "aligner" / "towers").glob("*/model.safetensors"))) == 3
     with pytest.raises(InputError, match="cannot name a checkpoint of several towers"):
         small.aligner.save_pretrained(tmp_path / "other", towers="reference")
+
+
+def test_a_saved_aligner_from_a_stranger(small, tmp_path):
+    whole = tmp_path / "whole"
+    small.aligner.save_pretrained(whole)
+    config = json.loads((whole / "config.json").read_text())
+
+    def damaged(change) -> Path:
+        folder = tmp_path / "damaged"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(whole, folder)
+        own = json.loads(json.dumps(config))
+        change(own, folder)
+        (folder / "config.json").write_text(json.dumps(own))
+        return folder
+
+    def empty(_, folder):
+        path = folder / "towers" / "0" / "model.safetensors"
+        weights = load_file(path)
+        weights["embeddings.position_embeddings.weight"] = torch.zeros(2**40, 0)
+        save_file(weights, path)
+
+    for change, message in (
+        (lambda own, _: own["towers"]["text"].pop("files"), "names an encoder outside of itself"),
+        (lambda own, _: own["towers"]["subtitle"].update(twin_of="audio"), "has no twins|option"),
+        (lambda own, _: own["towers"]["subtitle"].update(twin_of="nobody"), "names no tower that 'subtitle' could share"),
+        (lambda own, _: own["towers"]["subtitle"]["options"].update(vocabulary="/etc/hosts"), "`option` must be one of"),
+        (lambda own, _: own["matcher"].update(vision=65_536), "of another shape"),
+        (lambda own, _: own["matcher"].update({"class": "Other"}), "`matcher.class` must be one of"),
+        (empty, "do not fit"),
+        (lambda _, folder: (folder / "towers" / "0" / "vocab.txt").unlink(), "`vocabulary` must be a vocab.txt"),
+        (lambda _, folder: (folder / "towers" / "1" / "model.safetensors").write_bytes(b"x" * 99), "damaged"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Aligner.from_pretrained(damaged(change))
 
 
 @pytest.mark.parametrize("mode", ["train", "lora"])

@@ -119,6 +119,7 @@ def test_a_video_is_read_as_its_decoded_frames(clip):
     assert len(everything) == 10
     assert torch.equal(reader.read(clip), reader.read(everything))
     assert reader.read(everything[:2]).shape == (4, 3, 8, 8)
+    assert FrameReader(4, train_frames=2, size=8).read(clip, generator=np.random.default_rng(0)).shape == (2, 3, 8, 8)
     drawn = {reader.read(clip, generator=np.random.default_rng(seed)).sum().item() for seed in range(5)}
     assert len(drawn) > 1
     assert reader.collate([reader.read(clip), reader.blank()]).shape == (2, 4, 3, 8, 8)

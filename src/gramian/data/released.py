@@ -210,7 +210,8 @@ class FrameReader(Media):
     """Frames of a video as the releases read them, by their numbers.
 
     Args:
-        frames: how many: the middle one of as many equal parts, or with a generator any of each.
+        frames: how many: the middle one of as many equal parts.
+        train_frames: how many with a generator, which draws one of each part; as many by default.
         size: of a side.
         resize: see `released_pixels`.
         colours: see `read_frames`.
@@ -219,8 +220,17 @@ class FrameReader(Media):
         InputError: a number below 1, another choice.
     """
 
-    def __init__(self, frames: int = 8, *, size: int = 224, resize: Resize = "squash", colours: Colours = "bt601") -> None:
+    def __init__(
+        self,
+        frames: int = 8,
+        *,
+        train_frames: int | None = None,
+        size: int = 224,
+        resize: Resize = "squash",
+        colours: Colours = "bt601",
+    ) -> None:
         super().__init__("video", frames=frames)
+        self.train_frames = check_number("train_frames", train_frames, "[1, 4096]", integer=True, optional=True) or frames
         self.size = check_number("size", size, "[1, 4096]", integer=True)
         self.resize = check_choice("resize", resize, RESIZES)
         self.colours = check_choice("colours", colours, COLOURS)
@@ -229,7 +239,7 @@ class FrameReader(Media):
         """(frames, 3, size, size) float32, of a file or of decoded frames."""
 
         def choose(count: int) -> list[int]:
-            return middles(count, self.sampling.frames, generator)
+            return middles(count, self.sampling.frames if generator is None else self.train_frames, generator)
 
         if isinstance(cell, np.ndarray | Tensor):
             frames = as_frames(cell)

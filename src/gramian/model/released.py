@@ -171,6 +171,7 @@ def _towers(
             towers[name] = ReleasedVision(
                 source,
                 frames=task.frames,
+                train_frames=task.train_frames,
                 resize=task.resize,
                 colours=task.colours,
                 mode=mode,

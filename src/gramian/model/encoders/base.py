@@ -248,7 +248,7 @@ class Encoder(Tower):
         where = str(described["source"])
         if "files" in described:
             where, options["revision"] = str(inside(folder, str(described["files"]))), None
-        elif not is_hub_id(where):
+        elif cls._by_value or not is_hub_id(where):
             raise InputError(
                 f"{str(folder)!r} names an encoder outside of itself, {where!r:.100}, which is not read. Give it yourself: "
                 "`from_pretrained(…, towers={…})`; `save_pretrained` writes it into the folder."

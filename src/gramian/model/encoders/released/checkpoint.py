@@ -149,9 +149,13 @@ def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _unread(path, f"it must hold a dict of tensors; {name!r:.60} is a {type(value).__name__}")
-        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        if (
+            value.device.type != "cpu"
+            or value.layout != torch.strided
+            or value.numel() * value.element_size() > value.untyped_storage().nbytes()
+        ):
             raise _unread(path, f"{name!r:.60} is larger than what the file holds of it")
-        yield name, value
+        yield name, value.detach()
 
 
 def _unpickled(path: Path) -> Any:

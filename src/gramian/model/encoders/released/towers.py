@@ -7,7 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack
 
 import torch
 from safetensors import SafetensorError
@@ -107,6 +107,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     own = module.state_dict()
     wrong = sorted(own.keys() ^ weights.keys())
     wrong += sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    wrong += sorted(name for name, value in weights.items() if not value.numel())
     if wrong:
         raise InputError(f"{source!r} has {len(wrong)} weights that do not fit in name or shape: {listing(wrong)}.")
     module.load_state_dict(dict(weights), assign=True)
@@ -124,6 +125,7 @@ class ReleasedVision(_Released):
     Args:
         model: a checkpoint of GRAM, PMRL or VAST: a file, a folder or a hub id.
         frames: of a video, one from each of as many equal parts of its frames.
+        train_frames: in training; as many by default.
         resize: "squash" both sides, or scale the shorter one and "crop" the middle.
         colours: "bt601" as OpenCV converts them, and with it GRAM; "file" by the file's own matrix, as decord, PMRL and VAST.
         options: see `EncoderOptions`.
@@ -141,12 +143,13 @@ class ReleasedVision(_Released):
         model: str,
         *,
         frames: int = 8,
+        train_frames: int | None = None,
         resize: Resize = "squash",
         colours: Colours = "bt601",
         **options: Unpack[EncoderOptions],
     ) -> None:
-        own = {"frames": frames, "resize": resize, "colours": colours}
-        FrameReader(frames, resize=resize, colours=colours)
+        own: dict[str, Any] = {"frames": frames, "train_frames": train_frames, "resize": resize, "colours": colours}
+        FrameReader(**own)
         super().__init__(model, own, options)
 
     def _build(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -171,8 +174,8 @@ class ReleasedVision(_Released):
     def _read(self) -> None:
         size = self.model.config.image_size
         self.tokens_of_part = self.model.embeddings.num_positions
-        own = {name: self.options[name] for name in ("resize", "colours")}
-        self.reader = FrameReader(self.options["frames"], size=size, **own)
+        own = {name: self.options[name] for name in ("frames", "train_frames", "resize", "colours")}
+        self.reader = FrameReader(size=size, **own)
 
     def _measure(self) -> int:
         return int(self.model.config.hidden_size)
@@ -316,13 +319,13 @@ class ReleasedText(_Released):
             is_decoder=True,
             add_cross_attention=True,
         )
-        model: Any = BertModel(config, add_pooling_layer=False)
-        embeddings = model.embeddings  # what is counted, and not in a file
-        embeddings.position_ids = torch.arange(config.max_position_embeddings, device="cpu")[None]
-        embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
-        return cast(nn.Module, model)
+        model: nn.Module = BertModel(config, add_pooling_layer=False)
+        return model
 
     def _prepare(self, folder: Any) -> None:
+        embeddings = self.model.embeddings  # what is counted, and not in a file
+        embeddings.position_ids = torch.arange(self.model.config.max_position_embeddings)[None]
+        embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
         where = self._vocabulary if isinstance(folder, Checkpoint) else inside(folder, WORDS)
         self._words = _words(where, self.model.config.vocab_size)
 
