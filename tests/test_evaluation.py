@@ -415,7 +415,8 @@ def test_plots_show_the_values():
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    from gramian.evaluation.plots import recall_matrix, tsne
+    from gramian.evaluation.clouds import tsne
+    from gramian.evaluation.plots import recall_matrix
 
     report = evaluate(_bundle(), scores=["span"])
     ax = recall_matrix(report.matrix(1), list(report.present), Figure().add_subplot())

@@ -1,8 +1,27 @@
 """The page that `gramian report` writes: what it keeps, what it shows, and that nothing of the user's is HTML."""
 
+import base64
+import hashlib
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
 import torch
 
 from gramian import Bundle, evaluate
+from gramian.cli import main
+from gramian.data import Table
+from gramian.data.cells import Broken, Cells
+from gramian.evaluation import compare
+from gramian.evaluation.previews import Previews
+from gramian.evaluation.run_page import run_page
+
+for name in ("jinja2", "matplotlib", "sklearn", "scipy", "pyarrow"):
+    pytest.importorskip(name)
 
 
 def _circle(degrees):
@@ -34,3 +53,218 @@ def test_a_report_keeps_the_vectors_of_some_items(monkeypatch):
     rows = ["abcde".index(name) for name in space.ids]
     assert torch.equal(space.features("text").float(), torch.eye(5)[rows])
     assert space.present["image"].tolist() == [row != 1 for row in rows]
+
+
+MARKUP = "<img src=x onerror=alert(1)>\"'&</script>$\\frac{"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two evaluations of twelve items whose ids, modalities, settings and reasons hold markup; and one of training."""
+    folder = tmp_path_factory.mktemp("runs")
+    generator = torch.Generator().manual_seed(0)
+    names = (f"text {MARKUP}", "image\x1b[31m", "a" * 60)
+    ids = [f"{MARKUP} {row}" for row in range(12)]
+    for run, noise in (("good", 0.3), (f"poor {MARKUP[:4]}", 3.0)):
+        base = torch.randn(12, 16, generator=generator)
+        columns = {name: base + noise * torch.randn(12, 16, generator=generator) for name in names}
+        bundle = Bundle.from_dict(columns, present={names[2]: [True] * 10 + [False] * 2})
+        broken = [Broken(ids[11], names[2], f"no file {MARKUP}")]
+        report = evaluate(bundle, ids=ids, broken=broken, settings={"data": MARKUP, "split": MARKUP}, diagnose=True)
+        replace(report, start=report.space).save(folder / run)
+    epochs = [{"epoch": i, "loss": 2 / i, "validation/mrr": 0.1 * i, f"validation/recall@1/{MARKUP}": 0.5} for i in (1, 2, 3)]
+    lines = "".join(json.dumps(record) + "\n" for record in epochs)
+    (folder / "good" / "metrics.jsonl").write_text(lines + "no JSON\n[1]\n")
+    return folder, ids, names
+
+
+class Reader(HTMLParser):
+    """What a browser would make of a page: elements, attributes, texts, and whether everything is closed in order."""
+
+    EMPTY = frozenset({"meta", "img", "link", "br", "input", "hr"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.texts, self.ids = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        assert len({name for name, _ in attrs}) == len(attrs)
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+KNOWN = {
+    *("html", "head", "meta", "title", "style", "body", "a", "header", "p", "button", "h1", "h2", "h3", "h4", "h5", "main"),
+    *("section", "dl", "div", "dt", "dd", "b", "span", "nav", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"),
+    *("figure", "figcaption", "details", "summary", "article", "img", "audio", "video", "pre", "code", "footer", "script"),
+    *("svg", "g", "defs", "path", "use", "clippath", "rect", "text", "tspan", "image", "line"),
+}
+
+
+def check(html):
+    """The page is whole, refers to nothing outside, runs its own script alone, and holds no element or handler of a name."""
+    page = Reader(html)
+    assert {tag for tag, _ in page.elements} <= KNOWN
+    assert len(page.ids) == len(set(page.ids))
+    links = {f"#{name}" for name in page.ids}
+    for tag, attributes in page.elements:
+        assert not {name for name in attributes if name.startswith("on") or name == "style"}, (tag, attributes)
+        for name in ("src", "href", "xlink:href", "action", "srcset", "poster"):
+            target = attributes.get(name)
+            assert target is None or target in links or target.startswith(("data:image/", "data:audio/", "data:video/"))
+        for value in attributes.values():
+            assert all(f"#{name}" in links for name in re.findall(r"url\(#([^)]*)\)", value or ""))
+    scripts = [tag for tag, _ in page.elements if tag in ("script", "style")]
+    assert scripts == ["style", "script"]
+    policy = next(attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none'; style-src 'sha256-") and "unsafe" not in policy
+    for tag in ("style", "script"):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.S)[1]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    return page
+
+
+def test_nothing_of_the_users_is_html(runs):
+    folder, ids, names = runs
+    poor = next(path for path in folder.iterdir() if path.name.startswith("poor"))
+    media = Table.from_columns(
+        {names[0]: Cells([f"said {MARKUP}" for _ in ids]), names[1]: Cells(["../../x.png"] * 12)}, ids=ids
+    )
+    page = run_page({"good": folder / "good", poor.name: poor}, previews=Previews(media), command=f"gramian report {MARKUP}")
+    read = check(page.html())
+    text = "".join(read.texts)
+    for shown in (
+        MARKUP,
+        f"said {MARKUP}",
+        f"no file {MARKUP}",
+        ids[3],
+        "image\\x1b[31m",
+        f"gramian report {MARKUP}",
+        poor.name,
+    ):
+        assert shown in text
+    titles = [element for element in read.elements if element[0] == "title"]
+    assert len(titles) > 12 * 3  # of the page and of the points
+    assert "not shown: " in text and "good beats" in text
+
+
+def test_a_broken_picture_of_the_template_would_be_seen():
+    """The checks above find what they look for."""
+    with pytest.raises(AssertionError):
+        check("<p onclick='x'></p>")
+    with pytest.raises(AssertionError):
+        check("<object></object>")
+    with pytest.raises(AssertionError):
+        check("<img src='https://example.org/x.png'>")
+    with pytest.raises(AssertionError):
+        Reader("<p><b></p>")
+
+
+def test_the_page_says_data_winner_margin_and_certainty(runs):
+    folder, _, _ = runs
+    poor = next(path for path in folder.iterdir() if path.name.startswith("poor"))
+    page = run_page({"good": folder / "good", "poor": poor})
+    comparison = compare({"good": folder / "good", "poor": poor})
+    assert page.verdict[0].startswith("good ranks first") and comparison.sentences()[0] in page.verdict[0]
+    assert [tile.name for tile in page.tiles] == ["Winner", "Margin", "Certainty", "Gallery"]
+    assert page.tiles[0].value == "good" and page.tiles[1].value == f"{100 * comparison.pairs[0].difference.value:+.1f} points"
+    assert MARKUP in page.subtitle and "12 items" in page.subtitle
+    alone = run_page({"good": folder / "good"})
+    assert "guessing would find 8.9 %" in alone.verdict[0]  # galleries: four of 12, two of 10
+    assert [section.title for section in alone.sections] == [
+        "Retrieval",
+        "Hardest and best queries",
+        "The space",
+        "Training",
+        "Data",
+        "How it was made",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: data.pop("sheets"), "damaged or of another version"),
+        (lambda data: data.update(rows="many"), "damaged or of another version"),
+        (lambda data: data.update(mean_recall={"1": {"value": "x"}}), "damaged or of another version"),
+        (lambda data: data["sheets"][0]["rows"].append(["alone"]), "rows do not have the columns"),
+        (lambda data: data.update(examples=[{"query": 3}]), "damaged or of another version"),
+    ],
+)
+def test_a_damaged_report_is_one_line(runs, tmp_path, change, reason, capsys):
+    data = json.loads((runs[0] / "good" / "report.json").read_text())
+    change(data)
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    assert main(["report", str(tmp_path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and reason in lines[0]
+
+
+def test_bad_input_of_report_is_one_line(runs, tmp_path, capsys):
+    good = str(runs[0] / "good")
+    (tmp_path / "features.csv").write_text('id,text\n1,"[0.5, 1.0]"\n')
+    for words, reason in (
+        (["report", str(tmp_path)], "`run` must be a folder that holds report.json"),
+        (["report", good, "--compare", good], "`compare` must name other folders"),
+        (["report", good, "--media-mb", "1000"], "`media_mb` must"),
+        (["report", good, "--media", str(tmp_path / "nowhere.csv")], "nowhere.csv"),
+        (["report", good, "--media", str(tmp_path / "features.csv"), "--columns", "image"], "image"),
+        (["report"], "run"),
+    ):
+        assert main(words) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and reason in err, err
+
+
+def test_previews_are_small_and_of_every_kind(tmp_path):
+    av, soundfile = pytest.importorskip("av"), pytest.importorskip("soundfile")
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (300, 600, 3), np.uint8)).save(tmp_path / "a.png")
+    soundfile.write(tmp_path / "a.wav", rng.normal(size=16_000 * 6) * 0.1, 16_000)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for value in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 12 * value, np.uint8), format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    cells = {
+        "text": ["x" * 500, "short"],
+        "image": ["a.png", "broken.png"],
+        "sound": ["a.wav", None],
+        "film": ["a.mp4", None],
+        "bytes": [(tmp_path / "a.png").read_bytes(), None],
+    }
+    table = Table.from_columns({name: Cells(column, tmp_path) for name, column in cells.items()}, ids=["one", "two"])
+    previews = Previews(table)
+    assert previews.kinds == {"text": "text", "image": "image", "sound": "audio", "film": "video", "bytes": "image"}
+    made = {name: previews.of(name, "one") for name in cells}
+    assert len(made["text"].text) == 280 and made["text"].text.endswith("…")
+    starts = {"image": "data:image/webp;", "sound": "data:audio/ogg;", "film": "data:video/mp4;", "bytes": "data:image/webp;"}
+    for name, start in starts.items():
+        assert made[name].uri.startswith(start) and len(made[name].uri) < 60_000
+    content = base64.b64decode(made["image"].uri.partition(",")[2])
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (128, 64)
+    sound, rate = soundfile.read(io.BytesIO(base64.b64decode(made["sound"].uri.partition(",")[2])))
+    assert len(sound) / rate == pytest.approx(4.0, abs=0.1)
+    assert previews.of("image", "two").kind == "none" and previews.of("sound", "two") is previews.of("text", "three") is None
+    assert previews.octets == sum(len(made[name].uri) for name in starts)
+    small = Previews(table, 0.0)
+    assert small.of("image", "one") is None and small.left_out == 1 and small.of("text", "two").text == "short"

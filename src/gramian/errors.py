@@ -178,6 +178,7 @@ EXTRAS = {
     "accelerate": "train",
     "av": "media",
     "datasets": "train",
+    "jinja2": "report",
     "matplotlib": "plots",
     "mteb": "mteb",
     "peft": "hf",

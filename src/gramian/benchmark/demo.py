@@ -213,7 +213,8 @@ def _page(sheet: Sheet, settings: dict[str, object], table: Table, runs: Mapping
 
 
 def _draw(runs: Mapping[str, Sequence[Run]], output: Path) -> list[Path]:
-    from gramian.evaluation.plots import panels, recall_matrix, tsne
+    from gramian.evaluation.clouds import tsne
+    from gramian.evaluation.plots import panels, recall_matrix
 
     first = next(iter(runs.values()))
     names = list(first[0].report.present)

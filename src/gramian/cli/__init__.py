@@ -1,4 +1,4 @@
-"""The command line: `gramian demo | check | prepare | train | evaluate | compare | embed | benchmark | bench`."""
+"""The command line: `gramian demo | check | prepare | train | evaluate | compare | report | embed | benchmark | bench`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gramian.cli.embed import embed
 from gramian.cli.evaluate import evaluate_table
 from gramian.cli.parsing import Command, help_of, parse
 from gramian.cli.prepare import prepare_command
+from gramian.cli.report import report_command
 from gramian.cli.terminal import fail, log_to_stderr, stoppable
 from gramian.cli.train import train_command
 from gramian.errors import InputError, check_choice, first_line, is_exhausted
@@ -69,6 +70,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(train_command, "train an aligner on a table, with a report and a model card", options=train),
     "evaluate": Command(evaluate_table, "measure every direction of retrieval"),
     "compare": Command(compare_command, "say which of several evaluations is better, and how sure that is", bare="runs"),
+    "report": Command(report_command, "write one page on a run, compared with others", bare="run"),
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
     "benchmark": Command(benchmark_command, "run a study: learning_curve, objectives, stamps_selection", bare="study"),
     "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),

@@ -11,7 +11,7 @@ from gramian.evaluation.comparing import Directions, compare
 from gramian.files import claimed
 from gramian.processes import is_main_process
 
-__all__ = ["compare_command"]
+__all__ = ["compare_command", "named"]
 
 
 def compare_command(runs: list[str], k: int = 1, directions: Directions = "singles", output: Path | None = None) -> None:
@@ -31,7 +31,7 @@ def compare_command(runs: list[str], k: int = 1, directions: Directions = "singl
     """
     if len(set(runs)) < len(runs):
         raise InputError(f"`runs` must be different folders; got {', '.join(runs)}.")
-    comparison = compare(_named(runs), k=k, directions=directions)
+    comparison = compare(named(runs), k=k, directions=directions)
     console = console_of()
     for sheet in comparison.sheets():
         console.print(sheet.rich())
@@ -43,7 +43,7 @@ def compare_command(runs: list[str], k: int = 1, directions: Directions = "singl
                 console.print(f"wrote {path}")
 
 
-def _named(runs: list[str]) -> dict[str, str]:
+def named(runs: list[str]) -> dict[str, str]:
     """The runs by what tells their paths apart: runs/a/test and runs/b/test are a and b."""
     parts = [Path(run).parts for run in runs]
     shared = len(Path(commonpath(runs)).parts) if len({Path(run).is_absolute() for run in runs}) == 1 else 0

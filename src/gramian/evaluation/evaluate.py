@@ -33,7 +33,7 @@ from gramian.evaluation.shape import diagnostics
 from gramian.model.matcher import Matcher
 from gramian.scores import SCORES, ScoreName
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "kept_vectors", "sample_rows"]
 
 T = TypeVar("T")
 
@@ -163,6 +163,7 @@ def evaluate(
             robust = robustness(bundle, scores=scores or DEFAULT, step=lambda: bar.advance(task))
     shape = diagnostics(bundle) if diagnose else {}
     settings = dict(settings or {}) | ({} if bank is None else {"hubs": f"corrected by {len(bank)} training items"})
+    shown = sample_rows(len(bundle))
     return Report(
         n=len(bundle),
         present=bundle.counts(),
@@ -180,18 +181,31 @@ def evaluate(
         ids=None if ids is None else tuple(ids),
         whole=whole,
         examples=tuple(examples(rankings, singles, [*(ids or map(str, range(len(bundle)))), *(corpus_ids or ())])),
-        space=_sample(rankings, ids),
+        space=kept_vectors(
+            bundle[shown.to(bundle.vectors.device)], [str(row) if ids is None else ids[row] for row in shown.tolist()]
+        ),
     )
 
 
-def _sample(rankings: Rankings, ids: Sequence[str] | None) -> Table:
-    """The vectors of all items, or of a random sample of them, in half precision."""
-    rows = torch.randperm(rankings.asking, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
-    bundle = rankings.bundle[rows.to(rankings.bundle.vectors.device)].to("cpu", dtype=torch.float16)
-    names = [str(row) if ids is None else ids[row] for row in rows.tolist()]
-    items = [str(item) for item in rankings.items[rows.numpy()]]
+def sample_rows(n: int) -> torch.Tensor:
+    """The numbers of at most `SAMPLE` of n rows, in order: all of them, or some drawn with a fixed seed."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
+
+
+def kept_vectors(bundle: Bundle, ids: Sequence[str]) -> Table:
+    """A Bundle's vectors as a Table in half precision, for pictures.
+
+    Args:
+        bundle: n rows.
+        ids: n names of them.
+
+    Returns:
+        The table.
+    """
+    bundle = bundle.detach().to("cpu", dtype=torch.float16)
     columns: dict[str, torch.Tensor | Cells] = {name: bundle.column(name).contiguous() for name in bundle.modalities}
-    return Table(columns, {name: bundle.has(name) for name in bundle.modalities}, tuple(names), item_ids=tuple(items))
+    items = None if bundle.item_ids is None else tuple(map(str, bundle.item_ids.tolist()))
+    return Table(columns, {name: bundle.has(name) for name in bundle.modalities}, tuple(ids), item_ids=items)
 
 
 def _of_corpus(rankings: Rankings, subsets: Subsets) -> list[str]:

@@ -1,23 +1,37 @@
-"""Pictures, drawn into the caller's Axes. Needs the extra `plots` (matplotlib, scikit-learn)."""
+"""Pictures of figures, drawn into the caller's Axes; those of vectors are in `clouds`. Needs the extra `plots`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.evaluation.stats import Interval
+from gramian.sheets import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Look", "cost_curves", "panels", "recall_matrix", "size_curves", "tsne"]
+__all__ = [
+    "STYLES",
+    "Look",
+    "confusion_matrix",
+    "cost_curves",
+    "differences",
+    "matrix",
+    "panels",
+    "recall_matrix",
+    "robustness_curves",
+    "short",
+    "size_curves",
+    "training_curves",
+]
 
 STYLES = tuple(
     zip(("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"), "o^sDvPX*", strict=True)
@@ -25,13 +39,14 @@ STYLES = tuple(
 """Colours that the colour-blind tell apart (Okabe and Ito, 2008), each with a marker of its own."""
 
 
-def panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A Figure of `count` panels, four to a row, and their Axes in order.
+def panels(count: int, width: float, height: float, *, across: int = 4, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A Figure of `count` panels, and their Axes in order.
 
     Args:
         count: panels.
         width: of one, in inches.
         height: of one, in inches.
+        across: panels in a row, at most.
         **options: of `Figure.subplots`.
 
     Returns:
@@ -39,7 +54,7 @@ def panels(count: int, width: float, height: float, **options: Any) -> tuple[Fig
     """
     from matplotlib.figure import Figure
 
-    columns = min(4, count)
+    columns = min(across, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="compressed")
     every = figure.subplots(rows, columns, squeeze=False, **options).flatten().tolist()
@@ -63,21 +78,193 @@ def recall_matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes, *
     Raises:
         InputError: a matrix that is not (m, m).
     """
-    if values.shape != (len(names), len(names)):
-        raise InputError(f"`values` must have shape ({len(names)}, {len(names)}); got {values.shape}.")
     top = float(np.nanmax(values, initial=0.0)) if top is None else top
-    top = max(top, 1e-9)  # all zero is drawn dark, too
-    ax.imshow(100 * np.ma.masked_invalid(values), vmin=0, vmax=100 * top, cmap="viridis")
-    cell = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted()).width * 72 / len(names)  # in points
-    size = min(8.0, cell / 3.2)  # of five digits and a point
-    for i, j in np.argwhere(np.isfinite(values)):
-        dark = values[i, j] < 0.6 * top
-        ax.text(j, i, f"{100 * values[i, j]:.1f}", ha="center", va="center", color="white" if dark else "black", fontsize=size)
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
-    ax.set_yticks(range(len(names)), names, fontsize=9)
+    matrix(100 * values, names, ax, top=100 * top)
     ax.set_xlabel("target")
     ax.set_ylabel("query")
     return ax
+
+
+def confusion_matrix(counts: NDArray[Any], classes: Sequence[str], ax: Axes) -> Axes:
+    """How often each class, in rows, was taken for each, in columns: in % of the row, empty where it never was.
+
+    Args:
+        counts: (c, c), at least 0.
+        classes: their names.
+        ax: where to draw.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        InputError: a matrix that is not (c, c).
+    """
+    rows = np.asarray(counts, float).sum(-1, keepdims=True)
+    shares = np.where(np.asarray(counts) > 0, 100 * np.asarray(counts) / np.maximum(rows, 1e-9), np.nan)
+    matrix(shares, classes, ax, top=100.0, digits=0)
+    ax.set_xlabel("predicted")
+    ax.set_ylabel("true")
+    return ax
+
+
+def matrix(values: NDArray[np.float64], names: Sequence[str], ax: Axes, *, top: float | None = None, digits: int = 1) -> Axes:
+    """Numbers of every ordered pair of names, as colours and as text.
+
+    Args:
+        values: (m, m), at least 0; NaN where there is none.
+        names: the m names of rows and columns.
+        ax: where to draw.
+        top: the number at the bright end of the colour scale; the largest by default.
+        digits: after the point.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        InputError: a matrix that is not (m, m).
+    """
+    if values.shape != (len(names), len(names)):
+        raise InputError(f"`values` must have shape ({len(names)}, {len(names)}); got {values.shape}.")
+    top = float(np.nanmax(values, initial=0.0)) if top is None else top
+    top = max(top, 1e-7)  # all zero is drawn dark, too
+    ax.imshow(np.ma.masked_invalid(values), vmin=0, vmax=top, cmap="viridis")
+    cell = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted()).width * 72 / len(names)  # in points
+    size = min(8.0, cell / 3.2)  # of five digits and a point
+    for i, j in np.argwhere(np.isfinite(values)) if size >= 3 else ():
+        colour = "#ffffff" if values[i, j] < 0.6 * top else "#000000"
+        ax.text(j, i, f"{values[i, j]:.{digits}f}", ha="center", va="center", color=colour, fontsize=size)
+    label = min(9.0, 0.9 * cell)
+    ax.set_xticks(range(len(names)), map(short, names), rotation=45, ha="right", fontsize=label, parse_math=False)
+    ax.set_yticks(range(len(names)), map(short, names), fontsize=label, parse_math=False)
+    return ax
+
+
+def short(name: str, width: int = 24) -> str:
+    """A user's name as a label: one line of printable characters, its end left out where it is long."""
+    name = visible(name)
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
+def differences(rows: Mapping[str, Interval], ax: Axes, *, unit: str = "points of R@1") -> Axes:
+    """Differences with their intervals, one below the other, and a line at no difference.
+
+    Args:
+        rows: name → difference of shares.
+        ax: where to draw.
+        unit: of a hundredth, for the axis.
+
+    Returns:
+        The Axes, with the numbers beside it. Filled points are those whose interval excludes 0.
+
+    Raises:
+        InputError: no rows.
+    """
+    if not rows:
+        raise InputError("`rows` must hold at least one difference; got none.")
+    colour = STYLES[0][0]
+    beside = ax.get_yaxis_transform()
+    for place, one in enumerate(rows.values()):
+        ax.text(1.02, place, one.percent(), transform=beside, va="center", fontsize=8)
+        clear = one.low > 0 or one.high < 0
+        ax.plot([100 * one.low, 100 * one.high], [place, place], color=colour, linewidth=1.4)
+        ax.plot(100 * one.value, place, "o", color=colour, markersize=5, markerfacecolor=colour if clear else "none")
+    ax.axvline(0, color="#888888", linewidth=0.8)
+    ax.set_yticks(range(len(rows)), [short(name, 40) for name in rows], fontsize=9, parse_math=False)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(unit)
+    ax.grid(visible=True, axis="x", linewidth=0.3)
+    return ax
+
+
+def robustness_curves(curves: Mapping[str, Mapping[float, Interval]], ax: Axes, *, measure: str = "R@1 in %") -> Axes:
+    """A figure against the share of each modality that was dropped, one curve per method with its interval as a band.
+
+    Args:
+        curves: method → share dropped → a share with its interval.
+        ax: where to draw.
+        measure: for the axis.
+
+    Returns:
+        The Axes, its curves labelled for a legend.
+
+    Raises:
+        InputError: no curves.
+    """
+    _curves(curves, ax, measure)
+    ax.set_xlabel("share of each modality that is dropped")
+    return ax
+
+
+def _curves(curves: Mapping[str, Mapping[float, Interval]], ax: Axes, measure: str) -> None:
+    if not any(curves.values()):
+        raise InputError("`curves` must hold at least one curve with a point; got none.")
+    for i, (name, curve) in enumerate(curves.items()):
+        colour, marker = STYLES[i % len(STYLES)]
+        places = sorted(curve)
+        low, value, high = ([100 * getattr(curve[place], part) for place in places] for part in ("low", "value", "high"))
+        ax.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.plot(places, value, color=colour, marker=marker, markersize=4, linewidth=1.4, label=short(name, 40))
+    ax.set_ylabel(measure)
+    ax.set_ylim(bottom=0)
+    ax.grid(visible=True, linewidth=0.3)
+
+
+PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (
+    ("loss", ("loss", "validation/loss"), 1),
+    ("what validation finds, in %", ("validation/mrr", "validation/recall@1"), 100),
+    ("validation R@1 by direction, in %", ("validation/recall@1/*",), 100),
+    ("temperature", ("temperature", "*/temperature", "*.temperature"), 1),
+    ("modality gap", ("validation/gap/*",), 1),
+    ("antipodal pairs, in %", ("validation/antipodal/*",), 100),
+)
+"""Panels of `training_curves`: title, patterns of the records' names, factor."""
+
+LABELS = {"loss": "train", "validation/loss": "validation", "validation/mrr": "MRR", "validation/recall@1": "R@1"}
+_STEM = re.compile("^validation/((recall@1|gap|antipodal)/)?")
+
+
+def training_curves(records: Sequence[Mapping[str, Any]], *, best_epoch: int | None = None) -> Figure:
+    """What `fit` records against the epoch, one panel per kind of figure.
+
+    Args:
+        records: of `History`, or of the lines of `metrics.jsonl`.
+        best_epoch: marked by a line.
+
+    Returns:
+        The Figure, with the panels that have something to show.
+
+    Raises:
+        InputError: no records with an epoch and a loss.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    rows = [row for row in records if "epoch" in row and "loss" in row]
+    if not rows:
+        raise InputError("`records` must hold the epochs of a training run; got none. The closed form has no epochs.")
+    names = dict.fromkeys(name for row in rows for name in row)
+    kept = []
+    for title, patterns, factor in PANELS:
+        shown = [name for name in names if any(name == each or ("*" in each and fnmatchcase(name, each)) for each in patterns)]
+        if shown:
+            kept.append((title, shown, factor))
+    figure, axes = panels(len(kept), 3.6, 3.1, across=3)
+    for ax, (title, shown, factor) in zip(axes, kept, strict=True):
+        for i, name in enumerate(shown[: len(STYLES)]):
+            colour, marker = STYLES[i]
+            epochs, values = zip(*((row["epoch"], factor * row[name]) for row in rows if name in row), strict=True)
+            every = max(1, len(epochs) // 8)
+            label = LABELS.get(name) or short(_STEM.sub("", name))
+            ax.plot(epochs, values, color=colour, marker=marker, markevery=every, markersize=3.5, linewidth=1.3, label=label)
+        if best_epoch:
+            ax.axvline(best_epoch, color="#888888", linewidth=0.8, linestyle=":")
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("epoch", fontsize=9)
+        ax.tick_params(labelsize=8)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(visible=True, linewidth=0.3)
+        columns = 2 if len(shown) > 1 else 1
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=7.5, frameon=False)
+    return figure
 
 
 def cost_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:

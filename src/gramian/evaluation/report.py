@@ -24,10 +24,10 @@ from gramian.evaluation.stats import Interval, share_interval
 from gramian.files import write_text
 from gramian.sheets import Sheet, unreadable
 
-__all__ = ["REPORT", "SPACE", "Report"]
+__all__ = ["REPORT", "SPACE", "START", "Report"]
 
-REPORT, SPACE = "report.json", "space.safetensors"
-"""What `Report.save` writes for `gramian report`: the figures, and the vectors of some items for pictures."""
+REPORT, SPACE, START = "report.json", "space.safetensors", "start.safetensors"
+"""What `Report.save` writes for `gramian report`: the figures, and the vectors of some items after and before training."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Report:
         whole: how many items the set has, where some of them are not among the rows; shown beside the size of every gallery.
         examples: the hardest and the best queries of each direction between two modalities.
         space: the vectors of at most 1,000 items, for pictures.
+        start: the vectors of the same items before training, where known.
     """
 
     n: int
@@ -71,6 +72,7 @@ class Report:
     whole: int | None = None
     examples: tuple[Example, ...] = field(default=(), repr=False)
     space: Table | None = field(default=None, repr=False)
+    start: Table | None = field(default=None, repr=False)
     _means: dict[int, Interval] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -291,9 +293,10 @@ class Report:
             write_text(folder / REPORT, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"),
             write_text(folder / "report.md", self.markdown()),
         ]
-        if self.space is not None:
-            self.space.save(folder / SPACE)
-            written.append(folder / SPACE)
+        for name, vectors in ((SPACE, self.space), (START, self.start)):
+            if vectors is not None:
+                vectors.save(folder / name)
+                written.append(folder / name)
         if importlib.util.find_spec("pyarrow"):
             ids = np.array(self.ids or [str(row) for row in range(self.n)], object)
             items = np.arange(self.n) if self.items is None else self.items

@@ -18,9 +18,10 @@ from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
 from gramian.data.released import TASKS, Release, TaskName, task_settings
 from gramian.data.splits import drawn, hold_out, paired_items
-from gramian.distributed import is_main_process
+from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_choice, check_number, check_type
 from gramian.evaluation import Report, evaluate
+from gramian.evaluation.evaluate import kept_vectors, sample_rows
 from gramian.evaluation.released import askable
 from gramian.files import check_folder, claimed, inside, write_lines, write_text
 from gramian.losses import Contrast, Loss, Matching
@@ -234,12 +235,19 @@ def train(
             )
             if start == "identity":
                 identity_heads(aligner.towers, aligner.named_heads())
+        tested = table.split is not None and "test" in table.split
+        split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
+        held_out = held_out.select(*aligner.modalities).has_any()
+        begun: Table | None = None
         history: History | Choice
         if method == "canonical":
             history = choice
             if is_main_process():
                 write_lines(output / "metrics.jsonl", choice.records)
         else:
+            if is_main_process():
+                shown = held_out[sample_rows(len(held_out))]
+                begun = kept_vectors(aligner.to(device()).embed(shown, reading=reading), shown.ids)
             if start == "canonical" and is_main_process():
                 logger.info("starting from the closed form: validation MRR %.1f %%, %s", 100 * choice.best, choice.chosen)
             if isinstance(aligner.matcher, Matcher):
@@ -258,9 +266,8 @@ def train(
             aligner.bank = aligner.embed(drawn(training.has_any(), bank, recipe.seed), reading=reading).to("cpu")
         if not is_main_process():
             return Run(aligner, history, None, ())
-        tested = table.split is not None and "test" in table.split
-        split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
-        settings = {"data": data, "split": split, "model": str(output / "aligner"), "version": __version__}
+        settings = {"data": data, "split": split, "columns": ", ".join(aligner.modalities), "model": str(output / "aligner")}
+        settings |= _described(search if method == "canonical" else recipe, objective, history) | {"version": __version__}
         report = _report(aligner, held_out, settings, reading)
         written = [output / "aligner"]
         if report is None:
@@ -280,7 +287,7 @@ def train(
                 broken=history.broken,
                 version=__version__,
             )
-            report.save(output)
+            replace(report, start=begun).save(output)
             written.append(output / "report.md")
         write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
         aligner.save_pretrained(output / "aligner")  # last: a folder that has one holds a whole run
@@ -290,6 +297,18 @@ def train(
 def _begun(output: Path) -> bool:
     """Whether a folder holds a run, whole or not."""
     return (output / "aligner").exists() or any(any(output.glob(f"{each}checkpoints/*")) for each in ("", "leash-*/"))
+
+
+def _described(how: Search | Recipe, objective: Loss, history: History | Choice) -> dict[str, str]:
+    """How a run was trained, for its report: the objective, the options that are not the default, what was chosen."""
+    default = type(how)()
+    changed = {name: value for name, value in asdict(how).items() if value != asdict(default)[name]}
+    return {
+        "method": f"closed form, {how.criterion}" if isinstance(how, Search) else repr(objective),
+        "search" if isinstance(how, Search) else "recipe": ", ".join(f"{name} {value}" for name, value in changed.items())
+        or "the default",
+        "chosen on validation": history.chosen,
+    }
 
 
 def _check_closed(recipe: Recipe, **options: Any) -> None:

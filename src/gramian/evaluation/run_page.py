@@ -1,0 +1,200 @@
+"""The page of a run: what `gramian report` writes from one folder, or from several on the same items."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gramian import __version__
+from gramian.errors import require
+from gramian.evaluation.comparing import Comparison, compare
+from gramian.evaluation.examples import Example
+from gramian.evaluation.illustrations import Illustrations
+from gramian.evaluation.page import Block, Card, Cards, Code, Entry, Facts, Page, Section, Tile, size_of
+from gramian.evaluation.previews import Previews
+from gramian.evaluation.stored import Stored, read_run
+from gramian.sheets import Sheet
+
+__all__ = ["run_page"]
+
+
+def run_page(
+    runs: Mapping[str, str | Path],
+    *,
+    previews: Previews | None = None,
+    command: str = "",
+    compared: Mapping[str, str | Path] | None = None,
+) -> Page:
+    """The page of a run, compared with others where there are any.
+
+    Args:
+        runs: name → folder; the first is the one that the page shows in full.
+        previews: of the media of its items.
+        command: that makes the page again.
+        compared: name → what `compare` reads of each run, by default the runs.
+
+    Returns:
+        The Page.
+
+    Raises:
+        InputError: a folder without a report, runs of other items, a missing package.
+    """
+    require("jinja2", "matplotlib", "sklearn")
+    name, *others = runs
+    run = read_run(runs[name])
+    comparison = compare(dict(compared or runs)) if others else None
+    pictures = Illustrations()
+    sections = []
+    if comparison is not None:
+        methods = {other: read_run(folder).settings.get("method", "not known") for other, folder in runs.items()}
+        sheets = [sheet for sheet in comparison.sheets() if sheet.title != "Directions"]  # the picture has its numbers
+        sections.append(
+            Section("Comparison", [Facts(methods, "What was compared"), *sheets, *pictures.differences(comparison)])
+        )
+    joint = [sheet for sheet in run.sheets if sheet.title not in ("The shape of the space", "Unreadable, counted as missing")]
+    title = "Retrieval" if comparison is None else f"Retrieval by {name}"
+    sections.append(Section(title, [*joint[:1], *pictures.recall(list(run.present), run.singles), *joint[1:]]))
+    if run.examples:
+        sections.append(Section("Hardest and best queries", _examples(run, previews)))
+    if run.space is not None:
+        sections.append(Section("The space", [*pictures.space(run.space, run.ids, run.start), *_shape(run)]))
+    elif run.diagnostics:
+        sections.append(Section("The space", _shape(run)))
+    if run.epochs and any("loss" in record for record in run.epochs):
+        sections.append(Section("Training", pictures.training(run.epochs, run.speeds)))
+    sections.append(Section("Data", _data(run)))
+    sections.append(Section("How it was made", _made(run, runs, command)))
+    data, split = run.settings.get("data", "vectors"), run.settings.get("split", "all")
+    subtitle = f"{data}, split {split}: {_items(run)} with {', '.join(run.present)}"
+    first = name if comparison is None else " against ".join(runs) if len(runs) < 4 else f"{name} and {len(others)} other runs"
+    return Page(
+        title=first,
+        subtitle=subtitle,
+        verdict=_verdict(run, comparison),
+        tiles=_tiles(run, comparison),
+        sections=sections,
+        footer=f"Written by gramian {__version__}. One file: it loads nothing and sends nothing.",
+    )
+
+
+def _items(run: Stored) -> str:
+    return f"{run.items} items" if run.items == run.rows else f"{run.rows} rows of {run.items} items"
+
+
+def _chance(run: Stored) -> float:
+    """R@1 of guessing, the mean over the directions between two modalities."""
+    return float(np.mean([1 / max(1, one.gallery) for one in run.singles])) if run.singles else float("nan")
+
+
+def _verdict(run: Stored, comparison: Comparison | None) -> list[str]:
+    """What the figures allow to say, the most important first."""
+    mean = run.mean.get(1)
+    ways = len(run.singles)
+    said = []
+    if comparison is not None:
+        best, second = list(comparison.recall)[:2]
+        lead = next(pair for pair in comparison.pairs if {pair.better, pair.worse} == {best, second})
+        value = comparison.recall[best]
+        said.append(
+            f"{best} ranks first: it finds {100 * value.value:.1f} % of the matches at rank {comparison.k} "
+            f"(95 % interval {100 * value.low:.1f} to {100 * value.high:.1f}). {lead.sentence(comparison.k, comparison.items)}"
+        )
+        rest = [
+            pair.sentence(comparison.k, comparison.items)
+            for pair in comparison.pairs
+            if pair is not lead and best in (pair.better, pair.worse)
+        ]
+        said += rest[:4]
+    elif mean is not None and run.singles and mean.value == mean.value:
+        said.append(
+            f"Of {_items(run)}, the match comes first for {100 * mean.value:.1f} % of the queries (95 % interval "
+            f"{100 * mean.low:.1f} to {100 * mean.high:.1f}), the mean of {ways} directions; guessing would find "
+            f"{100 * _chance(run):.1f} %."
+        )
+    if run.singles and comparison is None:
+        order = sorted(run.singles, key=lambda one: one.recall[min(one.recall)].value)
+        k = min(order[0].recall)
+        if len(order) > 1:
+            said.append(
+                f"The easiest direction is {order[-1].name} (R@{k} {100 * order[-1].recall[k].value:.1f} %), the hardest "
+                f"{order[0].name} ({100 * order[0].recall[k].value:.1f} %)."
+            )
+    if comparison is None and "method" in run.settings:
+        said.append(f"Trained by {run.settings['method']}.")
+    if run.broken:
+        said.append(f"{run.broken} cells could not be read and count as missing.")
+    return said or [f"{_items(run)} were evaluated."]
+
+
+def _tiles(run: Stored, comparison: Comparison | None) -> list[Tile]:
+    tiles = []
+    if comparison is not None:
+        best, second = list(comparison.recall)[:2]
+        lead = next(pair for pair in comparison.pairs if {pair.better, pair.worse} == {best, second})
+        low, high = 100 * lead.difference.low, 100 * lead.difference.high
+        value = f"{100 * comparison.recall[best].value:.1f} % R@{comparison.k}"
+        winner = (best, value) if lead.differ else ("not decided", f"{best} is ahead with {value}")
+        pairs = len(comparison.pairs)
+        test = "permutation test over items" + (f", corrected for {pairs} comparisons" if pairs > 1 else "")
+        tiles.append(Tile("Winner", *winner))
+        tiles.append(Tile("Margin", f"{100 * lead.difference.value:+.1f} points", f"{low:.1f} to {high:.1f}, over {second}"))
+        tiles.append(Tile("Certainty", "p < 0.001" if lead.p < 0.001 else f"p = {lead.p:.3f}", test))
+    else:
+        for k, one in run.mean.items():
+            if one.value == one.value:
+                note = f"{100 * one.low:.1f} to {100 * one.high:.1f}, mean of {len(run.singles)} directions"
+                tiles.append(Tile(f"R@{k}", f"{100 * one.value:.1f} %", note))
+    sizes = sorted({one.gallery for one in run.singles})
+    if sizes:
+        size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]}–{sizes[-1]}"
+        tiles.append(Tile("Gallery", size, f"candidates; guessing finds {100 * _chance(run):.1f} %"))
+    return tiles
+
+
+def _examples(run: Stored, previews: Previews | None) -> list[Block]:
+    groups: dict[str, dict[str, list[Card]]] = {}
+    headings = {"hardest": "Hardest: the match came last", "best": "Best: the match led by most"}
+    for one in run.examples:
+        way = groups.setdefault(f"{one.query} → {one.target}", {})
+        way.setdefault(headings[one.kind], []).append(_card(one, previews))
+    blocks: list[Block] = [Cards(name, cards, opened=i == 0) for i, (name, cards) in enumerate(groups.items())]
+    if previews is None:
+        note = "Queries and candidates are named by their ids. With --media TABLE, a table of the raw cells, they are shown."
+    else:
+        size = size_of(previews.octets)
+        note = f"Small previews, {size} in all, are part of this page: texts may be cut, sound is of the first seconds."
+        note += f" {previews.left_out} more would have made it too large." if previews.left_out else ""
+    return [f"Three queries of each kind in every direction, and the three candidates that were found first. {note}", *blocks]
+
+
+def _card(one: Example, previews: Previews | None) -> Card:
+    def entry(modality: str, row: str, mark: str = "") -> Entry:
+        return Entry(modality, row, None if previews is None else previews.of(modality, row), mark)
+
+    found = tuple(
+        entry(one.target, row, "match" if right else "other") for row, right in zip(one.found, one.right, strict=True)
+    )
+    wanted = None if any(one.right) else entry(one.target, one.id)
+    return Card(f"{one.query} → {one.target}: rank {one.rank:g} of {one.gallery}", entry(one.query, one.id), found, wanted)
+
+
+def _shape(run: Stored) -> list[Block]:
+    return [sheet for sheet in run.sheets if sheet.title == "The shape of the space"]
+
+
+def _data(run: Stored) -> list[Block]:
+    rows = tuple((name, str(n), str(run.rows - n), f"{100 * n / max(1, run.rows):.1f}") for name, n in run.present.items())
+    sheet = Sheet("Modalities", ("modality", "rows that have it", "missing", "% present"), rows, f"{_items(run)}.")
+    unread = [each for each in run.sheets if each.title == "Unreadable, counted as missing"]
+    return [sheet, *unread] if unread else [sheet, "Every cell that is not empty could be read."]
+
+
+def _made(run: Stored, runs: Mapping[str, str | Path], command: str) -> list[Block]:
+    folders = {f"folder of {name}": str(folder) for name, folder in runs.items()}
+    versions = {"gramian": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    blocks: list[Block] = [Facts(run.settings, "The run"), Facts(versions | folders, "This page")]
+    return [*blocks, Code(command, "Made by")] if command else blocks
