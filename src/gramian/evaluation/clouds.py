@@ -82,9 +82,10 @@ def cloud(points: Mapping[str, NDArray[np.float64]], ax: Axes, *, labels: Sequen
     for i, (name, place) in enumerate(points.items()):
         colour, marker = STYLES[i % len(STYLES)]
         if labels is None:
+            x, y = place[np.isfinite(place).all(1)].T
             ax.scatter(
-                place[:, 0],
-                place[:, 1],
+                x,
+                y,
                 s=size,
                 label=short(name),
                 alpha=0.7,
