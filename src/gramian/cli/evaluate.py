@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from gramian import __version__
-from gramian.bundle import Bundle
+from gramian.cli.telling import Told, embed_items
 from gramian.cli.terminal import console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken
@@ -49,6 +49,10 @@ def evaluate_table(
     corpus: str | None = None,
     mixed: bool = False,
     robustness: bool = False,
+    classify: str | None = None,
+    prompts: list[str] | None = None,
+    neighbours: int = 20,
+    regress: str | None = None,
     output: Path | None = None,
     diagnose: bool = False,
     rerank: int = 50,
@@ -80,6 +84,12 @@ def evaluate_table(
         mixed: rank each modality against one gallery of the vectors of all modalities, too, and show which come first.
         robustness: show what is left when modalities are missing, too: with ever more cells dropped, without each modality, and
             for complete and incomplete items.
+        classify: tell the class of each item, a column of text, by nearest neighbours and a linear probe that learn from the
+            split "train", and by `prompts`.
+        prompts: of the classes: sentences with {} for the class, in quotation marks, for a model that reads text; or a table
+            with the same column of classes, several rows for a class where there are several prompts.
+        neighbours: training items that vote on a class.
+        regress: tell a number, a column, by a linear probe that learns from the split "train".
         output: folder for report.json, report.md and ranks.parquet, which `gramian compare` reads; nothing is written without
             one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
@@ -119,7 +129,10 @@ def evaluate_table(
         if hubs and bank is None:
             raise InputError("`hubs` needs a model that keeps training items. Train it with --bank 1000.")
         raw = () if aligner is None else aligner.raw_modalities()
-        table = load(data, columns=columns, raw=raw, media_root=media_root)
+        labels = [name for name in (classify, regress) if name is not None]
+        if prompts and classify is None:
+            raise InputError("`prompts` are of the classes that `classify` names. Add --classify COLUMN.")
+        whole_table = table = load(data, columns=columns, raw=raw, labels=labels, media_root=media_root)
         if split is None:
             split = "all" if table.split is None else "test"
         count = whole(table, split)
@@ -130,7 +143,9 @@ def evaluate_table(
         found, candidates = None, None
         if corpus is not None:
             table = _named(table)
-            found, candidates = _embed(_named(load(corpus, raw=raw, media_root=media_root)), aligner, None, reading, broken)
+            found, candidates = embed_items(
+                _named(load(corpus, raw=raw, media_root=media_root)), aligner, None, reading, broken
+            )
         matcher: Matcher | Reranker | None = None
         first_stage = None
         if aligner is not None and isinstance(aligner.matcher, ReleasedMatcher) and candidates is None:
@@ -141,7 +156,7 @@ def evaluate_table(
             bundle, matcher = embedded.bundle, embedded.reranker
             first_stage = embedded.stage if embedded.stage is not bundle else None
         else:
-            items, bundle = _embed(table, aligner, columns, reading, broken)
+            items, bundle = embed_items(table, aligner, columns, reading, broken)
             if aligner is not None and isinstance(aligner.matcher, Matcher) and candidates is None:
                 matcher = aligner.matcher
         if matcher is not None and first_stage is None and set(matcher.modalities) - set(bundle.modalities):
@@ -179,6 +194,10 @@ def evaluate_table(
         if isinstance(matcher, PackedReranker):
             how = "the volume" if first_stage is None else "the fused head"
             console.print(paper_row(report, task or data, None if task is None else release, how).rich())
+        if labels:
+            told = Told(aligner, columns, reading, broken, scores or DEFAULT, neighbours)
+            described = None if not prompts else told.prompts(prompts, str(classify), items, media_root)
+            report = told.of(report, whole_table, split, items, bundle, classify, regress, described)
         for sheet in report.sheets():
             console.print(sheet.rich())
         for path in report.save(output) if output is not None and is_main_process() else ():
@@ -199,22 +218,3 @@ def _trained_on(table: Table, model: str | None) -> int:
     except (InputError, OSError, KeyError, TypeError):
         return 0
     return sum(name in ids for name in table.ids)
-
-
-def _embed(
-    table: Table,
-    aligner: Aligner | None,
-    columns: Sequence[str] | None,
-    reading: Reading,
-    broken: list[Broken],
-) -> tuple[Table, Bundle]:
-    """The items that can be embedded, and their vectors: by an Aligner, or as they stand; `columns` must be among them."""
-    if aligner is None:
-        items = table.has_any()
-        return items, items.to_bundle()
-    items = aligner.towers.known(table, columns).has_any()
-    bundle = aligner.embed(items, reading=reading, broken=broken).select(*items.modalities)
-    readable = bundle.has()
-    if not bool(readable.all()):
-        items, bundle = items[readable], bundle[readable]
-    return items, bundle

@@ -34,6 +34,7 @@ def load(
     split: str | None = None,
     columns: Sequence[str] | None = None,
     raw: Sequence[str] = (),
+    labels: Sequence[str] = (),
     id_column: str = "id",
     revision: str | None = None,
     media_root: Paths | None = None,
@@ -54,6 +55,7 @@ def load(
             gets such a column, and so does a folder where every file lies in a folder named `train`, `validation` or `test`.
         columns: the columns to read; by default every column that holds lists of floats, and those in `raw`.
         raw: the columns that towers read as they are; names that the table lacks are ignored.
+        labels: columns of text or numbers about the rows, such as their class, that are kept beside the modalities.
         id_column: holds the rows' names; a table without it has row numbers. A column `item` says what a row is about, where
             several rows are one item.
         revision: of a data set on the hub.
@@ -75,11 +77,16 @@ def load(
         table, (name, way) = Table.load(path), set_of(str(data))
         if way:
             table = another_split(table, name, way)
+        for label in labels:
+            if label not in table.labels:
+                has = f"its labels are {', '.join(table.labels)}" if table.labels else "it has none"
+                raise InputError(f"{str(data)!r} has no label `{label}`; {has}.")
         if columns is not None:
             table = table.select(*columns)
     else:
-        rows = read_rows(str(data), raw, columns=columns, id_column=id_column, revision=revision, roots=_roots(media_root))
-        table = _table_of(rows, str(data), columns, raw, id_column)
+        roots, kept = _roots(media_root), [*raw, *labels]
+        rows = read_rows(str(data), kept, columns=columns, id_column=id_column, revision=revision, roots=roots)
+        table = _table_of(rows, str(data), columns, raw, id_column, labels=labels)
     return table if split is None else table.part(split)
 
 
@@ -165,6 +172,7 @@ def _table_of(
     id_column: str,
     first: int = 0,
     known: Collection[str] | None = None,
+    labels: Sequence[str] = (),
 ) -> Table:
     """The Table of rows, numbered from `first` if they have no ids.
 
@@ -188,7 +196,9 @@ def _table_of(
             check_choice("columns", name, part.names)
     read: dict[str, tuple[Tensor | Cells, Tensor]] = {}
     ignored, empty = [], []
-    for name in columns or [name for name in part.columns if name not in reserved]:
+    for name in labels:
+        check_choice("labels", name, part.names)
+    for name in columns or [name for name in part.columns if name not in reserved and name not in labels]:
         if name not in part.columns:
             continue
         column = part.columns[name]
@@ -227,7 +237,8 @@ def _table_of(
         logger.warning("%s: left out columns that are not lists of floats: %s", source, listing(ignored))
     if ids is None and first:
         ids = [str(first + row) for row in range(part.rows)]
-    return Table.of_columns(read, ids, split, items)
+    about = {name: _labels(name, part.columns[name]) for name in labels}
+    return Table.of_columns(read, ids, split, items, about)
 
 
 def _is_empty(column: Column) -> bool:
@@ -244,6 +255,16 @@ def _names(name: str, column: Column, rows: int) -> list[str]:
     if wrong:
         raise InputError(f"column `{name}` must hold text or numbers; got {shown(wrong[0])}. Name the rows by another column.")
     return [str(value) for value in values]
+
+
+def _labels(name: str, column: Column) -> list[str | None]:
+    """A column that says something of the rows, as text; None where it says nothing."""
+    values: list[Any] = column if isinstance(column, list) else _values(column)
+    wrong = [value for value in values if isinstance(value, list | dict | bytes)]
+    if wrong:
+        raise InputError(f"column `{name}` must hold text or numbers to be a label; got {shown(wrong[0])}.")
+    empty = (None, "")
+    return [None if value in empty or (isinstance(value, float) and math.isnan(value)) else str(value) for value in values]
 
 
 def _values(column: Any) -> list[Any]:

@@ -43,6 +43,7 @@ class Table:
         metadata: string → string, kept in the safetensors header.
         item_ids: the n names of what the rows are about, or None where every row is an item of its own. Rows with one name are
             one item, as two captions of a film are: no negatives of each other, and either counts as found.
+        labels: name → n texts or None: what else is known of the rows, such as their class; no modalities.
 
     Raises:
         InputError: no column, or lengths and shapes that do not go together.
@@ -58,6 +59,7 @@ class Table:
     split: tuple[str, ...] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     item_ids: tuple[str, ...] | None = None
+    labels: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.ids, str):
@@ -78,6 +80,9 @@ class Table:
                 object.__setattr__(self, argument, tuple(names))
                 if len(names) != n:
                     raise InputError(f"`{argument}` must name {what} for each of the {n} items; got {len(names)}.")
+        for name, labels in self.labels.items():
+            if isinstance(labels, str) or len(labels) != n:
+                raise InputError(f"`labels[{name!r}]` must hold a text or None for each of the {n} items; got {len(labels)}.")
         for name, column in self.columns.items():
             if isinstance(column, Cells):
                 if len(column) != n:
@@ -99,6 +104,7 @@ class Table:
         ids: Sequence[str] | None = None,
         split: Sequence[str] | None = None,
         item_ids: Sequence[str] | None = None,
+        labels: Mapping[str, Sequence[str | None]] | None = None,
     ) -> Table:
         """Build and check a Table from arrays (n, width), or sequences of n vectors or raw cells, `None` where empty.
 
@@ -108,6 +114,7 @@ class Table:
             ids: n different names of the items; their row numbers by default.
             split: n split names.
             item_ids: n names of what the rows are about, where several rows may be one item.
+            labels: name → n texts, None where unknown.
 
         Returns:
             The table, with zeros where features are missing.
@@ -132,7 +139,7 @@ class Table:
             values, mask = read[name]
             mask = mask & read_mask(name, rows, n).to(mask.device)
             read[name] = (values if isinstance(values, Cells) else values.masked_fill(~mask[:, None], 0), mask)
-        return cls.of_columns(read, ids, split, item_ids)
+        return cls.of_columns(read, ids, split, item_ids, labels)
 
     @classmethod
     def of_columns(
@@ -141,6 +148,7 @@ class Table:
         ids: Sequence[str] | None,
         split: Sequence[str] | None,
         item_ids: Sequence[str] | None,
+        labels: Mapping[str, Sequence[str | None]] | None = None,
     ) -> Table:
         """The table of columns that were read, checked.
 
@@ -149,6 +157,7 @@ class Table:
             ids: see `from_columns`.
             split: see `from_columns`.
             item_ids: see `from_columns`.
+            labels: see `from_columns`.
 
         Returns:
             The table; rows without ids are numbered.
@@ -163,6 +172,7 @@ class Table:
             tuple(map(str, range(n))) if ids is None else ids,  # type: ignore[arg-type]  # sequences become tuples
             split,  # type: ignore[arg-type]
             item_ids=item_ids,  # type: ignore[arg-type]
+            labels={name: tuple(column) for name, column in (labels or {}).items()},
         )
         table.check()
         return table
@@ -254,6 +264,7 @@ class Table:
             ids=tuple(self.ids[i] for i in index),
             split=None if self.split is None else tuple(self.split[i] for i in index),
             item_ids=None if self.item_ids is None else tuple(self.item_ids[i] for i in index),
+            labels={name: tuple(column[i] for i in index) for name, column in self.labels.items()},
         )
 
     def select(self, *modalities: str) -> Table:
@@ -296,7 +307,8 @@ class Table:
         Returns:
             16 hexadecimal digits.
         """
-        digest = hashlib.sha256(json.dumps([self.ids, self.item_ids, self.split]).encode())
+        about: list[Any] = [self.ids, self.item_ids, self.split]
+        digest = hashlib.sha256(json.dumps(about + [self.labels] * bool(self.labels)).encode())
         for name, column in self.columns.items():
             digest.update(json.dumps(name).encode() + self.present[name].cpu().numpy().tobytes())
             if isinstance(column, Cells):
@@ -315,7 +327,7 @@ class Table:
         """Write the table, whole or not at all; the ending of `path` picks the format.
 
         `.safetensors` keeps the types and stores rows that are present alone; `.parquet` has one column per modality with lists
-        of float32, empty where missing, and `id`, `split` and `item`.
+        of float32, empty where missing, and `id`, `split`, `item` and the labels.
 
         Raises:
             InputError: another ending, or a column of raw cells.
@@ -327,13 +339,15 @@ class Table:
             data: dict[str, list[Any]] = {"id": list(self.ids)}
             data |= {} if self.split is None else {"split": list(self.split)}
             data |= {} if self.item_ids is None else {"item": list(self.item_ids)}
+            data |= {name: list(column) for name, column in self.labels.items()}
             with atomic(path) as partial:
                 write_vectors(data, columns, self.present, partial)
             return
         tensors = {f"values.{name}": column[self.present[name]] for name, column in columns.items()}
         tensors |= {f"present.{name}": mask for name, mask in self.present.items()}
         header = {"columns": self.modalities, "ids": self.ids, "split": self.split, "metadata": self.metadata}
-        write_tensors(path, tensors, _FORMAT, header | ({} if self.item_ids is None else {"items": self.item_ids}))
+        header |= {} if self.item_ids is None else {"items": self.item_ids}
+        write_tensors(path, tensors, _FORMAT, header | ({"labels": self.labels} if self.labels else {}))
 
     @classmethod
     def load(cls, path: str | Path) -> Table:
@@ -356,7 +370,8 @@ class Table:
                 filled = values.new_zeros(len(header["ids"]), values.shape[1])
                 filled[present[name]] = values
                 columns[name] = filled
-            table = cls(columns, present, header["ids"], header["split"], header["metadata"], header.get("items"))
+            labels = {name: tuple(column) for name, column in header.get("labels", {}).items()}
+            table = cls(columns, present, header["ids"], header["split"], header["metadata"], header.get("items"), labels)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise InputError(f"{str(path)!r} is a damaged table ({error}). Write it again.") from None
         table.check()

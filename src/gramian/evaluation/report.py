@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from gramian.data.cells import Broken
 from gramian.data.table import Table
+from gramian.evaluation.classification import Classified, classified_sheets
 from gramian.evaluation.directions import Direction, Gain, hits
 from gramian.evaluation.examples import Example
 from gramian.evaluation.metrics import median_rank, recall_at_k
 from gramian.evaluation.mixed import Mixed, mixed_sheet
 from gramian.evaluation.ranks_file import NAME, write_ranks
+from gramian.evaluation.regression import Regressed, regressed_sheet
 from gramian.evaluation.reranking import Reranked
 from gramian.evaluation.robustness import Robustness
 from gramian.evaluation.shape import DIAGNOSTICS_NOTE
@@ -46,6 +48,9 @@ class Report:
         broken: cells that could not be read and counted as missing.
         mixed: each modality against one gallery of the vectors of all of them; see `mixed_pool`.
         robustness: what is left when modalities are missing, where it was asked for.
+        label: by what the items were classified.
+        classified: by each method, of each set of modalities.
+        regressed: numbers that were told.
         corpus: rows, and rows of each modality, of the table that the candidates come from, where it is another.
         items: (n,) the item of each row; every row is an item of its own by default. Intervals are over items.
         ids: n names of the rows, for `ranks.parquet`; their numbers by default.
@@ -66,6 +71,9 @@ class Report:
     broken: tuple[Broken, ...] = ()
     mixed: tuple[Mixed, ...] = ()
     robustness: Robustness | None = None
+    label: str = ""
+    classified: tuple[Classified, ...] = ()
+    regressed: tuple[Regressed, ...] = ()
     corpus: dict[str, int] = field(default_factory=dict)
     items: NDArray[np.int64] | None = field(default=None, repr=False)
     ids: tuple[str, ...] | None = field(default=None, repr=False)
@@ -131,6 +139,9 @@ class Report:
             },
             "corpus": self.corpus,
             "mixed": [one.to_dict() for one in self.mixed],
+            "label": self.label,
+            "classified": [one.to_dict() for one in self.classified],
+            "regressed": [one.to_dict() for one in self.regressed],
             "robustness": None if self.robustness is None else self.robustness.to_dict(),
             "directions": [self._row(direction) for direction in self.singles]
             + [
@@ -207,6 +218,10 @@ class Report:
             sheets.append(mixed_sheet(self.mixed))
         if self.robustness is not None:
             sheets += self.robustness.sheets()
+        if self.classified:
+            sheets += classified_sheets(self.label, self.classified)
+        if self.regressed:
+            sheets.append(regressed_sheet(self.regressed))
         if detail:
             sheets.append(self._detail_sheet())
         if self.diagnostics:

@@ -161,9 +161,9 @@ class Robustness:
             for one in self.arity
         )
         note = (
-            f"One modality asks for the others together; p = {self.drop:g} of the candidates' cells are dropped. R@1 in % of the "
-            "queries whose item is complete, and incomplete; then the share of complete items at rank 1, in brackets their "
-            "share of the gallery. Above it a score favours complete items."
+            f"One modality asks for the others together; p = {self.drop:g} of the candidates' cells are dropped. R@1 in % of "
+            "the queries whose item is complete, and incomplete; then the share of complete items at rank 1, in brackets "
+            "their share of the gallery. Above it a score favours complete items."
         )
         header = ("score", "R@1, complete", "R@1, incomplete", "complete first")
         sheets.append(Sheet("Complete and incomplete items", header, lines, note))

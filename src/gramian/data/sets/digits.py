@@ -42,8 +42,8 @@ def collect(archives: Mapping[str, Path]) -> Table:
         archives: package → archive.
 
     Returns:
-        2,000 items; ids as "7/0123", the class and a number within it. Half of each class to train, 15 % for validation, 35 %
-        to test.
+        2,000 items; ids as "7/0123", the class and a number within it; label "class". Half of each class to train, 15 % for
+        validation, 35 % to test.
 
     Raises:
         InputError: views of other orders.
@@ -63,4 +63,4 @@ def collect(archives: Mapping[str, Path]) -> Table:
         ids.append(f"{label}/{seen[label]:04d}")
         seen[label] += 1
     split = split_by_hash(ids, "digits-1", test=0.35, validation=0.15, strata=classes)
-    return Table.from_columns(columns, ids=ids, split=split)
+    return Table.from_columns(columns, ids=ids, split=split, labels={"class": classes})
