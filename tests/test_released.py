@@ -339,8 +339,14 @@ def test_files_that_are_no_release(tmp_path, folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = folder / "model_step_7.pt"
     cut = tmp_path / "cut.pt"
-    cut.write_bytes(whole.read_bytes()[:-50_000])
-    with pytest.raises(InputError, match="is cut off or damaged"):
+    for size in (10, 60_000, whole.stat().st_size - 100):
+        cut.write_bytes(whole.read_bytes()[:size])
+        with pytest.raises(InputError, match="it is cut off; fetch it again"):
+            load_released(cut, vocabulary=folder)
+    content = bytearray(whole.read_bytes())
+    content[-200:-150] = b"\0" * 50  # in the directory at the end
+    cut.write_bytes(content)
+    with pytest.raises(InputError, match="is not read: it is damaged; fetch it again"):
         load_released(cut, vocabulary=folder)
     torch.save({"a": Runs()}, tmp_path / "code.pt")
     with pytest.raises(InputError, match="which may run code"):

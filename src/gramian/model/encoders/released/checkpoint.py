@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,8 @@ def _unpickled(path: Path) -> Any:
         with path.open("rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 raise _unread(path, "it is no file of torch.save, or one of before torch 1.6, which is to be saved again")
+            if not zipfile.is_zipfile(file):
+                raise _unread(path, "it is cut off; fetch it again")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
@@ -174,8 +177,8 @@ def _unpickled(path: Path) -> Any:
         if is_exhausted(error):
             raise
         reason = first_line(error)
-        if "central directory" in reason or "failed" in reason:
-            reason = "it is cut off or damaged; fetch it again"
+        if "PytorchStreamReader" in reason:
+            reason = f"it is damaged; fetch it again ({reason:.100})"
         raise _unread(path, reason[:160] or type(error).__name__) from None
 
 

@@ -384,10 +384,13 @@ def _words(vocabulary: str | Path, count: int) -> list[str]:
     """The words of a vocabulary, which belongs to a BERT of `count` of them."""
     path = Path(vocabulary)
     if not path.exists():
-        expected = (
-            f"`vocabulary` must be a {WORDS}, a folder that holds it, or a hub id, since checkpoints do not hold the words"
-        )
-        path = fetch(str(vocabulary), expected, (WORDS,))
+        try:
+            path = fetch(str(vocabulary), "", (WORDS,))
+        except InputError:
+            raise InputError(
+                f"`vocabulary` must be a {WORDS}, a folder that holds it, or a hub id that can be reached; got "
+                f"{str(vocabulary)!r}. The words of the BERT are not in its checkpoint: give the {WORDS} of bert-base-uncased."
+            ) from None
     path = path / WORDS if path.is_dir() else path
     try:
         words = path.read_text(encoding="utf-8").splitlines()
