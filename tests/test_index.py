@@ -166,7 +166,7 @@ def test_near_the_span_and_among_duplicates_nothing_is_lost(tmp_path):
     figures = index.diagnose()
     assert figures.figures["duplicates"] == 199
     assert figures.figures["items whose vectors are dependent"] >= 200
-    assert any("same vectors" in warning for warning in figures.warnings)
+    assert any("same vectors as another: 199" in warning for warning in figures.warnings)
 
 
 def test_of_a_volume_that_would_be_dominated_a_diagnosis_warns(tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: `gramian demo | check | prepare | train | evaluate | compare | report | embed | benchmark | bench`."""
+"""The command line: `gramian COMMAND`, one of `COMMANDS`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from gramian.cli.compare import compare_command
 from gramian.cli.demo import demo_command
 from gramian.cli.embed import embed
 from gramian.cli.evaluate import evaluate_table
+from gramian.cli.index import index_command
 from gramian.cli.parsing import Command, help_of, parse
 from gramian.cli.prepare import prepare_command
 from gramian.cli.report import report_command
+from gramian.cli.search import search_command
 from gramian.cli.terminal import fail, log_to_stderr, stoppable
 from gramian.cli.train import train_command
 from gramian.errors import InputError, check_choice, first_line, is_exhausted
@@ -49,6 +51,8 @@ then:
   gramian train --data stamps --output runs/stamps
   gramian evaluate --data stamps --model runs/stamps/aligner --output runs/stamps/test
   gramian embed --data stamps --model runs/stamps/aligner --output vectors.parquet
+  gramian index runs/stamps --data stamps --metadata split
+  gramian search runs/stamps --data stamps --row animals/birds/owl --by text
 
 Data are tables with one column per modality: parquet, Arrow, CSV, JSON lines, safetensors, webdataset, folders, hub
 ids. A cell is a list of floats, or text, a path or bytes for a tower to read; empty where the modality is missing. A
@@ -72,6 +76,8 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(compare_command, "say which of several evaluations is better, and how sure that is", bare="runs"),
     "report": Command(report_command, "write one page on a run, compared with others", bare="run"),
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
+    "index": Command(index_command, "embed a table and add its items to a run's index", bare="run"),
+    "search": Command(search_command, "search a run's index by any modalities together", bare="run"),
     "benchmark": Command(benchmark_command, "run a study: learning_curve, objectives, stamps_selection", bare="study"),
     "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),
 }

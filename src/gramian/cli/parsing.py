@@ -1,8 +1,8 @@
 """From the words of the command line, and a YAML file, to the options of a command: the parameters of a function.
 
 `--dim 512`, `--dim=512`, `--resume`, `--no-resume`, `--columns a,b` or `--columns a b`, `--recipe.epochs 4`,
-`--loss Gram --loss.score cone`, `--towers.text.mode lora`; `--config FILE.yaml`, or the file's name alone. What is typed
-overrides the file.
+`--loss Gram --loss.score cone`, `--towers.text.mode lora`, `--weights.text 2`, `-k 5`; `--config FILE.yaml`, or the file's
+name alone. What is typed overrides the file.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
     owner = f"`gramian {name}`"
     typed: list[tuple[list[str], Any]] = []
     files: list[str] = []
-    rest = list(words)
+    rest = [f"-{word}" if len(word) == 2 and word[0] == "-" and word[1] in options else word for word in words]  # -k is --k
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
@@ -120,7 +120,8 @@ def _path(key: str, options: Mapping[str, Option]) -> tuple[list[str], bool]:
     root = path[0].replace("-", "_")
     yes = root in options or not root.startswith("no_")
     root = root if yes else root.removeprefix("no_")
-    columns = path[1:2] if root in options and _holds_objects(options[root].hint) else []  # the user's names, as they are
+    named = root in options and (_holds_objects(options[root].hint) or _values_of(options[root].hint) is not None)
+    columns = path[1:2] if named else []  # the user's names, as they are
     return [root, *columns, *(part.replace("-", "_") for part in path[1 + len(columns) :])], yes
 
 
@@ -163,6 +164,8 @@ def _hint(options: Mapping[str, Option], path: Sequence[str], owner: str) -> Any
     record = _record(hint)
     if len(path) == 1 or _names_object(hint):
         return hint if len(path) == 1 else Any
+    if len(path) == 2 and _values_of(hint) is not None:
+        return _values_of(hint)
     inner = options_of(record) if record else None
     if inner is None or len(path) > 2 or path[1] not in inner:
         raise unknown
@@ -249,6 +252,14 @@ def _holds_objects(hint: Any) -> bool:
     return any(get_origin(member) is Mapping and _names_object(member) for member in alternatives(hint))
 
 
+def _values_of(hint: Any) -> Any:
+    """The type of the values of an option that maps the user's names to plain values; None for another option."""
+    kinds = [
+        get_args(member)[1] for member in alternatives(hint) if get_origin(member) is Mapping and len(get_args(member)) == 2
+    ]
+    return kinds[0] if kinds and not _names_object(hint) else None
+
+
 def _is_list(hint: Any) -> bool:
     return any(get_origin(member) in (list, tuple, Sequence) for member in alternatives(hint))
 
@@ -282,6 +293,8 @@ def help_of(name: str, command: Command, words: Sequence[str] = ()) -> str:
     for option in options.values():
         if _record(option.hint):
             lines += _of_record(option)
+        elif _values_of(option.hint) is not None:
+            lines += _of_option(f"{option.name}.NAME", replace(option, hint=_values_of(option.hint)))
         else:
             lines += _of_option(option.name, option)
     if "loss" in options:

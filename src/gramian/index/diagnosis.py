@@ -74,7 +74,7 @@ def diagnose(index: _Searchable) -> Diagnosis:
     if n >= 1000 and figures["share of answers held by the 1 % most found, centroid"] > HUBBED:
         warnings.append("A few items, hubs, turn up for many queries: correct for them with `hubs`.")
     if repeated:
-        warnings.append(f"{repeated} items have the same vectors as another: they tie, and fill the answers together.")
+        warnings.append(f"Items with the same vectors as another: {repeated}. They tie, and fill the answers together.")
     if len(arity) > 1:
         warnings.append(
             "Items have different numbers of modalities: span, cone, volume favour those with more; centroid does not."

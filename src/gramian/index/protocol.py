@@ -127,6 +127,10 @@ class Index(ABC):
         """Delete items; return how many of the ids were known."""
 
     @abstractmethod
+    def known(self, ids: Sequence[str]) -> list[bool]:
+        """Which of some ids are in the index."""
+
+    @abstractmethod
     def vectors(self, ids: Sequence[str]) -> Bundle:
         """The vectors of some items.
 

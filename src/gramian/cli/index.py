@@ -1,0 +1,131 @@
+"""`gramian index`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+from gramian.cli.terminal import console_of, warn_unreadable
+from gramian.data import Reading, Table, load, stream
+from gramian.distributed import device
+from gramian.errors import InputError, check_number
+from gramian.files import check_folder
+from gramian.index import FlatIndex
+from gramian.index.building import index_tables
+from gramian.model import Aligner
+from gramian.model.specs import Spec, build_towers
+from gramian.model.towers import Tower
+
+__all__ = ["index_command", "model_of"]
+
+
+def model_of(run: Path, model: str | None, towers: Mapping[str, Tower | Spec] | None, trust_code: bool) -> Aligner:
+    """The model of a run: that of its folder `aligner`, itself if it is an aligner, or another by its name."""
+    source = model or str(run / "aligner" if (run / "aligner").is_dir() else run)
+    return Aligner.from_pretrained(source, towers=build_towers(towers, trust_code=trust_code))
+
+
+def index_command(
+    run: Path,
+    data: str | None = None,
+    model: str | None = None,
+    output: Path | None = None,
+    split: str | None = None,
+    columns: list[str] | None = None,
+    metadata: list[str] | None = None,
+    id_column: str = "id",
+    replace: bool = False,
+    delete: list[str] | None = None,
+    compact: bool = False,
+    diagnose: bool = False,
+    batch_size: int | None = None,
+    part_size: int = 16384,
+    workers: int = 0,
+    strict: bool = False,
+    towers: Mapping[str, Tower | Spec] | None = None,
+    trust_code: bool = False,
+    media_root: list[Path] | None = None,
+) -> None:
+    """Embed a table with a run's model and add its items to the run's index, RUN/index, for `gramian search RUN`.
+
+    The table is read as it arrives; each part is on the disk before the next is embedded. A killed command goes on where it
+    stopped when it is started again: items whose id is in the index are kept as they are, unless --replace is given.
+
+    Args:
+        run: folder that `gramian train` wrote, or of an aligner.
+        data: the table: "stamps", a file, a folder or a hub id. Without one the index is only changed or diagnosed.
+        model: a saved Aligner, a folder or a hub id, instead of the run's.
+        output: folder of the index, instead of RUN/index.
+        split: the split to index; all by default.
+        columns: the modalities to index; all that the model reads by default.
+        metadata: columns to keep with the items, to filter by and to show: texts, numbers, truth values; split, item.
+        id_column: the column that names the items.
+        replace: embed items again whose id is in the index.
+        delete: ids of items to delete.
+        compact: afterwards, write the index again in few files, without what was deleted.
+        diagnose: afterwards, check every file and measure what makes answers bad.
+        batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
+        part_size: items that are committed at a time.
+        workers: processes that read raw media.
+        strict: stop at a raw cell that cannot be read; otherwise it is left out and listed.
+        towers: modality → the tower of a class of your own that the model was trained with.
+        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
+        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
+
+    Raises:
+        InputError: a run, a table or options that cannot be used; an index of another model.
+    """
+    console = console_of()
+    if data is None and not (delete or compact or diagnose):
+        raise InputError("--data must be given: the table to index. Without one: --delete, --compact or --diagnose.")
+    check_number("part_size", part_size, "[1, inf)", integer=True)
+    folder = output or run / "index"
+    check_folder(folder)
+    index = FlatIndex.open(folder) if FlatIndex.found(folder) else None
+    if data is None and index is None:
+        raise InputError(f"{str(folder)!r} holds no index. Make one: gramian index {run} --data TABLE")
+    if data is not None:
+        aligner = model_of(run, model, towers, trust_code)
+        raw = [*(name for name in aligner.raw_modalities() if columns is None or name in columns), *(metadata or ())]
+        raw = [name for name in raw if name not in ("split", "item")]
+        every = None if columns is None else [*columns, *(name for name in raw if name not in columns)]
+        tables: Iterator[Table]
+        total = None
+        if split is not None:
+            whole = load(data, split=split, columns=every, raw=raw, id_column=id_column, media_root=media_root)
+            total = len(whole)
+            tables = (whole[start : start + part_size] for start in range(0, total, part_size))
+        else:
+            tables = stream(data, part_size, columns=every, raw=raw, id_column=id_column, media_root=media_root)
+        first = next(tables, None)  # refused before anything is written
+        if first is not None and not set(first.modalities) & set(aligner.modalities):
+            aligner.towers.known(first)
+        if index is None:
+            index = FlatIndex.create(folder, dim=aligner.dim, model=aligner)
+        index = FlatIndex.open(index.path, model=aligner)
+        assert index.model is not None  # of another space it would be refused here
+        done = index_tables(
+            index,
+            aligner.to(device()),
+            chain([first] if first is not None else [], tables),
+            columns=columns,
+            metadata=metadata or (),
+            replace=replace,
+            batch_size=batch_size,
+            reading=Reading(workers, strict),
+            total=total,
+        )
+        notes = {"replaced": done.replaced, "were there already": done.kept, "had nothing to embed": done.empty}
+        note = "".join(f", {count} {what}" for what, count in notes.items() if count)
+        console.print(f"{index.path}: {done.added} items added{note}; {len(index)} in all, of {', '.join(index.modalities)}")
+        warn_unreadable(done.broken)
+    assert index is not None
+    if delete:
+        console.print(f"{index.path}: {index.delete(delete)} items deleted; {len(index)} remain")
+    if compact:
+        index.compact()
+        console.print(f"{index.path}: compact, {len(index.segments)} segments")
+    if diagnose:
+        told = index.diagnose()
+        console.print(told.sheet().rich())

@@ -1,0 +1,157 @@
+"""From a table of any size to an index, part by part: what was read is committed before the next part is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gramian.bundle import Bundle
+from gramian.data.batches import Loader, Reading
+from gramian.data.cells import Broken, Cells
+from gramian.data.content import Folder, Unreadable
+from gramian.data.table import Table
+from gramian.errors import InputError, check_choice, check_type
+from gramian.index.protocol import Index
+from gramian.model.aligner import Aligner
+from gramian.model.towers import Features
+from gramian.sheets import progress_bar
+
+__all__ = ["Indexed", "index_tables"]
+
+LONGEST = 1000  # characters of a text that is kept with its item
+ABOUT = ("split", "item")  # what a table says of its rows besides their ids
+
+
+class Indexed(NamedTuple):
+    """What `index_tables` did.
+
+    Attributes:
+        added: items that are new.
+        replaced: items whose id was known, and that were embedded again.
+        kept: items that were in the index already.
+        empty: rows without anything that could be read.
+        broken: cells that could not be read.
+    """
+
+    added: int
+    replaced: int
+    kept: int
+    empty: int
+    broken: tuple[Broken, ...]
+
+
+def index_tables(
+    index: Index,
+    model: Aligner,
+    tables: Iterable[Table],
+    *,
+    columns: Sequence[str] | None = None,
+    metadata: Sequence[str] = (),
+    replace: bool = False,
+    batch_size: int | None = None,
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    total: int | None = None,
+    progress: bool = True,
+) -> Indexed:
+    """Embed tables and add their rows to an index; started again, it goes on where it was stopped.
+
+    Beside its vectors an item keeps the columns of `metadata`, and of its raw cells the texts and the paths.
+
+    Args:
+        index: to add to.
+        model: whose space it is.
+        tables: one after the other, as from `gramian.data.stream`; each is committed before the next is embedded.
+        columns: the modalities to embed; by default all that the model reads.
+        metadata: columns to keep; "split" and "item" are those of the table.
+        replace: embed items again whose id is known; by default they are kept as they are.
+        batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
+        reading: how raw cells are read.
+        total: of the rows, where it is known, for the progress bar.
+        progress: show it.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: columns that do not fit, or a cell that cannot be read, if the reading is strict.
+    """
+    check_type("index", index, Index)
+    check_type("model", model, Aligner)
+    for name in columns or ():
+        check_choice("columns", name, model.modalities)
+    added = replaced = kept = rows = 0
+    broken: list[Broken] = []
+    with progress_bar(progress) as bar:
+        task = bar.add_task("indexing", total=total)
+        for table in tables:
+            rows += len(table)
+            known = index.known(table.ids)
+            fresh = table if replace or not any(known) else table[[i for i, has in enumerate(known) if not has]]
+            kept += len(table) - len(fresh)
+            for bundle, part in _embedded(model, fresh, columns, batch_size, reading, broken):
+                again = index.add(bundle, part.ids, _kept(part, model, metadata)) if len(bundle) else 0
+                replaced += again
+                added += len(bundle) - again
+            bar.update(task, advance=len(table))
+    if not rows:
+        raise InputError("`tables` must hold at least one row; got none.")
+    return Indexed(added, replaced, kept, rows - kept - added - replaced, tuple(broken))
+
+
+def _embedded(
+    model: Aligner,
+    table: Table,
+    columns: Sequence[str] | None,
+    batch_size: int | None,
+    reading: Reading,
+    broken: list[Broken],
+) -> Iterator[tuple[Bundle, Table]]:
+    """The items of a table that have something to embed, and their rows."""
+    names = [name for name in table.modalities if name in (columns or model.modalities)]
+    if not names or not len(table):
+        return
+    read = table.select(*names)
+    filled = read.mask().any(1)
+    if not bool(filled.any()):
+        return
+    read, table = read[filled], table[filled]
+    model.check(read)
+    bundle = model.embed(Loader(read, model.collator(), reading), batch_size=batch_size, broken=broken)
+    bundle = bundle.select(*names).to("cpu")
+    has = bundle.has()
+    yield bundle[has], table[has]
+
+
+def _kept(table: Table, model: Aligner, metadata: Sequence[str]) -> dict[str, list[Any]]:
+    """What the items of a table keep beside their vectors."""
+    fields: dict[str, list[Any]] = {}
+    for name, values in (("split", table.split), ("item", table.item_ids)):
+        if name in metadata and values is not None:
+            fields[name] = list(values)
+    for name, column in table.columns.items():
+        if isinstance(column, Cells):
+            tower = model.towers[name] if name in model.modalities else None
+            if tower is not None and not isinstance(tower, Features):
+                text = getattr(tower.reader, "kind", "text") == "text"
+                fields[name] = [_text(cell) if text else _path(cell, column.folder) for cell in column]
+            elif name in metadata:
+                fields[name] = list(column)
+    return {name: values for name, values in fields.items() if any(value is not None for value in values)}
+
+
+def _text(cell: Any) -> str | None:
+    return cell[:LONGEST] if isinstance(cell, str) and cell else None
+
+
+def _path(cell: Any, folder: Any) -> str | None:
+    """The file that a cell names, links followed; None for bytes, and for a part of an archive."""
+    if isinstance(cell, dict):
+        cell = cell.get("path") if cell.get("bytes") is None and cell.get("offset") is None else None
+    if not isinstance(cell, str | Path) or not str(cell):
+        return None
+    try:
+        path = folder.find(cell) if isinstance(folder, Folder) else (Path(folder or "") / cell).resolve()
+        return str(path) if path.is_file() else None
+    except (OSError, ValueError, RuntimeError, Unreadable):
+        return None
