@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from gramian.benchmark.alignment_metric import alignment_metric
 from gramian.benchmark.learning_curve import learning_curve
+from gramian.benchmark.modality_dropout import modality_dropout
 from gramian.benchmark.objectives import objectives
 from gramian.benchmark.scale import scale
 from gramian.benchmark.stamps_selection import stamps_selection
@@ -17,11 +19,20 @@ from gramian.processes import is_main_process
 
 __all__ = ["benchmark_command"]
 
-STUDIES = {"learning_curve": learning_curve, "objectives": objectives, "scale": scale, "stamps_selection": stamps_selection}
+STUDIES: dict[str, Callable[..., list[Path]]] = {
+    "alignment_metric": alignment_metric,
+    "learning_curve": learning_curve,
+    "modality_dropout": modality_dropout,
+    "objectives": objectives,
+    "scale": scale,
+    "stamps_selection": stamps_selection,
+}
+OF_SETS = ("alignment_metric", "learning_curve", "modality_dropout", "scale")
+"""Studies of several data sets."""
 
 
 def benchmark_command(
-    study: Literal["learning_curve", "objectives", "scale", "stamps_selection"],
+    study: Literal["alignment_metric", "learning_curve", "modality_dropout", "objectives", "scale", "stamps_selection"],
     output: Path | None = None,
     seeds: int | None = None,
     epochs: int | None = None,
@@ -33,18 +44,20 @@ def benchmark_command(
 ) -> None:
     """Run a study: every method trained with several seeds, its figures compared in pairs.
 
+    alignment_metric: whether GRAM's volume tells a good space from a bad one (docs/evaluation.md); half an hour.
     learning_curve: how many training items each method needs (docs/canonical.md); hours.
+    modality_dropout: what dropout of modalities in training buys (docs/evaluation.md); a quarter of an hour.
     objectives: which objective to train, which to fine-tune, which score to serve (docs/objectives.md); half an hour.
     scale: where training overtakes the closed form, on tables drawn to resemble real ones (docs/canonical.md); an hour.
     stamps_selection: what `gramian demo` trains with, chosen on validation (docs/log.md); ten minutes.
 
     Args:
-        study: learning_curve, objectives, scale or stamps_selection.
+        study: alignment_metric, learning_curve, modality_dropout, objectives, scale or stamps_selection.
         output: folder of the runs and of report.md; runs/STUDY by default.
         seeds: runs of each method; the study's own number by default.
         epochs: of every run, to try it; the study's own by default.
         methods: names of the methods in small letters, words joined by dashes, as in gram-cone-each; all by default.
-        sets: data sets of learning_curve, by default stamps and those that `gramian prepare` has made; and of scale, digits.
+        sets: data sets of the studies of several, by default stamps and what `gramian prepare` has made; of scale, digits.
         sizes: numbers of training items of learning_curve and scale.
         page: a Markdown page with the study's markers, which gets its tables.
         resume: reuse the finished runs in the output folder that have the same settings.
@@ -55,8 +68,10 @@ def benchmark_command(
     console = console_of()
     options: dict[str, Any] = {"epochs": epochs, "methods": methods, "page": page, "resume": resume, "console": console}
     extra = {name: value for name, value in {"sets": sets, "sizes": sizes}.items() if value is not None}
-    if extra and study not in ("learning_curve", "scale"):
-        raise InputError(f"`{next(iter(extra))}` is an option of learning_curve and scale; {study} has its own. Leave it out.")
+    for name in extra:
+        takes = OF_SETS if name == "sets" else ("learning_curve", "scale")
+        if study not in takes:
+            raise InputError(f"`{name}` is an option of {' and '.join(takes)}; {study} has its own. Leave it out.")
     options |= extra | ({} if seeds is None else {"seeds": seeds})
     output = output or Path("runs") / study
     with claimed(output, is_main_process()):

@@ -20,7 +20,7 @@ from gramian.kernels.ranks import top_k
 from gramian.scores import SCORES, ScoreName
 from gramian.sheets import Sheet
 
-__all__ = ["DROPS", "Arity", "Curve", "LeftOut", "Robustness", "robustness"]
+__all__ = ["DROPS", "Arity", "Curve", "LeftOut", "Robustness", "dropped_hits", "robustness"]
 
 DROPS = tuple(tenth / 10 for tenth in range(10))
 """The shares of the cells that are dropped by default: 0 to 0.9."""
@@ -242,6 +242,24 @@ def robustness(
         items=len(np.unique(whole.items)),
         seed=seed,
     )
+
+
+def dropped_hits(bundle: Bundle, score: ScoreName, drops: Sequence[float], *, seed: int = 0) -> NDArray[np.float64]:
+    """Whether each row finds its item at rank 1 as cells are dropped, to compare models in pairs; see `robustness`.
+
+    Args:
+        bundle: n rows, m ≥ 3 modalities.
+        score: of the directions between each modality and all others together.
+        drops: shares of the cells to drop.
+        seed: of the masks.
+
+    Returns:
+        (drops, directions, n) in [0, 1]; NaN where a row is no query.
+    """
+    bundle = bundle.detach()
+    whole, draws = Rankings(bundle), _draws(bundle, seed)
+    ways = list(_ways(whole))
+    return np.stack([_hits(_masked(bundle, draws >= drop), whole, ways, [score], bundle)[0] for drop in drops])
 
 
 def _ways(rankings: Rankings) -> Iterator[tuple[Names, Names]]:

@@ -1,0 +1,128 @@
+"""What modality dropout in training buys when items lack modalities: docs/evaluation.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from gramian.benchmark.study import Method, Task, chosen, read_page, study, write_tables
+from gramian.data import Table, load
+from gramian.data.sets import SETS, prepared
+from gramian.errors import InputError
+from gramian.evaluation.robustness import dropped_hits
+from gramian.evaluation.stats import difference_interval, share_interval
+from gramian.losses import Centroid, Gram, Loss, Pairwise
+from gramian.scores import ScoreName
+from gramian.sheets import Sheet
+from gramian.training import Recipe
+
+__all__ = ["modality_dropout"]
+
+SHARES = (0.0, 0.3, 0.6)
+"""Probabilities of the dropout in training."""
+
+DROPS = (0.0, 0.3, 0.6)
+"""Shares of the cells that are dropped from the test items."""
+
+SCORE: ScoreName = "centroid"
+COLUMNS = {"stamps": ("image", "text", "speech_fr", "speech_es"), "digits": ("fou", "fac", "kar", "zer")}
+
+
+def losses() -> dict[str, Callable[[], Loss]]:
+    """The objectives that are trained with and without."""
+    return {
+        "Pairwise": partial(Pairwise, temperature=0.2),
+        "Centroid": partial(Centroid, temperature=0.2),
+        "GRAM, cone, each": partial(Gram, score="cone", anchor="each", temperature=0.2),
+    }
+
+
+def modality_dropout(
+    output: Path = Path("runs/modality_dropout"),
+    *,
+    seeds: int = 3,
+    epochs: int | None = None,
+    methods: Sequence[str] | None = None,
+    page: Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    sets: Sequence[str] | None = None,
+) -> list[Path]:
+    """Train objectives with three probabilities of dropout and measure R@1 as modalities of the test items are dropped.
+
+    Args:
+        output: folder of the runs and of `report.md`.
+        seeds: runs of each method.
+        epochs: of every run, for a trial; 30 by default.
+        methods: names of the objectives; all by default.
+        page: a Markdown page with the marker "modality-dropout", which gets the tables.
+        resume: reuse the finished runs with the same settings.
+        console: of the progress bar.
+        sets: names of data sets; by default stamps, and digits where `gramian prepare` has made them.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        InputError: an unknown method or data set, a page without the marker.
+    """
+    if page is not None:
+        read_page(page, ["modality-dropout"])
+    names = [one.name for one in chosen([Method(name, None) for name in losses()], methods)]
+    flat = {
+        (name, share): Method(
+            f"{name}, dropout {share:g}", losses()[name], recipe=Recipe(epochs=epochs or 30, modality_dropout=share)
+        )
+        for name in names
+        for share in SHARES
+    }
+    sheets = []
+    for name in sets or ("stamps", *(name for name in SETS if name in COLUMNS and prepared(name).is_file())):
+        if name not in COLUMNS:
+            raise InputError(f"`sets` must be of {', '.join(COLUMNS)}; got {name!r}.")
+        table = load(name, columns=list(COLUMNS[name]))
+        task = Task(name, partial(_same, table), dim=128)
+        runs = study([task], list(flat.values()), output, seeds=seeds, resume=resume, cpu=True, console=console)[name]
+        found = {
+            key: np.stack([dropped_hits(run.embedded, SCORE, DROPS) for run in runs[one.name]]) for key, one in flat.items()
+        }
+        items = next(iter(runs.values()))[0].report.items
+        sheets.append(_sheet(name, found, items, len(table.part("test")), seeds))
+    return write_tables("Modality dropout", {"modality-dropout": "\n".join(sheet.markdown() for sheet in sheets)}, output, page)
+
+
+def _same(table: Table, seed: int) -> Table:
+    del seed
+    return table
+
+
+def _sheet(
+    name: str,
+    found: dict[tuple[str, float], NDArray[np.float64]],
+    items: NDArray[np.int64] | None,
+    n: int,
+    seeds: int,
+) -> Sheet:
+    """`found` holds (seeds, drops, directions, n)."""
+    rows = []
+    for (loss, share), hits in found.items():
+        cells = []
+        for i in range(len(DROPS)):
+            cell = share_interval(hits[:, i], items).percent()
+            if share:
+                cell += f" ({difference_interval(hits[:, i] - found[loss, 0.0][:, i], items).percent()})"
+            cells.append(cell)
+        rows.append((loss, f"{share:g}", *cells))
+    note = (
+        f"R@1 in % by {SCORE}, mean of {next(iter(found.values())).shape[2]} directions between one modality and the others "
+        f"together, {n} test items, {seeds} seeds; p of the others' cells are dropped at test time. 95 % intervals over items "
+        "and seeds, in brackets the paired difference to training without dropout."
+    )
+    return Sheet(
+        f"{name}: dropout in training", ("objective", "dropout", *(f"p = {drop:g}" for drop in DROPS)), tuple(rows), note
+    )
