@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FLOOR = 0.87
+FLOOR = 0.95
 SHOWN = 20
 
 

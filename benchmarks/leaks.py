@@ -34,8 +34,8 @@ def main() -> None:
         test = load(name, split="test").counts()
         for modality, count in counts.items():
             more = ", ".join(f"{way} {shown([found[modality]])}" for way, found in further.items())
-            row = (f"`{name}`", f"`{modality}`", str(test[modality]), shown([count]), shown([one[modality] for one in others]))
-            rows.append((*row, more or "–"))
+            ten = [one[modality] for one in others]
+            rows.append((f"`{name}`", f"`{modality}`", str(test[modality]), shown([count]), shown(ten), more or "–"))
     header = ("set", "column", "test items", "own split", "ten others", "further")
     note = (
         "Test items of which another split has the very features, then those of which it has nearly those: a cosine of 0.999 or "

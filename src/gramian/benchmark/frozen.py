@@ -142,7 +142,7 @@ class DrawingTower(Tower):
         self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self.network.requires_grad_(False)
         self.width = 1280
-        self.reader = Drawing()
+        self.reader: Drawing = Drawing()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, 3, 224, 224) → (n, 1280)."""

@@ -104,7 +104,7 @@ class Analysis:
 
     def __init__(self, moments: Moments) -> None:
         self.moments = moments
-        self.names = tuple(name for name in moments.names if moments.count(name))
+        self.names: tuple[str, ...] = tuple(name for name in moments.names if moments.count(name))
         if len(self.names) < 2:
             raise InputError(f"`moments` must be of at least two columns with rows; got {moments!r}.")
         self.bases: dict[str, Tensor] = {}

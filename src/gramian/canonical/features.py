@@ -85,8 +85,9 @@ class Nystroem(nn.Module):
 
     def __init__(self, width: int, kernel: Kernel = Kernel()) -> None:
         super().__init__()
-        self.width, self.kernel = width, kernel
-        self.ready = False
+        self.width: int = width
+        self.kernel: Kernel = kernel
+        self.ready: bool = False
         start = {"landmarks": torch.zeros(kernel.landmarks, width), "sharpness": torch.tensor(float(kernel.power))}
         for name, value in start.items():
             if kernel.learnable:

@@ -58,16 +58,18 @@ class Moments:
     def __init__(self, widths: Mapping[str, int], device: torch.device | str = "cpu") -> None:
         if not widths or min(widths.values()) < 1:
             raise InputError(f"`widths` must name at least one column, each of width 1 or more; got {dict(widths)}.")
-        self.widths = dict(widths)
+        self.widths: dict[str, int] = dict(widths)
         ends = np.cumsum(list(self.widths.values())).tolist()
-        self.places = {name: slice(end - width, end) for (name, width), end in zip(self.widths.items(), ends, strict=True)}
+        self.places: dict[str, slice[Any, Any, Any]] = {
+            name: slice(end - width, end) for (name, width), end in zip(self.widths.items(), ends, strict=True)
+        }
         m, D = len(self.widths), ends[-1]
         options: Any = {"dtype": torch.float64, "device": device}
-        self.rows = 0
-        self.counts = torch.zeros(m, m, **options)
-        self.shift = torch.zeros(D, **options)
-        self.sums = torch.zeros(D, m, **options)
-        self.products = torch.zeros(D, D, **options)
+        self.rows: int = 0
+        self.counts: Tensor = torch.zeros(m, m, **options)
+        self.shift: Tensor = torch.zeros(D, **options)
+        self.sums: Tensor = torch.zeros(D, m, **options)
+        self.products: Tensor = torch.zeros(D, D, **options)
 
     @classmethod
     def of(

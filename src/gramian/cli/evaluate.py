@@ -30,7 +30,7 @@ from gramian.scores import ScoreName
 
 __all__ = ["evaluate_table"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 
 def evaluate_table(

@@ -21,7 +21,7 @@ from gramian.sheets import visible
 
 __all__ = ["console_of", "fail", "log_to_stderr", "stoppable", "warn_unreadable"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 
 class _Terminal(Console):

@@ -221,7 +221,7 @@ class Loader:
 
     def __init__(self, table: Table, collator: Collator, reading: Reading = Reading()) -> None:
         self.table = table
-        self.raw = any(isinstance(column, Cells) for column in table.columns.values())
+        self.raw: bool = any(isinstance(column, Cells) for column in table.columns.values())
         self._rows = _Rows(table, collator, reading.strict)
         self._groups = _Groups()
         workers = reading.workers if self.raw else 0

@@ -76,7 +76,7 @@ class Cells:
         self._values = values
         self.folder = folder
         self._rows = np.arange(len(values)) if rows is None else rows
-        self.present = _present(values) if present is None else present
+        self.present: Tensor = _present(values) if present is None else present
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -20,7 +20,7 @@ from gramian.errors import InputError, check_choice, check_type, listing, shown
 
 __all__ = ["EMBEDDED", "load", "stream"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 Paths: TypeAlias = "str | Path | Sequence[str | Path]"
 

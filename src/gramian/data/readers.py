@@ -78,8 +78,8 @@ class Media(Reader):
     """
 
     def __init__(self, kind: Kind, *, rate: int = 16_000, seconds: float | None = None, frames: int = 8) -> None:
-        self.kind = check_choice("kind", kind, MEDIA)
-        self.sampling = Sampling(rate, seconds, frames)
+        self.kind: Kind = check_choice("kind", kind, MEDIA)
+        self.sampling: Sampling = Sampling(rate, seconds, frames)
 
     def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Any:
         """A str, a Pillow image in RGB, (samples,) float32 or (frames, height, width, 3) uint8.

@@ -26,7 +26,7 @@ from gramian.files import read_json
 
 __all__ = ["MANIFEST", "SPLITS", "files_state", "read_rows", "stream_rows"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 Listed = TypeVar("Listed")
 

@@ -12,7 +12,7 @@ from gramian.errors import InputError, check_number, listing
 
 __all__ = ["drawn", "hold_out", "paired_items", "shuffled_items"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 
 def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:

@@ -21,7 +21,7 @@ from gramian.files import parse_json
 
 __all__ = ["read_tar"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 _TEXT = {"txt", "text", "cls", "cls2"}
 

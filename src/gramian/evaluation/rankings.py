@@ -85,13 +85,15 @@ class Rankings:
     """
 
     def __init__(self, bundle: Bundle, bank: Bundle | None = None, corpus: Bundle | None = None) -> None:
-        self.asking = len(bundle)
-        self.apart = corpus is not None
+        self.asking: int = len(bundle)
+        self.apart: bool = corpus is not None
         asked = bundle if corpus is None else corpus
+        self.queries: tuple[str, ...]
+        self.targets: tuple[str, ...]
         self.queries, self.targets = (tuple(name for name, count in each.counts().items() if count) for each in (bundle, asked))
         if corpus is not None:
             bundle = _joined(bundle, corpus)
-        self.bundle = bundle.detach()
+        self.bundle: Bundle = bundle.detach()
         if bank is not None:
             absent = [name for name in bundle.modalities if name not in bank.modalities]
             if absent or bank.dim != bundle.dim:

@@ -22,7 +22,7 @@ from gramian.scores import SCORES, ScoreName
 
 __all__ = ["AlignerEncoder"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 
 class AlignerEncoder:
@@ -63,13 +63,13 @@ class AlignerEncoder:
             check_choice("modalities", own, aligner.modalities)
         self.aligner = aligner
         self.score: ScoreName = score
-        self.modalities = dict(modalities or {kind: kind for kind in MEDIA if kind in aligner.modalities})
+        self.modalities: dict[str, str] = dict(modalities or {kind: kind for kind in MEDIA if kind in aligner.modalities})
         if not self.modalities:
             raise InputError(
                 f"`modalities` must say which of {', '.join(aligner.modalities)} reads text, image, audio or video, as in "
                 f"{{'text': {next(iter(aligner.modalities))!r}}}."
             )
-        self.mteb_model_meta = self._meta(name, revision)
+        self.mteb_model_meta: Any = self._meta(name, revision)
 
     def encode(
         self,

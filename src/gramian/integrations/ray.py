@@ -52,11 +52,11 @@ class Embed:
     ) -> None:
         if (model is None) == (towers is None):
             raise InputError("one of `model` and `towers` must be given: an Aligner, or a function that makes its encoders.")
-        self.model = Towers(towers()) if towers is not None else Aligner.from_pretrained(str(model))
+        self.model: Towers | Aligner = Towers(towers()) if towers is not None else Aligner.from_pretrained(str(model))
         known = self.model.modalities
         for name in columns or ():
             check_choice("columns", name, known)
-        self.columns = tuple(columns or known)
+        self.columns: tuple[str, ...] = tuple(columns or known)
         self.model.to(device or distributed.device()).eval()
         self.keep, self.suffix = keep, suffix
 

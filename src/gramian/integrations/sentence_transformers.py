@@ -30,7 +30,7 @@ from gramian.training.caching import carry_gradients, encode_parts
 
 __all__ = ["AlignmentLoss", "CachedAlignmentLoss"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 Features = Mapping[str, Any]
 """What a Sentence Transformer's tokeniser makes of one column: names → tensors of n rows, and options."""
@@ -65,7 +65,7 @@ class AlignmentLoss(nn.Module):
             raise InputError(f"`columns` must be at least two different names, one per column of the data; got {columns!r}.")
         self.model = model
         self.loss: Loss = Gathered(loss) if gather else loss
-        self.columns = None if columns is None else tuple(columns)
+        self.columns: tuple[str, ...] | None = None if columns is None else tuple(columns)
         self.gather = gather
         self._empty = _empty_text(model)
 
@@ -184,7 +184,7 @@ class CachedAlignmentLoss(AlignmentLoss):
         gather: bool = True,
     ) -> None:
         super().__init__(model, loss, columns=columns, gather=gather)
-        self.mini_batch_size = check_number("mini_batch_size", mini_batch_size, "[1, inf)", integer=True)
+        self.mini_batch_size: int = check_number("mini_batch_size", mini_batch_size, "[1, inf)", integer=True)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch; arguments as for `AlignmentLoss`."""

@@ -27,7 +27,7 @@ from gramian.training.objective import tied_parameters
 
 __all__ = ["ForTrainer", "collate"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 
 class ForTrainer(nn.Module):

@@ -129,9 +129,9 @@ class Sum(Loss):
             raise InputError(f"`weights` must give each of the losses one factor; got {len(weights)} for {len(losses)}.")
         for i, weight in enumerate(weights):
             check_number(f"weights[{i}]", weight, "[0, inf)")
-        self.papers = tuple(dict.fromkeys(paper for loss in losses for paper in loss.papers))
-        self.losses = nn.ModuleList(losses)
-        self.weights = tuple(float(weight) for weight in weights)
+        self.papers: tuple[Paper, ...] = tuple(dict.fromkeys(paper for loss in losses for paper in loss.papers))
+        self.losses: nn.ModuleList = nn.ModuleList(losses)
+        self.weights: tuple[float, ...] = tuple(float(weight) for weight in weights)
 
     @property
     def sign_blind(self) -> bool:

@@ -14,7 +14,7 @@ from gramian.geometry import check_curvature
 from gramian.kernels import Exchange, Form, Given
 from gramian.losses.base import LossOutput
 from gramian.losses.softmax import SoftmaxLoss, SoftmaxOptions
-from gramian.papers import CENTROBIND, GRAM, HYPERGRAM, TRIANGLE
+from gramian.papers import CENTROBIND, GRAM, HYPERGRAM, TRIANGLE, Paper
 from gramian.scores import SCORES, Items, Score, ScoreName
 from gramian.scores.angles import centroid_form
 from gramian.scores.sides import sides
@@ -61,9 +61,9 @@ class Contrast(SoftmaxLoss):
         check_type("anchor", anchor, str)
         self.score = score
         self.anchor = anchor
-        self.function = score if callable(score) else SCORES[score]
+        self.function: Callable[[Items, Items], Tensor] = score if callable(score) else SCORES[score]
         if isinstance(self.function, Score):
-            self.papers = self.papers or self.function.papers
+            self.papers: tuple[Paper, ...] = self.papers or self.function.papers
 
     @property
     def sign_blind(self) -> bool:
@@ -117,7 +117,7 @@ class Gram(Contrast):
     dict_keys(['text'])
     """
 
-    papers = (GRAM,)
+    papers: tuple[Paper, ...] = (GRAM,)
     defaults: ClassVar[SoftmaxOptions] = SoftmaxLoss.defaults | {"label_smoothing": 0.1}
 
     def __init__(
@@ -151,7 +151,7 @@ class Centroid(Contrast):
     ['audio', 'image', 'text']
     """
 
-    papers = (CENTROBIND,)
+    papers: tuple[Paper, ...] = (CENTROBIND,)
 
     def __init__(self, *, own: bool = True, anchor: str = EACH, **options: Unpack[SoftmaxOptions]) -> None:
         super().__init__("centroid", anchor=anchor, **options)
@@ -187,7 +187,7 @@ class Triangle(Contrast):
     ['text']
     """
 
-    papers = (TRIANGLE,)
+    papers: tuple[Paper, ...] = (TRIANGLE,)
     defaults: ClassVar[SoftmaxOptions] = SoftmaxLoss.defaults | {"label_smoothing": 0.1}
 
     def __init__(self, *, squared: bool = False, anchor: str = "text", **options: Unpack[SoftmaxOptions]) -> None:
@@ -239,7 +239,7 @@ class HyperGram(Contrast):
     0.25
     """
 
-    papers = (HYPERGRAM,)
+    papers: tuple[Paper, ...] = (HYPERGRAM,)
     defaults: ClassVar[SoftmaxOptions] = SoftmaxLoss.defaults | {"label_smoothing": 0.1}
 
     def __init__(
@@ -259,7 +259,7 @@ class HyperGram(Contrast):
         self.initial_alpha = alpha
         self.curvature = curvature
         if learn_alpha:
-            self.logit = nn.Parameter(logit)
+            self.logit: nn.Parameter = nn.Parameter(logit)
         else:
             self.register_buffer("logit", logit)
 

@@ -13,7 +13,7 @@ from gramian.errors import check_choice, check_number
 from gramian.kernels import Exchange
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, RANDOM, against_others, anchors_of, draw_anchor
-from gramian.papers import GRAM, PMRL
+from gramian.papers import GRAM, PMRL, Paper
 from gramian.scores import SCORES, ScoreName
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Matching(Loss):
     Source: GRAM, weight 0.1 in its loss and in PMRL's: `Gram() + 0.1 * Matching(matcher)`.
     """
 
-    papers = (GRAM, PMRL)
+    papers: tuple[Paper, ...] = (GRAM, PMRL)
 
     def __init__(
         self, matcher: nn.Module, *, score: ScoreName = "volume", anchor: str = "text", temperature: float = 0.07

@@ -74,10 +74,12 @@ class Pairwise(SoftmaxLoss):
         for name, weight in (weights or {}).items():
             check_number(f"weights[{name!r}]", weight, "[0, inf)")
         self.anchor = anchor
-        self.pairs = None if pairs is None else tuple((first, second) for first, second in pairs)
+        self.pairs: tuple[tuple[str, str], ...] | None = (
+            None if pairs is None else tuple((first, second) for first, second in pairs)
+        )
         self.objective = objective
-        self.weights = None if weights is None else dict(weights)
-        self.bias = nn.Parameter(torch.tensor(-10.0)) if objective == "sigmoid" else None
+        self.weights: dict[str, float] | None = None if weights is None else dict(weights)
+        self.bias: nn.Parameter | None = nn.Parameter(torch.tensor(-10.0)) if objective == "sigmoid" else None
         if objective == "sigmoid":
             self.papers = (SIGLIP,)
         elif anchor is not None:

@@ -13,6 +13,7 @@ from gramian.kernels import PLAIN, Exchange, Form, Linear, self_products
 from gramian.losses.base import Loss, LossOutput, too_small
 from gramian.losses.functional import info_nce
 from gramian.papers import PMRL as PAPER
+from gramian.papers import Paper
 
 __all__ = ["PMRL"]
 
@@ -43,7 +44,7 @@ class PMRL(Loss):
     ['alignment', 'instance']
     """
 
-    papers = (PAPER,)
+    papers: tuple[Paper, ...] = (PAPER,)
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class PMRL(Loss):
             ("instance_temperature", instance_temperature),
         ):
             check_number(name, value, "(0, 100]")
-        self.block_size = check_number("block_size", block_size, "[1, inf)", integer=True, optional=True)
+        self.block_size: int | None = check_number("block_size", block_size, "[1, inf)", integer=True, optional=True)
         self.signed = signed
         self.alignment_temperature = alignment_temperature
         self.instance_temperature = instance_temperature

@@ -85,13 +85,13 @@ class SoftmaxLoss(Loss):
             raise InputError(
                 "`backend` 'triton' cuts blocks of its own, of all negatives; leave `block_size` and `negatives` out."
             )
-        self.label_smoothing = check_number("label_smoothing", chosen["label_smoothing"], "[0, 1)")
-        self.negatives = check_number("negatives", chosen["negatives"], "[1, inf)", integer=True, optional=True)
-        self.block_size = check_number("block_size", chosen["block_size"], "[1, inf)", integer=True, optional=True)
+        self.label_smoothing: float = check_number("label_smoothing", chosen["label_smoothing"], "[0, 1)")
+        self.negatives: int | None = check_number("negatives", chosen["negatives"], "[1, inf)", integer=True, optional=True)
+        self.block_size: int | None = check_number("block_size", chosen["block_size"], "[1, inf)", integer=True, optional=True)
         check_type("learn_temperature", chosen["learn_temperature"], bool)
-        self.backend = check_choice("backend", chosen["backend"], get_args(Backend))
+        self.backend: Backend = check_choice("backend", chosen["backend"], get_args(Backend))
         temperature = 0.07 if chosen["temperature"] is None else chosen["temperature"]
-        self.temperature = Temperature(temperature, learned=chosen["learn_temperature"])
+        self.temperature: Temperature = Temperature(temperature, learned=chosen["learn_temperature"])
 
     @abstractmethod
     def form(self, usable: Bundle, query: str, targets: Sequence[str]) -> Form:
@@ -192,13 +192,13 @@ class Temperature(nn.Module):
             check_number("temperature", value, f"[{minimum}, 100]")
         if not values:
             raise InputError("`temperature` must hold one per comparison; got none.")
-        self.names = tuple(initial) if isinstance(initial, Mapping) else None
-        self.initial = dict(initial) if isinstance(initial, Mapping) else initial
+        self.names: tuple[str, ...] | None = tuple(initial) if isinstance(initial, Mapping) else None
+        self.initial: dict[str, float] | float = dict(initial) if isinstance(initial, Mapping) else initial
         self.minimum = minimum
         logs = [math.log(value) for value in values]
         log = torch.tensor(logs if isinstance(initial, Mapping) else logs[0])
         if learned:
-            self.log = nn.Parameter(log)
+            self.log: nn.Parameter = nn.Parameter(log)
         else:
             self.register_buffer("log", log)
 

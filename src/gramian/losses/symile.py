@@ -16,7 +16,7 @@ from gramian.kernels import Exchange
 from gramian.losses.base import Loss, LossOutput, comparable
 from gramian.losses.contrast import ANCHORED, EACH, against_others, anchors_of
 from gramian.losses.softmax import Temperature
-from gramian.papers import SYMILE
+from gramian.papers import SYMILE, Paper
 
 __all__ = ["Symile"]
 
@@ -51,7 +51,7 @@ class Symile(Loss):
     ['audio', 'image', 'text']
     """
 
-    papers = (SYMILE,)
+    papers: tuple[Paper, ...] = (SYMILE,)
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Symile(Loss):
         learn_temperature: bool = True,
     ) -> None:
         super().__init__()
-        self.negatives = check_choice("negatives", negatives, ("n", "n_squared"))
-        self.temperature = Temperature(temperature, learned=learn_temperature, minimum=0.001)
+        self.negatives: Literal["n", "n_squared"] = check_choice("negatives", negatives, ("n", "n_squared"))
+        self.temperature: Temperature = Temperature(temperature, learned=learn_temperature, minimum=0.001)
 
     @property
     def sign_blind(self) -> bool:

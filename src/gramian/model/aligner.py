@@ -32,7 +32,7 @@ from gramian.tokens import Tokens
 
 __all__ = ["Aligner"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 
 class Aligner(nn.Module):
@@ -78,18 +78,18 @@ class Aligner(nn.Module):
         for name, entry in modalities.items():
             check_type("modalities", name, str)
             check_type(f"modalities[{name!r}]", entry, int, Tower, Modality)
-        self.dim = check_number("dim", dim, "[1, 1048576]", integer=True)
-        self.modalities = {name: _modality(entry) for name, entry in modalities.items()}
+        self.dim: int = check_number("dim", dim, "[1, 1048576]", integer=True)
+        self.modalities: dict[str, Modality] = {name: _modality(entry) for name, entry in modalities.items()}
         for name in tokens:
             check_choice("tokens", name, self.modalities)
-        self.tokens = tuple(tokens)
+        self.tokens: tuple[str, ...] = tuple(tokens)
         wrong = [name for name, entry in self.modalities.items() if entry.head == "identity" and entry.width != dim]
         if wrong:
             raise InputError(f"`head` 'identity' needs width {dim} (= `dim`); {listing(wrong)} has another. Use 'linear'.")
-        self.towers = Towers(
+        self.towers: Towers = Towers(
             {name: Features(one.width) if one.tower is None else one.tower for name, one in self.modalities.items()}
         )
-        self.heads = nn.ModuleList(
+        self.heads: nn.ModuleList = nn.ModuleList(
             [build_head(entry.head, entry.width, dim, entry.kernel) for entry in self.modalities.values()]
         )
         self.matcher: AnyMatcher | None = None if matcher is None else build_matcher(matcher, self.towers, dim)

@@ -29,8 +29,8 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, dim)
-        self.rest = _mlp(width, dim)
+        self.linear: nn.Linear = nn.Linear(width, dim)
+        self.rest: nn.Sequential = _mlp(width, dim)
         for parameter in self.rest[-1].parameters():
             nn.init.zeros_(parameter)
 
@@ -45,8 +45,8 @@ class KernelHead(nn.Module):
 
     def __init__(self, width: int, dim: int, kernel: Kernel) -> None:
         super().__init__()
-        self.features = Nystroem(width, kernel)
-        self.linear = nn.Linear(kernel.landmarks, dim)
+        self.features: Nystroem = Nystroem(width, kernel)
+        self.linear: nn.Linear = nn.Linear(kernel.landmarks, dim)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(..., width) → (..., dim)."""

@@ -68,18 +68,18 @@ class Matcher(nn.Module):
         if width % heads:
             raise InputError(f"`heads` must divide `width`; got {heads} and {width}.")
         check_number("dropout", dropout, "[0, 1)")
-        self.modalities = tuple(modalities)
+        self.modalities: tuple[str, ...] = tuple(modalities)
         self.dim = dim
         self.anchor = anchor
         self.options: dict[str, Any] = {"anchor": anchor, "width": width, "layers": layers, "heads": heads, "dropout": dropout}
-        self.project = nn.Linear(dim, width)
-        self.kind = nn.Embedding(len(modalities), width)
+        self.project: nn.Linear = nn.Linear(dim, width)
+        self.kind: nn.Embedding = nn.Embedding(len(modalities), width)
         nn.init.normal_(self.kind.weight, std=0.02)
-        self.answer = nn.Parameter(0.02 * torch.randn(width))
-        self.nothing = nn.Parameter(0.02 * torch.randn(width))  # something to attend to, whatever is masked
+        self.answer: nn.Parameter = nn.Parameter(0.02 * torch.randn(width))
+        self.nothing: nn.Parameter = nn.Parameter(0.02 * torch.randn(width))  # something to attend to, whatever is masked
         layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
-        self.decoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(width))
-        self.logit = nn.Linear(width, 1)
+        self.decoder: nn.TransformerDecoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(width))
+        self.logit: nn.Linear = nn.Linear(width, 1)
 
     @property
     def anchors(self) -> tuple[str, ...]:

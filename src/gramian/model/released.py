@@ -29,7 +29,7 @@ from gramian.model.towers import Tower
 
 __all__ = ["KeyReport", "Released", "ReleasedMatcher", "load_released"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 MODALITIES = ("text", "video", "audio", "subtitle", "depth")
 

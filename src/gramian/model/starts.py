@@ -36,7 +36,8 @@ class EncodedRows:
     """
 
     def __init__(self, towers: Towers, table: Table, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
-        self.towers, self.table = towers, table
+        self.towers: Towers = towers
+        self.table: Table = table
         self._loader = Loader(table, towers.collator(), reading)
         self._rows = range(len(table))
         self._kept: list[Columns] | None = None

@@ -94,8 +94,8 @@ class Features(Tower):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = check_number("width", width, "[1, inf)", integer=True)
-        self.reader = FeatureReader()
+        self.width: int = check_number("width", width, "[1, inf)", integer=True)
+        self.reader: FeatureReader = FeatureReader()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
 
@@ -150,8 +150,8 @@ class Custom(Tower):
         super().__init__()
         check_type("module", module, nn.Module)
         self.module = module
-        self.width = check_number("width", width, "[1, inf)", integer=True)
-        self.reader = CustomReader(read, collate)
+        self.width: int = check_number("width", width, "[1, inf)", integer=True)
+        self.reader: CustomReader = CustomReader(read, collate)
         self.learning_rate = learning_rate
 
     def forward(self, inputs: Any) -> Encoded | Tensor:
@@ -180,7 +180,7 @@ class Towers(nn.Module):
         super().__init__()
         if not towers:
             raise InputError("`towers` must name at least one; got none.")
-        self.modalities = tuple(towers)
+        self.modalities: tuple[str, ...] = tuple(towers)
         for i, tower in enumerate(towers.values()):
             self.add_module(str(i), tower)  # the name of a module may not hold a dot; that of a modality may
 

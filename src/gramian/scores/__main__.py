@@ -11,5 +11,5 @@ items, [objectives.md](objectives.md) which score serves which space, and [accur
 """
 
 papers = dict.fromkeys(paper for score in SCORES.values() for paper in score.papers)
-references = "\n".join(f"- {paper.cite()}" for paper in papers)
+references: str = "\n".join(f"- {paper.cite()}" for paper in papers)
 print(f"{PAGE}\n{score_table().markdown().rstrip()}\n\n## Papers\n\n{references}")

@@ -137,6 +137,7 @@ class Encoder(Tower):
             raise InputError(f"`learning_rate` goes with mode 'lora' or 'train'; got {rate} and {mode!r}.")
         reason = "for a text has a beginning and an end"
         check_number("max_length", length, f"[2, {LARGEST_LENGTH}]", integer=True, optional=True, why=reason)
+        self.source: str
         self.source, folder = self._find(model, chosen["revision"], chosen["local_files_only"])
         self.options: dict[str, Any] = {**own, **{name: chosen[name] for name in _WRITTEN}}
         with offline():
@@ -148,8 +149,9 @@ class Encoder(Tower):
                 )
                 enable({"use_reentrant": False})
         self._loaded = self._fingerprint(self.model)  # before any training
-        self.width = self._measure()
-        self.mode, self.learning_rate = mode, rate or RATES.get(mode)
+        self.width: int = self._measure()
+        self.mode: Mode = mode
+        self.learning_rate: float | None = rate or RATES.get(mode)
         if mode == "freeze":
             self.model.requires_grad_(False)
         if mode == "lora":

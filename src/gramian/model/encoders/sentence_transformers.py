@@ -159,7 +159,7 @@ class SentenceTransformers(Encoder):
         with loading(f"`model` must be a hub id or a folder of sentence-transformers; {self.source!r}"), without_bars():
             home = _check_modules(folder)
             with no_larger_than(home):
-                self.model = sentence_transformers.SentenceTransformer(str(folder), model_kwargs=weights, **options)
+                self.model: Any = sentence_transformers.SentenceTransformer(str(folder), model_kwargs=weights, **options)
         asked = self.options["max_length"]
         if asked is not None:
             self.model.max_seq_length = asked
@@ -172,7 +172,7 @@ class SentenceTransformers(Encoder):
             limit = token_limit(tokenizer, inner, asked)
             self.model.max_seq_length = min(filter(None, (self.model.max_seq_length, limit)), default=None)
         preprocess = _Preprocess(self.model, self.options["prompt"])
-        self.reader = _SentenceReader(self.options["kind"], preprocess, self.model.max_seq_length)
+        self.reader: _SentenceReader = _SentenceReader(self.options["kind"], preprocess, self.model.max_seq_length)
 
     def _measure(self) -> int:
         dimension = getattr(self.model, "get_embedding_dimension", None) or self.model.get_sentence_embedding_dimension

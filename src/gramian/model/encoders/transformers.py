@@ -145,7 +145,7 @@ class HuggingFace(Encoder):
     def _open(self, folder: Path) -> None:
         kind: Kind = self.options["kind"]
         whole, self._own_pooling = _load(folder, self.source)
-        self.model = encoder_of(whole, kind)
+        self.model: Any = encoder_of(whole, kind)
         # An encoder–decoder; in a tuple, so that it does not become a submodule of the tower.
         self._whole = None if whole is self.model else (whole,)
         self._per_frame = kind == "video" and not reads_videos(self.model)
@@ -154,7 +154,7 @@ class HuggingFace(Encoder):
         if kind == "text":
             check_tokenizer(processor, self.source)
         config = self.model.config
-        self.reader = _HuggingFaceReader(
+        self.reader: _HuggingFaceReader = _HuggingFaceReader(
             kind,
             processor,
             length=token_limit(processor, self.model, self.options["max_length"]) if kind == "text" else None,
