@@ -38,8 +38,8 @@ def main() -> None:
             rows.append((f"`{name}`", f"`{modality}`", str(test[modality]), shown([count]), shown(ten), more or "–"))
     header = ("set", "column", "test items", "own split", "ten others", "further")
     note = (
-        "Test items of which another split has the very features, then those of which it has nearly those: a cosine of 0.999 or "
-        "more of the standardised features. Lowest and highest of ten splits."
+        "Test items of which another split has the very features, then those of which it has nearly those: a cosine of 0.999 "
+        "or more of the standardised features. Lowest and highest of ten splits."
     )
     table = Sheet("", header, tuple(rows), note).markdown().partition("\n\n")[2]
     write_text(PAGE, MARKED.sub(lambda _: f"\n{table}\n", PAGE.read_text(encoding="utf-8")))

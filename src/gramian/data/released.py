@@ -231,9 +231,9 @@ class FrameReader(Media):
     ) -> None:
         super().__init__("video", frames=frames)
         self.train_frames = check_number("train_frames", train_frames, "[1, 4096]", integer=True, optional=True) or frames
-        self.size = check_number("size", size, "[1, 4096]", integer=True)
-        self.resize = check_choice("resize", resize, RESIZES)
-        self.colours = check_choice("colours", colours, COLOURS)
+        self.size: int = check_number("size", size, "[1, 4096]", integer=True)
+        self.resize: Resize = check_choice("resize", resize, RESIZES)
+        self.colours: Colours = check_choice("colours", colours, COLOURS)
 
     def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Tensor:
         """(frames, 3, size, size) float32, of a file or of decoded frames."""
@@ -306,15 +306,15 @@ class FilterbankReader(Media):
         InputError: a number below 1, another choice.
     """
 
-    shape = (SLICE, BANDS)
+    shape: tuple[int, int] = (SLICE, BANDS)
 
     def __init__(
         self, slices: int = 1, *, channels: Channels = "mean", missing: Literal["missing", "zeros"] = "missing"
     ) -> None:
         super().__init__("audio", rate=RATE)
-        self.slices = check_number("slices", slices, "[1, 4096]", integer=True)
-        self.channels = check_choice("channels", channels, CHANNELS)
-        self.fills = check_choice("missing", missing, ("missing", "zeros")) == "zeros"
+        self.slices: int = check_number("slices", slices, "[1, 4096]", integer=True)
+        self.channels: Channels = check_choice("channels", channels, CHANNELS)
+        self.fills: bool = check_choice("missing", missing, ("missing", "zeros")) == "zeros"
 
     def read(self, cell: Any, *, folder: Place | None = None, generator: np.random.Generator | None = None) -> Tensor:
         """(slices, 1024, 64) float32."""

@@ -57,24 +57,28 @@ class ReleasedMatcher(nn.Module):
         for name, value in (("vision", vision), ("audio", audio), ("frames", frames), ("slices", slices)):
             check_number(name, value, "[1, 65536]", integer=True)
         self._towers = (towers,)  # in a tuple: they belong to the Aligner
-        self.modalities = ("text", *(name for name in ORDER if name in towers))
+        self.modalities: tuple[str, ...] = ("text", *(name for name in ORDER if name in towers))
         self.options: dict[str, Any] = {"class": "ReleasedMatcher", "vision": vision, "audio": audio}
         self.options |= {"frames": frames, "slices": slices}
         width = towers["text"].width
         widths = {"vision": vision, "audio": audio, "subtitle": width}
-        self.places = nn.ParameterDict({"vision": torch.zeros(1, frames, width), "audio": torch.zeros(1, slices, width)})
-        self.kinds = nn.ParameterDict({name: torch.zeros(1, 1, width) for name in widths})
-        self.projections = nn.ModuleDict(
+        self.places: nn.ParameterDict = nn.ParameterDict(
+            {"vision": torch.zeros(1, frames, width), "audio": torch.zeros(1, slices, width)}
+        )
+        self.kinds: nn.ParameterDict = nn.ParameterDict({name: torch.zeros(1, 1, width) for name in widths})
+        self.projections: nn.ModuleDict = nn.ModuleDict(
             {name: nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width, eps=1e-12)) for name, size in widths.items()}
         )
-        self.fusions = nn.ModuleDict(
+        self.fusions: nn.ModuleDict = nn.ModuleDict(
             {
                 "va": nn.Linear(vision + audio, dim),
                 "vs": nn.Linear(vision + width, dim),
                 "vas": nn.Linear(vision + audio + width, dim),
             }
         )
-        self.answers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=1e-12), nn.Linear(width, 2))
+        self.answers: nn.Sequential = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=1e-12), nn.Linear(width, 2)
+        )
 
     @property
     def anchors(self) -> tuple[str, ...]:

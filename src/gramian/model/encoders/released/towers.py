@@ -175,7 +175,7 @@ class ReleasedVision(_Released):
         size = self.model.config.image_size
         self.tokens_of_part = self.model.embeddings.num_positions
         own = {name: self.options[name] for name in ("frames", "train_frames", "resize", "colours")}
-        self.reader = FrameReader(size=size, **own)
+        self.reader: FrameReader = FrameReader(size=size, **own)
 
     def _measure(self) -> int:
         return int(self.model.config.hidden_size)
@@ -239,7 +239,9 @@ class ReleasedAudio(_Released):
         return BEATs(sizes, self.options["gradient_scale"])
 
     def _read(self) -> None:
-        self.reader = FilterbankReader(**{name: self.options[name] for name in ("slices", "channels", "missing")})
+        self.reader: FilterbankReader = FilterbankReader(
+            **{name: self.options[name] for name in ("slices", "channels", "missing")}
+        )
         patch = self.model.patch_embedding.kernel_size[0]
         self.tokens_of_part = math.prod(side // patch for side in self.reader.shape)
 
@@ -337,7 +339,7 @@ class ReleasedText(_Released):
         check_number("max_length", length, f"[2, {positions}]", integer=True, why="the positions of the BERT")
         tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(self._words)}, do_lower_case=True)
         self.tokens_of_part = length
-        self.reader = _WordReader(tokenizer, length, self.options["subtitle"])
+        self.reader: _WordReader = _WordReader(tokenizer, length, self.options["subtitle"])
 
     def _measure(self) -> int:
         return int(self.model.config.hidden_size)
