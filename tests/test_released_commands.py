@@ -167,6 +167,32 @@ def test_items_without_media_are_no_candidates(table):
         askable(table.select("text", "subtitle"))
 
 
+def test_an_item_whose_media_cannot_be_read_is_no_candidate(released, table):
+    gone = [Cells(["gone", *list(table.columns[name])[1:]], table.columns[name].folder) for name in ("video", "audio")]
+    columns = table.columns | dict(zip(("video", "audio"), gone, strict=True))
+    broken = []
+    for stage in ("volume", "fused"):
+        embedded = embed_with_contexts(released.aligner, replace(table, columns=columns), stage=stage, broken=broken)
+        assert embedded.bundle.present[0].tolist() == [True, False, False, False]
+        assert embedded.bundle.present[1:].all()
+        assert not embedded.stage.has(*embedded.stage.modalities[1:])[0]
+        report = evaluate(embedded.bundle, scores=["volume"], rerank=embedded.reranker, stage=embedded.stage, subsets="none")
+        assert {each.first.gallery for each in report.reranked} == {7, 8}  # its text is still a candidate
+    assert len(broken) == 4
+
+
+def test_media_that_lie_elsewhere_are_named_in_one_line(here, tmp_path, capsys):
+    files = [str(here / "media" / "descs_ret_test.json")]
+    made = ["prepare", "msrvtt", "--media", str(here / "media"), "--output", str(tmp_path / "t.parquet"), "--annotations"]
+    assert main([*made, *files]) == 0
+    words = released_words(here, "--task", "msrvtt")
+    words[words.index("--data") + 1] = str(tmp_path / "t.parquet")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "no video or recording of `data` can be read" in error and "--media-root" in error and error.count("\n") == 1
+    assert main([*words, "--media-root", str(here / "media")]) == 0
+
+
 def released_words(here, *more):
     words = ["evaluate", "--released", str(here / "gram.pt"), "--vocabulary", str(here / "vocab.txt")]
     return [*words, "--data", str(here / "msrvtt.parquet"), *more]
@@ -198,6 +224,18 @@ def test_options_of_a_checkpoint_that_do_not_fit_are_refused(here, more, message
     assert main(released_words(here, *more)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_table_is_embedded_by_a_checkpoint(here, released, table, tmp_path, capsys):
+    words = released_words(here, "--task", "msrvtt", "--output", str(tmp_path / "vectors.parquet"))
+    assert main(["embed", *words[1:]]) == 0
+    assert "8 items; text 8, video 8, audio 8, subtitle 8" in capsys.readouterr().out
+    vectors = load(tmp_path / "vectors.parquet")
+    expected = released.aligner.embed(table)
+    for name in RAW:
+        torch.testing.assert_close(vectors.features(name), expected.column(name), rtol=0, atol=1e-5)
+    assert main(["embed", *words[1:], "--model", "x"]) == 2
+    assert "`model` does not go with `released`" in capsys.readouterr().err
 
 
 def test_a_task_needs_a_checkpoint(here, capsys):

@@ -8,15 +8,19 @@ from typing import Literal
 
 import torch
 
+from gramian.cli.checkpoint import checkpoint
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import ENDINGS, Reading, Table, load, stream
 from gramian.data.cells import Broken, summary
 from gramian.data.formats import READERS
+from gramian.data.released import Release, TaskName
 from gramian.distributed import device
 from gramian.embedding import embed_shards, encode_table
 from gramian.errors import InputError, check_choice, check_choices, check_number
+from gramian.evaluation.released import known_subtitles
 from gramian.files import check_folder
 from gramian.model import Aligner, Towers
+from gramian.model.encoders.released.towers import VOCABULARY
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 
@@ -30,6 +34,10 @@ def embed(
     data: str,
     output: Path,
     model: str | None = None,
+    released: str | None = None,
+    task: TaskName | None = None,
+    release: Release = "gram",
+    vocabulary: str = VOCABULARY,
     towers: Mapping[str, Tower | Spec] | None = None,
     split: str | None = None,
     columns: list[str] | None = None,
@@ -51,6 +59,10 @@ def embed(
         data: the table: "stamps", a file, a folder or a hub id.
         output: a folder for shards; or one file, .parquet or .safetensors. One vector per modality, empty where missing.
         model: a saved Aligner: a folder or a hub id.
+        released: in place of `model` a checkpoint as the authors of GRAM, PMRL or VAST published it: a file, folder or hub id.
+        task: the data set whose settings `released` is read with.
+        release: whose checkpoint `released` is.
+        vocabulary: the words of the BERT of `released`: vocab.txt, a folder or a hub id.
         towers: column → the encoder that reads its raw cells, in a YAML file; instead of a model, or for one that was trained
             with towers of a class of your own.
         split: the split to embed; all by default.
@@ -65,11 +77,11 @@ def embed(
         media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
 
     Raises:
-        InputError: neither `model` nor `towers`; an output or options that do not go together; a table that cannot be read,
-            or has no cell that can.
+        InputError: none of `model`, `released` and `towers`; an output or options that do not go together; a table that
+            cannot be read, or has no cell that can.
     """
     console = console_of()
-    if model is None and towers is None:
+    if model is None and towers is None and released is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
     for argument, value in (("shard_size", shard_size), ("batch_size", batch_size)):
         check_number(argument, value, "[1, inf)", integer=True, optional=True)
@@ -85,17 +97,24 @@ def embed(
     if streaming and split is not None:
         raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
     reading = Reading(workers, strict)
-    built = build_towers(towers, columns if model is None else None, trust_code=trust_code)
-    embedder = Towers(built) if model is None else Aligner.from_pretrained(model, towers=built)
+    loaded = checkpoint(released, task, release, vocabulary, model=model, towers=towers)
+    embedder: Aligner | Towers
+    if loaded is not None:
+        embedder = loaded.aligner
+    else:
+        built = build_towers(towers, columns if model is None else None, trust_code=trust_code)
+        embedder = Towers(built) if model is None else Aligner.from_pretrained(model, towers=built)
     every = embedder if isinstance(embedder, Towers) else embedder.towers
     check_choices("columns", columns or (), every.modalities)
     raw = [name for name in every.raw_modalities() if columns is None or name in columns]
-    names = columns or (list(every.modalities) if model is None else None)
+    names = columns or (list(every.modalities) if isinstance(embedder, Towers) else None)
     items: Table | Iterator[Table]
     if streaming:
         items = stream(data, shard_size, columns=names, raw=raw, media_root=media_root)
     else:
         items = every.known(load(data, split=split, columns=names, raw=raw, media_root=media_root))
+        if loaded is not None:
+            items = known_subtitles(items)
     if one_file:
         assert isinstance(items, Table)
         broken: list[Broken] = []

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from gramian import __version__
+from gramian.cli.checkpoint import checkpoint
 from gramian.cli.telling import Told, embed_items
 from gramian.cli.terminal import console_of
 from gramian.data import Reading, Table, load
-from gramian.data.cells import Broken
-from gramian.data.released import TASKS, Release, TaskName
+from gramian.data.cells import Broken, summary
+from gramian.data.released import Release, TaskName
 from gramian.data.sets.corpora import whole
 from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_number
@@ -23,7 +24,6 @@ from gramian.files import claimed, read_json
 from gramian.model import Aligner, Matcher, ReleasedMatcher
 from gramian.model.contexts import PackedReranker, Stage, embed_with_contexts
 from gramian.model.encoders.released.towers import VOCABULARY
-from gramian.model.released import load_released
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 from gramian.scores import ScoreName
@@ -114,15 +114,9 @@ def evaluate_table(
     with nullcontext() if output is None else claimed(output, is_main_process()):
         aligner: Aligner | None = None
         stage: Stage = "volume"
-        if released is not None:
-            if model is not None or towers is not None:
-                raise InputError(f"`{'towers' if model is None else 'model'}` does not go with `released`. Leave one out.")
-            if task is None:
-                raise InputError(f"`released` needs the data set whose settings it is read with: --task {' or '.join(TASKS)}.")
-            loaded = load_released(released, task, release=release, vocabulary=vocabulary)
+        loaded = checkpoint(released, task, release, vocabulary, model=model, towers=towers)
+        if loaded is not None:
             aligner, stage = loaded.aligner.to(device()), loaded.task.stage
-        elif task is not None:
-            raise InputError("`task` is for `released`, whose settings it names. Leave it out.")
         elif model is not None:
             aligner = Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)).to(device())
         bank = None if aligner is None else aligner.bank
@@ -154,6 +148,8 @@ def evaluate_table(
                 aligner, items, stage=stage, folder=output, reading=reading, broken=broken, progress=console.is_terminal
             )
             bundle, matcher = embedded.bundle, embedded.reranker
+            if broken and not bool(bundle.has(*(name for name in items.modalities if name != "text")).any()):
+                raise InputError(f"no video or recording of `data` can be read: {summary(broken)}.")
             first_stage = embedded.stage if embedded.stage is not bundle else None
         else:
             items, bundle = embed_items(table, aligner, columns, reading, broken)

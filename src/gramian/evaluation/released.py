@@ -15,7 +15,7 @@ from gramian.evaluation.metrics import recall_at_k
 from gramian.evaluation.report import Report
 from gramian.sheets import Sheet
 
-__all__ = ["FIGURES", "Figures", "askable", "paper_row"]
+__all__ = ["FIGURES", "Figures", "askable", "known_subtitles", "paper_row"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ FIGURES: Mapping[tuple[Release, str], Figures] = {
 """What to expect of a released file, by release and data set; docs/released.md says where they are from."""
 
 
+def known_subtitles(table: Table) -> Table:
+    """The table without its column of subtitles, if that is empty in every row: nothing is known of them."""
+    if "subtitle" not in table.modalities or len(table.modalities) == 1 or bool(table.present["subtitle"].any()):
+        return table
+    return table.select(*(name for name in table.modalities if name != "subtitle"))
+
+
 def askable(table: Table, anchor: str = "text") -> Table:
     """The items that a released model can find or be asked for: with a recording or a video besides their text.
 
@@ -74,14 +81,15 @@ def askable(table: Table, anchor: str = "text") -> Table:
     Raises:
         InputError: no row has both.
     """
-    names = [name for name in table.modalities if name != "subtitle" or bool(table.present[name].any())]
+    table = known_subtitles(table)
+    names = table.modalities
     media = [table.present[name] for name in names if name not in (anchor, "subtitle")]
     if anchor not in names or not media:
         raise InputError(f"`data` must have columns text and video or audio; it has {', '.join(table.modalities)}.")
     filled = table.present[anchor] & torch.stack(media).any(0)
     if not bool(filled.any()):
         raise InputError("`data` has no row with a text and a video or recording. Look at what gramian prepare counted.")
-    return table.select(*names)[filled]
+    return table[filled]
 
 
 def paper_row(report: Report, name: str, release: Release | None = None, stage: str = "the volume") -> Sheet:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -269,6 +270,9 @@ def embed_with_contexts(
             words.extend(_words(batch, anchor))
             unread.extend(batch.broken)
     media, captions = Bundle.cat(items)[places], Bundle.cat(texts)
+    recorded = [name for name in names if name != "subtitle"]
+    if recorded:  # an empty subtitle counts, but not alone: an item whose media cannot be read is no candidate
+        media = _without(media, ~media.has(*recorded))
     columns = {name: (captions if name == anchor else media).column(name) for name in table.modalities}
     present = {name: (captions if name == anchor else media).has(name) for name in table.modalities}
     ids = table.item_ids
@@ -276,10 +280,17 @@ def embed_with_contexts(
     found = bundle
     if stage == FUSED:
         vectors, masks = (torch.cat(parts)[places] for parts in zip(*fused, strict=True))
+        masks = masks & media.has()
         both = {anchor: columns[anchor], FUSED: vectors}
         found = Bundle.from_dict(both, present={anchor: present[anchor], FUSED: masks}, item_ids=ids, check=False)
     reranker = PackedReranker(matcher, words, contexts, places, found.modalities, progress=progress)
     return Embedded(bundle, reranker, found)
+
+
+def _without(bundle: Bundle, rows: Tensor) -> Bundle:
+    """The same items, some of which have nothing."""
+    present = bundle.present & ~rows[:, None]
+    return replace(bundle, vectors=bundle.vectors.masked_fill(~present[..., None], 0), present=present)
 
 
 def _different(table: Table, names: Sequence[str]) -> tuple[list[int], NDArray[np.int64]]:
