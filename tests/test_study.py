@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gramian.benchmark import curves, families, learning_curve, objectives, stamps_selection, study
+from gramian.benchmark import curves, families, learning_curve, objectives, pages, stamps_selection, study
 from gramian.benchmark.study import Method, Task
 from gramian.bundle import Bundle
 from gramian.cli import main
@@ -153,14 +153,14 @@ def test_tables_go_between_the_markers_of_a_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("Über\n<!-- a -->\nold\n<!-- /a -->\nbetween\n<!-- b -->\n<!-- /b -->\nend\n", encoding="utf-8")
     for _ in range(2):
-        paths = study.write_tables("Title", {"b": r"two \1 |\n", "a": "one\n"}, tmp_path / "out", page)
+        paths = pages.write_tables("Title", {"b": r"two \1 |\n", "a": "one\n"}, tmp_path / "out", page)
     assert paths == [tmp_path / "out" / "report.md", page]
     expected = "Über\n<!-- a -->\n\none\n\n<!-- /a -->\nbetween\n<!-- b -->\n\n" + r"two \1 |\n" + "\n<!-- /b -->\nend\n"
     assert page.read_text(encoding="utf-8") == expected
     with pytest.raises(InputError, match="`page` must have the lines <!-- c --> and <!-- /c -->"):
-        study.read_page(page, ["a", "c"])
+        pages.read_page(page, ["a", "c"])
     with pytest.raises(InputError, match="`page` must be an existing Markdown file"):
-        study.read_page(tmp_path / "none.md", [])
+        pages.read_page(tmp_path / "none.md", [])
 
 
 @pytest.fixture
@@ -209,8 +209,14 @@ def test_a_part_of_the_study_has_the_reference_besides(tmp_path):
         (["objectives", "--page", str(ROOT / "docs" / "objectives.md"), "--epochs", "1"], "`page` shows whole studies"),
         (["objectives", "--seeds", "0"], "`seeds` must be an integer of at least 1"),
         (["stamps_selection", "--page", str(ROOT / "README.md")], "`page` must have the lines <!-- candidates -->"),
-        (["objektives"], "`study` must be one of learning_curve, objectives, scale, stamps_selection; got 'objektives'"),
-        (["objectives", "--sizes", "25"], "`sizes` is an option of learning_curve"),
+        (
+            ["objektives"],
+            "`study` must be one of alignment_metric, learning_curve, .*, standing; got 'objektives'",
+        ),
+        (["objectives", "--sizes", "25"], "`sizes` is an option of learning_curve, scale, not of objectives"),
+        (["standing", "--seeds", "1"], "`seeds` must be an integer in .2, 11."),
+        (["standing", "--external", "json:none"], "`external` names 'json:none', which cannot be imported"),
+        (["standing", "--merge", "none.json"], "`merge` 'none.json' is not a results.json"),
         (["objectives", "stamps_selection"], "'stamps_selection' belongs to no option"),
         ([], "--study must be given"),
     ],

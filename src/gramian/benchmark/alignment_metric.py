@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from gramian.benchmark.study import Method, Run, Task, chosen, read_page, study, write_tables
+from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.study import Method, Run, Task, chosen, study
 from gramian.bundle import Bundle
 from gramian.data import Table, load
 from gramian.data.sets import SETS, prepared

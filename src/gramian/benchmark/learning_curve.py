@@ -11,7 +11,8 @@ from rich.console import Console
 
 from gramian.benchmark.curves import Curves, draw_curves, gains_sheet, overtaking
 from gramian.benchmark.families import COLUMNS, REFERENCE, best_settings, families, short
-from gramian.benchmark.study import Method, Run, Task, chosen, difference, read_page, recall, study, write_tables
+from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.study import Method, Run, Task, chosen, difference, recall, study
 from gramian.data import Table, load
 from gramian.data.sets import SETS, prepared
 from gramian.errors import InputError, require

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from gramian.benchmark.study import Method, Task, chosen, read_page, study, write_tables
+from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.study import Method, Task, chosen, study
 from gramian.data import Table, load
 from gramian.data.sets import SETS, prepared
 from gramian.errors import InputError

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from gramian.benchmark.study import Method, Run, Task, chosen, difference, read_page, recall, study, write_tables
+from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.study import Method, Run, Task, chosen, difference, recall, study
 from gramian.data import Table, load
 from gramian.errors import InputError
 from gramian.evaluation import evaluate

@@ -13,7 +13,8 @@ from rich.console import Console
 from gramian.benchmark.calibrated import calibrate
 from gramian.benchmark.families import COLUMNS, SEARCH, best_settings, families
 from gramian.benchmark.learning_curve import curve_sheet
-from gramian.benchmark.study import Method, Task, chosen, read_page, study, write_tables
+from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.study import Method, Task, chosen, study
 from gramian.canonical.features import Kernel
 from gramian.data import load
 from gramian.training import Recipe

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from gramian.benchmark.study import Method, Run, Task, chosen, read_page, recall, study, write_tables
+from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.study import Method, Run, Task, chosen, recall, study
 from gramian.data import load
 from gramian.losses import PMRL, Contrast, Gram, Pairwise
 from gramian.sheets import Sheet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ from gramian.benchmark.modality_dropout import modality_dropout
 from gramian.benchmark.objectives import objectives
 from gramian.benchmark.scale import scale
 from gramian.benchmark.stamps_selection import stamps_selection
+from gramian.benchmark.standing import standing
 from gramian.cli.terminal import console_of
-from gramian.errors import InputError
+from gramian.errors import InputError, listing
 from gramian.files import claimed
 from gramian.processes import is_main_process
 
@@ -26,19 +28,24 @@ STUDIES: dict[str, Callable[..., list[Path]]] = {
     "objectives": objectives,
     "scale": scale,
     "stamps_selection": stamps_selection,
+    "standing": standing,
 }
-OF_SETS = ("alignment_metric", "learning_curve", "modality_dropout", "scale")
-"""Studies of several data sets."""
 
 
 def benchmark_command(
-    study: Literal["alignment_metric", "learning_curve", "modality_dropout", "objectives", "scale", "stamps_selection"],
+    study: Literal[
+        "alignment_metric", "learning_curve", "modality_dropout", "objectives", "scale", "stamps_selection", "standing"
+    ],
     output: Path | None = None,
     seeds: int | None = None,
     epochs: int | None = None,
     methods: Sequence[str] | None = None,
     sets: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
+    processes: int | None = None,
+    external: Sequence[str] | None = None,
+    merge: Sequence[Path] | None = None,
+    quick: bool | None = None,
     page: Path | None = None,
     resume: bool = False,
 ) -> None:
@@ -50,15 +57,20 @@ def benchmark_command(
     objectives: which objective to train, which to fine-tune, which score to serve (docs/objectives.md); half an hour.
     scale: where training overtakes the closed form, on tables drawn to resemble real ones (docs/canonical.md); an hour.
     stamps_selection: what `gramian demo` trains with, chosen on validation (docs/log.md); ten minutes.
+    standing: every family of methods on every data set at hand, over repeated splits (docs/benchmark.md); hours.
 
     Args:
-        study: alignment_metric, learning_curve, modality_dropout, objectives, scale or stamps_selection.
+        study: alignment_metric, learning_curve, modality_dropout, objectives, scale, stamps_selection or standing.
         output: folder of the runs and of report.md; runs/STUDY by default.
         seeds: runs of each method; the study's own number by default.
         epochs: of every run, to try it; the study's own by default.
         methods: names of the methods in small letters, words joined by dashes, as in gram-cone-each; all by default.
         sets: data sets of the studies of several, by default stamps and what `gramian prepare` has made; of scale, digits.
         sizes: numbers of training items of learning_curve and scale.
+        processes: that train in learning_curve and standing; each on its share of the cores.
+        external: methods of somebody else in standing, as package.module:function, whose code runs; typed, never in a file.
+        merge: results.json files of others, shown beside those of standing.
+        quick: let standing only show that it works: stamps, two methods, two splits.
         page: a Markdown page with the study's markers, which gets its tables.
         resume: reuse the finished runs in the output folder that have the same settings.
 
@@ -67,12 +79,12 @@ def benchmark_command(
     """
     console = console_of()
     options: dict[str, Any] = {"epochs": epochs, "methods": methods, "page": page, "resume": resume, "console": console}
-    extra = {name: value for name, value in {"sets": sets, "sizes": sizes}.items() if value is not None}
-    for name in extra:
-        takes = OF_SETS if name == "sets" else ("learning_curve", "scale")
-        if study not in takes:
-            raise InputError(f"`{name}` is an option of {' and '.join(takes)}; {study} has its own. Leave it out.")
-    options |= extra | ({} if seeds is None else {"seeds": seeds})
+    own = {"sets": sets, "sizes": sizes, "processes": processes, "external": external, "merge": merge, "quick": quick}
+    for name, value in own.items():
+        takers = [each for each, function in STUDIES.items() if name in signature(function).parameters]
+        if value is not None and study not in takers:
+            raise InputError(f"`{name}` is an option of {listing(takers)}, not of {study}. Leave it out.")
+    options |= {name: value for name, value in {**own, "seeds": seeds}.items() if value is not None}
     output = output or Path("runs") / study
     with claimed(output, is_main_process()):
         for path in STUDIES[study](output, **options):

@@ -24,7 +24,7 @@ from gramian.model.specs import NAMES
 
 __all__ = ["Command", "help_of", "parse"]
 
-TYPED = ("trust_code", "media_root")
+TYPED = ("trust_code", "media_root", "external")
 """Options that widen what a file from anyone may do: it may not set them itself."""
 
 YAML = (".yaml", ".yml")

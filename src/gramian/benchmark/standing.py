@@ -1,0 +1,289 @@
+"""The standing benchmark: which method to take for frozen features. Families of methods × data sets × repeated splits.
+
+Every method has the same budget of settings, chosen on validation items; the test items of a split are looked at once. What
+others have measured can be merged, and methods of others take part (CONTRIBUTING.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import numpy as np
+from rich.console import Console
+
+from gramian.benchmark.families import COLUMNS, REFERENCE, Families, best_settings, families, rivals, short
+from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.study import Embeds, Method, Run, Task, chosen, recall, study
+from gramian.data import Table, load
+from gramian.data.sets import REPEATS, SETS, another_split, prepared
+from gramian.errors import InputError, check_number, first_line, listing, require
+from gramian.evaluation.comparing import groups, holm
+from gramian.evaluation.stats import Interval, resampled_interval
+from gramian.files import read_json, write_text
+from gramian.model.options import convert
+from gramian.scores import ScoreName
+from gramian.sheets import Sheet
+
+__all__ = ["GROUP", "Result", "standing"]
+
+GROUP = "gramian.methods"
+"""Entry points of this group are methods of installed packages."""
+
+JOINT: ScoreName = "centroid"
+QUICK = ("maxvar-linear-heads", "infonce-linear-heads")
+LEVEL = 0.05
+
+
+class Result(NamedTuple):
+    """What one method reached on one split of one data set.
+
+    Attributes:
+        data: name of the data set.
+        digest: of its table with this split, so that only results on the same items are compared.
+        split: number of the split.
+        method: name of the family.
+        setting: what validation chose; empty where the method chooses by itself.
+        recall: mean R@1 over the directions between two modalities, on the test items.
+        gain: mean R@1 that `centroid` over all other modalities adds to the best single one; None with two modalities.
+        seconds: that training the chosen setting took, if it is known.
+        tested: test items per item to train and choose with.
+    """
+
+    data: str
+    digest: str
+    split: int
+    method: str
+    setting: str
+    recall: float
+    gain: float | None
+    seconds: float | None
+    tested: float
+
+
+def standing(
+    output: Path = Path("runs/standing"),
+    *,
+    seeds: int = 5,
+    epochs: int | None = None,
+    methods: Sequence[str] | None = None,
+    page: Path | None = None,
+    resume: bool = False,
+    processes: int = 1,
+    console: Console | None = None,
+    sets: Sequence[str] | None = None,
+    external: Sequence[str] = (),
+    merge: Sequence[Path] = (),
+    quick: bool = False,
+) -> list[Path]:
+    """Compare all families of methods on all data sets at hand.
+
+    Args:
+        output: folder of the runs, of `results.json` and of `report.md`.
+        seeds: repeated splits, each with its own heads and batches; 2 to 11.
+        epochs: of every run with a loss, for a trial.
+        methods: names of families; all by default.
+        page: a Markdown page with the marker "standing", which gets the tables.
+        resume: reuse the finished runs with the same settings.
+        processes: that train; each on its share of the cores.
+        console: of the progress bar.
+        sets: names of data sets; by default stamps and those that `gramian prepare` has made.
+        external: methods of somebody else, "package.module:function": (training items, validation items, seed) → an object
+            whose `embed` gives the Bundle of a table. Their code runs. Installed entry points of the group "gramian.methods"
+            take part by their names.
+        merge: `results.json` files of others, whose methods are shown as well.
+        quick: stamps alone, two families, two splits, five epochs: to see that it works.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        InputError: an unknown method or data set, a page without the marker, one split, results of other items.
+    """
+    require("scipy")
+    if quick:
+        sets, methods, seeds, epochs = sets or ["stamps"], methods or QUICK, min(seeds, 2), epochs or 5
+    check_number("seeds", seeds, f"[2, {REPEATS + 1}]", integer=True, why="for one split has no spread")
+    if page is not None:
+        read_page(page, ["standing"])
+    theirs = {name: (Method(name, None, train=train),) for name, train in _theirs(external).items()}
+    merged = [result for path in merge for result in _read(path)]
+    every = [*families(), *rivals("", 3), *theirs]
+    names = [method.name for method in chosen([Method(name, None) for name in every], methods)]
+    results: list[Result] = []
+    for name in sets or ("stamps", *(name for name in SETS if prepared(name).is_file())):
+        table = load(name, columns=list(COLUMNS[name]) if name in COLUMNS else None)
+        anchor = "text" if "text" in table.modalities else table.modalities[0]
+        tried = short(families(anchor) | rivals(anchor, len(table.modalities)), epochs) | theirs
+        results += _measured(
+            name, table, {each: tried[each] for each in names if each in tried}, output, seeds, resume, processes, console
+        )
+    ours = write_text(output / "results.json", json.dumps([result._asdict() for result in results], indent=1) + "\n")
+    text = "\n".join(sheet.markdown() for sheet in _sheets([*results, *_matching(merged, results)]))
+    return [ours, *write_tables("The standing benchmark", {"standing": text}, output, page)]
+
+
+def _measured(
+    name: str,
+    table: Table,
+    tried: Families,
+    output: Path,
+    seeds: int,
+    resume: bool,
+    processes: int,
+    console: Console | None,
+) -> list[Result]:
+    """Every family on the repeated splits of one data set."""
+    tables = partial(split_of, table, name)
+    flat = [method for several in tried.values() for method in several]
+    scores = (JOINT,) if len(table.modalities) > 2 else ()
+    options: dict[str, Any] = {"seeds": seeds, "scores": scores, "resume": resume, "processes": processes, "console": console}
+    runs = study([Task(name, tables, dim=256)], flat, output, cpu=True, **options)[name]
+    found = []
+    for seed in range(seeds):
+        split = tables(seed)
+        digest = split.digest()
+        assert split.split is not None
+        tested = split.split.count("test") / (split.split.count("train") + split.split.count("validation"))
+        for family, own in best_settings(runs, list(tried), tried).items():
+            run = own[seed]
+            setting = run.method.name.removeprefix(family).removeprefix(", ")
+            found.append(Result(name, digest, seed, family, setting, recall([run]).value, _gain(run), run.seconds, tested))
+    return found
+
+
+def split_of(table: Table, name: str, seed: int) -> Table:
+    """The table under one of its splits.
+
+    Args:
+        table: with splits.
+        name: of the data set.
+        seed: 0 keeps the table's own split; up to 10.
+
+    Returns:
+        The table.
+    """
+    return another_split(table, name, str(seed)) if seed else table
+
+
+def _gain(run: Run) -> float | None:
+    return _mean([gain.difference.value for gain in run.report.gains])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _sheets(results: Sequence[Result]) -> list[Sheet]:
+    """A table for each data set, and one over all of them."""
+    sheets, ranks = [], {}
+    for data in dict.fromkeys(result.data for result in results):
+        own: dict[str, list[Result]] = {}
+        for result in sorted((each for each in results if each.data == data), key=lambda each: each.split):
+            own.setdefault(result.method, []).append(result)
+        means = {name: float(np.mean([each.recall for each in several])) for name, several in own.items()}
+        order = sorted(means, key=lambda name: -means[name])
+        ranks[data] = {name: place for place, name in enumerate(order, 1)}
+        sheets.append(_sheet(data, {name: own[name] for name in order}))
+    shared = [name for name in next(iter(ranks.values()), {}) if all(name in of_set for of_set in ranks.values())]
+    if len(ranks) > 1 and shared:
+        rows = sorted(
+            ((float(np.mean([of_set[name] for of_set in ranks.values()])), name) for name in shared), key=lambda row: row[0]
+        )
+        shown = tuple((name, f"{mean:.1f}", *(str(of_set[name]) for of_set in ranks.values())) for mean, name in rows)
+        sheets.insert(0, Sheet("Places", ("method", "mean", *ranks), shown, "1 is the best mean R@1 over the splits."))
+    return sheets
+
+
+def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
+    names = list(own)
+    recalls = {name: np.array([each.recall for each in several]) for name, several in own.items()}
+    tested = own[names[0]][0].tested
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    tests = [resampled_interval(recalls[a] - recalls[b], tested) for a, b in pairs]
+    corrected = dict(zip(pairs, holm([p for _, p in tests]), strict=True))
+    letters = groups(names, {pair for pair, p in corrected.items() if p < LEVEL})
+    rows = []
+    for name, several in own.items():
+        against = "–"
+        if REFERENCE in own and name != REFERENCE:
+            interval, _ = resampled_interval(recalls[name] - recalls[REFERENCE], tested)
+            against = _percent(interval)
+        gain, seconds = _mean([each.gain for each in several]), _mean([each.seconds for each in several])
+        rows.append(
+            (
+                name,
+                f"{100 * recalls[name].mean():.1f}",
+                against,
+                letters[name],
+                "–" if gain is None else f"{100 * gain:+.1f}",
+                "–" if seconds is None else f"{seconds:.1f}",
+            )
+        )
+    number = len(own[names[0]])
+    note = (
+        f"Mean R@1 in % over the directions between two modalities and {number} splits; the paired difference to {REFERENCE} "
+        "with its 95 % interval (Nadeau and Bengio's variance, as splits overlap); methods that share a letter cannot be told "
+        f"apart (all pairs, Holm's correction); what `{JOINT}` over all other modalities adds to the best single one; seconds "
+        "to train the chosen setting, on a machine that did other things too."
+    )
+    return Sheet(data, ("method", "R@1", f"to {REFERENCE}", "group", "gain", "s"), tuple(rows), note)
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.value:+.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _theirs(external: Sequence[str]) -> dict[str, Callable[[Table, Table, int], Embeds]]:
+    """Methods of others: entry points, and those named."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    methods: dict[str, Callable[[Table, Table, int], Embeds]] = {}
+    for name in external:
+        module, _, function = name.partition(":")
+        try:
+            methods[name] = found[name].load() if name in found else getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"`external` names {name!r}, which cannot be imported ({first_line(error)}). Write package.module:function, or "
+                f"the name of an entry point of {GROUP}: {listing(found) or 'there are none'}."
+            ) from None
+        if not callable(methods[name]):
+            raise InputError(f"`external` must name functions; {name!r} is none.")
+    return methods
+
+
+def _read(path: Path) -> list[Result]:
+    """The results of somebody else.
+
+    Raises:
+        InputError: a file that is not as `standing` writes it.
+    """
+    hints = get_type_hints(Result)
+    try:
+        rows = read_json(path)
+        return [Result(**{name: convert(row[name], hint, name) for name, hint in hints.items()}) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"`merge` {str(path)!r} is not a results.json of the benchmark ({first_line(error)}).") from None
+
+
+def _matching(merged: Sequence[Result], ours: Sequence[Result]) -> list[Result]:
+    """Results of others on the same items.
+
+    Raises:
+        InputError: other items under the same name, or a method that is there already.
+    """
+    digests = {(result.data, result.split): result.digest for result in ours}
+    known = {(result.data, result.split, result.method) for result in ours}
+    for result in merged:
+        where = f"`merge` holds {result.method!r} on {result.data}, split {result.split}"
+        if digests.get((result.data, result.split)) != result.digest:
+            raise InputError(f"{where}, which is of other items than here. Run it on the same table, or leave it out.")
+        if (result.data, result.split, result.method) in known:
+            raise InputError(f"{where}, which was run here as well. Rename it in the file, or leave it out of `methods`.")
+    return list(merged)
