@@ -18,7 +18,7 @@ from gramian import Aligner, InputError, load_released
 from gramian.data.batches import Batch
 from gramian.data.released import TASKS
 from gramian.model import ReleasedAudio, ReleasedMatcher, ReleasedText, ReleasedVision
-from gramian.model.encoders.released import Checkpoint, beats, open_checkpoint
+from gramian.model.encoders.released import Checkpoint, beats, checkpoint, open_checkpoint
 from gramian.model.encoders.released.keys import current_name, report_of
 from gramian.scores import SCORES
 from reference import released as literal
@@ -330,6 +330,25 @@ def test_folders_as_the_programs_write_them(tmp_path):
         open_checkpoint(several, filename="c.pt")
 
 
+def test_several_checkpoints_on_the_hub_are_refused_before_they_are_fetched(tmp_path, monkeypatch):
+    names = ["README.md", "model_ckpts/base.pt", "model_ckpts/optimizer_step_1.pt", "log/hps.json"]
+    monkeypatch.setattr(checkpoint.HfApi, "list_repo_files", lambda *_, **__: names)
+    asked = []
+
+    def fetched(model, _, patterns, **options):
+        asked.append((model, patterns))
+        assert "*optimizer*" in options["ignore_patterns"]
+        return Path(tiny.write(tmp_path / "hub").parent)
+
+    monkeypatch.setattr(checkpoint, "fetch", fetched)
+    assert open_checkpoint("owner/name").source == "owner/name"
+    names.append("vast.pt")
+    with pytest.raises(InputError, match=r"holds several checkpoints: model_ckpts/base.pt, vast.pt. Choose one"):
+        open_checkpoint("owner/name")
+    open_checkpoint("owner/name", filename="model_step_7.pt")
+    assert [patterns for _, patterns in asked] == [("*.pt", "*.pth", "*.bin", "*.safetensors"), ("model_step_7.pt",)]
+
+
 class Runs:
     def __reduce__(self):
         return os.system, ("touch pwned",)
@@ -535,6 +554,18 @@ def test_a_tower_on_its_own(folder):
         text.twin(frames=3)
     with pytest.raises(InputError, match=r"`max_length` must be an integer in \[2, 80\]"):
         ReleasedText(str(folder), vocabulary=str(folder), max_length=81)
+
+
+def test_an_aligner_in_half_precision(folder):
+    aligner = load_released(folder, TASK, vocabulary=folder).aligner
+    batch = batch_of(aligner, 28, len(tiny.WORDS))
+    with torch.no_grad():
+        expected = aligner(batch).vectors
+        aligner.bfloat16()
+        similar = torch.nn.functional.cosine_similarity(aligner(batch).vectors.float(), expected, dim=-1)
+        context = aligner.matcher.context(aligner.towers(batch))
+        assert aligner.matcher(batch.inputs["text"], context).dtype == torch.bfloat16
+    assert float(similar.min()) > 0.999
 
 
 def test_half_precision_files_become_float32(folder, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -269,9 +270,8 @@ def filterbank(samples: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         InputError: transformers is not installed.
     """
     require("transformers")
-    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+    from transformers.audio_utils import spectrogram, window_function
 
-    triangles = mel_filter_bank(257, BANDS, 20, RATE / 2, RATE, norm=None, mel_scale="kaldi", triangularize_in_mel_space=True)
     energies: NDArray[np.float32] = spectrogram(
         np.asarray(samples) * FULL_SCALE,
         window_function(WINDOW, "povey", periodic=False),
@@ -281,12 +281,22 @@ def filterbank(samples: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         power=2.0,
         center=False,
         preemphasis=0.97,
-        mel_filters=triangles,
+        mel_filters=_triangles(),
         log_mel="log",
         mel_floor=float(np.finfo(np.float32).eps),
         remove_dc_offset=True,
     )
     return np.ascontiguousarray(energies.T, dtype=np.float32)
+
+
+@cache
+def _triangles() -> NDArray[np.float64]:
+    """(257, 64) weights of the powers in each band."""
+    from transformers.audio_utils import mel_filter_bank
+
+    options: dict[str, Any] = {"norm": None, "mel_scale": "kaldi", "triangularize_in_mel_space": True}
+    triangles: NDArray[np.float64] = mel_filter_bank(257, BANDS, 20, RATE / 2, RATE, **options)
+    return triangles
 
 
 class FilterbankReader(Media):

@@ -67,7 +67,7 @@ class BEATs(nn.Module):
 
     def forward(self, filterbank: Tensor) -> Tensor:
         """Normalised log energies (n, frames, bands) → states (n, patches, width), in the order of time."""
-        patches: Tensor = self.patch_embedding(filterbank[:, None])
+        patches: Tensor = self.patch_embedding(filterbank[:, None].to(self.patch_embedding.weight.dtype))
         states: Tensor = self.encoder(self.post_extract_proj(self.layer_norm(patches.flatten(2).transpose(1, 2))))
         return states
 

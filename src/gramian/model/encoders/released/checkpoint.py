@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gramian.errors import InputError, check_type, first_line, is_exhausted, listing
-from gramian.model.encoders.folders import fetch
+from gramian.model.encoders.folders import fetch, is_hub_id
 from gramian.model.encoders.released.keys import current_name
 
 __all__ = ["Checkpoint", "is_checkpoint", "open_checkpoint"]
@@ -71,7 +73,7 @@ def open_checkpoint(
     path = Path(model)
     source = str(path.resolve()) if path.exists() else str(model)
     if not path.exists():
-        patterns = (filename,) if filename else _FILES
+        patterns = (filename,) if filename else _one_on_hub(str(model), revision, local_files_only)
         options: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
         expected = "`model` must be a released checkpoint: a file, a folder, or a hub id"
         path = fetch(str(model), expected, patterns, ignore_patterns=list(_NOT_WEIGHTS), **options)
@@ -81,6 +83,28 @@ def open_checkpoint(
         for name, tensor in _read(file):
             tensors[current_name(name)] = tensor
     return Checkpoint(source, tensors)
+
+
+def _one_on_hub(model: str, revision: str | None, local_files_only: bool) -> tuple[str, ...]:
+    """Patterns of the files to fetch; several checkpoints are refused before gigabytes of them arrive."""
+    if local_files_only or not is_hub_id(model):
+        return _FILES
+    try:
+        names = [Path(name) for name in HfApi().list_repo_files(model, revision=revision)]
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError):  # what is in the cache will do; or fetching says why not
+        return _FILES
+    found = [name for name in names if _is_weights(name)]
+    if len(found) > 1 and not all(map(_is_shard, found)):
+        raise InputError(f"`model` {model!r} holds several checkpoints: {listing(found)}. Choose one by `filename`.")
+    return _FILES
+
+
+def _is_weights(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in _FILES) and not any(path.match(other) for other in _NOT_WEIGHTS)
+
+
+def _is_shard(path: Path) -> bool:
+    return re.search(r"-\d+-of-\d+\.", path.name) is not None
 
 
 def _files_in(folder: Path, filename: str | None, source: str) -> list[Path]:
@@ -94,7 +118,7 @@ def _files_in(folder: Path, filename: str | None, source: str) -> list[Path]:
     if not files:
         raise InputError(f"`model` {source!r} holds no checkpoint ({', '.join(_FILES)}).")
     shards = {file.parent for file in files}
-    is_sharded = all(re.search(r"-\d+-of-\d+\.", file.name) for file in files)
+    is_sharded = all(map(_is_shard, files))
     if len(shards) > 1 or (len(files) > 1 and not is_sharded):
         raise InputError(f"`model` {source!r} holds several checkpoints: {listing(_names(folder))}. Choose one by `filename`.")
     if is_sharded:
@@ -113,12 +137,7 @@ def _weights_in(folder: Path) -> list[Path]:
     for place in (folder / "ckpt", folder):
         if steps := _by_step(place, "model_step_*.pt"):
             return steps[:1]
-    return sorted(
-        path
-        for pattern in _FILES
-        for path in folder.rglob(pattern)
-        if path.is_file() and not any(path.match(other) for other in _NOT_WEIGHTS)
-    )
+    return sorted(path for path in folder.rglob("*") if _is_weights(path) and path.is_file())
 
 
 def _by_step(folder: Path, pattern: str) -> list[Path]:
