@@ -360,3 +360,21 @@ def test_training_needs_the_task_of_a_checkpoint(here, tmp_path, capsys):
     assert "`released` needs the data set" in capsys.readouterr().err
     assert main(["train", "--data", "stamps", "--output", str(tmp_path / "run"), "--task", "msrvtt"]) == 2
     assert "`task` is for `released`" in capsys.readouterr().err
+
+
+def test_labels_are_told_by_their_names(here, tmp_path, capsys):
+    csv = tmp_path / "vggsound.csv"
+    csv.write_text("".join(f"video{n},0,{('red', 'green')[n % 2]},test\n" for n in range(4)))
+    media = tmp_path / "media"
+    media.mkdir()
+    for n in range(4):
+        (media / f"video{n}_000000.wav").write_bytes((here / "media" / "audios" / f"video{n}.wav").read_bytes())
+        (media / f"video{n}_000000.mp4").write_bytes((here / "media" / "videos" / f"video{n}.mp4").read_bytes())
+    data = str(tmp_path / "vggsound.parquet")
+    assert main(["prepare", "vggsound", "--annotations", str(csv), "--media", str(media), "--output", data]) == 0
+    words = released_words(here, "--task", "vggsound", "--columns", "video,audio", "--classify", "label", "--prompts", "{}")
+    words[words.index("--data") + 1] = data
+    capsys.readouterr()
+    assert main([*words, "--scores", "volume"]) == 0
+    shown = capsys.readouterr().out
+    assert "video+audio" in shown and "label" in shown and "re-ranked" not in shown

@@ -142,7 +142,8 @@ def evaluate_table(
             )
         matcher: Matcher | Reranker | None = None
         first_stage = None
-        if aligner is not None and isinstance(aligner.matcher, ReleasedMatcher) and candidates is None:
+        asks = columns is None or "text" in columns  # without a text there is nothing to re-rank
+        if aligner is not None and isinstance(aligner.matcher, ReleasedMatcher) and candidates is None and asks:
             items = askable(aligner.towers.known(table, columns))
             embedded = embed_with_contexts(
                 aligner, items, stage=stage, folder=output, reading=reading, broken=broken, progress=console.is_terminal

@@ -75,6 +75,7 @@ class Corpus:
         kinds: of its media.
         splits: a split of the files → what it is in retrieval, where that differs.
         published: the test items in the papers' galleries, where that is known.
+        labelled: whether its texts are the names of classes, which then also stand in a column "label".
     """
 
     about: str
@@ -84,6 +85,7 @@ class Corpus:
     kinds: tuple[Literal["video", "audio"], ...] = ("video", "audio")
     splits: Mapping[str, str] = field(default_factory=dict)
     published: int | None = None
+    labelled: bool = False
 
 
 def _audiocaps_stems(name: str) -> tuple[str, ...]:
@@ -115,7 +117,7 @@ CORPORA: Mapping[str, Corpus] = {
     "audiocaps": Corpus(
         "AudioCaps: ten seconds of sound with captions", (formats.audiocaps_csv,), stems=_audiocaps_stems, published=729
     ),
-    "vggsound": Corpus("VGGSound: clips of ten seconds with a label", (formats.vggsound_csv,), published=5000),
+    "vggsound": Corpus("VGGSound: clips of ten seconds with a label", (formats.vggsound_csv,), published=5000, labelled=True),
     "youcook2": Corpus(
         "YouCook2: the steps of recipes; its validation steps are the gallery",
         (formats.youcook2_json,),
@@ -131,7 +133,8 @@ class Collected:
 
     Attributes:
         name: of the set.
-        columns: "id", "item", "text", "video", "audio", "subtitle" and "split", of n cells; None where missing.
+        columns: "id", "item", "text", "video", "audio", "subtitle" and "split", of n cells, "label" of a set of classes; None
+            where missing.
         media: the folders outside of the table's own that its cells name files in.
         notes: what the reader should know, a sentence each.
         counts: split → what is counted → items.
@@ -244,6 +247,8 @@ def collect(
         count.update(["items", *own, *["subtitle"] * bool(entry.subtitle), *["without media"] * (not own)])
         count.update(["silent"] * (item in silent))
         count["captions"] += len(entry.texts)
+    if corpus.labelled:
+        columns["label"] = [text[0] if isinstance(text, list) else text for text in columns["text"]]
     notes = _notes(corpus, counts, entries, gallery, unlisted, clashes)
     return Collected(name, columns, tuple(outside), notes, dict(counts))
 
