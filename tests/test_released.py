@@ -20,6 +20,7 @@ from gramian.data.released import TASKS
 from gramian.model import ReleasedAudio, ReleasedMatcher, ReleasedText, ReleasedVision
 from gramian.model.encoders.released import Checkpoint, beats, checkpoint, open_checkpoint
 from gramian.model.encoders.released.keys import current_name, report_of
+from gramian.model.specs import build_towers
 from gramian.scores import SCORES
 from reference import released as literal
 
@@ -554,6 +555,24 @@ def test_a_tower_on_its_own(folder):
         text.twin(frames=3)
     with pytest.raises(InputError, match=r"`max_length` must be an integer in \[2, 80\]"):
         ReleasedText(str(folder), vocabulary=str(folder), max_length=81)
+
+
+def test_towers_of_a_yaml_file(folder):
+    where = {"model": str(folder), "vocabulary": str(folder)}
+    specs = {"text": {"class_path": "ReleasedText", "init_args": where | {"mode": "train"}}}
+    towers = build_towers(specs | {"subtitle": {"twin_of": "text", "init_args": {"subtitle": True}}})
+    assert towers["subtitle"].model is towers["text"].model
+    assert (towers["text"].reader.length, towers["subtitle"].reader.length) == (40, 70)
+    for twin, message in (
+        ({"twin_of": "audio"}, "`towers.subtitle.twin_of` must be one of text"),
+        ({"twin_of": "text", "subtitle": True}, "must have `twin_of: COLUMN` and `init_args` alone"),
+        ({"twin_of": "text", "init_args": {"subtitle": 3}}, "`subtitle` must be true or false"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build_towers(specs | {"subtitle": twin})
+    audio = {"audio": {"class_path": "ReleasedAudio", "init_args": {"model": str(folder), "gradient_scale": 0}}}
+    with pytest.raises(InputError, match=r"`towers.audio`: `gradient_scale` must lie in \(0, 1\]"):
+        build_towers(audio)
 
 
 def test_an_aligner_in_half_precision(folder):

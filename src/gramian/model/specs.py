@@ -18,7 +18,7 @@ from torch import nn
 
 from gramian.errors import InputError, check_choice, first_line, listing, wrong_choice
 from gramian.losses import LOSSES, Loss, Sum, recommended
-from gramian.model.encoders import ENCODERS
+from gramian.model.encoders import ENCODERS, Encoder
 from gramian.model.options import converted
 from gramian.model.towers import Custom, Tower, seeded
 
@@ -133,7 +133,8 @@ def build_towers(
     """The towers of the columns that are used.
 
     Args:
-        specs: column → a tower, its description, or `{"same_as": column}` for the tower of an earlier column.
+        specs: column → a tower, its description, or `{"same_as": column}` for the tower of an earlier column; one with other
+            options of reading is its twin, `{"twin_of": column, "init_args": {…}}`.
         columns: those that are used; all by default.
         seed: of the initial weights of towers that are trained from scratch.
         trust_code: see `build`.
@@ -156,6 +157,19 @@ def build_towers(
                 continue
             if isinstance(spec, Mapping) and list(spec) == ["same_as"]:
                 towers[name] = towers[check_choice(f"towers.{name}.same_as", spec["same_as"], towers)]
+            elif isinstance(spec, Mapping) and "twin_of" in spec:
+                towers[name] = _twin(name, spec, towers)
             else:
                 towers[name] = build(spec, Tower, f"towers.{name}", trust_code=trust_code)
     return towers
+
+
+def _twin(name: str, spec: Mapping[str, Any], towers: Mapping[str, Tower]) -> Tower:
+    """A tower with the weights of an earlier column's, which reads its cells otherwise."""
+    options = spec.get("init_args") or {}
+    if set(spec) - {"twin_of", "init_args"} or not isinstance(options, Mapping):
+        raise InputError(f"`towers.{name}` must have `twin_of: COLUMN` and `init_args` alone; got {spec!r:.80}.")
+    tower = towers[check_choice(f"towers.{name}.twin_of", spec["twin_of"], towers)]
+    if not isinstance(tower, Encoder):
+        raise InputError(f"`towers.{name}.twin_of` must name a pretrained encoder; got {spec['twin_of']!r}.")
+    return tower.twin(**options)
