@@ -6,12 +6,14 @@ import io
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 
+import browser
 from gramian import Bundle, evaluate
 from gramian.cli import main
 from gramian.data import Table
@@ -268,3 +270,31 @@ def test_previews_are_small_and_of_every_kind(tmp_path):
     assert previews.octets == sum(len(made[name].uri) for name in starts)
     small = Previews(table, 0.0)
     assert small.of("image", "one") is None and small.left_out == 1 and small.of("text", "two").text == "short"
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium")
+def test_a_browser_runs_the_pages_own_script_alone(runs, tmp_path):
+    folder, _, _ = runs
+    html = run_page({"good": folder / "good"}).html()
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    document, log = browser.opened(tmp_path / "page.html", profile=tmp_path / "profile")
+    assert log == ""
+    assert '<button type="button" id="theme">' in document  # shown by the script
+    foreign = html.replace("</body>", "<script>document.title = 'run'</script><p style='color: red'>x</p></body>")
+    (tmp_path / "foreign.html").write_text(foreign, encoding="utf-8")
+    document, log = browser.opened(tmp_path / "foreign.html", profile=tmp_path / "profile")
+    assert "<title>run" not in document and log.count("Content Security Policy") >= 2
+    click = """
+const clicked = Array.from(document.querySelectorAll("button.sort")).find(one => one.textContent.startsWith("R@5"));
+const [body, column] = [clicked.closest("table").tBodies[0], clicked.closest("th").cellIndex];
+const read = () => Array.from(body.rows, row => row.cells[column].textContent);
+clicked.click(); const down = read(); clicked.click();
+document.title = JSON.stringify([down, read(), clicked.closest("th").getAttribute("aria-sort")]);
+document.getElementById("theme").click();
+"""
+    (tmp_path / "sorted.html").write_text(browser.with_script(html, click), encoding="utf-8")
+    document, _ = browser.opened(tmp_path / "sorted.html", profile=tmp_path / "profile")
+    down, up, state = json.loads(unescape(re.search(r"<title>(.*?)</title>", document)[1]))
+    values = [float(value) for value in down]
+    assert values == sorted(values, reverse=True) and [float(value) for value in up] == sorted(values) and state == "ascending"
+    assert 'data-theme="' in document

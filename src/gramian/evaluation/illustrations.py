@@ -156,8 +156,10 @@ class Illustrations:
         with drawn():
             side = max(2.6, 0.5 * len(names) + 1.3)
             figure, (ax,) = panels(1, side, side)
-            matrix(values, names, ax, digits=2)
-            caption = "Distance between the centres of two modalities' unit vectors: 0 is no gap, 2 the largest."
+            matrix(values, names, ax, top=max(1.0, float(np.nanmax(values))), digits=2)
+            caption = (
+                "Distance between the centres of two modalities' unit vectors: 0 is no gap, 2 the largest. Darker is better."
+            )
             return [self._picture("Modality gap", figure, caption)]
 
     def training(self, epochs: Sequence[Mapping[str, Any]], speeds: Sequence[Mapping[str, Any]] = ()) -> list[Picture]:
