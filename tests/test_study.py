@@ -237,7 +237,7 @@ def test_the_selection_reads_validation_alone(tmp_path):
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| Pairwise, dim 64 |" in page and "81 validation items" in page
     assert len(Bundle.load(tmp_path / "stamps" / "pairwise-dim-64-0.safetensors")) == 81
-    names = [study._slug(candidate.name) for candidate in stamps_selection.candidates()]
+    names = [study.slug(candidate.name) for candidate in stamps_selection.candidates()]
     assert len(set(names)) == len(names) == 30
 
 

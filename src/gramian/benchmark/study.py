@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,87 +17,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from gramian.benchmark.environment import versions
+from gramian.benchmark.trial import SPLITS, Embeds, Method, Task, Trial, path_of, slug
 from gramian.bundle import Bundle
-from gramian.canonical.features import Kernel
-from gramian.data import Table
 from gramian.errors import InputError, check_choice, check_number, require
 from gramian.evaluation import Report, evaluate, hits
-from gramian.evaluation.directions import all_ranks
-from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
-from gramian.files import read_json, write_text
-from gramian.losses import Loss
-from gramian.model import Aligner
-from gramian.model.heads import HeadName
-from gramian.model.options import convert
 from gramian.scores import ScoreName
-from gramian.training import History, Recipe, Search, fit, fit_canonical
 
-__all__ = ["Method", "Results", "Run", "Task", "chosen", "difference", "recall", "study"]
-
-SPLITS = ("train", "validation", "test")
-
-
-class Embeds(Protocol):
-    """What a method gives: an `Aligner`, or anything that embeds tables."""
-
-    def embed(self, table: Table, /) -> Bundle:
-        """The rows of a table in the shared space."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to train.
-
-    Attributes:
-        name: for tables and, in plain letters, for files.
-        loss: builds the objective; None solves in closed form.
-        kind: the origin of its options, for tables: "published", "corrected", "combined".
-        dim: width of the shared space; the task's by default.
-        recipe: the task's by default. Each run replaces its seed.
-        head: of every modality, where a loss trains new ones.
-        kernel: of heads "kernel".
-        search: what the closed form tries on validation; with a loss, the closed form that training starts from.
-        train: a method of somebody else, instead of all of these but the name: (training items, validation items, seed) → an
-            object whose `embed` gives the Bundle of a table.
-    """
-
-    name: str
-    loss: Callable[[], Loss] | None
-    kind: str = ""
-    dim: int | None = None
-    recipe: Recipe | None = None
-    head: HeadName = "linear"
-    kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
-    search: Search | None = None
-    train: Callable[[Table, Table, int], Embeds] | None = None
-
-    @property
-    def objective(self) -> str:
-        """The loss, or the criterion of the closed form, in words."""
-        if self.train is not None:
-            return f"{self.train.__module__}:{self.train.__qualname__}"
-        return repr(self.loss()) if self.loss is not None else (self.search or Search()).criterion
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the methods are trained on.
-
-    Attributes:
-        name: for tables and files.
-        table: seed → table with the splits "train", "validation" and "test".
-        dim: width of the shared space.
-        recipe: how to train.
-        start: the method that trains the space from which every other method starts, by its own recipe; None for new heads.
-    """
-
-    name: str
-    table: Callable[[int], Table]
-    dim: int = 512
-    recipe: Recipe = field(default_factory=Recipe)
-    start: Method | None = None
+__all__ = ["Embeds", "Method", "Results", "Run", "Task", "chosen", "difference", "recall", "study"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +98,7 @@ def study(
     check_number("seeds", seeds, "[1, inf)", integer=True)
     check_number("processes", processes, "[1, 256]", integer=True)
     check_choice("split", split, SPLITS)
-    for argument, names in (("tasks", [_slug(task.name) for task in tasks]), ("methods", [_slug(one.name) for one in methods])):
+    for argument, names in (("tasks", [slug(task.name) for task in tasks]), ("methods", [slug(one.name) for one in methods])):
         if not names or len(set(names)) < len(names):
             raise InputError(f"`{argument}` must be one or more with different names; got {', '.join(names) or 'none'}.")
     require("accelerate")
@@ -187,13 +110,13 @@ def study(
             _train_in(processes, _Cells(tuple(tasks), folder, split, cpu, resume), methods, seeds, bar, row)
             bar.reset(row)
         for task in tasks:
-            trials = [_Trial(task, seed, split, cpu) for seed in range(seeds)]
+            trials = [Trial(task, seed, split, cpu) for seed in range(seeds)]
             results[task.name] = {}
             for method in methods:
                 runs = []
                 for trial in trials:
                     bar.update(row, description=f"{task.name}: {method.name}, seed {trial.seed}")
-                    path = _path(folder, task, method, trial.seed)
+                    path = path_of(folder, task, method, trial.seed)
                     embedded, outcome = (trial.stored(method, path) if resume or processes > 1 else None) or trial.train(
                         method, path
                     )
@@ -209,10 +132,6 @@ def study(
     return results
 
 
-def _path(folder: Path, task: Task, method: Method, seed: int) -> Path:
-    return folder / _slug(task.name) / f"{_slug(method.name)}-{seed}.json"
-
-
 @dataclass(frozen=True)
 class _Cells:
     """What every process of a study knows."""
@@ -226,14 +145,14 @@ class _Cells:
     def train(self, number: int, method: Method, seed: int) -> None:
         """Train one cell, unless it is stored."""
         task = self.tasks[number]
-        trial, path = self.trial(number, seed), _path(self.folder, task, method, seed)
+        trial, path = self.trial(number, seed), path_of(self.folder, task, method, seed)
         if not self.resume or trial.stored(method, path) is None:
             trial.train(method, path)
 
     @lru_cache(maxsize=2)  # noqa: B019 (one object in each process)
-    def trial(self, number: int, seed: int) -> _Trial:
+    def trial(self, number: int, seed: int) -> Trial:
         """One task with one seed, whose table is read once for its methods."""
-        return _Trial(self.tasks[number], seed, self.split, self.cpu)
+        return Trial(self.tasks[number], seed, self.split, self.cpu)
 
 
 _CELLS: list[_Cells] = []
@@ -262,91 +181,6 @@ def _train_in(processes: int, cells: _Cells, methods: Sequence[Method], seeds: i
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-class _Trial:
-    """One task with one seed."""
-
-    def __init__(self, task: Task, seed: int, split: str, cpu: bool) -> None:
-        self.task, self.seed, self.split, self.cpu = task, seed, split, cpu
-        table = task.table(seed)
-        self.digest = table.digest()
-        self.parts = {name: table.part(name).has_any() for name in SPLITS}
-
-    @cached_property
-    def start(self) -> Aligner | None:
-        """The space from which every method starts, trained once."""
-        if self.task.start is None:
-            return None
-        return self._fit(None, self.task.start)[0]
-
-    def settings(self, method: Method) -> dict[str, Any]:
-        """Everything that determines a run's result, as plain JSON values."""
-        start = self.task.start
-        settings = versions() | {
-            "data": self.digest,
-            "split": self.split,
-            "dim": method.dim or self.task.dim,
-            "recipe": asdict(self._recipe(method)),
-            "loss": method.objective,
-            "head": (method.head, asdict(method.kernel)),
-            "search": None if method.search is None else asdict(method.search),
-            "start": None if start is None else {"recipe": asdict(self._recipe(start)), "loss": start.objective},
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(settings))
-        return plain
-
-    def stored(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]] | None:
-        """The finished run at `path`; None where there is none, or it is damaged or has other settings."""
-        try:
-            outcome: dict[str, Any] = read_json(path)
-            figures = {
-                "best": convert(outcome["best"], float, "best"),
-                "best_epoch": convert(outcome["best_epoch"], int, "epoch"),
-                "seconds": convert(outcome.get("seconds"), float | None, "seconds"),
-            }
-            if outcome["settings"] == self.settings(method):
-                return Bundle.load(path.with_suffix(".safetensors")), outcome | figures
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # damaged, or somebody else's
-            pass
-        return None
-
-    def train(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]]:
-        """Train and embed, and store the result at `path`; the settings last, so that they never describe other embeddings."""
-        start = deepcopy(self.start)
-        started = perf_counter()
-        if method.train is not None:
-            embeds, best, epoch = method.train(self.parts["train"], self.parts["validation"], self.seed), None, 0
-        else:
-            embeds, history = self._fit(start, method)
-            best, epoch = history.best, history.best_epoch
-        seconds = perf_counter() - started
-        embedded = embeds.embed(self.parts[self.split]).to("cpu")
-        if method.train is not None:
-            best = mean_reciprocal_rank(all_ranks(embeds.embed(self.parts["validation"]).to("cpu")))
-        outcome = {"settings": self.settings(method), "best": best or 0.0, "best_epoch": epoch, "seconds": seconds}
-        path.unlink(missing_ok=True)
-        embedded.save(path.with_suffix(".safetensors"))
-        write_text(path, json.dumps(outcome, ensure_ascii=False, indent=2) + "\n")
-        return embedded, outcome
-
-    def _recipe(self, method: Method) -> Recipe:
-        return replace(method.recipe or self.task.recipe, seed=self.seed)
-
-    def _fit(self, aligner: Aligner | None, method: Method) -> tuple[Aligner, History]:
-        """The Aligner as the method leaves it, from new heads where there is none."""
-        train, validation = self.parts["train"], self.parts["validation"]
-        solved: float | None = None
-        if method.search is not None or method.loss is None:
-            aligner, choice = fit_canonical(train, validation, search=method.search, seed=self.seed, progress=False)
-            solved = choice.best
-        elif aligner is None:
-            dim = method.dim or self.task.dim
-            aligner = Aligner.for_table(train, dim=dim, head=method.head, kernel=method.kernel, seed=self.seed)
-        if method.loss is None:
-            return aligner, History(best=solved)
-        recipe = self._recipe(method)
-        return aligner, fit(aligner, method.loss(), train, validation, recipe=recipe, progress=False, cpu=self.cpu)
 
 
 def recall(runs: Sequence[Run], k: int = 1) -> Interval:
@@ -387,10 +221,6 @@ def chosen(methods: Sequence[Method], names: Sequence[str] | None) -> list[Metho
     Raises:
         InputError: a name that no method has.
     """
-    known = {_slug(method.name): method for method in methods}
-    slugs = [check_choice("methods", _slug(name), known) for name in names or known]
+    known = {slug(method.name): method for method in methods}
+    slugs = [check_choice("methods", slug(name), known) for name in names or known]
     return [method for slug, method in known.items() if slug in slugs]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("²", "2")).strip("-")
