@@ -53,6 +53,8 @@ CASES = {
     "msrvtt with semicolons": ("msrvtt", "MSRVTT_JSFUSION_test.csv",
                                "key;vid_key;video_id;sentence\nret0;msr1;video1;a cat, or two\n",
                                [("video1", ("a cat, or two",), "test")]),
+    "a caption of several lines": ("msrvtt", "test.csv", 'key,vid_key,video_id,sentence\r\nr,m,v1,"a\nb"\r\nr,m,v2,c\u2028d\r\n',
+                                   [("v1", ("a\nb",), "test"), ("v2", ("c\u2028d",), "test")]),
     "msrvtt train": ("msrvtt", "MSRVTT_train.9k.csv", "video_id\nvideo0\n", [("video0", (), "train")]),
     "msrvtt all": ("msrvtt", "MSRVTT_data.json",
                    {"videos": [{"video_id": "video0", "split": "validate"}, {"video_id": "video1", "split": "train"}],

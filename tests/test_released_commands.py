@@ -4,6 +4,8 @@ import json
 import math
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -360,6 +362,26 @@ def test_training_needs_the_task_of_a_checkpoint(here, tmp_path, capsys):
     assert "`released` needs the data set" in capsys.readouterr().err
     assert main(["train", "--data", "stamps", "--output", str(tmp_path / "run"), "--task", "msrvtt"]) == 2
     assert "`task` is for `released`" in capsys.readouterr().err
+
+
+def test_depth_is_read_where_it_is_named(here, tmp_path, capsys):
+    rows = pq.read_table(here / "msrvtt.parquet")
+    videos = [str(here / name) for name in rows["video"].to_pylist()]
+    for name in ("depth", "video", "audio"):
+        own = videos if name == "depth" else [str(here / path) for path in rows[name].to_pylist()]
+        rows = rows.drop([name]) if name in rows.column_names else rows
+        rows = rows.append_column(name, pa.array(own))
+    pq.write_table(rows, tmp_path / "t.parquet")
+    columns = ["--columns", "text,video,audio,subtitle,depth", "--media-root", str(here)]
+    words = released_words(here, "--task", "msrvtt", *columns)
+    words[words.index("--data") + 1] = str(tmp_path / "t.parquet")
+    assert main(words) == 0
+    assert "+depth → text" in capsys.readouterr().out
+    step = ["--recipe.epochs", "1", "--recipe.batch_size", "2", "--loss", "Gram", "--matching", "0.1"]
+    words = train_words(here, tmp_path / "run", *columns, *step)
+    words[words.index("--data") + 1] = str(tmp_path / "t.parquet")
+    assert main(words) == 0
+    assert "depth" in Aligner.from_pretrained(tmp_path / "run" / "aligner").modalities
 
 
 def test_labels_are_told_by_their_names(here, tmp_path, capsys):

@@ -10,7 +10,12 @@ __all__ = ["checkpoint"]
 
 
 def checkpoint(
-    released: str | None, task: TaskName | None, release: Release, vocabulary: str, **others: object
+    released: str | None,
+    task: TaskName | None,
+    release: Release,
+    vocabulary: str,
+    columns: list[str] | None,
+    **others: object,
 ) -> Released | None:
     """The checkpoint that a command names, if it names one.
 
@@ -19,6 +24,7 @@ def checkpoint(
         task: the data set whose settings it is read with.
         release: whose checkpoint it is.
         vocabulary: the words of its BERT.
+        columns: the modalities that are used; those of the task by default. "depth" is of no task, and must be named.
         others: options that do not go with it, by name.
 
     Returns:
@@ -36,4 +42,5 @@ def checkpoint(
             raise InputError(f"`{name}` does not go with `released`. Leave one out.")
     if task is None:
         raise InputError(f"`released` needs the data set whose settings it is read with: --task {' or '.join(TASKS)}.")
-    return load_released(released, task, release=release, vocabulary=vocabulary)
+    modalities = columns if columns is not None and "depth" in columns else None
+    return load_released(released, task, release=release, modalities=modalities, vocabulary=vocabulary)

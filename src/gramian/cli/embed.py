@@ -97,7 +97,7 @@ def embed(
     if streaming and split is not None:
         raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
     reading = Reading(workers, strict)
-    loaded = checkpoint(released, task, release, vocabulary, model=model, towers=towers)
+    loaded = checkpoint(released, task, release, vocabulary, columns, model=model, towers=towers)
     embedder: Aligner | Towers
     if loaded is not None:
         embedder = loaded.aligner

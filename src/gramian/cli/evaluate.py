@@ -114,7 +114,7 @@ def evaluate_table(
     with nullcontext() if output is None else claimed(output, is_main_process()):
         aligner: Aligner | None = None
         stage: Stage = "volume"
-        loaded = checkpoint(released, task, release, vocabulary, model=model, towers=towers)
+        loaded = checkpoint(released, task, release, vocabulary, columns, model=model, towers=towers)
         if loaded is not None:
             aligner, stage = loaded.aligner.to(device()), loaded.task.stage
         elif model is not None:

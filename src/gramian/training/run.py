@@ -189,7 +189,7 @@ def train(
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
         objective = build_loss(loss, trust_code=trust_code)
         encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
-        raw = list(encoders) if task is None else list(task_settings(task, release).modalities)
+        raw = list(encoders) if task is None else list(columns or task_settings(task, release).modalities)
         table = load(data, columns=columns, raw=raw, media_root=media_root)
         if released is not None:
             table = askable(table)

@@ -6,6 +6,7 @@ A JSON list of objects is the form of VAST, GRAM and PMRL and is read for every 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,8 +120,8 @@ def _content(path: Path) -> Any:
         raise InputError(f"`annotations` must be files; {str(path)!r} {reason}.") from None
     if path.suffix.lower() not in (".csv", ".txt"):
         raise InputError(f"`annotations` must be .json or .csv files; got {str(path)!r}.")
-    lines = text.splitlines(keepends=True)
-    first = lines[0] if lines else ""
+    first = text.partition("\n")[0]
+    lines = io.StringIO(text, newline="")  # a caption may hold what other functions take for the end of a line
     try:
         return [row for row in csv.reader(lines, delimiter=";" if first.count(";") > first.count(",") else ",") if row]
     except csv.Error as error:
