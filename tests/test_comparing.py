@@ -13,9 +13,9 @@ from gramian import Bundle
 from gramian.cli import main
 from gramian.errors import InputError
 from gramian.evaluation import compare, evaluate
-from gramian.evaluation.comparing import _permutation_p, groups, holm
 from gramian.evaluation.metrics import Ranks, hits_at_k
 from gramian.evaluation.ranks_file import RankedDirection, Way, read_ranks, write_ranks
+from gramian.evaluation.significance import bootstrap_p, groups, holm, interval_p, permutation_p
 from gramian.evaluation.stats import difference_interval
 
 pytest.importorskip("pyarrow")
@@ -103,7 +103,7 @@ def literal_p(values, items):
 def test_p_is_the_share_of_all_swaps(rows):
     values, items = (list(column) for column in zip(*rows, strict=True))
     codes = np.unique(items, return_inverse=True)[1]
-    assert _permutation_p(np.array([values]), codes, 0) == pytest.approx(literal_p(values, items))
+    assert permutation_p(np.array([values]), codes, 0) == pytest.approx(literal_p(values, items))
 
 
 def test_equal_runs_cannot_be_told_apart():
@@ -208,3 +208,88 @@ def test_the_command_prints_and_writes_the_comparison(tmp_path, capsys, monkeypa
     assert main(["compare"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 4 and all(line.startswith("gramian: ") for line in errors)
+
+
+def seeded(draw, better, seeds, spread=0.0, ids=None):
+    """Runs of one direction by seed: queries are found with a chance that the seeds share but for `spread`."""
+    runs = []
+    for seed in range(seeds):
+        ranks = (draw.random(60) > better + spread * (-1) ** seed).astype(int)
+        run = one(ranks)
+        if ids is not None:
+            way, found = next(iter(run.items()))
+            names = np.array([f"{ids}-{seed}-{i}" for i in range(60)], object)
+            run = {way: RankedDirection(names, names, found.ranks, found.gallery)}
+        runs.append(run)
+    return runs
+
+
+def test_seeds_are_a_level_above_items(tmp_path):
+    draw = np.random.default_rng(0)
+    steady, wild = seeded(draw, 0.8, 3), seeded(draw, 0.5, 3, spread=0.3)
+    result = compare({"steady": steady, "wild": wild})
+    assert result.seeds == 3 and result.splits == 1 and "and 3 seeds" in result.sheets()[0].note
+    tables = {
+        name: np.stack([hits_at_k(run[Way(("a",), ("b",), "cosine")].ranks, 1) for run in runs])[:, None]
+        for name, runs in (("steady", steady), ("wild", wild))
+    }
+    difference = tables["steady"] - tables["wild"]
+    assert result.pairs[0].difference == difference_interval(difference)
+    assert result.pairs[0].p == pytest.approx(
+        max(permutation_p(difference, np.arange(60), 0), interval_p(difference, np.arange(60)))
+    )
+    pooled = compare({"steady": steady[:1], "wild": wild[:1]})
+    assert pooled.seeds == 1
+    with pytest.raises(InputError, match="as many seeds each, or one; got steady 3, wild 2"):
+        compare({"steady": steady, "wild": wild[:2]})
+    for seed in range(2):
+        for name, noise in (("near", 0.5), ("far", 2.5)):
+            saved(tmp_path / name / f"seed{seed}", noise, seed=0)
+    folders = compare({name: tmp_path / name for name in ("near", "far")})
+    assert folders.seeds == 2 and folders.letters == {"near": "a", "far": "b"}
+
+
+def test_the_p_of_an_interval_is_where_it_reaches_nothing():
+    values = np.random.default_rng(0).choice([-1.0, 0, 1], 50, p=[0.1, 0.5, 0.4])[None]
+    p = interval_p(values, np.arange(50))
+    edge = difference_interval(values, level=1 - p)
+    assert edge.low == pytest.approx(0, abs=1e-6) and interval_p(np.zeros((1, 50)), np.arange(50)) == 1
+
+
+def test_splits_that_overlap_have_nadeau_and_bengio_s_variance():
+    from scipy.stats import t
+
+    draw = np.random.default_rng(1)
+    ours, theirs = seeded(draw, 0.7, 5, ids="x"), seeded(draw, 0.5, 5, ids="x")
+    result = compare({"ours": ours, "theirs": theirs}, train_items=120)
+    way = Way(("a",), ("b",), "cosine")
+    change = np.array(
+        [hits_at_k(a[way].ranks, 1).mean() - hits_at_k(b[way].ranks, 1).mean() for a, b in zip(ours, theirs, strict=True)]
+    )
+    error = np.sqrt((1 / 5 + 60 / 120) * change.var(ddof=1))
+    assert result.splits == 5 and result.pairs[0].difference.value == pytest.approx(change.mean())
+    assert result.pairs[0].difference.low == pytest.approx(change.mean() - t.ppf(0.975, 4) * error)
+    assert result.pairs[0].p == pytest.approx(2 * t.sf(abs(change.mean()) / error, 4))
+    with pytest.raises(InputError, match="`train_items` must say how many items"):
+        compare({"ours": ours, "theirs": theirs})
+    with pytest.raises(InputError, match="must have a split for each seed, or all the same"):
+        compare({"ours": ours, "theirs": theirs[0]}, train_items=120)
+    with pytest.raises(InputError, match="must be of the same test items"):
+        compare({"ours": ours, "theirs": seeded(draw, 0.5, 5, ids="y")}, train_items=120)
+
+
+def test_the_bootstrap_agrees_with_the_normal_law_where_there_are_many_items():
+    from scipy.stats import norm
+
+    values = np.random.default_rng(0).choice([-1.0, 0, 1], 400, p=[0.14, 0.66, 0.2])[None]
+    z = values.mean() / (values.std() / np.sqrt(400))
+    assert bootstrap_p(values, np.arange(400), 0) == pytest.approx(2 * norm.sf(abs(z)), abs=0.01)
+    assert bootstrap_p(np.zeros((1, 9)), np.arange(9), 0) == 1
+    twice = np.repeat(values, 2, 1), np.repeat(np.arange(400), 2)
+    assert bootstrap_p(*twice, 0) == pytest.approx(bootstrap_p(values, np.arange(400), 0), abs=0.01)
+    spread = np.stack([values - 0.05, values + 0.05, values + 0.15, values - 0.15])  # seeds that disagree
+    assert bootstrap_p(spread, np.arange(400), 0) > bootstrap_p(values, np.arange(400), 0) + 0.02
+    assert (
+        compare({"a": one([0, 0, 1, 0] * 20), "b": one([0, 1, 1, 1] * 20)}, test="bootstrap").test
+        == "a bootstrap test over items"
+    )

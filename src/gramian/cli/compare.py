@@ -8,22 +8,32 @@ from pathlib import Path
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError
 from gramian.evaluation.comparing import Directions, compare
+from gramian.evaluation.significance import Test
 from gramian.files import claimed
 from gramian.processes import is_main_process
 
 __all__ = ["compare_command", "named"]
 
 
-def compare_command(runs: list[str], k: int = 1, directions: Directions = "singles", output: Path | None = None) -> None:
+def compare_command(
+    runs: list[str],
+    k: int = 1,
+    directions: Directions = "singles",
+    test: Test = "permutation",
+    train_items: int | None = None,
+    output: Path | None = None,
+) -> None:
     """Say which of several evaluations of the same items is better, and how sure that is.
 
     It reads the ranks.parquet that `gramian evaluate --output` and `gramian train` write, and prints mean recalls, differences
     with intervals and corrected p-values, and the sentences that they allow. Runs that cannot be told apart are one group.
 
     Args:
-        runs: two or more folders.
+        runs: two or more folders; one that holds several evaluations, one per seed, is one run.
         k: cut-off of the recall.
         directions: which are averaged: between two modalities (singles), of several modalities together (joint), or all.
+        test: of the differences over items: permutation or bootstrap.
+        train_items: that each seed was trained on, where every seed has a split of its own; by default as splits.json says.
         output: folder for comparison.json and comparison.md; nothing is written without one.
 
     Raises:
@@ -31,7 +41,7 @@ def compare_command(runs: list[str], k: int = 1, directions: Directions = "singl
     """
     if len(set(runs)) < len(runs):
         raise InputError(f"`runs` must be different folders; got {', '.join(runs)}.")
-    comparison = compare(named(runs), k=k, directions=directions)
+    comparison = compare(named(runs), k=k, directions=directions, test=test, train_items=train_items)
     console = console_of()
     for sheet in comparison.sheets():
         console.print(sheet.rich())

@@ -3,6 +3,10 @@
 Recall is averaged over the directions that all runs have, and compared in pairs of one query each. Differences have Bonett and
 Price's interval over items; p-values are those of a permutation test that swaps the two runs' results item by item, corrected
 by Holm (1979) for the number of pairs. Runs that cannot be told apart share a letter (Piepho 2004).
+
+A run may be several, one per seed. On the same test items the seeds are a level above the items; p is then the larger of the
+permutation's and of that which the interval over items and seeds implies. On splits of their own, which overlap, the mean of
+the splits' differences has the variance of Nadeau and Bengio (2003).
 """
 
 from __future__ import annotations
@@ -12,26 +16,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gramian.errors import InputError, check_choice, check_number, listing, require
 from gramian.evaluation.metrics import hits_at_k
-from gramian.evaluation.ranks_file import RankedDirection, Way, read_ranks
-from gramian.evaluation.stats import Interval, difference_interval, share_interval
-from gramian.files import write_text
+from gramian.evaluation.ranks_file import NAME, RankedDirection, Way, read_ranks
+from gramian.evaluation.significance import TESTS, Test, bootstrap_p, groups, holm, interval_p, permutation_p
+from gramian.evaluation.stats import Interval, difference_interval, resampled_interval, share_interval
+from gramian.files import read_json, write_text
 from gramian.sheets import Sheet
 
-__all__ = ["DIRECTIONS", "Comparison", "Directions", "Pair", "compare", "groups", "holm"]
+__all__ = ["DIRECTIONS", "Comparison", "Directions", "Pair", "compare"]
 
 Directions: TypeAlias = Literal["singles", "joint", "all"]
 DIRECTIONS: tuple[Directions, ...] = ("singles", "joint", "all")
 
 LEVEL = 0.05
-SWAPS = 9999
-"""Random swaps of the permutation test; where fewer are possible, all of them are tried."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ class Comparison:
         k: cut-off of the recall.
         items: number of different items.
         galleries: smallest and largest gallery.
+        seeds: of each run.
+        splits: different splits that the seeds have.
+        test: by which the pairs were tested, in words.
     """
 
     recall: dict[str, Interval]
@@ -92,17 +98,27 @@ class Comparison:
     k: int
     items: int
     galleries: tuple[int, int]
+    seeds: int = 1
+    splits: int = 1
+    test: str = "a permutation test over items"
 
     def sheets(self) -> list[Sheet]:
         """The comparison as tables, for the terminal and for Markdown."""
         sizes = dict.fromkeys(self.galleries)
         over = f"Mean R@{self.k} in % over {len(self.ways)} directions, {self.items} items, gallery {'–'.join(map(str, sizes))}"
         rows = tuple((name, value.percent(), self.letters[name]) for name, value in self.recall.items())
-        note = f"{over}; 95 % intervals over items. Runs that share a letter cannot be told apart."
+        above = (
+            ""
+            if self.seeds == 1
+            else f" and {self.seeds} seeds"
+            if self.splits == 1
+            else f" of {self.splits} splits that overlap"
+        )
+        note = f"{over}; 95 % intervals over items{above}. Runs that share a letter cannot be told apart."
         sheets = [Sheet("Runs", ("run", f"R@{self.k} [95 %]", "group"), rows, note)]
         compared = tuple((p.better, p.worse, p.difference.percent(), _p(p.p), "yes" if p.differ else "no") for p in self.pairs)
         note = (
-            f"Differences are paired by query; p of a permutation test over items, corrected by Holm for {len(self.pairs)} "
+            f"Differences are paired by query; p of {self.test}, corrected by Holm for {len(self.pairs)} "
             f"{'pair' if len(self.pairs) == 1 else 'pairs'}."
         )
         sheets.append(Sheet("Pairs", ("run", "against", f"Δ R@{self.k} [95 %]", "p", "differ"), compared, note))
@@ -123,6 +139,9 @@ class Comparison:
         return {
             "k": self.k,
             "items": self.items,
+            "seeds": self.seeds,
+            "splits": self.splits,
+            "test": self.test,
             "galleries": list(self.galleries),
             "directions": [way._asdict() for way in self.ways],
             "runs": {name: {"recall": value._asdict(), "group": self.letters[name]} for name, value in self.recall.items()},
@@ -153,74 +172,181 @@ class Comparison:
         ]
 
 
+Ranked: TypeAlias = Mapping[Way, RankedDirection]
+"""One evaluation: its directions."""
+
+
 def compare(
-    runs: Mapping[str, str | Path | Mapping[Way, RankedDirection]],
+    runs: Mapping[str, str | Path | Ranked | Sequence[Ranked]],
     *,
     k: int = 1,
     directions: Directions = "singles",
+    test: Test = "permutation",
+    train_items: int | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare evaluations of the same queries and galleries in pairs.
 
     Args:
-        runs: name → the folder of an evaluation or a training run, or its ranks.
+        runs: name → the folder of an evaluation or a training run, or its ranks; or a folder that holds several of them, or
+            their ranks one after the other, one per seed. All runs have as many seeds, paired in the order of their names, or
+            one.
         k: cut-off of the recall.
         directions: which of the directions that all runs have are averaged: between two modalities ("singles"), those of
             several modalities together ("joint"), or all.
-        seed: of the permutation test.
+        test: of the differences, over items: "permutation" or "bootstrap".
+        train_items: that each seed was trained on, where every seed has a split of its own; by default what the `splits.json`
+            of `gramian train` says.
+        seed: of the test.
 
     Returns:
         The Comparison.
 
     Raises:
-        InputError: fewer than two runs, runs without a common direction, or of other queries or galleries.
+        InputError: fewer than two runs, runs without a common direction, of other queries or galleries, or of other numbers of
+            seeds.
     """
     require("scipy")
     check_number("k", k, "[1, inf)", integer=True)
     check_choice("directions", directions, DIRECTIONS)
+    check_choice("test", test, TESTS)
+    check_number("train_items", train_items, "[1, inf)", integer=True, optional=True)
     if len(runs) < 2:
         raise InputError(f"`runs` must be two or more to compare; got {', '.join(runs) or 'none'}.")
-    ranked = {name: run if isinstance(run, Mapping) else read_ranks(run) for name, run in runs.items()}
-    first = next(iter(ranked.values()))
+    read = {name: _read(run) for name, run in runs.items()}
+    ranked = {name: [one for one, _ in seeds] for name, seeds in read.items()}
+    first = next(iter(ranked.values()))[0]
     ways = tuple(
         way
         for way in first
-        if all(way in run for run in ranked.values()) and directions in ("all", ("singles", "joint")[way.joint])
+        if all(way in one for seeds in ranked.values() for one in seeds)
+        and directions in ("all", ("singles", "joint")[way.joint])
     )
     if not ways:
         what = "" if directions == "all" else f" ({directions})"
         raise InputError(f"`runs` must have a direction{what} in common; {listing(runs)} have none.")
-    rows, items = _queries(ranked, ways)
-    tables = {name: _hits(run, ways, rows, k) for name, run in ranked.items()}
-    recall = {name: share_interval(table, items) for name, table in tables.items()}
+    counts = {name: len(seeds) for name, seeds in ranked.items()}
+    most = max(counts.values())
+    if {*counts.values()} - {1, most}:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise InputError(f"`runs` must have as many seeds each, or one; got {listed}. Leave some out.")
+    apart = most > 1 and any({*one[ways[0]].ids} != {*seeds[0][ways[0]].ids} for seeds in ranked.values() for one in seeds[1:])
+    if apart and min(counts.values()) < most:
+        raise InputError(
+            "`runs` must have a split for each seed, or all the same; one has a single split. Evaluate it on each."
+        )
+    sizes = _Sizes.of(first, ways)
+    if apart:
+        parts = []
+        for place in range(most):
+            of_split = {name: [seeds[place]] for name, seeds in ranked.items()}
+            parts.append(_tables(of_split, ways, k))
+            sizes = sizes.joined(_Sizes.of(next(iter(of_split.values()))[0], ways))
+        ratio = sizes.items / (train_items or _trained_on([path for _, path in next(iter(read.values()))]))
+        scores = {name: np.array([_by_way(tables[name]) for tables, _ in parts]) for name in ranked}
+        recall = {name: resampled_interval(values.mean(1), ratio, low=0, high=1)[0] for name, values in scores.items()}
+    else:
+        tables, items = _tables(ranked, ways, k)
+        recall = {name: share_interval(table, items) for name, table in tables.items()}
     order = sorted(recall, key=lambda name: -recall[name].value)
     pairs = list(combinations(order, 2))
-    differences = [tables[a] - tables[b] for a, b in pairs]
-    corrected = holm([_permutation_p(values, items, seed) for values in differences])
-    compared = tuple(
-        Pair(a, b, difference_interval(values, items), p)
-        for (a, b), values, p in zip(pairs, differences, corrected, strict=True)
-    )
-    galleries = [first[way].gallery for way in ways]
+    by_way: dict[tuple[Way, str, str], Interval] = {}
+    tested: list[tuple[Interval, float]] = []
+    for a, b in pairs:
+        if apart:
+            values = scores[a] - scores[b]
+            tested.append(resampled_interval(values.mean(1), ratio, low=-1, high=1))
+            by_way |= {(way, a, b): resampled_interval(values[:, i], ratio, low=-1, high=1)[0] for i, way in enumerate(ways)}
+        else:
+            values = tables[a] - tables[b]
+            p = (bootstrap_p if test == "bootstrap" else permutation_p)(values, items, seed)
+            if most > 1:
+                p = max(p, interval_p(values, items))
+            tested.append((difference_interval(values, items), p))
+            by_way |= {(way, a, b): difference_interval(values[:, [i]], items) for i, way in enumerate(ways)}
+    corrected = holm([p for _, p in tested])
+    compared = tuple(Pair(a, b, difference, p) for (a, b), (difference, _), p in zip(pairs, tested, corrected, strict=True))
     return Comparison(
         recall={name: recall[name] for name in order},
         pairs=compared,
         letters=groups(order, {(pair.better, pair.worse) for pair in compared if pair.differ}),
         ways=ways,
-        by_way={
-            (way, a, b): difference_interval(values[i], items)
-            for (a, b), values in zip(pairs, differences, strict=True)
-            for i, way in enumerate(ways)
-        },
+        by_way=by_way,
         k=k,
-        items=len(np.unique(items)),
-        galleries=(min(galleries), max(galleries)),
+        items=sizes.items,
+        galleries=sizes.galleries,
+        seeds=most,
+        splits=most if apart else 1,
+        test="Student's t of Nadeau and Bengio over splits" if apart else f"a {test} test over items",
     )
 
 
-def _queries(
-    ranked: Mapping[str, Mapping[Way, RankedDirection]], ways: Sequence[Way]
-) -> tuple[dict[str, int], NDArray[np.int64]]:
+class _Sizes(NamedTuple):
+    """How many items there are, and the smallest and largest gallery."""
+
+    items: int
+    galleries: tuple[int, int]
+
+    @staticmethod
+    def of(run: Ranked, ways: Sequence[Way]) -> _Sizes:
+        galleries = [run[way].gallery for way in ways]
+        return _Sizes(len({item for way in ways for item in run[way].items}), (min(galleries), max(galleries)))
+
+    def joined(self, other: _Sizes) -> _Sizes:
+        ends = (*self.galleries, *other.galleries)
+        return _Sizes(max(self.items, other.items), (min(ends), max(ends)))
+
+
+def _read(run: str | Path | Ranked | Sequence[Ranked]) -> list[tuple[Ranked, Path | None]]:
+    """The evaluations of a run, one per seed, and their folders."""
+    if isinstance(run, Mapping):
+        return [(run, None)]
+    if not isinstance(run, str | Path):
+        return [(one, None) for one in run]
+    folder = Path(run)
+    if folder.is_dir() and not (folder / NAME).exists():
+        seeds = sorted(path for path in folder.iterdir() if (path / NAME).is_file())
+        if seeds:
+            return [(read_ranks(path), path) for path in seeds]
+    return [(read_ranks(run), folder)]
+
+
+def _trained_on(folders: Sequence[Path | None]) -> float:
+    """The mean number of items that the seeds were trained on, by what `gramian train` wrote beside their ranks or above."""
+    counts = []
+    for folder in folders:
+        for place in () if folder is None else (folder, folder.parent):
+            try:
+                counts.append(len(read_json(place / "splits.json")["train"]))
+                break
+            except (InputError, OSError, KeyError, TypeError):
+                continue
+    if len(counts) < len(folders) or not min(counts, default=0):
+        raise InputError(
+            "`train_items` must say how many items each seed was trained on, for its splits overlap; there is no splits.json. "
+            "Add --train-items NUMBER."
+        )
+    return float(np.mean(counts))
+
+
+def _tables(
+    ranked: Mapping[str, Sequence[Ranked]], ways: Sequence[Way], k: int
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+    """Run → whether each query found its match among the best k, (seeds, directions, queries); and the item of each query."""
+    flat = {f"{name}, seed {i}" if i else name: run for name, seeds in ranked.items() for i, run in enumerate(seeds)}
+    rows, items = _queries(flat, ways)
+    most = max(map(len, ranked.values()))
+    tables = {name: np.stack([_hits(run, ways, rows, k) for run in seeds]) for name, seeds in ranked.items()}
+    return {name: np.broadcast_to(table, (most, *table.shape[1:])) for name, table in tables.items()}, items
+
+
+def _by_way(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(directions,) the mean of one seed's queries."""
+    means: NDArray[np.float64] = np.nanmean(table[0], axis=1)
+    return means
+
+
+def _queries(ranked: Mapping[str, Ranked], ways: Sequence[Way]) -> tuple[dict[str, int], NDArray[np.int64]]:
     """Id → column of every query, and the item of each column; the runs have the same queries and galleries."""
     (name, first), *others = ranked.items()
     for way in ways:
@@ -242,88 +368,12 @@ def _queries(
     return {query: i for i, query in enumerate(item_of)}, np.unique(list(item_of.values()), return_inverse=True)[1].reshape(-1)
 
 
-def _hits(run: Mapping[Way, RankedDirection], ways: Sequence[Way], rows: Mapping[str, int], k: int) -> NDArray[np.float64]:
+def _hits(run: Ranked, ways: Sequence[Way], rows: Mapping[str, int], k: int) -> NDArray[np.float64]:
     """Whether each query found its match among the best k, (directions, queries); NaN where it was not asked."""
     table = np.full((len(ways), len(rows)), np.nan)
     for i, way in enumerate(ways):
         table[i, [rows[query] for query in run[way].ids]] = hits_at_k(run[way].ranks, k)
     return table
-
-
-def _permutation_p(values: NDArray[np.float64], items: NDArray[np.int64], seed: int) -> float:
-    """Two-sided p of the mean of paired differences (directions, queries) if each item's sign were a toss of a coin."""
-    from scipy.stats import permutation_test
-
-    counts = np.maximum((~np.isnan(values)).sum(1, keepdims=True), 1)
-    totals = np.bincount(items, (np.nan_to_num(values) / counts).sum(0))
-    totals = totals[totals != 0] / np.abs(totals).max(initial=np.finfo(float).tiny)  # swapping equals changes nothing
-    if len(totals) < 2:
-        return 1.0
-    test = permutation_test(
-        (totals, np.zeros_like(totals)),
-        lambda a, b, axis: np.abs((a - b).sum(axis)).round(9),  # sums that are equal but for rounding tie
-        permutation_type="samples",
-        alternative="greater",
-        vectorized=True,
-        n_resamples=SWAPS,
-        batch=max(1, 10**6 // len(totals)),
-        rng=np.random.default_rng(seed),
-    )
-    return float(test.pvalue)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected by Holm's step-down procedure: the family's error rate stays at the level of the test.
-
-    Args:
-        p: of each test.
-
-    Returns:
-        The corrected values, in the same order, at most 1.
-
-    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p, kind="stable")
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)))
-    return [float(value) for value in corrected]
-
-
-def groups(names: Sequence[str], different: set[tuple[str, str]]) -> dict[str, str]:
-    """Letters of groups: two names share one exactly where they cannot be told apart.
-
-    Args:
-        names: the best first.
-        different: pairs that can be told apart.
-
-    Returns:
-        Name → letters, "a" the group of the best.
-
-    Source: Piepho, "An algorithm for a letter-based representation of all-pairwise comparisons", 2004.
-
-    >>> groups(["x", "y", "z"], {("x", "z")})
-    {'x': 'a', 'y': 'ab', 'z': 'b'}
-    """
-    columns = [set(names)]
-    for first, second in different:
-        for column in [column for column in columns if {first, second} <= column]:
-            columns.remove(column)
-            columns += [column - {first}, column - {second}]
-        columns = [
-            column
-            for i, column in enumerate(columns)
-            if not any(column < other or (column == other and i > j) for j, other in enumerate(columns))
-        ]
-    place = {name: i for i, name in enumerate(names)}
-    columns.sort(key=lambda column: sorted(place[name] for name in column))
-    return {name: "".join(_letter(i) for i, column in enumerate(columns) if name in column) for name in names}
-
-
-def _letter(i: int) -> str:
-    return "abcdefghijklmnopqrstuvwxyz"[i] if i < 26 else f"({i + 1})"
 
 
 def _p(value: float) -> str:

@@ -111,8 +111,15 @@ def difference_interval(
     return Interval(mean.value, min(low, mean.value), max(high, mean.value))
 
 
-def resampled_interval(differences: NDArray[np.float64], tested: float, *, level: float = 0.95) -> tuple[Interval, float]:
-    """Mean difference of two methods over repeated splits of one table, with an interval and a p that know of the overlap.
+def resampled_interval(
+    differences: NDArray[np.float64],
+    tested: float,
+    *,
+    level: float = 0.95,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> tuple[Interval, float]:
+    """Mean figure, or difference of two methods, over repeated splits of one table, with an interval and a p that know of the overlap.
 
     The splits share most of their items, so their differences are not independent. The variance of the mean is taken as
     ``(1/J + tested) s²``, s² that of the J differences, with J − 1 degrees of freedom.
@@ -121,6 +128,8 @@ def resampled_interval(differences: NDArray[np.float64], tested: float, *, level
         differences: (J,) one of each split.
         tested: items to test per item to train and choose with.
         level: of the interval.
+        low: the lowest possible value, at which the interval ends.
+        high: the highest.
 
     Returns:
         The mean with its interval, and the two-sided p of the mean being 0.
@@ -137,7 +146,7 @@ def resampled_interval(differences: NDArray[np.float64], tested: float, *, level
     require("scipy")
     from scipy.stats import t
 
-    check_number("tested", tested, "(0, inf)")
+    check_number("tested", tested, "[0, inf)")
     check_number("level", level, "(0, 1)")
     if differences.ndim != 1 or len(differences) < 2:
         raise InputError(f"`differences` must hold one number for each of two or more splits; got shape {differences.shape}.")
@@ -146,7 +155,7 @@ def resampled_interval(differences: NDArray[np.float64], tested: float, *, level
     if error <= 1e-12 * max(abs(mean), 1e-300):  # all splits agree
         return Interval(mean, mean, mean), float(mean == 0)
     width = float(t.ppf((1 + level) / 2, number - 1)) * error
-    return Interval(mean, mean - width, mean + width), float(2 * t.sf(abs(mean) / error, number - 1))
+    return Interval(mean, max(low, mean - width), min(high, mean + width)), float(2 * t.sf(abs(mean) / error, number - 1))
 
 
 class _Mean(NamedTuple):
