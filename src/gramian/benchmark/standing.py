@@ -23,7 +23,7 @@ from gramian.benchmark.study import Embeds, Method, Run, Task, chosen, recall, s
 from gramian.data import Table, load
 from gramian.data.sets import REPEATS, SETS, another_split, prepared
 from gramian.errors import InputError, check_number, first_line, listing, require
-from gramian.evaluation.comparing import groups, holm
+from gramian.evaluation.significance import groups, holm
 from gramian.evaluation.stats import Interval, resampled_interval
 from gramian.files import read_json, write_text
 from gramian.model.options import convert
