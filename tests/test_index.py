@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gramian
+import index_kills
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.index import FlatIndex, Index
@@ -424,3 +425,9 @@ def test_what_is_no_index_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds files"):
         FlatIndex.create(tmp_path / "i", dim=3)
     assert index.diagnose().warnings == ("The index is empty.",)
+
+
+def test_a_kill_or_a_full_disk_leaves_what_was_committed():
+    """A few of `python tests/index_kills.py --count 200`."""
+    failed, outcomes = index_kills.run(6, seed=1)
+    assert failed == 0 and outcomes.total() == 6

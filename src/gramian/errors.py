@@ -184,6 +184,8 @@ EXTRAS = {
     "peft": "hf",
     "PIL": "media",
     "pyarrow": "train",
+    "qdrant_client": "search",
+    "qdrant_edge": "search",
     "ray": "ray",
     "sentence_transformers": "hf",
     "sklearn": "plots",

@@ -12,7 +12,7 @@ from gramian.index.answers import Hit
 from gramian.index.search import Found
 from gramian.index.segments import Segment
 
-__all__ = ["told"]
+__all__ = ["compared", "told"]
 
 
 def told(
@@ -34,20 +34,40 @@ def told(
                 present[here, column] = segment.sides.present[rows, axis]
                 vectors[here, column] = recovered[:, axis]
     which = torch.tensor([query for query, _, _ in places], dtype=torch.int64)
-    asked = torch.cat([queries.vectors, direction(queries.vectors.sum(1, keepdim=True))], 1).to(vectors)
-    table = torch.einsum("nkd,nmd->nkm", asked[which], vectors).tolist()
-    has, asks = present.tolist(), queries.present.tolist()
+    asked = queries[which] if len(places) else queries[:0]
+    parts = compared(asked, Bundle(vectors, present, tuple(modalities)))
     hits: list[list[Hit]] = [[] for _ in found]
     scores = [score for answers in found for score, _, _ in answers]
-    for i, (query, number, row) in enumerate(places):
-        columns = [(name, column) for column, name in enumerate(modalities) if has[i][column]]
-        cosines = {
-            name: {other: table[i][axis][column] for other, column in columns}
-            for axis, name in enumerate(queries.modalities)
-            if asks[query][axis]
-        }
-        segment = segments[number]
-        total = {name: table[i][-1][column] for name, column in columns}
-        missing = tuple(name for column, name in enumerate(modalities) if not has[i][column])
-        hits[query].append(Hit(segment.id(row), scores[i], total, cosines, missing, segment.metadata(row)))
+    for (query, number, row), score, part in zip(places, scores, parts, strict=True):
+        hits[query].append(Hit(segments[number].id(row), score, *part, segments[number].metadata(row)))
     return tuple(map(tuple, hits))
+
+
+Part = tuple[dict[str, float], dict[str, dict[str, float]], tuple[str, ...]]
+
+
+def compared(queries: Bundle, items: Bundle) -> list[Part]:
+    """For each item its contributions, cosines and missing modalities, as `Hit` has them.
+
+    Args:
+        queries: the query of each item, or one for all.
+        items: n items.
+
+    Returns:
+        (contributions, cosines, missing) of each.
+    """
+    asked = torch.cat([queries.vectors, direction(queries.vectors.sum(1, keepdim=True))], 1).to(items.vectors)
+    table = (asked @ items.vectors.mT).tolist()
+    has = items.present.tolist()
+    asks = queries.present.expand(len(items), -1).tolist()
+    parts: list[Part] = []
+    for row, mask, ask in zip(table, has, asks, strict=True):
+        columns = [(name, column) for column, name in enumerate(items.modalities) if mask[column]]
+        cosines = {
+            name: {other: row[axis][column] for other, column in columns}
+            for axis, name in enumerate(queries.modalities)
+            if ask[axis]
+        }
+        missing = tuple(name for column, name in enumerate(items.modalities) if not mask[column])
+        parts.append(({name: row[-1][column] for name, column in columns}, cosines, missing))
+    return parts

@@ -1,0 +1,388 @@
+"""Where the points of a QdrantIndex are: thin adapters to qdrant-client and Qdrant Edge under one description of queries.
+
+A search is candidates (searches whose results are united), lanes (products with a named vector for all candidates, nested
+prefetches) and a formula over the lanes' scores: text for a variable, a number, or an operator with its operands.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+from gramian.index.fields import Condition, FieldType
+
+__all__ = ["ClientEngine", "EdgeEngine", "Engine", "Expression", "Lane"]
+
+Expression: TypeAlias = Any
+"""A name, a number, or ("sum", [...]), ("mult", [...]), ("max", [...]), ("sqrt", x), ("abs", x), ("div", x, y, if y is 0)."""
+
+Found: TypeAlias = "list[tuple[str, dict[str, list[float]], dict[str, Any]]]"
+"""(point, vectors, payload), best first."""
+
+
+class Lane(NamedTuple):
+    """Searches by named vectors: (vector, name) each."""
+
+    prefetch: list[tuple[list[float], str]]
+
+
+class Engine(ABC):
+    """A collection of points."""
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether the collection is there."""
+
+    @abstractmethod
+    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
+        """Make it, with named vectors that have a graph, and others without."""
+
+    @abstractmethod
+    def put(self, points: Sequence[tuple[str, dict[str, list[float]], dict[str, Any]]]) -> None:
+        """Add points, or replace those that are there."""
+
+    @abstractmethod
+    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Found:
+        """Those of some points that are there."""
+
+    @abstractmethod
+    def delete(self, points: Sequence[str]) -> None:
+        """Delete points."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many points there are."""
+
+    @abstractmethod
+    def index_field(self, key: str, kind: FieldType) -> None:
+        """Make filters by a field of the payload fast."""
+
+    @abstractmethod
+    def search(
+        self,
+        candidates: Sequence[tuple[list[float], str]],
+        lanes: Sequence[Lane],
+        formula: Expression | None,
+        defaults: dict[str, float],
+        each: int,
+        limit: int,
+        conditions: Sequence[Condition],
+        vectors: Sequence[str],
+    ) -> Found:
+        """The best points by the formula, or all candidates; `each` search for candidates gives so many."""
+
+    @abstractmethod
+    def optimize(self) -> None:
+        """Build graphs, where the engine does not by itself."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write everything to the disk and let go of it."""
+
+    def payload(self, point: str) -> dict[str, Any] | None:
+        """The payload of one point, or None."""
+        found = self.get([point], [])
+        return found[0][2] if found else None
+
+
+def _united(searches: Sequence[Found]) -> Found:
+    """The points of several searches, each once."""
+    seen: dict[str, Any] = {}
+    for found in searches:
+        for each in found:
+            seen.setdefault(each[0], each)
+    return list(seen.values())
+
+
+class ClientEngine(Engine):
+    """A collection of a server, a cluster, or the client's local mode."""
+
+    def __init__(self, location: str, collection: str, key: str | None, half: bool, shards: int | None) -> None:
+        from qdrant_client import QdrantClient, models
+
+        self._models: Any = models
+        remote = "://" in location
+        place: dict[str, Any] = {"location": location} if location == ":memory:" else {"path": location}
+        self._client: Any = QdrantClient(**({"url": location, "api_key": key} if remote else place))
+        self._name, self._half, self._shards, self._remote = collection, half, shards, remote
+
+    def exists(self) -> bool:
+        """Whether the collection is there."""
+        return bool(self._client.collection_exists(self._name))
+
+    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
+        """Make it."""
+        models = self._models
+        kind = models.Datatype.FLOAT16 if self._half else models.Datatype.FLOAT32
+        vectors = {name: models.VectorParams(size=dim, distance=models.Distance.DOT, datatype=kind) for name in searched}
+        none = models.HnswConfigDiff(m=0)
+        vectors |= {
+            name: models.VectorParams(size=dim, distance=models.Distance.DOT, datatype=kind, hnsw_config=none, on_disk=True)
+            for name in plain
+        }
+        more = {"shard_number": self._shards} if self._shards else {}
+        self._client.create_collection(self._name, vectors_config=vectors, **more)
+
+    def put(self, points: Sequence[tuple[str, dict[str, list[float]], dict[str, Any]]]) -> None:
+        """Add points, or replace them."""
+        structs = [self._models.PointStruct(id=point, vector=vectors, payload=payload) for point, vectors, payload in points]
+        self._client.upsert(self._name, structs, wait=True)
+
+    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Found:
+        """Those of some points that are there."""
+        found = self._client.retrieve(self._name, list(points), with_payload=True, with_vectors=list(vectors) or False)
+        return [(str(each.id), each.vector or {}, each.payload or {}) for each in found]
+
+    def delete(self, points: Sequence[str]) -> None:
+        """Delete points."""
+        self._client.delete(self._name, self._models.PointIdsList(points=list(points)), wait=True)
+
+    def count(self) -> int:
+        """How many points there are."""
+        return int(self._client.count(self._name, exact=True).count)
+
+    def index_field(self, key: str, kind: FieldType) -> None:
+        """Make filters by a field fast."""
+        if self._remote:  # the local mode has no such indices
+            schema = {"text": "keyword", "int": "integer", "float": "float", "bool": "keyword"}[kind]
+            self._client.create_payload_index(self._name, key, field_schema=schema)
+
+    def search(
+        self,
+        candidates: Sequence[tuple[list[float], str]],
+        lanes: Sequence[Lane],
+        formula: Expression | None,
+        defaults: dict[str, float],
+        each: int,
+        limit: int,
+        conditions: Sequence[Condition],
+        vectors: Sequence[str],
+    ) -> Found:
+        """See `Engine.search`."""
+        models = self._models
+        chosen = self._filter(conditions)
+        firsts = [models.Prefetch(query=vector, using=name, limit=each, filter=chosen) for vector, name in candidates]
+        options = {"with_payload": True, "with_vectors": list(vectors)}
+        if formula is None:
+            searches = [
+                self._client.query_points(
+                    self._name, query=one.query, using=one.using, limit=each, query_filter=chosen, **options
+                )
+                for one in firsts
+            ]
+            return _united([self._read(found.points) for found in searches])
+        many = each * len(firsts)
+        nested = [
+            models.Prefetch(prefetch=firsts, query=vector, using=name, limit=many)
+            for lane in lanes
+            for vector, name in lane.prefetch
+        ]
+        query = models.FormulaQuery(formula=self._expression(formula), defaults=defaults)
+        found = self._client.query_points(self._name, prefetch=nested, query=query, limit=limit, **options)
+        return self._read(found.points)
+
+    def _read(self, points: Sequence[Any]) -> Found:
+        return [(str(each.id), each.vector or {}, each.payload or {}) for each in points]
+
+    def _expression(self, node: Expression) -> Any:
+        models = self._models
+        if isinstance(node, str | float | int):
+            return node
+        kind, *inner = node
+        if kind in ("sum", "mult", "max"):
+            make = {"sum": models.SumExpression, "mult": models.MultExpression, "max": models.MaxExpression}[kind]
+            return make(**{kind: [self._expression(each) for each in inner[0]]})
+        if kind == "div":
+            left, right = map(self._expression, inner[:2])
+            return models.DivExpression(div=models.DivParams(left=left, right=right, by_zero_default=inner[2]))
+        make = {"sqrt": models.SqrtExpression, "abs": models.AbsExpression}[kind]
+        return make(**{kind: self._expression(inner[0])})
+
+    def _filter(self, conditions: Sequence[Condition]) -> Any:
+        models = self._models
+        makers = _Makers(
+            lambda key: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
+            lambda key, value: models.FieldCondition(key=key, match=models.MatchValue(value=value)),
+            lambda key, limits: models.FieldCondition(key=key, range=models.Range(**limits)),
+            lambda several: models.Filter(should=several),
+            lambda must, must_not: models.Filter(must=must, must_not=must_not),
+        )
+        return _filtered(conditions, makers)
+
+    def optimize(self) -> None:
+        """Nothing: the engine does so by itself."""
+
+    def close(self) -> None:
+        """Write everything to the disk."""
+        self._client.close()
+
+
+def _filtered(conditions: Sequence[Condition], make: _Makers) -> Any:
+    """A filter of an engine: all conditions must hold."""
+    if not conditions:
+        return None
+    must: list[Any] = []
+    must_not: list[Any] = []
+    for one in conditions:
+        key, negated = f"fields.{one.field}", one.negated
+        if one.operator == "exists":
+            condition, negated = make.empty(key), one.operand != one.negated
+        elif one.operator != "in":
+            condition = make.within(key, {one.operator: one.operand})
+        else:
+            condition = make.either([_equal(one.field, value, make) for value in one.operand])
+        (must_not if negated else must).append(condition)
+    return make.all(must or None, must_not or None)
+
+
+def _equal(field: str, value: Any, make: _Makers) -> Any:
+    if isinstance(value, bool):  # Edge takes a truth value for a number: they are kept as words as well
+        return make.equal(f"flags.{field}", str(value).lower())
+    if isinstance(value, str):
+        return make.equal(f"fields.{field}", value)
+    return make.within(f"fields.{field}", {"gte": value, "lte": value})  # a float has no equality there
+
+
+class _Makers(NamedTuple):
+    """How an engine writes conditions: empty(key), equal(key, text), within(key, limits), either([…]), all(must, must_not)."""
+
+    empty: Callable[[str], Any]
+    equal: Callable[[str, str], Any]
+    within: Callable[[str, dict[str, float]], Any]
+    either: Callable[[list[Any]], Any]
+    all: Callable[[list[Any] | None, list[Any] | None], Any]
+
+
+class EdgeEngine(Engine):
+    """A shard in this process, in a folder."""
+
+    def __init__(self, path: Path, half: bool) -> None:
+        import qdrant_edge
+
+        self._edge: Any = qdrant_edge
+        self._path, self._half = path, half
+        self._shard: Any = None
+        if path.is_dir() and any(path.iterdir()):
+            self._shard = qdrant_edge.EdgeShard.load(str(path))
+
+    def exists(self) -> bool:
+        """Whether the collection is there."""
+        return self._shard is not None
+
+    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
+        """Make it."""
+        edge = self._edge
+        kind = edge.VectorStorageDatatype.Float16 if self._half else edge.VectorStorageDatatype.Float32
+        params = {name: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, datatype=kind) for name in searched}
+        none = edge.HnswIndexConfig(m=0, ef_construct=16, full_scan_threshold=10)
+        params |= {
+            name: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, datatype=kind, hnsw_config=none, on_disk=True)
+            for name in plain
+        }
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._shard = edge.EdgeShard.create(str(self._path), edge.EdgeConfig(vectors=params))
+
+    def put(self, points: Sequence[tuple[str, dict[str, list[float]], dict[str, Any]]]) -> None:
+        """Add points, or replace them."""
+        edge = self._edge
+        made = [edge.Point(_uuid(point), vectors, payload) for point, vectors, payload in points]
+        self._shard.update(edge.UpdateOperation.upsert_points(made))
+
+    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Found:
+        """Those of some points that are there."""
+        if not points:
+            return []
+        found = self._shard.retrieve([_uuid(point) for point in points], with_payload=True, with_vector=list(vectors) or False)
+        return self._read(found)
+
+    def delete(self, points: Sequence[str]) -> None:
+        """Delete points."""
+        self._shard.update(self._edge.UpdateOperation.delete_points([_uuid(point) for point in points]))
+
+    def count(self) -> int:
+        """How many points there are."""
+        return int(self._shard.count(self._edge.CountRequest(exact=True)))
+
+    def index_field(self, key: str, kind: FieldType) -> None:
+        """Make filters by a field fast."""
+        names = {"text": "Keyword", "int": "Integer", "float": "Float", "bool": "Keyword"}
+        schema = getattr(self._edge.PayloadSchemaType, names[kind])
+        self._shard.update(self._edge.UpdateOperation.create_field_index(key, schema))
+
+    def search(
+        self,
+        candidates: Sequence[tuple[list[float], str]],
+        lanes: Sequence[Lane],
+        formula: Expression | None,
+        defaults: dict[str, float],
+        each: int,
+        limit: int,
+        conditions: Sequence[Condition],
+        vectors: Sequence[str],
+    ) -> Found:
+        """See `Engine.search`."""
+        edge = self._edge
+        chosen = self._filter(conditions)
+        options = {"with_payload": True, "with_vector": list(vectors)}
+        if formula is None:
+            searches = []
+            for vector, name in candidates:
+                query = edge.Query.Nearest(vector, using=name)
+                searches.append(
+                    self._read(self._shard.query(edge.QueryRequest(limit=each, query=query, filter=chosen, **options)))
+                )
+            return _united(searches)
+        firsts = [
+            edge.Prefetch(limit=each, query=edge.Query.Nearest(vector, using=name), filter=chosen)
+            for vector, name in candidates
+        ]
+        nested = [
+            edge.Prefetch(limit=each * len(firsts), query=edge.Query.Nearest(vector, using=name), prefetches=firsts)
+            for lane in lanes
+            for vector, name in lane.prefetch
+        ]
+        query = edge.Formula(self._expression(formula), defaults)
+        return self._read(self._shard.query(edge.QueryRequest(limit=limit, query=query, prefetches=nested, **options)))
+
+    def _read(self, points: Sequence[Any]) -> Found:
+        return [(str(each.id), dict(each.vector or {}), dict(each.payload or {})) for each in points]
+
+    def _expression(self, node: Expression) -> Any:
+        make = self._edge.Expression
+        if isinstance(node, str):
+            return make.Variable(node)
+        if isinstance(node, float | int):
+            return make.Constant(float(node))
+        kind, *inner = node
+        if kind in ("sum", "mult", "max"):
+            return getattr(make, kind.capitalize())([self._expression(each) for each in inner[0]])
+        if kind == "div":
+            return make.Div(self._expression(inner[0]), self._expression(inner[1]), inner[2])
+        return getattr(make, kind.capitalize())(self._expression(inner[0]))
+
+    def _filter(self, conditions: Sequence[Condition]) -> Any:
+        edge = self._edge
+        makers = _Makers(
+            edge.IsEmptyCondition,
+            lambda key, value: edge.FieldCondition(key, match=edge.MatchValue(value)),
+            lambda key, limits: edge.FieldCondition(key, range=edge.RangeFloat(**limits)),
+            lambda several: edge.Filter(should=several),
+            lambda must, must_not: edge.Filter(must=must, must_not=must_not),
+        )
+        return _filtered(conditions, makers)
+
+    def optimize(self) -> None:
+        """Build the graphs."""
+        self._shard.optimize()
+
+    def close(self) -> None:
+        """Write everything to the disk."""
+        self._shard.flush()
+        self._shard.close()
+
+
+def _uuid(point: str) -> Any:
+    return UUID(point)

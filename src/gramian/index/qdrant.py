@@ -1,0 +1,341 @@
+"""`QdrantIndex`: the same searches on Qdrant: embedded (Edge), in qdrant-client's local mode, on a server or a cluster.
+
+A point has one named vector per modality, the normalised sum of them ("centroid"), and one per direction of an orthonormal
+basis of their span; the latter have no graph. A search takes C candidates: the union of searches by every modality and by the
+centroid. Centroid, span, cosine and its maximum are then computed in the engine, by a formula over nested prefetches; the best
+of these, and all candidates for the other scores, are fetched and scored by this library's own forms. So the scores are those
+of a FlatIndex, and what may be missed are items that are no candidates.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gramian.bundle import Bundle
+from gramian.errors import InputError, check_choices, check_number, check_type, listing, require
+from gramian.geometry import direction
+from gramian.index.answers import Answers, Diagnosis, Hit
+from gramian.index.engines import ClientEngine, EdgeEngine, Engine, Expression, Lane
+from gramian.index.fields import FieldType, Metadata, read_metadata
+from gramian.index.protocol import Index, Options, checked_ids
+from gramian.index.segments import sides_of
+from gramian.index.telling import compared
+from gramian.model.aligner import Aligner
+from gramian.model.encoders import fingerprint
+from gramian.scores import SCORES
+
+__all__ = ["QdrantIndex"]
+
+SPACE = uuid.UUID("6a5f3a0e-3f0c-5d57-9a1f-0d8e5d5c1c11")
+ABOUT = str(uuid.uuid5(SPACE, "about the collection"))
+MORE = 16  # answers of the engine beyond k, which are scored again
+BATCH = 256  # points of one upload
+
+
+class QdrantIndex(Index):
+    """An index on Qdrant. Make one, or open what is there, with `QdrantIndex.edge` or `QdrantIndex.connect`.
+
+    Args:
+        engine: where the points are.
+        about: what the collection holds: width, modalities, space and fields.
+        model: embeds cells of queries.
+        candidates: C, how many items each of the searches for candidates gives; recall against speed.
+    """
+
+    def __init__(self, engine: Engine, about: dict[str, Any], model: Aligner | None, candidates: int) -> None:
+        self._engine = engine
+        self._about = about
+        self.model = model
+        self.dim, self.space = about["dim"], about["space"]
+        self.candidates = check_number("candidates", candidates, "[1, inf)", integer=True)
+
+    @classmethod
+    def edge(
+        cls,
+        path: str | Path,
+        *,
+        dim: int | None = None,
+        modalities: Sequence[str] = (),
+        model: Aligner | None = None,
+        candidates: int = 500,
+        half: bool = False,
+    ) -> QdrantIndex:
+        """An index embedded in this process, in a folder: Qdrant Edge.
+
+        Args:
+            path: of the folder; made if it does not exist.
+            dim: width d of the vectors of a new index.
+            modalities: of the items of a new index; they cannot be added to later.
+            model: embeds cells of queries; a new index is of its space.
+            candidates: how many each search for candidates gives.
+            half: keep the vectors of a new index in 16 bits.
+
+        Returns:
+            The index.
+
+        Raises:
+            InputError: a new index without width or modalities, or an index of another model.
+        """
+        require("qdrant_edge")
+        return cls._opened(EdgeEngine(Path(path), half), dim, modalities, model, candidates)
+
+    @classmethod
+    def connect(
+        cls,
+        location: str = ":memory:",
+        collection: str = "gramian",
+        *,
+        key: str | None = None,
+        dim: int | None = None,
+        modalities: Sequence[str] = (),
+        model: Aligner | None = None,
+        candidates: int = 500,
+        half: bool = False,
+        shards: int | None = None,
+    ) -> QdrantIndex:
+        """An index in a collection of a Qdrant server or cluster, or in the client's local mode.
+
+        Args:
+            location: address of the server, ":memory:", or a folder of the local mode.
+            collection: its name; made if it does not exist.
+            key: for the server.
+            dim: width d of the vectors of a new index.
+            modalities: of the items of a new index; they cannot be added to later.
+            model: embeds cells of queries; a new index is of its space.
+            candidates: how many each search for candidates gives.
+            half: keep the vectors of a new index in 16 bits.
+            shards: of a new collection on a cluster.
+
+        Returns:
+            The index.
+
+        Raises:
+            InputError: a new index without width or modalities, or an index of another model.
+        """
+        require("qdrant_client")
+        return cls._opened(ClientEngine(location, collection, key, half, shards), dim, modalities, model, candidates)
+
+    @classmethod
+    def _opened(
+        cls, engine: Engine, dim: int | None, modalities: Sequence[str], model: Aligner | None, candidates: int
+    ) -> QdrantIndex:
+        space = None if model is None else fingerprint(model)
+        about = engine.payload(ABOUT) if engine.exists() else None
+        if about is None:
+            dim = model.dim if dim is None and model is not None else dim
+            if dim is None or not modalities or isinstance(modalities, str):
+                raise InputError("`dim` and `modalities` must be given for a new index; got none there yet.")
+            check_choices("modalities", modalities, modalities)
+            about = {"dim": dim, "modalities": list(modalities), "space": space, "fields": {}}
+            names = [_axis(i) for i in range(len(modalities))]
+            engine.create(dim, [*names, "centroid"], [_slot(i) for i in range(len(modalities))])
+            engine.put([(ABOUT, {}, {"about": about})])
+        else:
+            about = about["about"]
+        if space is not None and about["space"] not in (None, space):
+            raise InputError("the collection holds vectors of another model. Open it with its own, or build it again.")
+        return cls(engine, about, model, candidates)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that items have."""
+        return tuple(self._about["modalities"])
+
+    @property
+    def fields(self) -> Mapping[str, FieldType]:
+        """Metadata field → its type."""
+        fields: dict[str, FieldType] = self._about["fields"]
+        return fields
+
+    def __len__(self) -> int:
+        return self._engine.count() - 1
+
+    def add(self, bundle: Bundle, ids: Sequence[str], metadata: Metadata | None = None) -> int:
+        """Add items; arguments and result as of `Index.add`. Called again with the same items it changes nothing.
+
+        Raises:
+            InputError: see `Index.add`; a modality that the collection lacks, or several vectors of one.
+        """
+        check_type("bundle", bundle, Bundle)
+        names = checked_ids(ids, len(bundle))
+        if bundle.dim != self.dim:
+            raise InputError(f"`bundle` must have the width {self.dim} of the index; got {bundle.dim}. Use the same model.")
+        if not bool(bundle.vectors.isfinite().all()):  # Qdrant would take them silently
+            raise InputError("`bundle` must be finite; got NaN or infinite numbers.")
+        if not bool(bundle.has().all()):
+            raise InputError("`bundle` has items without a vector. Leave them out.")
+        check_choices("bundle.modalities", bundle.modalities, self.modalities)
+        if bundle.tokens:
+            raise InputError(f"`bundle` has several vectors of {listing(bundle.tokens)}, which only a FlatIndex holds.")
+        fields = read_metadata(metadata, len(bundle), self.fields)
+        known = sum(self.known(names))
+        if any(name not in self.fields for name in fields):
+            self._about["fields"] = dict(self.fields) | {name: column.kind for name, column in fields.items()}
+            for name, column in fields.items():
+                self._engine.index_field(f"{'flags' if column.kind == 'bool' else 'fields'}.{name}", column.kind)
+            self._engine.put([(ABOUT, {}, {"about": self._about})])
+        bundle = bundle.detach().to("cpu", dtype=torch.float32)
+        axes = [self.modalities.index(name) for name in bundle.modalities]
+        for start in range(0, len(bundle), BATCH):
+            part = bundle[start : start + BATCH]
+            sides = sides_of(part)
+            total = sides.coordinates.sum(1)
+            centroid = direction(part.vectors.sum(1))
+            points = []
+            for i, name in enumerate(names[start : start + BATCH]):
+                present = part.present[i].tolist()
+                vectors = {_axis(axis): part.vectors[i, column].tolist() for column, axis in enumerate(axes) if present[column]}
+                if bool(centroid[i].any()):
+                    vectors["centroid"] = centroid[i].tolist()
+                slots = [slot for slot in range(len(sides.basis)) if bool(sides.basis[slot, i].any())]
+                vectors |= {_slot(slot): sides.basis[slot, i].tolist() for slot in slots}
+                payload: dict[str, Any] = {"id": name, "number": int(part.present[i].sum())}
+                payload |= {f"r{slot}": float(total[i, slot]) for slot in slots}
+                values = {field: column[start + i] for field, column in fields.items()}
+                payload["fields"] = {field: value for field, value in values.items() if value is not None}
+                payload["flags"] = {field: str(value).lower() for field, value in values.items() if isinstance(value, bool)}
+                points.append((_point(name), vectors, payload))
+            self._engine.put(points)
+        return known
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete items; return how many of the ids were known."""
+        names = list(dict.fromkeys(checked_ids(ids)))
+        known = [name for name, has in zip(names, self.known(names), strict=True) if has]
+        if known:
+            self._engine.delete([_point(name) for name in known])
+        return len(known)
+
+    def known(self, ids: Sequence[str]) -> list[bool]:
+        """Which of some ids are in the index."""
+        found = {point for point, _, _ in self._engine.get([_point(name) for name in ids], [])}
+        return [_point(name) in found for name in ids]
+
+    def optimize(self) -> None:
+        """Build the graphs of an embedded index; once, after a bulk load. A server does so by itself."""
+        self._engine.optimize()
+
+    def close(self) -> None:
+        """Write everything to the disk and let go of it."""
+        self._engine.close()
+
+    def vectors(self, ids: Sequence[str]) -> Bundle:
+        """The vectors of some items.
+
+        Raises:
+            InputError: an unknown id, or none.
+        """
+        names = checked_ids(ids)
+        found = {point: vectors for point, vectors, _ in self._engine.get([_point(name) for name in names], self._axes())}
+        unknown = [name for name in names if _point(name) not in found]
+        if unknown or not names:
+            raise InputError(f"`ids` must be in the index; it has no {listing(map(repr, unknown))}.")
+        return self._bundle([found[_point(name)] for name in names])
+
+    def diagnose(self) -> Diagnosis:
+        """The number of items; export the table to a FlatIndex to measure more."""
+        return Diagnosis({"items": len(self), "candidates": self.candidates}, ())
+
+    def _axes(self) -> list[str]:
+        return [_axis(i) for i in range(len(self.modalities))]
+
+    def _bundle(self, rows: Sequence[Mapping[str, list[float]]]) -> Bundle:
+        columns: dict[str, list[list[float] | None]] = {
+            name: [row.get(_axis(i)) for row in rows] for i, name in enumerate(self.modalities)
+        }
+        vectors = torch.zeros(len(rows), len(self.modalities), self.dim)
+        present = torch.zeros(len(rows), len(self.modalities), dtype=torch.bool)
+        for axis, column in enumerate(columns.values()):
+            for i, values in enumerate(column):
+                if values is not None:
+                    vectors[i, axis] = torch.tensor(values)
+                    present[i, axis] = True
+        return Bundle(torch.nn.functional.normalize(vectors, dim=-1), present, self.modalities)
+
+    def _search(self, queries: Bundle, options: Options) -> Answers:
+        if options.hubs:
+            raise InputError("`hubs` is for a FlatIndex: Qdrant keeps no scores of training items.")
+        if options.beta != 1:
+            raise InputError("`beta` is for a FlatIndex; on Qdrant the volume is that of GRAM.")
+        hits = tuple(self._one(queries[query], options) for query in range(len(queries)))
+        return Answers(hits, options.score, options.modalities)
+
+    def _one(self, query: Bundle, options: Options) -> tuple[Hit, ...]:
+        wanted = options.k + MORE + len(options.exclude)
+        lanes, formula, defaults = self._plan(query, options)
+        limit = wanted if formula is not None else max(wanted, self.candidates * len(lanes))
+        found = self._engine.search(
+            lanes[0].prefetch,
+            lanes[1:],
+            formula,
+            defaults,
+            max(wanted, self.candidates),
+            limit,
+            options.conditions,
+            self._axes(),
+        )
+        found = [each for each in found if each[2]["id"] not in options.exclude]
+        if not found:
+            return ()
+        items = self._bundle([vectors for _, vectors, _ in found]).select(*options.modalities)
+        has = items.has()
+        scores = SCORES[options.score](query.to(dtype=torch.float64), items.to(dtype=torch.float64))[0]
+        order = scores.masked_fill(~has, -torch.inf).argsort(descending=True, stable=True)[: options.k]
+        order = order[has[order]]
+        told = compared(query, items[order])
+        return tuple(
+            Hit(found[i][2]["id"], float(scores[i]), *parts, found[i][2].get("fields", {}))
+            for i, parts in zip(order.tolist(), told, strict=True)
+        )
+
+    def _plan(self, query: Bundle, options: Options) -> tuple[list[Lane], Expression | None, dict[str, float]]:
+        """The searches for candidates, the products that a formula needs, and the formula; None to score what is found."""
+        every = set(options.modalities) == set(self.modalities)
+        total = direction(query.vectors.sum(1))[0]
+        asked = [query.vectors[0, i] for i in range(len(query.modalities)) if bool(query.present[0, i])]
+        if len(asked) > 1:
+            asked.append(total)
+        axes = [_axis(self.modalities.index(name)) for name in options.modalities]
+        candidates = [(vector, axis) for vector in asked for axis in axes]
+        candidates += [(vector, "centroid") for vector in asked] * every
+        lanes = [Lane([(vector.tolist(), name) for vector, name in candidates])]
+        single = len(asked) == 1
+        in_engine = ("centroid", "cosine", "max_cosine", *(("span",) if single else ()))
+        if not every or options.score not in in_engine:
+            return lanes, None, {}
+        if options.score == "centroid":
+            return [*lanes, Lane([(total.tolist(), "centroid")])], "$score[0]", {"$score[0]": 0.0}
+        if options.score == "span":
+            m = len(self.modalities)
+            lanes += [Lane([(asked[0].tolist(), _slot(slot))]) for slot in range(m)]
+            products = [f"$score[{slot}]" for slot in range(m)]
+            side = ("sum", [("mult", [f"r{slot}", product]) for slot, product in enumerate(products)])
+            length = ("sqrt", ("sum", [("mult", [product, product]) for product in products]))
+            defaults = dict.fromkeys([*products, *(f"r{slot}" for slot in range(m))], 0.0)
+            return lanes, ("mult", [length, ("div", side, ("abs", side), 1.0)]), defaults
+        if options.score == "cosine":
+            mean = query.vectors[0].sum(0) / query.present.sum()
+            lanes += [Lane([(mean.tolist(), axis)]) for axis in axes]
+            products = [f"$score[{i}]" for i in range(len(axes))]
+            return lanes, ("div", ("sum", products), "number", 0.0), dict.fromkeys(products, 0.0) | {"number": 1.0}
+        parts = asked[:1] if single else asked[:-1]
+        lanes += [Lane([(vector.tolist(), axis)]) for vector in parts for axis in axes]
+        products = [f"$score[{i}]" for i in range(len(parts) * len(axes))]
+        return lanes, ("max", products), dict.fromkeys(products, -1.0)
+
+
+def _point(name: str) -> str:
+    return str(uuid.uuid5(SPACE, f"item {name}"))
+
+
+def _axis(modality: int) -> str:
+    return f"m{modality}"
+
+
+def _slot(slot: int) -> str:
+    return f"b{slot}"

@@ -1,0 +1,138 @@
+"""On Qdrant, in the client's local mode and embedded, a search finds what a FlatIndex finds, by the same filters."""
+
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("qdrant_client")
+pytest.importorskip("qdrant_edge")
+
+from gramian.errors import InputError
+from gramian.index import QdrantIndex
+from gramian.index.protocol import Options
+from gramian.model import Aligner
+from gramian.scores import SCORES
+from gramian.tokens import Tokens
+from test_index import Bundle, D, built, items
+
+N = 60
+METADATA = {
+    "year": [1900 + i if i % 5 else None for i in range(N)],
+    "lang": [("en", "fr", "de")[i % 3] for i in range(N)],
+    "ok": [i % 2 == 0 for i in range(N)],
+    "weight": [i / 7 for i in range(N)],
+}
+FILTERS = [
+    None,
+    "year>1920",
+    {"lang": ["fr", "de"], "ok": True},
+    {"year": {"exists": False}},
+    "lang!=en",
+    {"weight": [1.0, 2.0]},
+]
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory):
+    return built(tmp_path_factory.mktemp("flat") / "i", items(N), metadata=METADATA)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "local",
+        "edge",
+        pytest.param("server", marks=pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="needs a server: QDRANT_URL")),
+    ],
+)
+def index(request, tmp_path_factory):
+    bundle = items(N)
+    options = {"dim": D, "modalities": bundle.modalities}
+    if request.param == "edge":
+        made = QdrantIndex.edge(tmp_path_factory.mktemp("edge") / "i", **options)
+    elif request.param == "local":
+        made = QdrantIndex.connect(**options)
+    else:
+        made = QdrantIndex.connect(os.environ["QDRANT_URL"], "gramian-tests", key=os.environ.get("QDRANT_KEY"), **options)
+    made.add(bundle, [f"i{i}" for i in range(N)], METADATA)
+    made.optimize()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("score", ["centroid", "span", "cosine", "max_cosine", "cone", "volume"])
+@pytest.mark.parametrize("width", [1, 2])
+def test_answers_are_those_of_a_flat_index(index, flat, score, width):
+    queries = items(2, seed=9, names=("text", "depth")[:width], missing=0)
+    for filter in FILTERS:
+        ours, exact = (one.search(queries, 7, score=score, filter=filter) for one in (index, flat))
+        assert ours.ids == exact.ids
+        for row, other in zip(ours, exact, strict=True):
+            for hit, same in zip(row, other, strict=True):
+                assert hit.score == pytest.approx(same.score, abs=2e-6)
+                assert (hit.missing, dict(hit.metadata)) == (same.missing, dict(same.metadata))
+                assert hit.contributions == pytest.approx(same.contributions, abs=1e-5)
+
+
+def test_the_formula_of_the_signed_span_is_that_of_float64(index):
+    """The engine's own numbers, before anything is scored again."""
+    query = items(1, seed=9, names=("text",), missing=0)
+    lanes, formula, defaults = index._plan(query, Options(9, "span", index.modalities))
+    axes = index._axes()
+    found = index._engine.search(lanes[0].prefetch, lanes[1:], formula, defaults, N, 9, (), axes)
+    table = SCORES["span"](query.to(dtype=torch.float64), items(N).to(dtype=torch.float64))[0]
+    assert [payload["id"] for _, _, payload in found] == [f"i{i}" for i in table.topk(9).indices.tolist()]
+
+
+def test_items_are_replaced_deleted_and_excluded(index, flat):
+    query = items(1, seed=2, names=("text",), missing=0)
+    first = index.search(query, 3).ids[0]
+    assert index.search(query, 2, exclude=first[:1]).ids[0] == first[1:]
+    assert index.add(items(1, seed=77, missing=0), ["new"]) == 0
+    assert index.add(items(1, seed=78, missing=0), ["new"]) == 1
+    assert (len(index), index.known(["new", "old"])) == (N + 1, [True, False])
+    assert torch.allclose(index.vectors(["new"]).vectors, items(1, seed=78, missing=0).vectors, atol=1e-5)
+    assert index.delete(["new", "old"]) == 1
+    assert len(index) == N
+    assert index.search(query, 4, modalities=["audio"]).ids == flat.search(query, 4, modalities=["audio"]).ids
+
+
+def test_an_embedded_index_is_read_again(tmp_path):
+    index = QdrantIndex.edge(tmp_path / "e", dim=D, modalities=["text", "image", "audio"])
+    index.add(items(5), list("abcde"), {"year": [1, 2, 3, 4, 5]})
+    query = torch.randn(1, D)
+    found = index.search(query, 3).ids
+    index.close()
+    again = QdrantIndex.edge(tmp_path / "e")
+    assert (again.search(query, 3).ids, again.fields, len(again)) == (found, {"year": "int"}, 5)
+    again.close()
+
+
+def test_bad_input_ends_in_one_line(index):
+    with pytest.raises(InputError, match="`bundle` must have the width 12"):
+        index.add(items(1, d=5), ["a"])
+    broken = items(1)
+    with pytest.raises(InputError, match="`bundle` must be finite"):
+        index.add(Bundle(broken.vectors * float("nan"), broken.present, broken.modalities), ["a"])
+    with pytest.raises(InputError, match="must be one of text, image, audio"):
+        index.add(items(1, names=("smell",), missing=0), ["a"])
+    with pytest.raises(InputError, match="which only a FlatIndex holds"):
+        index.add(Bundle.from_dict({"text": Tokens(torch.randn(1, 2, D), torch.ones(1, 2, dtype=torch.bool))}), ["a"])
+    with pytest.raises(InputError, match="`filter` names the field 'x'"):
+        index.search(torch.randn(1, D), filter="x=1")
+    with pytest.raises(InputError, match="it has no 'none'"):
+        index.vectors(["none"])
+    with pytest.raises(InputError, match="`dim` and `modalities` must be given"):
+        QdrantIndex.connect()
+    with pytest.raises(InputError, match="`hubs` is for a FlatIndex"):
+        index.search(torch.randn(1, D), hubs=True)
+    with pytest.raises(InputError, match="the index has no model"):
+        index.search(text="a bird")
+
+
+def test_another_model_is_refused(tmp_path):
+    first, second = Aligner({"text": 3}, dim=4), Aligner({"text": 3}, dim=4)
+    QdrantIndex.edge(tmp_path / "e", model=first, modalities=["text"]).close()
+    with pytest.raises(InputError, match="vectors of another model"):
+        QdrantIndex.edge(tmp_path / "e", model=second)
