@@ -240,6 +240,18 @@ def test_a_table_is_embedded_by_a_checkpoint(here, released, table, tmp_path, ca
     assert "`model` does not go with `released`" in capsys.readouterr().err
 
 
+def test_what_a_checkpoint_cannot_read_is_listed_before(here, tmp_path, capsys):
+    made = ["prepare", "msrvtt", "--media", str(here / "media"), "--output", str(tmp_path / "t.parquet"), "--annotations"]
+    assert main([*made, str(here / "media" / "descs_ret_test.json")]) == 0
+    words = ["check", *released_words(here, "--task", "msrvtt")[1:]]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "8 rows" in capsys.readouterr().out
+    words[words.index("--data") + 1] = str(tmp_path / "t.parquet")
+    assert main(words) == 0
+    assert "Unreadable" in capsys.readouterr().out
+
+
 def test_a_task_needs_a_checkpoint(here, capsys):
     assert main(["evaluate", "--data", str(here / "msrvtt.parquet"), "--task", "msrvtt"]) == 2
     assert "`task` is for `released`" in capsys.readouterr().err

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from gramian.cli.checkpoint import checkpoint
 from gramian.cli.terminal import console_of
 from gramian.data import load
 from gramian.data.checking import check_table
+from gramian.data.released import Release, TaskName
 from gramian.errors import InputError
+from gramian.evaluation.released import known_subtitles
+from gramian.model.encoders.released.towers import VOCABULARY
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower, collator_for
 
@@ -18,6 +22,10 @@ __all__ = ["check"]
 def check(
     data: str,
     towers: Mapping[str, Tower | Spec] | None = None,
+    released: str | None = None,
+    task: TaskName | None = None,
+    release: Release = "gram",
+    vocabulary: str = VOCABULARY,
     columns: list[str] | None = None,
     workers: int = 0,
     strict: bool = False,
@@ -31,6 +39,10 @@ def check(
     Args:
         data: the table: "stamps", a file, a folder or a hub id.
         towers: column → the encoder that reads its raw cells; in a YAML file.
+        released: in place of `towers` a checkpoint as the authors of GRAM, PMRL or VAST published it: a file, folder or hub id.
+        task: the data set whose settings `released` is read with.
+        release: whose checkpoint `released` is.
+        vocabulary: the words of the BERT of `released`: vocab.txt, a folder or a hub id.
         columns: the modalities to read; by default those of the towers and every column of features.
         workers: processes that read raw media.
         strict: fail if a cell cannot be read.
@@ -41,8 +53,15 @@ def check(
         InputError: a table or towers that cannot be used; with `strict`, a cell that cannot be read.
     """
     console = console_of()
-    encoders = build_towers(towers, columns, trust_code=trust_code)
-    table = load(data, columns=columns, raw=list(encoders), media_root=media_root)
+    loaded = checkpoint(released, task, release, vocabulary, columns, towers=towers)
+    if loaded is None:
+        encoders = build_towers(towers, columns, trust_code=trust_code)
+        table = load(data, columns=columns, raw=list(encoders), media_root=media_root)
+    else:
+        every = loaded.aligner.towers
+        table = load(data, columns=columns, raw=every.modalities, media_root=media_root)
+        table = known_subtitles(every.known(table, columns))
+        encoders = {name: every[name] for name in table.modalities}
     checked = check_table(table, collator_for(table, encoders), workers=workers)
     for sheet in checked.sheets():
         console.print(sheet.rich())
