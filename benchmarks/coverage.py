@@ -17,7 +17,7 @@ from gramian.files import write_text
 from gramian.sheets import Sheet
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "coverage.md"
-DRAWS, TESTED = 1500, 300
+DRAWS, TESTED = 1000, 200
 
 
 def share(rate: float, items: int, rows: int, seeds: int, spread: float, rng: np.random.Generator) -> tuple[Interval, float]:
@@ -134,7 +134,7 @@ def main() -> None:
     rng = np.random.default_rng(2)
     any_of_five = 100 * np.mean([family(rng) for _ in range(100)])
     note = (
-        f"How often two equal runs on 60 items differ at the 5 % level, in %, {TESTED} draws, ± 2 points. Of five equal runs, in "
+        f"How often two equal runs on 60 items differ at the 5 % level, in %, {TESTED} draws, ± 2. Of five equal runs, in "
         f"ten pairs, any two were told apart in {any_of_five:.0f} % of 100 draws after Holm's "
         "correction."
     )

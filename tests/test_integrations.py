@@ -487,3 +487,65 @@ def test_mteb_embeddings_hold_vectors_and_masks():
         AlignerEncoder(Aligner({"caption": 3}, 5))
     with pytest.raises(InputError, match="`score`"):
         AlignerEncoder(aligner, "cones")
+
+
+def test_a_retrieval_task_of_mteb_goes_out_and_comes_in(tmp_path):
+    mteb = pytest.importorskip("mteb")
+    from mteb.abstasks import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    from gramian.data import Table
+    from gramian.evaluation import evaluate
+    from gramian.integrations.mteb import AlignerEncoder
+    from gramian.integrations.mteb_tasks import task_tables, write_task
+
+    items = [0, 1, 2, 1, 0, 5]
+    queries = Table.from_columns(
+        {"text": [f"sound {k}" for k in items]}, ids=[f"q{i}" for i in range(6)], item_ids=[f"i{k}" for k in items]
+    )
+    documents = {
+        "text": ["sound 0", "sound 3", "sound 1", "sound 2", "sound 4"],
+        "audio": [wav(0), None, wav(2), wav(1), wav(4)],
+    }
+    corpus = Table.from_columns(documents, ids=[f"d{i}" for i in range(5)], item_ids=["i0", "i0", "i2", "i1", "i9"])
+    folder = write_task(tmp_path / "task", queries, corpus)
+
+    class Written(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="Written",
+            description="Which document is heard?",
+            type="Any2AnyRetrieval",
+            category="t2at",
+            modalities=["text", "audio"],
+            dataset={"path": str(folder), "revision": "none"},
+            eval_langs=["eng-Latn"],
+            eval_splits=["test"],
+            main_score="ndcg_at_10",
+        )
+
+    task = Written()
+    task.load_data()
+    read = task_tables(task.dataset["default"]["test"])
+    assert [table.ids for table in read] == [tuple(f"q{i}" for i in range(5)), corpus.ids]  # q5 looks for nothing here
+    assert read[1].counts() == {"text": 5, "audio": 4}
+    alike = [[one == other for one in read[0].item_ids] for other in read[1].item_ids]
+    assert alike == [[one == other for one in queries.item_ids[:5]] for other in corpus.item_ids]
+    aligner = listener()
+    for weights in aligner.parameters():  # at random, for scores that do not tie
+        nn.init.normal_(weights)
+    bundles = [aligner.embed(table.select("text")) for table in read]
+    report = evaluate(bundles[0], corpus=bundles[1])
+    figures = report.singles[0].figures()
+    result = mteb.evaluate(AlignerEncoder(aligner, "cosine"), task, cache=None, co2_tracker=False, show_progress_bar=False)
+    theirs = result.task_results[0].scores["test"][0]
+    assert theirs["ndcg_at_10"] == pytest.approx(figures["ndcg_at_10"], abs=1e-4)
+    assert theirs["map_at_10"] == pytest.approx(figures["mean_average_precision"], abs=1e-4)
+    with pytest.raises(InputError, match="must be new or empty"):
+        write_task(folder, queries, corpus)
+    with pytest.raises(InputError, match="must hold the item of some query"):
+        write_task(tmp_path / "b", queries, corpus[[4]])
+    with pytest.raises(InputError, match="one split of a loaded retrieval task"):
+        task_tables({})
+    data = dict(task.dataset["default"]["test"]) | {"relevant_docs": {"q0": {"d0": 1, "d1": 1}, "q1": {"d0": 1}}}
+    with pytest.raises(InputError, match="overlap with those of another"):
+        task_tables(data)

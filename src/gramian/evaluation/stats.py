@@ -119,7 +119,7 @@ def resampled_interval(
     low: float = -math.inf,
     high: float = math.inf,
 ) -> tuple[Interval, float]:
-    """Mean of a figure, or of a difference, over repeated splits of one table, with an interval and a p that know of the overlap.
+    """Mean of a figure, or of a difference, over repeated splits, with an interval and a p that know of the overlap.
 
     The splits share most of their items, so their differences are not independent. The variance of the mean is taken as
     ``(1/J + tested) s²``, s² that of the J differences, with J − 1 degrees of freedom.
