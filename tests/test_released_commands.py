@@ -25,7 +25,7 @@ from gramian.scores import SCORES
 from gramian.tokens import Tokens
 from gramian.training import Recipe
 from gramian.training.objective import rate_factor
-from gramian.training.released import fewer_frames, released_recipe
+from gramian.training.released import released_recipe
 from gramian.training.token_matching import TokenMatching
 
 RAW = ("text", "video", "audio", "subtitle")
@@ -280,14 +280,6 @@ def test_a_recipe_of_the_authors_gives_way_to_what_is_said():
 def test_the_rate_falls_in_a_line():
     factor = rate_factor(0.25, 8, "linear")
     assert [round(factor(step), 4) for step in range(9)] == [0.5, 1.0, 1.0, 0.8333, 0.6667, 0.5, 0.3333, 0.1667, 0.0]
-
-
-def test_fewer_frames_are_read_within_a_context(released):
-    reader = released.aligner.towers["video"].reader
-    with fewer_frames(released.aligner, 3):
-        assert released.aligner.collator().readers["video"].sampling.frames == 3
-        assert reader.sampling.frames == 8
-    assert released.aligner.towers["video"].reader is reader
 
 
 def test_the_matching_loss_reads_each_pair_by_itself(released, table):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields, replace
 
-from gramian.data.readers import Media
 from gramian.data.released import Release
 from gramian.errors import check_choice
-from gramian.model.aligner import Aligner
 from gramian.training.recipe import Recipe
 
-__all__ = ["VISION_RATE", "fewer_frames", "released_recipe"]
+__all__ = ["VISION_RATE", "released_recipe"]
 
 OPTIMISER = Recipe(
     learning_rate=2e-5,
@@ -67,20 +63,3 @@ def released_recipe(task: str, release: Release = "gram", recipe: Recipe = Recip
     released = replace(OPTIMISER, epochs=epochs, batch_size=batch_size)
     own = {field.name: value for field in fields(Recipe) if (value := getattr(recipe, field.name)) != field.default}
     return replace(released, **own)
-
-
-@contextmanager
-def fewer_frames(aligner: Aligner, frames: int) -> Iterator[None]:
-    """Within the context, videos are read by so many frames; afterwards by as many as before."""
-    towers = {id(tower): tower for name, tower in aligner.towers.items() if name in ("video", "depth")}
-    readers = {key: tower.reader for key, tower in towers.items()}
-    for key, tower in towers.items():
-        reader = copy.copy(readers[key])
-        if isinstance(reader, Media):
-            reader.sampling = replace(reader.sampling, frames=frames)
-        tower.reader = reader
-    try:
-        yield
-    finally:
-        for key, tower in towers.items():
-            tower.reader = readers[key]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,7 @@ from gramian.training.canonical import Choice, Search, fit_canonical
 from gramian.training.fit import fit
 from gramian.training.leash import fit_leashed
 from gramian.training.recipe import History, Recipe
-from gramian.training.released import VISION_RATE, fewer_frames, released_recipe
+from gramian.training.released import VISION_RATE, released_recipe
 
 __all__ = ["Run", "train"]
 
@@ -200,7 +199,6 @@ def train(
             logger.info("training on %s, choosing on %s", training, validation)
         reading = Reading(recipe.workers, strict)
         solve = partial(fit_canonical, training, validation, towers=encoders, matcher=matcher, reading=reading)
-        training_frames: AbstractContextManager[None] = nullcontext()
         if released is not None and task is not None:
             loaded = load_released(
                 released,
@@ -215,7 +213,6 @@ def train(
             objective = _at_temperature(objective, loss, loaded.temperature)
             if mode == "train" and preset == "released" and "video" in aligner.towers:
                 aligner.towers["video"].learning_rate = VISION_RATE
-            training_frames = fewer_frames(aligner, loaded.task.train_frames)
         elif method == "canonical" or start == "canonical":
             if method == "contrast":
                 head, dim = head or "linear", 512 if dim is None else dim
@@ -256,8 +253,7 @@ def train(
             options: dict[str, Any] = {"resume": resume, "progress": progress, "report_to": report_to}
             parts = aligner, objective, training, validation
             if released is not None:
-                with training_frames:
-                    history = fit(*parts, recipe=recipe, output=output, strict=strict, matching=matching, **options)
+                history = fit(*parts, recipe=recipe, output=output, strict=strict, matching=matching, **options)
             elif leash is None:
                 history = fit(*parts, recipe=recipe, output=output, strict=strict, **options)
             else:
