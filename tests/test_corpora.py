@@ -123,6 +123,9 @@ def test_a_file_that_does_not_say_its_split_is_told_it(tmp_path):
         ("test.json", [{"name": "x"}], "in none of the formats of this set: it begins with"),
         ("test.csv", "a,b\n1,2\n", "in none of the formats"),
         ("test.csv", "", "in none of the formats"),
+        ("test.json", [1, 2], "in none of the formats"),
+        ("test.json", [{"id": {"a": 1}, "caption": 3}], "in none of the formats"),
+        ("test.json", [{"id": "x", "caption": "\ud800"}], "holds half of a surrogate"),
         ("test.pkl", "x", "must be .json or .csv files"),
     ],
 )

@@ -78,7 +78,9 @@ COMMANDS: dict[str, Command] = {
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
     "index": Command(index_command, "embed a table and add its items to a run's index", bare="run"),
     "search": Command(search_command, "search a run's index by any modalities together", bare="run"),
-    "benchmark": Command(benchmark_command, "compare methods over data sets, seeds and splits: the studies behind the docs", bare="study"),
+    "benchmark": Command(
+        benchmark_command, "compare methods over data sets, seeds and splits: the studies behind the docs", bare="study"
+    ),
     "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),
 }
 

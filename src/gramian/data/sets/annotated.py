@@ -82,6 +82,10 @@ def read_annotations(source: str, formats: Sequence[Format]) -> list[Entry]:
             break
     else:
         raise InputError(f"`annotations` {str(path)!r} is in none of the formats of this set: {_start(content)}.")
+    try:
+        "".join(part for one in entries for part in (one.id, *one.texts, one.subtitle or "", one.split or "")).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"`annotations` {str(path)!r} holds half of a surrogate, which is no Unicode text. Fix it.") from None
     split = split or _split_of_name(path)
     done = [
         Entry(one.id, one.texts, SPLITS.get(one.split or "", one.split) or split, one.subtitle, one.listed) for one in entries
