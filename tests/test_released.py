@@ -546,6 +546,25 @@ def test_the_gradient_scale_of_beats(folder):
     assert torch.allclose(gradients[1][0], 0.6 * gradients[0][0], rtol=1e-4, atol=1e-9)
 
 
+def test_stochastic_depth(folder):
+    """In training the branches of the last layer are left out for some frames, and as much larger for the others."""
+    tower = ReleasedVision(str(folder), mode="train", drop_path=0.4).train()
+    last = tower.model.encoder.layers[-1]
+    states = torch.from_numpy(tiny.noise("states", (400, 3, tiny.VISION)))
+    with torch.no_grad():
+        whole = last.mlp.fc2(last.mlp.activation_fn(last.mlp.fc1(states)))
+        dropped = last.mlp(states)
+        zero = (dropped == 0).flatten(1).all(1)
+        assert 0.3 < zero.float().mean() < 0.5
+        assert torch.allclose(dropped[~zero], whole[~zero] / 0.6, atol=1e-5)
+        first = tower.model.encoder.layers[0]
+        assert not (first.mlp(states) == 0).flatten(1).all(1).any()
+        assert not torch.equal(last.self_attn(hidden_states=states)[0], last.self_attn(hidden_states=states)[0])
+        tower.eval()
+        assert torch.equal(last.mlp(states), whole)
+        assert torch.equal(last.self_attn(hidden_states=states)[0], last.self_attn(hidden_states=states)[0])
+
+
 def test_a_tower_on_its_own(folder):
     tower = ReleasedVision(str(folder / "model_step_7.pt"), frames=2, mode="lora", lora={"r": 2})
     assert tower(torch.zeros(1, 2, 3, 28, 28)).vectors.shape == (1, tiny.VISION)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -22,8 +23,9 @@ from gramian.model.encoders.released import (
     ReleasedVision,
     open_checkpoint,
 )
+from gramian.model.encoders.released.base import fill
 from gramian.model.encoders.released.keys import report_of, weights_of
-from gramian.model.encoders.released.towers import VOCABULARY, fill
+from gramian.model.encoders.released.towers import VOCABULARY
 from gramian.model.heads import Modality
 from gramian.model.towers import Tower
 
@@ -120,8 +122,7 @@ def load_released(
         aligner = Aligner(entries, heads["t.weight"].shape[0], matcher=options)
     for i, name in enumerate(names):
         fill(aligner.heads[i], {"weight": heads[f"{name[0]}.weight"]}, checkpoint.source)
-    matcher = aligner.matcher
-    assert isinstance(matcher, ReleasedMatcher)  # by its options
+    matcher = cast(ReleasedMatcher, aligner.matcher)  # by its options
     fill(matcher, others, checkpoint.source)
     return Released(aligner.eval(), matcher, settings, report, float(checkpoint.tensors["contra_temp"]))
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from abc import abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gramian.data.audio import Channels
@@ -19,98 +17,25 @@ from gramian.data.media import Place
 from gramian.data.readers import Media
 from gramian.data.released import FilterbankReader, FrameReader, Resize
 from gramian.data.video import Colours
-from gramian.errors import InputError, check_number, first_line, listing, require
+from gramian.errors import InputError, check_number, first_line, listing
 from gramian.files import inside
-from gramian.model.encoders.base import Encoder, EncoderOptions, fingerprint
-from gramian.model.encoders.folders import fetch, folder_of, loading
+from gramian.model.encoders.base import EncoderOptions
+from gramian.model.encoders.folders import fetch
+from gramian.model.encoders.released.base import ReleasedTower
 from gramian.model.encoders.released.beats import BEATs, BEATsSizes
-from gramian.model.encoders.released.checkpoint import Checkpoint, open_checkpoint
-from gramian.model.encoders.released.keys import report_of, weights_of
+from gramian.model.encoders.released.checkpoint import Checkpoint
 from gramian.model.towers import Encoded
 from gramian.tokens import Tokens
 
-__all__ = ["VOCABULARY", "ReleasedAudio", "ReleasedText", "ReleasedVision", "fill"]
+__all__ = ["VOCABULARY", "ReleasedAudio", "ReleasedText", "ReleasedVision"]
 
 VOCABULARY = "google-bert/bert-base-uncased"
 """A model on the hub with the words of the released BERT, which are not in the checkpoints."""
 
-WEIGHTS, WORDS = "model.safetensors", "vocab.txt"
+WORDS = "vocab.txt"
 
 MASKED = -10_000.0
 """Added to the score of a token that is not attended to, as in the BERT of the time."""
-
-
-class _Released(Encoder):
-    """A tower of a release: read from its checkpoint, or from the folder that `save_pretrained` wrote."""
-
-    part: str
-    """Of the keys."""
-
-    tokens_of_part = 1
-    """Tokens of one frame, slice or text."""
-
-    _by_value = True
-
-    def _find(self, model: Any, revision: str | None, local_files_only: bool) -> tuple[str, Any]:
-        require("transformers")
-        if isinstance(model, str | Path) and (Path(model) / WEIGHTS).is_file():
-            folder = folder_of(str(model), revision, local_files_only)
-            return str(folder), folder
-        checkpoint = open_checkpoint(model, revision=revision, local_files_only=local_files_only)
-        return checkpoint.source, checkpoint
-
-    def _open(self, folder: Any) -> None:
-        if isinstance(folder, Checkpoint):
-            report_of(folder.source, folder.tensors, [self.part]).check()
-            weights = weights_of(folder.tensors, self.part)
-        else:
-            try:
-                weights = load_file(folder / WEIGHTS)
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"the weights in {str(folder)!r} are damaged ({first_line(error):.100}).") from None
-        with loading(f"the weights of {type(self).__name__} in {self.source!r}"), torch.device("meta"):
-            self.model = self._build({name: tuple(value.shape) for name, value in weights.items()})
-        fill(self.model, weights, self.source)
-        self._prepare(folder)
-        self._read()
-
-    @abstractmethod
-    def _build(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
-        """The module whose weights have these shapes, without memory."""
-
-    def _prepare(self, folder: Any) -> None:
-        """Read what else the reader needs from the folder of a saved Aligner, or beside a Checkpoint."""
-
-    @abstractmethod
-    def _read(self) -> None:
-        """Set `reader` and `tokens_of_part`."""
-
-    def _fingerprint(self, model: nn.Module) -> str:
-        return fingerprint(model, spread=False)
-
-    def _write_files(self, model: Any, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS, {"format": "pt"})
-
-
-def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Give a module without memory its weights, which are not copied.
-
-    Args:
-        module: on the device "meta".
-        weights: by the module's own names.
-        source: where they are from.
-
-    Raises:
-        InputError: weights that are missing, unknown, or of another shape.
-    """
-    own = module.state_dict()
-    wrong = sorted(own.keys() ^ weights.keys())
-    wrong += sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
-    wrong += sorted(name for name, value in weights.items() if not value.numel())
-    if wrong:
-        raise InputError(f"{source!r} has {len(wrong)} weights that do not fit in name or shape: {listing(wrong)}.")
-    module.load_state_dict(dict(weights), assign=True)
 
 
 def _number_of(names: Mapping[str, Any], before: str) -> int:
@@ -119,7 +44,17 @@ def _number_of(names: Mapping[str, Any], before: str) -> int:
     return len(numbers)
 
 
-class ReleasedVision(_Released):
+def _drop(share: float, module: nn.Module, inputs: Any, output: Any) -> Any:
+    """The output of a residual branch, in training 0 for a share of the frames and larger for the others."""
+    del inputs
+    if not module.training or not share:
+        return output
+    branch, *others = output if isinstance(output, tuple) else (output,)
+    kept = branch.new_empty(len(branch), 1, 1).bernoulli_(1 - share) / (1 - share)
+    return (branch * kept, *others) if isinstance(output, tuple) else branch * kept
+
+
+class ReleasedVision(ReleasedTower):
     """EVA01-CLIP-g/14 frame by frame: the mean of the frames' first tokens, and all tokens of all frames.
 
     Args:
@@ -128,12 +63,12 @@ class ReleasedVision(_Released):
         train_frames: in training; as many by default.
         resize: "squash" both sides, or scale the shorter one and "crop" the middle.
         colours: "bt601" as OpenCV converts them, and with it GRAM; "file" by the file's own matrix, as decord, PMRL and VAST.
+        drop_path: stochastic depth in training: the share of frames for which the last layer's branches are left out, those of
+            other layers in proportion to their place; 0.4 in the release.
         options: see `EncoderOptions`.
 
     Raises:
         InputError: a checkpoint that cannot be read or lacks weights; an unknown option.
-
-    Stochastic depth, 0.4 in the released training, is left out.
     """
 
     part = "vision"
@@ -146,10 +81,12 @@ class ReleasedVision(_Released):
         train_frames: int | None = None,
         resize: Resize = "squash",
         colours: Colours = "bt601",
+        drop_path: float = 0.4,
         **options: Unpack[EncoderOptions],
     ) -> None:
         own: dict[str, Any] = {"frames": frames, "train_frames": train_frames, "resize": resize, "colours": colours}
         FrameReader(**own)
+        own["drop_path"] = check_number("drop_path", drop_path, "[0, 1)")
         super().__init__(model, own, options)
 
     def _build(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -168,8 +105,13 @@ class ReleasedVision(_Released):
             layer_norm_eps=1e-6,
             qkv_bias=True,
         )
-        model: nn.Module = Blip2VisionModel(config)
-        return model
+        model: Any = Blip2VisionModel(config)
+        layers = model.encoder.layers
+        for i, layer in enumerate(layers):
+            drop = partial(_drop, self.options["drop_path"] * i / max(1, len(layers) - 1))
+            layer.self_attn.register_forward_hook(drop)
+            layer.mlp.register_forward_hook(drop)
+        return cast(nn.Module, model)
 
     def _read(self) -> None:
         size = self.model.config.image_size
@@ -188,7 +130,7 @@ class ReleasedVision(_Released):
         return Encoded(states[:, :, 0].mean(1), _all_tokens(states.flatten(1, 2)))
 
 
-class ReleasedAudio(_Released):
+class ReleasedAudio(ReleasedTower):
     """BEATs on slices of a filterbank: the mean over the tokens of a slice and over the slices, and all tokens.
 
     Args:
@@ -283,7 +225,7 @@ class _WordReader(Media):
         return f"{count} tokens cut to {self.length}" if count > self.length else None
 
 
-class ReleasedText(_Released):
+class ReleasedText(ReleasedTower):
     """BERT-base with cross-attention, without a context: its first token, and all of them.
 
     Args:
