@@ -179,6 +179,7 @@ EXTRAS = {
     "av": "media",
     "datasets": "train",
     "jinja2": "report",
+    "fastapi": "serve",
     "matplotlib": "plots",
     "mteb": "mteb",
     "peft": "hf",
@@ -192,6 +193,7 @@ EXTRAS = {
     "soundfile": "media",
     "soxr": "media",
     "transformers": "hf",
+    "uvicorn": "serve",
 }
 
 

@@ -22,6 +22,7 @@ from gramian.cli.parsing import Command, help_of, parse
 from gramian.cli.prepare import prepare_command
 from gramian.cli.report import report_command
 from gramian.cli.search import search_command
+from gramian.cli.serve import serve_command
 from gramian.cli.terminal import fail, log_to_stderr, stoppable
 from gramian.cli.train import train_command
 from gramian.errors import InputError, check_choice, first_line, is_exhausted
@@ -78,6 +79,7 @@ COMMANDS: dict[str, Command] = {
     "embed": Command(embed, "write a table's vectors: of an aligner, or of towers"),
     "index": Command(index_command, "embed a table and add its items to a run's index", bare="run"),
     "search": Command(search_command, "search a run's index by any modalities together", bare="run"),
+    "serve": Command(serve_command, "serve a run's index over HTTP, on this machine", bare="run"),
     "benchmark": Command(
         benchmark_command, "compare methods over data sets, seeds and splits: the studies behind the docs", bare="study"
     ),

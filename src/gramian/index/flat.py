@@ -281,10 +281,6 @@ class FlatIndex(Index):
         found = {position for position, _, _ in self._find(list(ids))}
         return [position in found for position in range(len(ids))]
 
-    def vectors(self, ids: Sequence[str]) -> Bundle:
-        """The vectors of some items; arguments and errors as of `Index.vectors`."""
-        return self.items(ids)[0]
-
     def items(self, ids: Sequence[str]) -> tuple[Bundle, list[dict[str, Any]]]:
         """The vectors and the metadata of some items.
 

@@ -131,12 +131,16 @@ class Index(ABC):
         """Which of some ids are in the index."""
 
     @abstractmethod
-    def vectors(self, ids: Sequence[str]) -> Bundle:
-        """The vectors of some items.
+    def items(self, ids: Sequence[str]) -> tuple[Bundle, list[dict[str, Any]]]:
+        """The vectors and the metadata of some items.
 
         Raises:
-            InputError: an unknown id.
+            InputError: an unknown id, or none.
         """
+
+    def vectors(self, ids: Sequence[str]) -> Bundle:
+        """The vectors of some items; errors as of `items`."""
+        return self.items(ids)[0]
 
     def search(
         self,

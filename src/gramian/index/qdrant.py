@@ -224,18 +224,20 @@ class QdrantIndex(Index):
         """Write everything to the disk and let go of it."""
         self._engine.close()
 
-    def vectors(self, ids: Sequence[str]) -> Bundle:
-        """The vectors of some items.
+    def items(self, ids: Sequence[str]) -> tuple[Bundle, list[dict[str, Any]]]:
+        """The vectors and the metadata of some items.
 
         Raises:
             InputError: an unknown id, or none.
         """
         names = checked_ids(ids)
-        found = {point: vectors for point, vectors, _ in self._engine.get([_point(name) for name in names], self._axes())}
+        points = self._engine.get([_point(name) for name in names], self._axes())
+        found = {point: (vectors, payload) for point, vectors, payload in points}
         unknown = [name for name in names if _point(name) not in found]
         if unknown or not names:
             raise InputError(f"`ids` must be in the index; it has no {listing(map(repr, unknown))}.")
-        return self._bundle([found[_point(name)] for name in names])
+        rows = [found[_point(name)] for name in names]
+        return self._bundle([vectors for vectors, _ in rows]), [dict(payload.get("fields", {})) for _, payload in rows]
 
     def diagnose(self) -> Diagnosis:
         """The number of items; export the table to a FlatIndex to measure more."""

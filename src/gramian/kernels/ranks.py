@@ -249,6 +249,14 @@ class _ToTopK(Reduction):
         return [like.new_full((q, self.k), -torch.inf), torch.full((q, self.k), n, device=like.device)]
 
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        # Most tiles hold nothing better for most queries. An equal score comes later, and so does not count.
+        rows = torch.arange(at.rows.start, at.rows.stop, device=scores.device)
+        worst = totals[0][at.rows, -1]
+        better = ~(scores.amax(1).clamp(*self.bounds) <= worst) | (worst == -torch.inf)  # NaN is kept, and the first k
+        if not better.all():
+            if not better.any():
+                return
+            rows, scores = rows[better], scores[better]
         scores = scores.clamp(*self.bounds)
         k = min(self.k, scores.shape[1])
         values, index = scores.topk(k, dim=1)
@@ -257,12 +265,12 @@ class _ToTopK(Reduction):
         if torn.any():
             ordered = scores[torn].sort(dim=1, descending=True, stable=True)
             values[torn], index[torn] = ordered.values[:, :k], ordered.indices[:, :k]
-        values = torch.cat([totals[0][at.rows], values], 1)
-        index = torch.cat([totals[1][at.rows], index + at.columns.start], 1)
+        values = torch.cat([totals[0][rows], values], 1)
+        index = torch.cat([totals[1][rows], index + at.columns.start], 1)
         index, order = index.sort(dim=1)
         values, best = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-        totals[0][at.rows] = values[:, : self.k]
-        totals[1][at.rows] = index.gather(1, best)[:, : self.k]
+        totals[0][rows] = values[:, : self.k]
+        totals[1][rows] = index.gather(1, best)[:, : self.k]
 
 
 def match_ranks(
