@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FLOOR = 0.95
+FLOOR = 0.94
 SHOWN = 20
 
 

@@ -181,6 +181,8 @@ def _docstring(_app: Any, what: str, _name: str, _object: Any, _options: Any, li
     """Docstrings name code in single backticks and draw tables as Markdown does, and write |x| for a length."""
     if what in ("attribute", "data", "property"):
         lines[:] = [line.replace(":", COLON) for line in lines]
+    if what in ("attribute", "data"):
+        lines += ["", ":meta hide-value:"]
     text: list[str] = []
     for line in lines:
         if line.startswith("|") and line.endswith("|"):

@@ -24,6 +24,7 @@ html_show_copyright = False
 html_copy_source = False
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_sidebars = {name: [] for name in ("index", "start", "concepts", "glossary")}  # they have no pages below them
 html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": [],
@@ -47,7 +48,7 @@ os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of the notebooks:
 
 default_role = "literal"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True, "no-value": True}
+autodoc_default_options = {"members": True, "show-inheritance": True}
 
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
