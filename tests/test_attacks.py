@@ -466,6 +466,29 @@ def a_pickle(work, case):
     return [*TRAIN, "--resume"] if command == "train" else [command, "--data", data, "--model", gone.partition("/")[0]]
 
 
+@attacks(
+    code={"contra_temp": Payload()},
+    code_below={"model": {"state_dict": Payload()}},
+    no_tensors={"contra_temp": 0.07},
+    another_model={"encoder.weight": torch.ones(2)},
+    a_name_with_escapes={"\x1b[2J\x1b]0;own\x07": torch.ones(2)},
+    more_than_it_holds={"contra_temp": torch.ones(1).expand(2**50)},
+    without_memory={"contra_temp": torch.ones(2**40, device="meta")},
+    nothing={},
+)
+def released_checkpoint(work, case):
+    torch.save(case, work / "released.pt")
+    return ["evaluate", "--data", "t.jsonl", "--released", "released.pt", "--task", "msrvtt"]
+
+
+@attack
+def a_released_checkpoint_of_a_yaml_file(work):
+    torch.save({"audio_encoder.layer_norm.weight": Payload()}, work / "released.pt")
+    tower = "{class_path: ReleasedAudio, init_args: {model: released.pt}}"
+    (work / "y.yaml").write_text(f"data: t.jsonl\ntowers: {{text: {tower}}}\n")
+    return ["check", "y.yaml"]
+
+
 @attack
 def names_of_weights_with_escapes(work):
     path = work / "al-hf" / "towers" / "0" / "model.safetensors"

@@ -384,6 +384,9 @@ def test_files_that_are_no_release(tmp_path, folder, monkeypatch):
     torch.save({"a": torch.ones(1).expand(2**40)}, tmp_path / "bomb.pt")
     with pytest.raises(InputError, match="is larger than what the file holds"):
         load_released(tmp_path / "bomb.pt", vocabulary=folder)
+    torch.save(tiny.tensors() | {"\x1b[2J": torch.ones(1)}, tmp_path / "escapes.pt")
+    with pytest.raises(InputError, match="holds control characters"):
+        load_released(tmp_path / "escapes.pt", vocabulary=folder)
     tensors = tiny.tensors()
     del tensors["itm_head.linear2.bias"]
     torch.save(tensors, tmp_path / "lacking.pt")

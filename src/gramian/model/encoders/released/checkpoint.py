@@ -169,6 +169,8 @@ def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _unread(path, f"it must hold a dict of tensors; {name!r:.60} is a {type(value).__name__}")
+        if CONTROL.search(name):
+            raise _unread(path, f"the name {name!r:.60} holds control characters, which a terminal would obey")
         if (
             value.device.type != "cpu"
             or value.layout != torch.strided
