@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gramian.errors import InputError, check_type, first_line, is_exhausted, listing
-from gramian.model.encoders.folders import fetch, is_hub_id
+from gramian.model.encoders.folders import CONTROL, fetch, is_hub_id
 from gramian.model.encoders.released.keys import current_name
 
 __all__ = ["Checkpoint", "is_checkpoint", "open_checkpoint"]
