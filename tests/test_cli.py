@@ -378,7 +378,7 @@ def test_demo_compares_every_method_and_resumes(data, tmp_path):
         "recipe": Recipe(epochs=2, batch_size=32),
     }
     written = demo(tmp_path / "demo", **options)
-    assert [path.name for path in written] == ["report.md", "report.json", "recall.png", "tsne.png"]
+    assert [path.name for path in written] == ["report.md", "report.json", "recall.png", "tsne.png", "report.html"]
     assert all(path.stat().st_size > 500 for path in written)
     figures = json.loads(written[1].read_text())
     assert [method["name"] for method in figures["methods"]] == [method.name for method in methods()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from gramian.benchmark.demo_page import demo_page
 from gramian.benchmark.environment import versions
 from gramian.benchmark.study import Method, Run, Task, difference, recall, study
 from gramian.data import Table, load
@@ -62,6 +64,7 @@ def demo(
     recipe: Recipe | None = None,
     resume: bool = False,
     console: Console | None = None,
+    command: str = "",
 ) -> list[Path]:
     """Train `methods` on a table with splits, and print and write one comparison.
 
@@ -75,9 +78,10 @@ def demo(
         recipe: how to train; each run replaces its seed.
         resume: reuse the finished runs in `output` with the same settings.
         console: where to print.
+        command: that makes the page again, for the page.
 
     Returns:
-        The paths of the report and the pictures.
+        The paths of the report and the pictures, and of `report.html`, one page with everything, where Jinja2 is installed.
 
     Raises:
         InputError: no seeds, a single column, or an anchor that is not one of the columns.
@@ -93,7 +97,7 @@ def demo(
     task = Task("demo", lambda _: table, dim, recipe)
     compared = methods(anchor)
     (runs,) = study([task], compared, output / "runs", seeds=seeds, scores=JOINT, resume=resume, console=console).values()
-    settings = versions() | {"data": data, "columns": list(columns), "dim": dim, "recipe": asdict(recipe)}
+    settings: dict[str, object] = versions() | {"data": data, "columns": list(columns), "dim": dim, "recipe": asdict(recipe)}
     sheet = compare(runs, anchor)
     console.print(sheet.rich())
     written = [
@@ -101,6 +105,10 @@ def demo(
         write_text(output / "report.json", json.dumps(_plain(runs, settings, anchor), indent=2, ensure_ascii=False) + "\n"),
         *_draw(runs, output),
     ]
+    if importlib.util.find_spec("jinja2"):
+        tables = [sheet, *([aggregation(runs, anchor)] if len(columns) > 2 else [])]
+        described = settings | {"recipe": recipe}
+        written.append(demo_page(runs, tables, described, table, command).save(output / "report.html"))
     for path in written:
         console.print(f"wrote {path}", highlight=False)
     return written

@@ -188,8 +188,8 @@ def recall(runs: Sequence[Run], k: int = 1) -> Interval:
     return share_interval(_hits(runs, k), runs[0].report.items)
 
 
-def difference(runs: Sequence[Run], reference: Sequence[Run], k: int = 1) -> Interval:
-    """Mean R@k of `runs` minus that of `reference`, paired by item and seed, with its 95 % interval.
+def difference(runs: Sequence[Run], reference: Sequence[Run], k: int = 1, *, level: float = 0.95) -> Interval:
+    """Mean R@k of `runs` minus that of `reference`, paired by item and seed, with its interval, of 95 % by default.
 
     Raises:
         InputError: the two differ in seeds, directions or items.
@@ -200,7 +200,7 @@ def difference(runs: Sequence[Run], reference: Sequence[Run], k: int = 1) -> Int
             "`reference` must have the seeds, directions and items of `runs` to be compared in pairs; "
             f"got {theirs.shape} and {ours.shape}."
         )
-    return difference_interval(ours - theirs, runs[0].report.items)
+    return difference_interval(ours - theirs, runs[0].report.items, level=level)
 
 
 def _hits(runs: Sequence[Run], k: int) -> NDArray[np.float64]:

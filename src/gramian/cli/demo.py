@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from gramian.benchmark.demo import demo
@@ -17,10 +18,14 @@ def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recip
     """Train and compare Pairwise, GRAM and PMRL, as published and corrected, on the embedded data set.
 
     Args:
-        output: folder for the report and the pictures.
+        output: folder for the pages, report.html and report.md, and the pictures.
         seeds: runs of each objective.
         recipe: how to train; its seed is replaced by the run's.
         resume: reuse the finished runs in the output folder that have the same settings.
     """
+    words = ["gramian", "demo", "--output", str(output), "--seeds", str(seeds)]
+    for name, value in vars(recipe).items():
+        if value != getattr(Recipe(), name):
+            words += [f"--recipe.{name}", str(value)]
     with claimed(output, is_main_process()):
-        demo(output, seeds=seeds, recipe=recipe, resume=resume, console=console_of())
+        demo(output, seeds=seeds, recipe=recipe, resume=resume, console=console_of(), command=shlex.join(words))

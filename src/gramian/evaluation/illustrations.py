@@ -15,7 +15,7 @@ from gramian.evaluation.comparing import Comparison
 from gramian.evaluation.drawing import drawn, svg_of
 from gramian.evaluation.metrics import modality_gap
 from gramian.evaluation.page import Picture
-from gramian.evaluation.plots import differences, matrix, panels, recall_matrix, training_curves
+from gramian.evaluation.plots import differences, matrix, panels, recall_matrix, short, training_curves
 from gramian.evaluation.stats import Interval
 from gramian.evaluation.stored import StoredDirection
 
@@ -80,10 +80,10 @@ class Illustrations:
                 recall_matrix(each, names, ax, top=top).set_title(name, fontsize=10)
             return self._picture(title, figure, "Queries in rows, what they look for in columns. Brighter is better.")
 
-    def space(self, space: Bundle, ids: Sequence[str], start: Bundle | None = None) -> list[Picture]:
-        """Where the vectors lie before and after training, their spectra, gaps and hubs."""
+    def space(self, space: Bundle, ids: Sequence[str], start: Bundle | None = None, *, flat: bool = True) -> list[Picture]:
+        """Where the vectors lie before and after training, unless not `flat`; their gaps, spectra and hubs."""
         pictures = []
-        if int(space.present.sum()) >= 4:
+        if flat and int(space.present.sum()) >= 4:
             stages = {"after training": space} if start is None else {"before training": start, "after training": space}
             panes = {name: {"PCA": each[:DRAWN], "t-SNE": each[:DRAWN]} for name, each in stages.items()}
             pictures.append(self.clouds(panes, ids[:DRAWN]))
@@ -117,7 +117,8 @@ class Illustrations:
         """Vectors in two dimensions: stage → "PCA" or "t-SNE" → Bundle; lines join some items in the first."""
         with drawn():
             panes = [(stage, kind, bundle) for stage, kinds in stages.items() for kind, bundle in kinds.items()]
-            figure, axes = panels(len(panes), 4.3, 3.6, across=2)
+            several = any(len(kinds) > 1 for kinds in stages.values())
+            figure, axes = panels(len(panes), *((4.3, 3.6) if several else (3.2, 3.0)), across=2 if several else 3)
             names: tuple[str, ...] = ()
             for ax, (stage, kind, bundle) in zip(axes, panes, strict=True):
                 points = project(bundle, "tsne" if kind == "t-SNE" else "pca")
@@ -126,7 +127,7 @@ class Illustrations:
                     links(points, ax)
                 for side in ax.spines.values():
                     side.set_visible(True)
-                ax.set_title(f"{kind}, {stage}", fontsize=10)
+                ax.set_title(f"{kind}, {stage}" if several else short(stage, 32), fontsize=10)
                 names = bundle.modalities
             handles, labels = axes[0].get_legend_handles_labels()
             figure.legend(
@@ -139,9 +140,10 @@ class Illustrations:
             }
             caption = (
                 f"Each point is a vector, of {len(ids)} items. Where the modalities are aligned the colours mix; a gap keeps "
-                "them apart. Lines in the plots of principal components join the vectors of one item, of 40 at most. Rest on "
-                "a point to read its id."
+                "them apart. Rest on a point to read its id."
             )
+            if any("PCA" in kinds for kinds in stages.values()):
+                caption += " Lines in the plots of principal components join the vectors of one item, of 40 at most."
             return self._picture(title or "The items in two dimensions", figure, caption, titles=hover)
 
     def _gaps(self, space: Bundle) -> list[Picture]:

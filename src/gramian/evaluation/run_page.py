@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from gramian.evaluation.previews import Previews
 from gramian.evaluation.stored import Stored, read_run
 from gramian.sheets import Sheet
 
-__all__ = ["run_page"]
+__all__ = ["example_blocks", "run_page"]
 
 
 def run_page(
@@ -59,7 +59,7 @@ def run_page(
     title = "Retrieval" if comparison is None else f"Retrieval by {name}"
     sections.append(Section(title, [*joint[:1], *pictures.recall(list(run.present), run.singles), *joint[1:]]))
     if run.examples:
-        sections.append(Section("Hardest and best queries", _examples(run, previews)))
+        sections.append(Section("Hardest and best queries", example_blocks(run.examples, previews)))
     if run.space is not None:
         sections.append(Section("The space", [*pictures.space(run.space, run.ids, run.start), *_shape(run)]))
     elif run.diagnostics:
@@ -155,10 +155,19 @@ def _tiles(run: Stored, comparison: Comparison | None) -> list[Tile]:
     return tiles
 
 
-def _examples(run: Stored, previews: Previews | None) -> list[Block]:
+def example_blocks(examples: Sequence[Example], previews: Previews | None = None) -> list[Block]:
+    """Cards of the hardest and best queries, by direction.
+
+    Args:
+        examples: of a Report.
+        previews: of the media of its items.
+
+    Returns:
+        A sentence, and one block of cards per direction.
+    """
     groups: dict[str, dict[str, list[Card]]] = {}
     headings = {"hardest": "Hardest: the match came last", "best": "Best: the match led by most"}
-    for one in run.examples:
+    for one in examples:
         way = groups.setdefault(f"{one.query} → {one.target}", {})
         way.setdefault(headings[one.kind], []).append(_card(one, previews))
     blocks: list[Block] = [Cards(name, cards, opened=i == 0) for i, (name, cards) in enumerate(groups.items())]
