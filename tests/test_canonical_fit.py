@@ -1,6 +1,7 @@
 """The closed form chosen on validation items, as a method of training and as its start."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from gramian.errors import InputError
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.model import Custom
-from gramian.training import Search, canonical, fit_canonical
+from gramian.training import Search, canonical, fit_canonical, run
 from synthetic import world
 
 SMALL = Search(kernels=(Kernel(power=2),), ridges=(0.01, 1.0), powers=(0.5, 2.0), dims=(3, 500))
@@ -172,8 +173,14 @@ def test_train_by_the_closed_form_writes_what_training_writes(data, tmp_path):
         ({"recipe": Recipe(epochs=3)}, "`recipe` is for `method` 'contrast'; 'canonical' reads its seed and workers alone"),
         ({"kernel": Kernel(), "head": "linear"}, "`kernel` is for heads 'kernel'; got 'linear'"),
         ({"method": "contrast", "kernel": Kernel()}, "`kernel` is for heads 'kernel'; got 'linear'"),
-        ({"method": "contrast", "search": SMALL}, "`search` is for `method` 'canonical' and `start` 'canonical'"),
-        ({"method": "contrast", "landmarks": [2]}, "`landmarks` is for `method` 'canonical' and `start` 'canonical'"),
+        (
+            {"method": "contrast", "start": "random", "search": SMALL},
+            "`search` is for `method` 'canonical' and `start` 'canonical'",
+        ),
+        (
+            {"method": "contrast", "start": "random", "landmarks": [2]},
+            "`landmarks` is for `method` 'canonical' and `start` 'canonical'",
+        ),
         ({"method": "canonic"}, "Did you mean 'canonical'"),
         ({"method": "contrast", "start": "zero"}, "`start` must be one of random, canonical, identity"),
         ({"method": "contrast", "start": "canonical", "head": "mlp"}, "`head` must be 'linear', 'residual' or 'kernel'"),
@@ -194,6 +201,35 @@ def test_contrastive_training_starts_from_the_closed_form(data, table, tmp_path,
     test = table.part("test").has_any()
     torch.testing.assert_close(started.aligner.embed(test).vectors, solved.aligner.embed(test).vectors, rtol=0, atol=1e-4)
     assert started.history.records[0]["epoch"] == 1
+
+
+def test_what_features_are_trained_by_where_nothing_is_named(data, tmp_path, monkeypatch):
+    options = {"recipe": Recipe(epochs=1, batch_size=16), "progress": False}
+
+    def heads(name, **more):
+        aligner = train(data, tmp_path / name, **options, **more).aligner
+        return {one.head for one in aligner.modalities.values()}
+
+    assert heads("default") == {"linear"}
+    monkeypatch.setattr(run, "START", "canonical")
+    assert heads("started", search=replace(SMALL, heads=("kernel",))) == {"kernel"}
+    card = (tmp_path / "started" / "aligner" / "README.md").read_text()
+    assert "Objective: `Pairwise(" in card and "Gram(" not in card
+    for name, more in {"loss": {"loss": "Pairwise"}, "start": {"start": "random"}, "head": {"head": "linear"}}.items():
+        assert heads(name, **more) == {"linear"}
+
+
+def test_features_that_the_closed_form_refuses_are_trained_from_random_heads(table, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(run, "START", "canonical")
+    part = table.select("text", "image")
+    columns = {name: part.features(name) for name in part.modalities} | {"fixed": torch.ones(len(part), 3)}
+    Table.from_columns(columns, split=part.split).save(tmp_path / "table.safetensors")
+    options = {"recipe": Recipe(epochs=1, batch_size=16), "progress": False}
+    result = train(tmp_path / "table.safetensors", tmp_path / "run", **options)
+    assert {one.head for one in result.aligner.modalities.values()} == {"linear"}
+    assert "column `fixed` is the same in every row" in caplog.text
+    with pytest.raises(InputError, match="column `fixed` is the same in every row"):
+        train(tmp_path / "table.safetensors", tmp_path / "asked", start="canonical", **options)
 
 
 def test_raw_cells_are_read_once_for_all_kernels_and_broken_ones_are_listed():

@@ -29,7 +29,7 @@ from gramian.model.towers import Tower, Towers
 from gramian.rows import read_ids
 from gramian.sheets import progress_bar
 
-__all__ = ["Choice", "Search", "Settings", "fit_canonical"]
+__all__ = ["STARTING", "Choice", "Search", "Settings", "fit_canonical"]
 
 VALIDATED = 2000  # validation items ranked at most, drawn at random from more: ranking grows with their square
 
@@ -121,6 +121,15 @@ class Search:
             raise InputError("`landmarks` must hold at least one number to try; got none.")
         kernels = itertools.product(self.kernels, numbers)
         return replace(self, kernels=tuple(dict.fromkeys(replace(kernel, landmarks=number) for kernel, number in kernels)))
+
+
+STARTING = Search(
+    heads=("kernel",),
+    kernels=(Kernel(power=2), Kernel(power=4), Kernel("rbf", power=1)),
+    ridges=(0.1, 0.3, 1.0, 3.0),
+    powers=(0.5, 1.0, 2.0),
+)
+"""A smaller search, for a start from which training goes on: the one that the learning curves of docs/canonical.md make."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gramian.evaluation import Report, evaluate
 from gramian.evaluation.evaluate import kept_vectors, sample_rows
 from gramian.evaluation.released import askable
 from gramian.files import check_folder, claimed, inside, write_lines, write_text
-from gramian.losses import Contrast, Loss, Matching
+from gramian.losses import Contrast, Loss, Matching, Pairwise
 from gramian.model.aligner import Aligner
 from gramian.model.card import run_card
 from gramian.model.encoders.base import Mode
@@ -35,7 +35,7 @@ from gramian.model.specs import Spec, build_loss, build_towers
 from gramian.model.starts import identity_heads
 from gramian.model.towers import Tower
 from gramian.processes import watched
-from gramian.training.canonical import Choice, Search, fit_canonical
+from gramian.training.canonical import STARTING, Choice, Search, fit_canonical
 from gramian.training.fit import fit
 from gramian.training.leash import fit_leashed
 from gramian.training.recipe import History, Recipe
@@ -49,6 +49,10 @@ logger = logging.getLogger("gramian")
 Method: TypeAlias = Literal["contrast", "canonical"]
 Start: TypeAlias = Literal["random", "canonical", "identity"]
 Preset: TypeAlias = Literal["released", "none"]
+
+START: Start = "random"
+"""Where training starts on features where neither start, head nor loss is named. With "canonical" it goes on from kernel heads
+by `Pairwise(temperature=0.2)`; docs/log.md has what is known of that so far."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def train(
     preset: Preset = "released",
     gradient_checkpointing: bool = False,
     method: Method = "contrast",
-    start: Start = "random",
+    start: Start | None = None,
     leash: Sequence[float] | None = None,
     head: HeadName | None = None,
     kernel: Kernel | None = None,
@@ -126,12 +130,12 @@ def train(
         gradient_checkpointing: of the towers of `released`: compute activations again in the backward pass, in less memory.
         method: "contrast" trains by a loss; "canonical" solves in closed form, with `search` in place of loss and recipe.
         start: of the heads in "contrast": "random"; "canonical", in closed form, for heads "linear", "residual" and "kernel";
-            or "identity", for modalities that share one space of width `dim` already.
+            or "identity", for modalities that share one space of width `dim` already. "random" by default.
         leash: weights of a penalty on moving away from `start` "canonical": each is tried, as are no leash and the closed form
             itself, and the best on the validation split stays.
-        head: of every modality; "linear" by default, and with "canonical" what the search finds best.
+        head: of every modality; "linear" by default, and in closed form what the search finds best.
         kernel: of heads "kernel"; with "canonical" by default what the search finds best.
-        dim: width of the shared space; 512 by default, and with "canonical" what the search finds best.
+        dim: width of the shared space; 512 by default, and in closed form what the search finds best.
         search: what "canonical" tries on the validation split.
         landmarks: numbers of landmarks that the search tries with each of its kernels, as in 256,1024,4096; by default each
             kernel has its own.
@@ -161,12 +165,14 @@ def train(
     check_number("matching", matching, "[0, inf)")
     check_number("bank", bank, "[0, inf)", integer=True)
     check_choice("method", method, get_args(Method))
-    check_choice("start", start, get_args(Start))
+    unsaid = method == "contrast" and all(value is None for value in (start, loss, head, kernel, leash))
+    unsaid = unsaid and START != "random"
+    start = check_choice("start", start or "random", get_args(Start))
     if method == "canonical":
         _check_closed(
             recipe, loss=loss, matching=matching, start=start != "random", leash=leash, resume=resume, report_to=report_to
         )
-    elif start != "canonical":
+    elif start != "canonical" and not unsaid:
         for option, unused in (("search", search == Search()), ("landmarks", landmarks is None)):
             if not unused:
                 raise InputError(f"`{option}` is for `method` 'canonical' and `start` 'canonical'. Leave it out.")
@@ -184,7 +190,7 @@ def train(
     check_folder(output)
     inside(output, "aligner")  # a folder of somebody else may be resumed
     with watched(), claimed(output, is_main_process()):
-        if not resume and is_main_process() and (_begun(output)):
+        if not resume and is_main_process() and _begun(output):
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
         objective = build_loss(loss, trust_code=trust_code)
         encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
@@ -198,7 +204,9 @@ def train(
         if is_main_process():
             logger.info("training on %s, choosing on %s", training, validation)
         reading = Reading(recipe.workers, strict)
-        solve = partial(fit_canonical, training, validation, towers=encoders, matcher=matcher, reading=reading)
+        if unsaid and not encoders and released is None:
+            start = START
+        options: dict[str, Any] = {"towers": encoders, "matcher": matcher, "seed": recipe.seed}
         if released is not None and task is not None:
             loaded = load_released(
                 released,
@@ -214,22 +222,23 @@ def train(
             if mode == "train" and preset == "released" and "video" in aligner.towers:
                 aligner.towers["video"].learning_rate = VISION_RATE
         elif method == "canonical" or start == "canonical":
-            if method == "contrast":
+            if method == "contrast" and not unsaid:
                 head, dim = head or "linear", 512 if dim is None else dim
-            search = _narrowed(search, head, kernel, dim)
-            if landmarks is not None:
-                search = search.of_landmarks(landmarks)
-            aligner, choice = solve(search=search, seed=recipe.seed, progress=progress)
-        else:
-            aligner = Aligner.for_table(
-                training.has_any(),
-                dim=512 if dim is None else dim,
-                head=head or "linear",
-                kernel=kernel or Kernel(),
-                towers=encoders,
-                matcher=matcher,
-                seed=recipe.seed,
-            )
+            if unsaid and search == Search():
+                search = STARTING
+            search = _narrowed(search, head, kernel, dim, landmarks)
+            try:
+                solve = partial(fit_canonical, training, validation, search=search, reading=reading)
+                aligner, choice = solve(progress=progress, **options)
+                objective = Pairwise(temperature=0.2) if unsaid else objective
+            except InputError as error:
+                if not unsaid:
+                    raise
+                logger.warning("training starts from random heads, since the closed form cannot be solved: %s", error)
+                start = "random"
+        if method == "contrast" and start != "canonical" and released is None:
+            fresh: dict[str, Any] = {"dim": 512 if dim is None else dim, "head": head or "linear", "kernel": kernel or Kernel()}
+            aligner = Aligner.for_table(training.has_any(), **fresh, **options)
             if start == "identity":
                 identity_heads(aligner.towers, aligner.named_heads())
         tested = table.split is not None and "test" in table.split
@@ -250,14 +259,14 @@ def train(
             if isinstance(aligner.matcher, Matcher):
                 score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
                 objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
-            options: dict[str, Any] = {"resume": resume, "progress": progress, "report_to": report_to}
-            parts = aligner, objective, training, validation
+            how: dict[str, Any] = {"recipe": recipe, "output": output, "resume": resume, "progress": progress}
+            how |= {"report_to": report_to}
             if released is not None:
-                history = fit(*parts, recipe=recipe, output=output, strict=strict, matching=matching, **options)
+                history = fit(aligner, objective, training, validation, strict=strict, matching=matching, **how)
             elif leash is None:
-                history = fit(*parts, recipe=recipe, output=output, strict=strict, **options)
+                history = fit(aligner, objective, training, validation, strict=strict, **how)
             else:
-                history = fit_leashed(*parts, leash, recipe=recipe, output=output, reading=reading, **options)
+                history = fit_leashed(aligner, objective, training, validation, leash, reading=reading, **how)
         if bank:
             aligner.bank = aligner.embed(drawn(training.has_any(), bank, recipe.seed), reading=reading).to("cpu")
         if not is_main_process():
@@ -336,11 +345,14 @@ def _at_temperature(objective: Loss, spec: Loss | Spec | None, temperature: floa
     return build_loss({"class_path": name, "init_args": {**options, "temperature": max(0.01, float(f"{temperature:.4g}"))}})
 
 
-def _narrowed(search: Search, head: HeadName | None, kernel: Kernel | None, dim: int | None) -> Search:
+def _narrowed(
+    search: Search, head: HeadName | None, kernel: Kernel | None, dim: int | None, landmarks: Sequence[int] | None
+) -> Search:
     """The search among what the options leave open."""
     chosen = {"heads": head, "kernels": kernel, "dims": dim}
     fixed: dict[str, Any] = {name: (value,) for name, value in chosen.items() if value is not None}
-    return replace(search, **fixed)
+    search = replace(search, **fixed)
+    return search if landmarks is None else search.of_landmarks(landmarks)
 
 
 def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading: Reading) -> Report | None:
