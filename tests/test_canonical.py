@@ -208,6 +208,21 @@ def test_two_modalities_are_regularised_canonical_correlation(ridge):
             )  # at the tolerance of GAIN
 
 
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
+def test_maxvar_is_the_generalised_analysis_of_cca_zoo(shrinkage):
+    """Whose ridge is (1 − s) C + s I, of covariances over n − 1."""
+    zoo = pytest.importorskip("cca_zoo.linear")
+    values, present = complete()
+    moments, n = moments_of((values, present)), 40
+    model = zoo.GCCA(n_components=2, shrinkage=shrinkage).fit([value.numpy() for value in values.values()])
+    ridge = {
+        name: shrinkage / (1 - shrinkage) * (n - 1) / n / float(moments.covariance(name, name).diagonal().mean())
+        for name in WIDTHS
+    }
+    wanted = oriented(torch.cat([torch.from_numpy(weight) for weight in model.weights_]))
+    torch.testing.assert_close(stacked(solve(moments, 2, ridge=ridge)), wanted, rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("criterion", ["sumcor", "genvar"])
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 def test_iterations_only_rise_and_their_maps_are_whitened(criterion, missing):
