@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -52,6 +53,14 @@ def test_clips_are_made_trained_on_and_read_back(tmp_path):
     assert set(found) == {f"{a} → {b}" for a, b in permutations(("video", "audio", "text"), 2)}
     assert found["text → video"] == (6, 16.7)
     assert found["text → audio"] == (5, 20.0)
+    assert "Classification by direction" in printed
+    told = json.loads((tmp_path / "clips" / "run" / "test" / "report.json").read_text())["classified"]
+    assert [(one["method"], "+".join(one["modalities"])) for one in told[::3]] == [
+        ("zero-shot", "video"),
+        ("zero-shot", "audio"),
+        ("zero-shot", "video+audio"),
+    ]
+    assert told[0]["classes"] == ["down", "left", "right", "up"]
     table = load(tmp_path / "clips" / "clips.parquet", raw=["video", "audio", "text"])
     assert table.counts() == {"video": 30, "audio": 25, "text": 30}
     assert len(set(table.columns["text"])) == 30

@@ -99,8 +99,8 @@ def write_clip(path: Path, frames: NDArray[np.uint8], samples: NDArray[np.float3
 def write_clips(folder: Path, items: int, *, seed: int = 0) -> Path:
     """Write `items` of the clips and a table of them; every sixth is silent. Return the table's path.
 
-    The table's columns are `id`, `video` and `audio` (one and the same file, its path relative to the table), `text` and
-    `split`: a fifth of the items to test, a tenth to choose on.
+    The table's columns are `id`, `video` and `audio` (one and the same file, its path relative to the table), `text`,
+    `split` (a fifth of the items to test, a tenth to choose on), and the classes `shape` and `direction`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -112,6 +112,7 @@ def write_clips(folder: Path, items: int, *, seed: int = 0) -> Path:
         write_clip(folder / name, frames, None if silent else samples)
         split = "test" if i < items // 5 else "validation" if i < 3 * items // 10 else "train"
         sound = None if silent else name
-        rows.append({"id": f"clip-{i:03d}", "video": name, "audio": sound, "text": clip.caption, "split": split})
+        labels = {"shape": clip.shape, "direction": clip.direction}
+        rows.append({"id": f"clip-{i:03d}", "video": name, "audio": sound, "text": clip.caption, "split": split} | labels)
     pq.write_table(pa.Table.from_pylist(rows), folder / "clips.parquet")
     return folder / "clips.parquet"

@@ -32,6 +32,14 @@ def compare_with_chance(model: Path, data: Path) -> Sheet:
     return Sheet("R@1 and chance", ("direction", "gallery", "R@1 [95 %]", "chance"), rows, note)
 
 
+def classification(run: Path, data: Path) -> list[str]:
+    """The words that tell the direction of a clip from its video and sound: by prompts, neighbours and a linear probe."""
+    words = ["evaluate", "--data", str(data), "--model", str(run / "aligner"), "--columns", "video,audio", "--subsets", "none"]
+    words += ["--towers.video", "towers.VideoTower", "--towers.audio", "towers.AudioTower", "--trust-code"]
+    prompts = [f"a {size} {shape} moves {{}}" for size in ("small", "large") for shape in ("square", "circle")]
+    return [*words, "--classify", "direction", "--prompts", *prompts, "--scores", "centroid", "--output", str(run / "test")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/clips"), help="folder (default: %(default)s)")
@@ -50,6 +58,8 @@ def main() -> int:
     words = ["--config", str(Path(__file__).with_name("train.yaml")), "--data", str(data), "--output", str(run)]
     words += ["--towers.text.model", str(sentences), "--trust-code"]  # the towers beside this file are code
     code = gramian(["train", *words, "--recipe.epochs", str(arguments.epochs)])
+    if code == 0:
+        code = gramian(classification(run, data))
     if code == 0:
         print(compare_with_chance(run / "aligner", data).markdown())
     return code

@@ -193,7 +193,7 @@ def evaluate_table(
             console.print(paper_row(report, task or data, None if task is None else release, how).rich())
         if labels:
             told = Told(aligner, columns, reading, broken, scores or DEFAULT, neighbours)
-            described = None if not prompts else told.prompts(prompts, str(classify), items, media_root)
+            described = None if not prompts else told.prompts(prompts, str(classify), whole_table, media_root)
             report = told.of(report, whole_table, split, items, bundle, classify, regress, described)
         for sheet in report.sheets():
             console.print(sheet.rich())

@@ -123,14 +123,14 @@ class Told:
         return replace(report, label=label or "", classified=tuple(classified), regressed=tuple(regressed))
 
     def prompts(
-        self, prompts: Sequence[str], label: str, items: Table, media_root: Sequence[Path] | None
+        self, prompts: Sequence[str], label: str, table: Table, media_root: Sequence[Path] | None
     ) -> tuple[Bundle, list[str | None]]:
         """The vectors of prompts, and the class of each.
 
         Args:
             prompts: sentences with {} for the class, or the name of a table.
             label: the column of classes.
-            items: the evaluated rows, whose classes the sentences are about.
+            table: all items, whose classes the sentences are about.
             media_root: see `load`.
 
         Returns:
@@ -141,7 +141,7 @@ class Told:
         """
         raw = () if self.aligner is None else self.aligner.raw_modalities()
         if len(prompts) == 1 and "{}" not in prompts[0]:
-            table = load(prompts[0], raw=raw, labels=[label], media_root=media_root)
+            described = load(prompts[0], raw=raw, labels=[label], media_root=media_root)
         else:
             if self.aligner is None or "text" not in raw:
                 raise InputError(
@@ -150,9 +150,9 @@ class Told:
             wrong = [prompt for prompt in prompts if "{}" not in prompt]
             if wrong:
                 raise InputError(f"`prompts` must hold {{}} where the class stands; {wrong[0]!r:.60} does not.")
-            classes = sorted({name for name in items.labels[label] if name is not None})
+            classes = sorted({name for name in table.labels[label] if name is not None})
             texts = [prompt.replace("{}", name) for name in classes for prompt in prompts]
             names: list[str | None] = [name for name in classes for _ in prompts]
-            table = Table.from_columns({"text": Cells(texts)}, labels={label: names})
-        seen, vectors = embed_items(table, self.aligner, None, self.reading, self.broken)
+            described = Table.from_columns({"text": Cells(texts)}, labels={label: names})
+        seen, vectors = embed_items(described, self.aligner, None, self.reading, self.broken)
         return vectors, list(seen.labels[label])
