@@ -43,7 +43,8 @@ class Aligner(nn.Module):
             its weights.
         dim: width d of the shared space.
         matcher: options of a `Matcher` over these modalities, as in {"anchor": "text"}; none by default. It is saved and read
-            with the Aligner, and trained by `gramian.losses.Matching(aligner.matcher)`. `load_released` gives a `ReleasedMatcher`.
+            with the Aligner, and trained by `gramian.losses.Matching(aligner.matcher)`. That of `load_released` is a
+            `ReleasedMatcher`.
         tokens: modalities whose tokens are projected as well and come with the Bundle, for late interaction; none by default.
 
     Attributes:
