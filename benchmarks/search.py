@@ -2,11 +2,11 @@
 
     python benchmarks/search.py --sizes 10000 100000 --output benchmarks/results/search.csv
 
-Synthetic catalogues, d = 512: each item is a latent seen through two or three modalities, 20 % of them missing; a query is the
-latent of one item, its true item, seen through another modality. Recall@10 is against the top 10 by float64; `true` is the share
-of queries whose true item is among the ten; `product` is the time of the bare matrix product of the queries with all bases, in
-turns with the search. Medians. faiss ranks by the largest cosine (union) and by the cosine to the normalised sum (fused): what a
-user would pick instead; their recall is against the exact answers by that score.
+Synthetic catalogues, d = 512: each item is a latent seen through two or three modalities, 20 % of them missing; a query is
+the latent of one item, its true item, seen through another modality. Recall@10 is against the top 10 by float64; `true` is the
+share of queries whose true item is among the ten; `product` is the time of the bare matrix product of the queries with all
+bases, in turns with the search. Medians. faiss ranks by the largest cosine (union) and by the cosine to the normalised sum
+(fused): what a user would pick instead; their recall is against the exact answers by that score.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import gramian
 import index_kills
 from gramian.bundle import Bundle
 from gramian.errors import InputError
+from gramian.files import claimed
 from gramian.index import FlatIndex, Index
 from gramian.index.protocol import SEARCHED, combined
 from gramian.scores import SCORES, hub_scores
@@ -111,7 +114,7 @@ def test_a_search_is_the_top_of_the_library_s_own_score(whole, score, modalities
     torch.testing.assert_close(torch.tensor(answers.scores).double(), best.values, atol=2e-6, rtol=0)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.data())
 def test_an_index_holds_the_last_of_what_was_added_and_nothing_that_was_deleted(tmp_path_factory, data):
     index = FlatIndex.create(tmp_path_factory.mktemp("index") / "a", dim=D)
@@ -427,7 +430,32 @@ def test_what_is_no_index_is_refused(tmp_path):
     assert index.diagnose().warnings == ("The index is empty.",)
 
 
+def test_one_process_writes_and_others_read(tmp_path):
+    index = built(tmp_path / "i", items(20))
+    pid = os.fork()
+    if not pid:
+        try:
+            with claimed(index.path):
+                (tmp_path / "claimed").touch()
+                while not (tmp_path / "done").exists():
+                    time.sleep(0.005)
+        finally:
+            os._exit(0)
+    while not (tmp_path / "claimed").exists():
+        time.sleep(0.005)
+    try:
+        with pytest.raises(InputError, match="is in use by process"):
+            index.add(items(1), ["a"])
+        assert Index.open(index.path).search(torch.randn(1, D), 3).ids[0]
+    finally:
+        (tmp_path / "done").touch()
+        os.waitpid(pid, 0)
+    other = FlatIndex.open(index.path)
+    index.add(items(1), ["a"])
+    assert other.delete(["a"]) == 1  # a writer begins with the latest state
+
+
 def test_a_kill_or_a_full_disk_leaves_what_was_committed():
     """A few of `python tests/index_kills.py --count 200`."""
-    failed, outcomes = index_kills.run(6, seed=1)
-    assert failed == 0 and outcomes.total() == 6
+    failed, outcomes = index_kills.run(4, seed=1)
+    assert failed == 0 and outcomes.total() == 4

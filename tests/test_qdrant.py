@@ -65,7 +65,7 @@ def index(request, tmp_path_factory):
 @pytest.mark.parametrize("width", [1, 2])
 def test_answers_are_those_of_a_flat_index(index, flat, score, width):
     queries = items(2, seed=9, names=("text", "depth")[:width], missing=0)
-    for filter in FILTERS:
+    for filter in FILTERS if (score, width) == ("span", 1) else FILTERS[:1]:
         ours, exact = (one.search(queries, 7, score=score, filter=filter) for one in (index, flat))
         assert ours.ids == exact.ids
         for row, other in zip(ours, exact, strict=True):

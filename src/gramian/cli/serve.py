@@ -63,4 +63,4 @@ def serve_command(
     assert index.model is None or index.dim  # a model of another space is refused before anything listens
     app = service(index, key=key, media_root=media_root or (), most_bytes=most_bytes, seconds=seconds, at_once=at_once)
     console_of().print(f"{index!r} on http://{host}:{port}; Ctrl-C ends it")
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=75, timeout_graceful_shutdown=10)

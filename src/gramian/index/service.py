@@ -144,6 +144,9 @@ def service(
 
     Returns:
         The application.
+
+    Raises:
+        HTTPException: within a request; the client is told 401, 404 or 504.
     """
     app = FastAPI(title="gramian", version=__version__, description="Search an index by any modalities together.")
     app.add_middleware(_Limited, most=most_bytes)
