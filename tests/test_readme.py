@@ -31,7 +31,7 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     lines = [line for block in _blocks("sh") for line in block.splitlines() if line.startswith("gramian ")]
-    assert len(lines) == 13
+    assert len(lines) == 14
     for line in lines:
         words = shlex.split(line.replace(" --recipe.epochs 20", ""), comments=True)[1:]
         epochs = ["--recipe.epochs", "2"] if words[0] == "train" and "canonical" not in words else []
