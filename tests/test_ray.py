@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import tiny
+from gramian.canonical import Moments
 from gramian.data import Table
 from gramian.errors import InputError
-from gramian.integrations.ray import Embed
+from gramian.integrations.ray import Embed, SumMoments, add_moments
 from gramian.model import Aligner, HuggingFace
 
 pytest.importorskip("transformers")
@@ -48,6 +49,28 @@ def test_the_stage_gives_what_the_aligner_gives(saved):
     assert found["unreadable"][3].startswith("text: not UTF-8")
     with pytest.raises(InputError, match=r"the batch must have at least one of the columns text, image; it has other"):
         Embed(saved)(pa.table({"other": [1, 2]}))
+
+
+def test_moments_of_batches_add_up_to_those_of_the_table():
+    generator = torch.Generator().manual_seed(0)
+    columns = {"text": torch.randn(30, 3, generator=generator), "image": torch.randn(30, 2, generator=generator)}
+    present = {name: torch.rand(30, generator=generator) > 0.3 for name in columns}
+    present["text"][:10] = False  # a batch without
+    cells = {
+        name: [row if has else None for row, has in zip(value.tolist(), present[name], strict=True)]
+        for name, value in columns.items()
+    }
+    stage = SumMoments({"text": 3, "image": 2})
+    rows = [row for start in (20, 0, 10) for row in stage(pa.table(cells).slice(start, 10)).to_pylist()]
+    total, whole = add_moments(rows), Moments.of(columns, present=present)
+    assert total.rows == 30 and len(rows) == 3
+    for first, second in (("text", "text"), ("text", "image"), ("image", "image")):
+        assert total.count(first, second) == whole.count(first, second)
+        torch.testing.assert_close(total.covariance(first, second), whole.covariance(first, second), rtol=1e-10, atol=1e-12)
+    with pytest.raises(InputError, match="`widths` must be one of text, image; got 'sound'"):
+        SumMoments({"sound": 3})(pa.table(cells))
+    with pytest.raises(InputError, match="`rows` must hold the moments of at least one batch"):
+        add_moments([])
 
 
 def test_one_of_model_and_towers(saved):

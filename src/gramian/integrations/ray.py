@@ -1,14 +1,18 @@
-"""Bulk embedding as a stage of Ray Data: the forward pass of `gramian.embedding`, over the workers of a cluster."""
+"""Stages of Ray Data: bulk embedding, and the sums that canonical analysis reads, over the workers of a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
 from gramian import distributed
+from gramian.canonical import Moments
 from gramian.data.arrow import vector_array
+from gramian.data.table import Table
 from gramian.errors import InputError, check_choice
 from gramian.model.aligner import Aligner
 from gramian.model.towers import Tower, Towers
@@ -16,7 +20,7 @@ from gramian.model.towers import Tower, Towers
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Embed"]
+__all__ = ["Embed", "SumMoments", "add_moments"]
 
 
 class Embed:
@@ -84,3 +88,59 @@ class Embed:
         for name in names:
             table = table.append_column(name + self.suffix, vector_array(*vectors[name]))
         return table.append_column("unreadable", pa.array(["; ".join(note) for note in notes], pa.string()))
+
+
+class SumMoments:
+    """A stage for `ray.data.Dataset.map_batches`: of a batch of features, one row with its `Moments`, for `add_moments`.
+
+    `ds.map_batches(SumMoments, fn_constructor_kwargs={"widths": {"text": 384, "image": 512}}, batch_format="pyarrow",
+    batch_size=65536, compute=ActorPoolStrategy(size=2))`. Only sums travel to the driver, as large as the square of the widths
+    however many rows they are of: let batches be large.
+
+    Args:
+        widths: column → number of entries; its cells are lists of numbers, empty where missing.
+
+    Raises:
+        InputError: no columns; a batch that lacks one, or in which it holds something else.
+    """
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        self.widths = Moments(widths).widths  # checked
+
+    def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
+        """One row: "moments", the bytes of a file that `Moments.load` reads."""
+        import pyarrow as pa
+
+        for name in self.widths:
+            check_choice("widths", name, batch.column_names)
+        moments = Moments(self.widths)
+        filled = [name for name in self.widths if batch.column(name).null_count < batch.num_rows]
+        if filled:
+            moments.add(Table.from_columns({name: batch.column(name).to_pylist() for name in filled}))
+        with TemporaryDirectory() as folder:
+            moments.save(Path(folder) / "moments")
+            content = (Path(folder) / "moments").read_bytes()
+        return pa.table({"moments": pa.array([content], pa.large_binary())})
+
+
+def add_moments(rows: Iterable[Mapping[str, bytes]]) -> Moments:
+    """The moments of all batches that `SumMoments` has read, exact in any order.
+
+    Args:
+        rows: such as `ds.iter_rows()`; one is held at a time.
+
+    Returns:
+        Their sum.
+
+    Raises:
+        InputError: no rows, rows of different columns, or bytes of something else.
+    """
+    total: Moments | None = None
+    for row in rows:
+        with TemporaryDirectory() as folder:  # of its own: what was loaded may lie in the file
+            (Path(folder) / "moments").write_bytes(row["moments"])
+            part = Moments.load(Path(folder) / "moments")
+        total = part if total is None else total + part
+    if total is None:
+        raise InputError("`rows` must hold the moments of at least one batch; got none.")
+    return total
