@@ -398,6 +398,7 @@ DAMAGE = [
     (_flip, r"is damaged: its content has changed"),
     (lambda path: _segment(path).unlink(), r"is damaged: .* is missing"),
     (lambda path: next(path.glob("*.deleted.*")).write_bytes(b"x"), r"is damaged"),
+    (lambda path: next(path.glob("*.deleted.*")).unlink(), r"is damaged: a file of deleted items is missing"),
     (lambda path: (path / "index.json").write_text("{"), r"is damaged"),
     (lambda path: (path / "index.json").write_text("[]"), r"is another kind of file"),
     (_manifest(version=99), r"was written by a newer gramian"),

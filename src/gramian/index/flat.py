@@ -171,7 +171,8 @@ class FlatIndex(Index):
                 )
             except FileNotFoundError as error:  # a writer has compacted it since the manifest was read
                 if attempt == 4 or read_manifest(self.path)["changes"] == state["changes"]:
-                    raise InputError(f"{str(self.path)!r} is damaged: {error.filename} is missing. Build it again.") from None
+                    what = error.filename or "a file of deleted items"  # safetensors does not name it
+                    raise InputError(f"{str(self.path)!r} is damaged: {what} is missing. Build it again.") from None
                 continue
             self._state, self.segments = state, segments
             return
