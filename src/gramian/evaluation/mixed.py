@@ -12,14 +12,15 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.evaluation.metrics import Ranks, hits_at_k
 from gramian.evaluation.metrics import ranks as ranks_of
+from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.stats import Interval, share_interval
 from gramian.geometry import widened
 from gramian.sheets import Sheet
 
 __all__ = ["Mixed", "mixed_pool", "mixed_sheet"]
 
-CHUNK = 1024
-"""Queries whose cosines with the whole pool are held at a time."""
+CHUNK = 2**24
+"""Cosines of queries with the whole pool that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def mixed_pool(bundle: Bundle) -> tuple[Mixed, ...]:
     """Let each modality ask a gallery of every other vector, by cosine.
 
     Rows of one item are one item: none of its vectors pushes another down, and the rows of the query's own modality that are
-    of its item are left out, for they are copies or captions of the same.
+    of its item are left out, for they are captions of the same. Copies of a vector within an item count once.
 
     Args:
         bundle: n rows, m ≥ 2 modalities.
@@ -81,21 +82,23 @@ def mixed_pool(bundle: Bundle) -> tuple[Mixed, ...]:
     """
     if len(bundle.modalities) < 2:
         raise InputError(f"`bundle` must have two modalities to mix; got {', '.join(bundle.modalities)}.")
-    bundle = bundle.detach()
-    ids = torch.arange(len(bundle)) if bundle.item_ids is None else bundle.item_ids.cpu()
-    items = torch.unique(ids, return_inverse=True)[1].to(bundle.vectors.device)
-    rows, kinds = bundle.present.nonzero(as_tuple=True)
+    rankings = Rankings(bundle)
+    bundle = rankings.bundle
+    device = bundle.vectors.device
+    items = torch.from_numpy(rankings.items).to(device)
+    sides = [torch.from_numpy(rankings.side((name,)).rows).to(device) for name in bundle.modalities]  # copies count once
+    rows = torch.cat(sides)
+    kinds = torch.cat([torch.full_like(side, i) for i, side in enumerate(sides)])
     pool = widened(bundle.vectors[rows, kinds])
-    counts = bundle.counts()
+    counts = {name: len(side) for name, side in zip(bundle.modalities, sides, strict=True)}
     results = []
     for kind, name in enumerate(bundle.modalities):
-        others = bundle.has(*(other for other in bundle.modalities if other != name))
-        asking = (bundle.has(name) & others).nonzero().flatten()
+        asking = sides[kind][torch.isin(items[sides[kind]], items[rows[kinds != kind]])]
         if len(torch.unique(items[asking])) < 2:
             continue
         best: list[torch.Tensor] = []
         found: dict[str, list[tuple[Ranks, NDArray[np.int64]]]] = {other: [] for other in bundle.modalities}
-        for part in torch.split(asking, CHUNK):
+        for part in torch.split(asking, max(1, CHUNK // len(pool))):
             scores = widened(bundle.column(name)[part]) @ pool.T
             own = items[part, None] == items[rows]
             scores.masked_fill_(own & (kinds == kind), -torch.inf)
