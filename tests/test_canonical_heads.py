@@ -200,3 +200,31 @@ def test_the_identity_start_leaves_vectors_where_they_stand():
         assert float(weight.square().mean()) == pytest.approx(1 / (3 * 4), rel=1e-5)
     with pytest.raises(InputError, match="'identity' needs heads 'linear' or 'residual' of width `dim` = 5; column `a`"):
         identity_heads(aligner.towers, Aligner.for_table(table, dim=5).named_heads())
+
+
+def _two(first=None, second=None, present=None):
+    first, second = (rows(12, 5, seed) if value is None else value for seed, value in ((0, first), (1, second)))
+    return Table.from_columns({"a": first, "b": second}, present=present)
+
+
+@pytest.mark.parametrize("head", ["linear", "kernel"])
+@pytest.mark.parametrize(
+    ("make", "options", "match"),
+    [
+        (_two, {"dim": 4000}, r"`dim` must lie in \[1, \d+\], the rank"),
+        (lambda: _two(torch.ones(12, 5)), {}, "is the same in every row. Leave it out"),
+        (lambda: _two().select("a"), {}, "`moments` must be of at least two columns"),
+        (
+            lambda: _two(present={"a": torch.arange(12) < 7, "b": torch.arange(12) > 5}),
+            {},
+            "shares fewer than two rows with every other",
+        ),
+        (lambda: _two(torch.full((12, 5), torch.nan)), {}, "column `a` holds NaN or infinite values in 12 of 12 rows"),
+        (lambda: _two(rows(4, 5), rows(4, 5, 1)), {"ridge": 0.0}, "`ridge` must be positive: column `a` has width"),
+        (_two, {"ridge": -1.0}, "`ridge` must be a finite number of at least 0"),
+    ],
+)
+def test_tables_that_have_no_closed_form_say_why_in_one_line(head, make, options, match):
+    with pytest.raises(InputError, match=match) as error:
+        Aligner.canonical(make(), head=head, **options)
+    assert "\n" not in str(error.value)
