@@ -23,6 +23,7 @@ from gramian.sheets import Sheet
 __all__ = ["demo_page"]
 
 LEVEL = 0.05
+TOGETHER = "Intervals over items and seeds, paired, that hold together at 95 % (Bonferroni)."
 
 
 def demo_page(
@@ -56,7 +57,7 @@ def demo_page(
     comparison: list[Block] = [
         Facts({name: runs[name][0].method.objective for name in order}, "Methods"),
         *sheets,
-        pictures.forest(f"{best} minus each other method", against),
+        pictures.forest(f"{best} minus each other method", against, intervals=TOGETHER),
         pictures.matrices(matrices, names, f"R@1 of every direction, in %, mean of {_seeds(runs[best])}"),
     ]
     space = pictures.clouds(clouds, ids, "The test items in the shared space, seed 0")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Illustrations"]
 
+UNCORRECTED = "95 % intervals over items, paired by query, not corrected for their number."
+
 DRAWN = 300
 """Items of a cloud of points: more hide each other, and make the page large."""
 
@@ -49,15 +51,14 @@ class Illustrations:
             shown = [(f"{pair.better} minus {pair.worse}, by direction", {"mean": pair.difference, **by_way}, "")]
         return [self.forest(title, rows, unit=f"points of R@{comparison.k}") for title, rows, _ in shown]
 
-    def forest(self, title: str, rows: Mapping[str, Interval], *, unit: str = "points of R@1") -> Picture:
-        """Differences with their intervals."""
+    def forest(
+        self, title: str, rows: Mapping[str, Interval], *, unit: str = "points of R@1", intervals: str = UNCORRECTED
+    ) -> Picture:
+        """Differences with their intervals, and what these are."""
         with drawn():
             figure, (ax,) = panels(1, 7.5, 0.9 + 0.3 * len(rows))
             differences(rows, ax, unit=unit)
-            caption = (
-                "95 % intervals over items, paired by query. A filled point is an interval that excludes no difference; "
-                "intervals are not corrected for their number."
-            )
+            caption = f"{intervals} A filled point is an interval that excludes no difference."
             return self._picture(title, figure, caption)
 
     def recall(self, names: Sequence[str], singles: Iterable[StoredDirection], k: int = 1) -> list[Picture]:
