@@ -113,7 +113,7 @@ def _verdict(runs: Mapping[str, Sequence[Run]], order: Sequence[str], against: M
         said.append("It cannot be told apart from " + "; ".join(f"{name}: {_points(against[name])}" for name in level) + ".")
     if len(against) > 1:
         said.append(
-            f"Intervals of these differences hold for all {len(against)} together (Bonferroni, 95 %); they are paired, over items "
+            f"Intervals of these differences hold for all {len(against)} together (Bonferroni, 95 %), paired, over items "
             "and seeds."
         )
     return said
