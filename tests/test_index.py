@@ -202,7 +202,7 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize(("filter", "holds"), FILTERS, ids=str)
+@pytest.mark.parametrize(("filter", "holds"), FILTERS, ids=[str(each) for each, _ in FILTERS])
 def test_filters_hide_everything_else(whole, filter, holds):
     bundle, metadata, index = whole
     queries = torch.randn(2, D)
