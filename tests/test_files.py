@@ -307,22 +307,24 @@ SOURCE = Path(gramian.__file__).parent
 WRITERS = {"write_bytes", "save_file", "savefig", "write_table", "new_file", "dump", "to_parquet", "to_csv", "savez"}
 GIVEN = {"model/saving.py", "model/encoders", "data/arrow.py"}  # write to a path that `atomic` or `atomic_folder` gave
 ELSEWHERE = {"/proc/self/clear_refs"}
+MEMORY = "content"  # what a BytesIO is called
 
 
 def unsafe_writes(path):
-    """Lines that write a file outside of `with atomic(…)` and `with atomic_folder(…)`."""
+    """Lines that write a file outside of `with atomic(…)`, `with atomic_folder(…)` and folders that vanish."""
     lines = []
 
     def visit(node, inside):
         if isinstance(node, ast.With):
             names = [ast.unparse(item.context_expr).partition("(")[0] for item in node.items]
-            inside = inside or bool({"atomic", "atomic_folder"} & set(names))
+            inside = inside or bool({"atomic", "atomic_folder", "TemporaryDirectory"} & set(names))
         if isinstance(node, ast.Call) and not inside:
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             text = ast.unparse(node)
             opened = name == "open" and any(mode in text for mode in ("'w", "'a", "'x", "+'", "'wb"))
             method = name == "write_text" and isinstance(node.func, ast.Attribute)
-            if (name in WRITERS or opened or method) and not any(where in text for where in ELSEWHERE):
+            kept = bool(node.args) and ast.unparse(node.args[0]) == MEMORY
+            if (name in WRITERS or opened or method) and not kept and not any(where in text for where in ELSEWHERE):
                 lines.append(node.lineno)
         for child in ast.iter_child_nodes(node):
             visit(child, inside)

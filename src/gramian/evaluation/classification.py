@@ -138,7 +138,7 @@ def zero_shot(
     Raises:
         InputError: labels or prompts that cannot be used, an unknown score or modality.
 
-    Source: Radford et al., CLIP (arXiv 2103.00020), for the mean over prompts.
+    Source: Radford et al., CLIP, for the mean over prompts.
     """
     check_type("prompts", prompts, Bundle, fix="An Aligner embeds a Table of prompts: aligner.embed(table).")
     check_choice("score", score, SCORES)
