@@ -43,7 +43,7 @@ class ReleasedMatcher(nn.Module):
     Raises:
         InputError: towers that it cannot read.
 
-    Source: GRAM, arXiv 2412.11959; PMRL, arXiv 2507.17343; VAST, arXiv 2305.18500.
+    Source: GRAM; PMRL; VAST (arXiv 2305.18500).
     """
 
     anchor = "text"
