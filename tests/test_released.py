@@ -331,6 +331,21 @@ def test_folders_as_the_programs_write_them(tmp_path):
         open_checkpoint(several, filename="c.pt")
 
 
+def test_a_file_that_is_not_there_is_no_hub_id_and_a_hub_out_of_reach_is_one_line(monkeypatch):
+    def unreachable(*_, **__):
+        raise UnreachableError
+
+    class UnreachableError(Exception):  # as those of the hub's HTTP library, which are no OSError
+        pass
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(checkpoint.HfApi, "list_repo_files", unreachable)
+    with pytest.raises(InputError, match=r"there is no file 'nowhere/gram\.pt'"):
+        open_checkpoint("nowhere/gram.pt")
+    with pytest.raises(InputError, match=r"'nowhere/gram' is no folder here and cannot be fetched"):
+        open_checkpoint("nowhere/gram")
+
+
 def test_several_checkpoints_on_the_hub_are_refused_before_they_are_fetched(tmp_path, monkeypatch):
     names = ["README.md", "model_ckpts/base.pt", "model_ckpts/optimizer_step_1.pt", "log/hps.json"]
     monkeypatch.setattr(checkpoint.HfApi, "list_repo_files", lambda *_, **__: names)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -73,6 +72,8 @@ def open_checkpoint(
     path = Path(model)
     source = str(path.resolve()) if path.exists() else str(model)
     if not path.exists():
+        if any(path.match(pattern) for pattern in _FILES):  # no hub is asked for a file
+            raise InputError(f"`model` must be a released checkpoint; there is no file {str(model)!r}.")
         patterns = (filename,) if filename else _one_on_hub(str(model), revision, local_files_only)
         options: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
         expected = "`model` must be a released checkpoint: a file, a folder, or a hub id"
@@ -91,7 +92,7 @@ def _one_on_hub(model: str, revision: str | None, local_files_only: bool) -> tup
         return _FILES
     try:
         names = [Path(name) for name in HfApi().list_repo_files(model, revision=revision)]
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError):  # what is in the cache will do; or fetching says why not
+    except Exception:  # of the hub's client or of its HTTP library: what is in the cache will do; or fetching says why not
         return _FILES
     found = [name for name in names if _is_weights(name)]
     if len(found) > 1 and not all(map(_is_shard, found)):
