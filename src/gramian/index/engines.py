@@ -60,7 +60,6 @@ class Engine(ABC):
     def index_field(self, key: str, kind: FieldType) -> None:
         """Make filters by a field of the payload fast."""
 
-    @abstractmethod
     def search(
         self,
         candidates: Sequence[tuple[list[float], str]],
@@ -73,6 +72,32 @@ class Engine(ABC):
         vectors: Sequence[str],
     ) -> Found:
         """The best points by the formula, or all candidates; `each` search for candidates gives so many."""
+        chosen = _filtered(conditions, self._makers())
+        if formula is None:
+            return _united([self._nearest(vector, name, each, chosen, vectors) for vector, name in candidates])
+        firsts = [self._prefetch(vector, name, each, chosen, None) for vector, name in candidates]
+        nested = [
+            self._prefetch(vector, name, each * len(firsts), None, firsts) for lane in lanes for vector, name in lane.prefetch
+        ]
+        return self._ranked(nested, formula, defaults, limit, vectors)
+
+    @abstractmethod
+    def _makers(self) -> _Makers:
+        """How filters are written."""
+
+    @abstractmethod
+    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Found:
+        """The nearest points that a filter lets through."""
+
+    @abstractmethod
+    def _prefetch(self, vector: list[float], name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
+        """The same as the part of a query: of all points that a filter lets through, or of what inner parts find."""
+
+    @abstractmethod
+    def _ranked(
+        self, parts: list[Any], formula: Expression, defaults: dict[str, float], limit: int, vectors: Sequence[str]
+    ) -> Found:
+        """What the parts find, the best by the formula."""
 
     @abstractmethod
     def optimize(self) -> None:
@@ -86,6 +111,11 @@ class Engine(ABC):
         """The payload of one point, or None."""
         found = self.get([point], [])
         return found[0][2] if found else None
+
+
+def _read(points: Sequence[Any]) -> Found:
+    """What a client gives, as it is used here."""
+    return [(str(each.id), dict(each.vector or {}), dict(each.payload or {})) for each in points]
 
 
 def _united(searches: Sequence[Found]) -> Found:
@@ -134,7 +164,7 @@ class ClientEngine(Engine):
     def get(self, points: Sequence[str], vectors: Sequence[str]) -> Found:
         """Those of some points that are there."""
         found = self._client.retrieve(self._name, list(points), with_payload=True, with_vectors=list(vectors) or False)
-        return [(str(each.id), each.vector or {}, each.payload or {}) for each in found]
+        return _read(found)
 
     def delete(self, points: Sequence[str]) -> None:
         """Delete points."""
@@ -150,42 +180,21 @@ class ClientEngine(Engine):
             schema = {"text": "keyword", "int": "integer", "float": "float", "bool": "keyword"}[kind]
             self._client.create_payload_index(self._name, key, field_schema=schema)
 
-    def search(
-        self,
-        candidates: Sequence[tuple[list[float], str]],
-        lanes: Sequence[Lane],
-        formula: Expression | None,
-        defaults: dict[str, float],
-        each: int,
-        limit: int,
-        conditions: Sequence[Condition],
-        vectors: Sequence[str],
-    ) -> Found:
-        """See `Engine.search`."""
-        models = self._models
-        chosen = self._filter(conditions)
-        firsts = [models.Prefetch(query=vector, using=name, limit=each, filter=chosen) for vector, name in candidates]
-        options = {"with_payload": True, "with_vectors": list(vectors)}
-        if formula is None:
-            searches = [
-                self._client.query_points(
-                    self._name, query=one.query, using=one.using, limit=each, query_filter=chosen, **options
-                )
-                for one in firsts
-            ]
-            return _united([self._read(found.points) for found in searches])
-        many = each * len(firsts)
-        nested = [
-            models.Prefetch(prefetch=firsts, query=vector, using=name, limit=many)
-            for lane in lanes
-            for vector, name in lane.prefetch
-        ]
-        query = models.FormulaQuery(formula=self._expression(formula), defaults=defaults)
-        found = self._client.query_points(self._name, prefetch=nested, query=query, limit=limit, **options)
-        return self._read(found.points)
+    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Found:
+        return self._queried(vectors, query=vector, using=name, limit=limit, query_filter=chosen)
 
-    def _read(self, points: Sequence[Any]) -> Found:
-        return [(str(each.id), each.vector or {}, each.payload or {}) for each in points]
+    def _prefetch(self, vector: list[float], name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
+        return self._models.Prefetch(prefetch=inner, query=vector, using=name, limit=limit, filter=chosen)
+
+    def _ranked(
+        self, parts: list[Any], formula: Expression, defaults: dict[str, float], limit: int, vectors: Sequence[str]
+    ) -> Found:
+        query = self._models.FormulaQuery(formula=self._expression(formula), defaults=defaults)
+        return self._queried(vectors, prefetch=parts, query=query, limit=limit)
+
+    def _queried(self, vectors: Sequence[str], **options: Any) -> Found:
+        found = self._client.query_points(self._name, with_payload=True, with_vectors=list(vectors), **options)
+        return _read(found.points)
 
     def _expression(self, node: Expression) -> Any:
         models = self._models
@@ -201,16 +210,15 @@ class ClientEngine(Engine):
         make = {"sqrt": models.SqrtExpression, "abs": models.AbsExpression}[kind]
         return make(**{kind: self._expression(inner[0])})
 
-    def _filter(self, conditions: Sequence[Condition]) -> Any:
+    def _makers(self) -> _Makers:
         models = self._models
-        makers = _Makers(
+        return _Makers(
             lambda key: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
             lambda key, value: models.FieldCondition(key=key, match=models.MatchValue(value=value)),
             lambda key, limits: models.FieldCondition(key=key, range=models.Range(**limits)),
             lambda several: models.Filter(should=several),
             lambda must, must_not: models.Filter(must=must, must_not=must_not),
         )
-        return _filtered(conditions, makers)
 
     def optimize(self) -> None:
         """Nothing: the engine does so by itself."""
@@ -296,7 +304,7 @@ class EdgeEngine(Engine):
         if not points:
             return []
         found = self._shard.retrieve([_uuid(point) for point in points], with_payload=True, with_vector=list(vectors) or False)
-        return self._read(found)
+        return _read(found)
 
     def delete(self, points: Sequence[str]) -> None:
         """Delete points."""
@@ -312,43 +320,23 @@ class EdgeEngine(Engine):
         schema = getattr(self._edge.PayloadSchemaType, names[kind])
         self._shard.update(self._edge.UpdateOperation.create_field_index(key, schema))
 
-    def search(
-        self,
-        candidates: Sequence[tuple[list[float], str]],
-        lanes: Sequence[Lane],
-        formula: Expression | None,
-        defaults: dict[str, float],
-        each: int,
-        limit: int,
-        conditions: Sequence[Condition],
-        vectors: Sequence[str],
-    ) -> Found:
-        """See `Engine.search`."""
-        edge = self._edge
-        chosen = self._filter(conditions)
-        options = {"with_payload": True, "with_vector": list(vectors)}
-        if formula is None:
-            searches = []
-            for vector, name in candidates:
-                query = edge.Query.Nearest(vector, using=name)
-                searches.append(
-                    self._read(self._shard.query(edge.QueryRequest(limit=each, query=query, filter=chosen, **options)))
-                )
-            return _united(searches)
-        firsts = [
-            edge.Prefetch(limit=each, query=edge.Query.Nearest(vector, using=name), filter=chosen)
-            for vector, name in candidates
-        ]
-        nested = [
-            edge.Prefetch(limit=each * len(firsts), query=edge.Query.Nearest(vector, using=name), prefetches=firsts)
-            for lane in lanes
-            for vector, name in lane.prefetch
-        ]
-        query = edge.Formula(self._expression(formula), defaults)
-        return self._read(self._shard.query(edge.QueryRequest(limit=limit, query=query, prefetches=nested, **options)))
+    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Found:
+        query = self._edge.Query.Nearest(vector, using=name)
+        return self._queried(vectors, query=query, limit=limit, filter=chosen)
 
-    def _read(self, points: Sequence[Any]) -> Found:
-        return [(str(each.id), dict(each.vector or {}), dict(each.payload or {})) for each in points]
+    def _prefetch(self, vector: list[float], name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
+        query = self._edge.Query.Nearest(vector, using=name)
+        return self._edge.Prefetch(limit=limit, query=query, filter=chosen, prefetches=inner or [])
+
+    def _ranked(
+        self, parts: list[Any], formula: Expression, defaults: dict[str, float], limit: int, vectors: Sequence[str]
+    ) -> Found:
+        query = self._edge.Formula(self._expression(formula), defaults)
+        return self._queried(vectors, query=query, limit=limit, prefetches=parts)
+
+    def _queried(self, vectors: Sequence[str], **options: Any) -> Found:
+        request = self._edge.QueryRequest(with_payload=True, with_vector=list(vectors), **options)
+        return _read(self._shard.query(request))
 
     def _expression(self, node: Expression) -> Any:
         make = self._edge.Expression
@@ -363,16 +351,15 @@ class EdgeEngine(Engine):
             return make.Div(self._expression(inner[0]), self._expression(inner[1]), inner[2])
         return getattr(make, kind.capitalize())(self._expression(inner[0]))
 
-    def _filter(self, conditions: Sequence[Condition]) -> Any:
+    def _makers(self) -> _Makers:
         edge = self._edge
-        makers = _Makers(
+        return _Makers(
             edge.IsEmptyCondition,
             lambda key, value: edge.FieldCondition(key, match=edge.MatchValue(value)),
             lambda key, limits: edge.FieldCondition(key, range=edge.RangeFloat(**limits)),
             lambda several: edge.Filter(should=several),
             lambda must, must_not: edge.Filter(must=must, must_not=must_not),
         )
-        return _filtered(conditions, makers)
 
     def optimize(self) -> None:
         """Build the graphs."""
