@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gramian.benchmark import calibrated, scale
+from gramian.benchmark import calibrated, families, scale
 from gramian.benchmark.calibrated import HELD_OUT, calibrate
 from gramian.canonical import Moments
 from gramian.data import Table
@@ -90,7 +90,7 @@ def test_a_table_without_splits_cannot_be_calibrated_on():
 
 
 def test_the_study_covers_both_worlds(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(scale, "load", lambda *_, **__: table)
+    monkeypatch.setattr(families, "load", lambda *_, **__: table)
     monkeypatch.setattr(scale, "COMPONENTS", 4)
     monkeypatch.setattr(calibrated, "HELD_OUT", 60)
     options = {"sizes": (64,), "epochs": 1, "methods": ["maxvar-linear-heads", "infonce-linear-heads"], "sets": ["world"]}

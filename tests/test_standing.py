@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gramian.benchmark import standing
+from gramian.benchmark import families, standing
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.evaluation.stats import resampled_interval
@@ -36,7 +36,7 @@ def table():
 
 @pytest.fixture
 def run(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(standing, "load", lambda *_, **__: table)
+    monkeypatch.setattr(families, "load", lambda *_, **__: table)
     monkeypatch.setattr(standing, "_theirs", lambda names: dict.fromkeys(names, oracle))
     options = {
         "seeds": 2,

@@ -321,7 +321,7 @@ def test_a_learning_curve_draws_nested_items_and_chooses_settings_on_validation(
     assert all(bool(draw.part("train").mask().all()) for draw in draws)
     assert learning_curve.of_items(table, 20, 1).ids != draws[1].ids
 
-    monkeypatch.setattr(learning_curve, "load", lambda *_, **__: table.select("image", "audio"))  # no text to anchor
+    monkeypatch.setattr(families, "load", lambda *_, **__: table.select("image", "audio"))  # no text to anchor
     page = tmp_path / "page.md"
     page.write_text("<!-- learning-curve -->\n<!-- /learning-curve -->\n")
     names = ["maxvar-linear-heads", "infonce-linear-heads", "gram-published"]

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from gramian.benchmark.families import COLUMNS as OF_SETS
+from gramian.benchmark.families import data_sets
 from gramian.benchmark.pages import read_page, write_tables
-from gramian.benchmark.study import Method, Run, Task, chosen, study
+from gramian.benchmark.study import Method, Run, Task, chosen, same, study
 from gramian.bundle import Bundle
-from gramian.data import Table, load
-from gramian.data.sets import SETS, prepared
-from gramian.errors import InputError, require
+from gramian.errors import require
 from gramian.evaluation.metrics import effective_rank, modality_gap, uniformity
 from gramian.geometry import volume
 from gramian.losses import PMRL, Centroid, Gram, Loss, Pairwise, Symile
@@ -29,7 +29,7 @@ __all__ = ["EPOCHS", "alignment_metric", "figures_of"]
 EPOCHS = (1, 3, 10, 30)
 """Lengths of training: from hardly any to enough."""
 
-COLUMNS = {"stamps": ("image", "text", "speech_fr"), "digits": ("fou", "fac", "zer"), "emoji": ("text", "fluent", "openmoji")}
+COLUMNS = OF_SETS | {"emoji": ("text", "fluent", "openmoji")}
 
 RESAMPLES = 2000
 """Of the bootstrap over runs."""
@@ -125,23 +125,14 @@ def alignment_metric(
         ]
         for name in names
     }
-    sets = sets or ("stamps", *(name for name in SETS if name in COLUMNS and prepared(name).is_file()))
     runs: dict[str, list[tuple[str, Run]]] = {}
-    for name in sets:
-        if name not in COLUMNS:
-            raise InputError(f"`sets` must be of {', '.join(COLUMNS)}; got {name!r}.")
-        table = load(name, columns=list(COLUMNS[name]))
+    for name, table in data_sets(sets, COLUMNS, only=True):
         flat = [one for each in tried.values() for one in each]
-        task = Task(name, partial(_same, table), dim=128)
+        task = Task(name, partial(same, table), dim=128)
         results = study([task], flat, output, seeds=seeds, resume=resume, cpu=True, console=console)
         runs[name] = [(family, run) for family, each in tried.items() for one in each for run in results[name][one.name]]
     tables = {"alignment-metric": "\n".join(sheet.markdown() for sheet in _sheets(runs, lengths, seeds))}
     return write_tables("Which figure tells a good space?", tables, output, page)
-
-
-def _same(table: Table, seed: int) -> Table:
-    del seed
-    return table
 
 
 def _sheets(runs: Mapping[str, Sequence[tuple[str, Run]]], lengths: Sequence[int], seeds: int) -> list[Sheet]:

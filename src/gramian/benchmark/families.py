@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gramian.benchmark.study import Method, Run
+from gramian.data import Table, load
+from gramian.data.sets import SETS, prepared
+from gramian.errors import InputError
 from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Loss, Pairwise, Symile, Triangle
 from gramian.training import Recipe
 from gramian.training.canonical import STARTING
 
-__all__ = ["COLUMNS", "REFERENCE", "SEARCH", "TRIED", "Families", "best_settings", "families", "rivals", "short"]
+__all__ = [
+    "COLUMNS",
+    "REFERENCE",
+    "SEARCH",
+    "TRIED",
+    "Families",
+    "anchor_of",
+    "best_settings",
+    "data_sets",
+    "families",
+    "rivals",
+    "short",
+]
 
 Families = dict[str, tuple[Method, ...]]
 """Name → its settings. A family in closed form has one method, which tries its settings itself."""
@@ -27,6 +42,34 @@ SEARCH = replace(STARTING, heads=("linear", "kernel"))
 
 COLUMNS = {"stamps": ("image", "text", "speech_fr"), "digits": ("fou", "fac", "zer")}
 """The columns of a data set that are used, where it is not all of them."""
+
+
+def data_sets(
+    sets: Sequence[str] | None, columns: Mapping[str, Sequence[str]] = COLUMNS, *, only: bool = False
+) -> Iterator[tuple[str, Table]]:
+    """The data sets of a study, one after the other.
+
+    Args:
+        sets: names; by default stamps and those that `gramian prepare` has made.
+        columns: data set → its columns that are used, where it is not all of them.
+        only: whether no others than these sets can be used.
+
+    Yields:
+        Name and table.
+
+    Raises:
+        InputError: another name than `columns` has, where only those can be used; a set that cannot be read.
+    """
+    usable = (name for name in SETS if (name in columns or not only) and prepared(name).is_file())
+    for name in sets or ("stamps", *usable):
+        if only and name not in columns:
+            raise InputError(f"`sets` must be of {', '.join(columns)}; got {name!r}.")
+        yield name, load(name, columns=list(columns[name]) if name in columns else None)
+
+
+def anchor_of(table: Table) -> str:
+    """The modality that anchored objectives contrast with the others: the text, or the first where there is none."""
+    return "text" if "text" in table.modalities else table.modalities[0]
 
 
 class _Trained(NamedTuple):

@@ -10,11 +10,10 @@ import torch
 from rich.console import Console
 
 from gramian.benchmark.curves import Curves, draw_curves, gains_sheet, overtaking
-from gramian.benchmark.families import COLUMNS, REFERENCE, best_settings, families, short
+from gramian.benchmark.families import REFERENCE, anchor_of, best_settings, data_sets, families, short
 from gramian.benchmark.pages import read_page, write_tables
 from gramian.benchmark.study import Method, Run, Task, chosen, difference, recall, study
-from gramian.data import Table, load
-from gramian.data.sets import SETS, prepared
+from gramian.data import Table
 from gramian.errors import InputError, require
 from gramian.sheets import Sheet
 
@@ -73,12 +72,10 @@ def learning_curve(
     names = [method.name for method in chosen([Method(name, None) for name in families()], methods)]
     texts: list[str] = []
     drawn: dict[str, Curves] = {}
-    for name in sets or ("stamps", *(name for name in SETS if prepared(name).is_file())):
-        columns = COLUMNS.get(name)
-        table = load(name, columns=None if columns is None else list(columns))
+    for name, table in data_sets(sets):
         if table.split is None:
             raise InputError(f"`sets` names {name!r}, which has no splits.")
-        tried = short(families("text" if "text" in table.modalities else table.modalities[0]), epochs)
+        tried = short(families(anchor_of(table)), epochs)
         most = int((table.part("train").mask().all(1)).sum())
         steps = [size for size in sizes if size < most] + [most] * (most <= max(sizes))
         tasks = [Task(f"{name} {size}", partial(of_items, table, size)) for size in steps]

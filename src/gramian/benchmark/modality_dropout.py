@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from gramian.benchmark.families import data_sets
 from gramian.benchmark.pages import read_page, write_tables
-from gramian.benchmark.study import Method, Task, chosen, study
-from gramian.data import Table, load
-from gramian.data.sets import SETS, prepared
-from gramian.errors import InputError
+from gramian.benchmark.study import Method, Task, chosen, same, study
 from gramian.evaluation.robustness import dropped_hits
 from gramian.evaluation.stats import difference_interval, share_interval
 from gramian.losses import Centroid, Gram, Loss, Pairwise
@@ -83,11 +81,8 @@ def modality_dropout(
         for share in SHARES
     }
     sheets = []
-    for name in sets or ("stamps", *(name for name in SETS if name in COLUMNS and prepared(name).is_file())):
-        if name not in COLUMNS:
-            raise InputError(f"`sets` must be of {', '.join(COLUMNS)}; got {name!r}.")
-        table = load(name, columns=list(COLUMNS[name]))
-        task = Task(name, partial(_same, table), dim=128)
+    for name, table in data_sets(sets, COLUMNS, only=True):
+        task = Task(name, partial(same, table), dim=128)
         runs = study([task], list(flat.values()), output, seeds=seeds, resume=resume, cpu=True, console=console)[name]
         found = {
             key: np.stack([dropped_hits(run.embedded, SCORE, DROPS) for run in runs[one.name]]) for key, one in flat.items()
@@ -95,11 +90,6 @@ def modality_dropout(
         items = next(iter(runs.values()))[0].report.items
         sheets.append(_sheet(name, found, items, len(table.part("test")), seeds))
     return write_tables("Modality dropout", {"modality-dropout": "\n".join(sheet.markdown() for sheet in sheets)}, output, page)
-
-
-def _same(table: Table, seed: int) -> Table:
-    del seed
-    return table
 
 
 def _sheet(

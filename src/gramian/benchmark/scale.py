@@ -11,12 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from gramian.benchmark.calibrated import calibrate
-from gramian.benchmark.families import COLUMNS, SEARCH, best_settings, families
+from gramian.benchmark.families import SEARCH, best_settings, data_sets, families
 from gramian.benchmark.learning_curve import curve_sheet
 from gramian.benchmark.pages import read_page, write_tables
 from gramian.benchmark.study import Method, Task, chosen, study
 from gramian.canonical.features import Kernel
-from gramian.data import load
 from gramian.training import Recipe
 
 __all__ = ["scale"]
@@ -70,8 +69,7 @@ def scale(
     names = [method.name for method in chosen(known, methods)]
     search = replace(SEARCH, kernels=(Kernel(power=2), Kernel("rbf", power=1)), dims=(128, 256))
     sheets = []
-    for name in sets:
-        table = load(name, columns=list(COLUMNS[name]) if name in COLUMNS else None)
+    for name, table in data_sets(sets):
         tried = {
             each: tuple(
                 replace(one, search=replace(search, heads=one.search.heads)) if one.search is not None else one

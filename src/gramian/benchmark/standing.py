@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 from rich.console import Console
 
-from gramian.benchmark.families import COLUMNS, REFERENCE, Families, best_settings, families, rivals, short
+from gramian.benchmark.families import REFERENCE, Families, anchor_of, best_settings, data_sets, families, rivals, short
 from gramian.benchmark.pages import read_page, write_tables
 from gramian.benchmark.study import Embeds, Method, Run, Task, chosen, recall, study
-from gramian.data import Table, load
-from gramian.data.sets import REPEATS, SETS, another_split, prepared
+from gramian.data import Table
+from gramian.data.sets import REPEATS, another_split
 from gramian.errors import InputError, check_number, first_line, listing, require
 from gramian.evaluation.significance import groups, holm
 from gramian.evaluation.stats import Interval, resampled_interval
@@ -116,9 +116,8 @@ def standing(
     every = [*families(), *rivals("", 3), *theirs]
     names = [method.name for method in chosen([Method(name, None) for name in every], methods)]
     results: list[Result] = []
-    for name in sets or ("stamps", *(name for name in SETS if prepared(name).is_file())):
-        table = load(name, columns=list(COLUMNS[name]) if name in COLUMNS else None)
-        anchor = "text" if "text" in table.modalities else table.modalities[0]
+    for name, table in data_sets(sets):
+        anchor = anchor_of(table)
         tried = short(families(anchor) | rivals(anchor, len(table.modalities)), epochs) | theirs
         results += _measured(
             name, table, {each: tried[each] for each in names if each in tried}, output, seeds, resume, processes, console

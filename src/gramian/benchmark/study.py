@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from gramian.benchmark.trial import SPLITS, Embeds, Method, Task, Trial, path_of, slug
+from gramian.benchmark.trial import SPLITS, Embeds, Method, Task, Trial, path_of, same, slug
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_number, require
 from gramian.evaluation import Report, evaluate, hits
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
 from gramian.scores import ScoreName
 
-__all__ = ["Embeds", "Method", "Results", "Run", "Task", "chosen", "difference", "recall", "study"]
+__all__ = ["Embeds", "Method", "Results", "Run", "Task", "chosen", "difference", "recall", "same", "study"]
 
 
 @dataclass(frozen=True, eq=False)
