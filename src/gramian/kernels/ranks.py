@@ -249,14 +249,37 @@ class _ToTopK(Reduction):
         return [like.new_full((q, self.k), -torch.inf), torch.full((q, self.k), n, device=like.device)]
 
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
-        # Most tiles hold nothing better for most queries. An equal score comes later, and so does not count.
-        rows = torch.arange(at.rows.start, at.rows.stop, device=scores.device)
-        worst = totals[0][at.rows, -1]
-        better = ~(scores.amax(1).clamp(*self.bounds) <= worst) | (worst == -torch.inf)  # NaN is kept, and the first k
-        if not better.all():
-            if not better.any():
+        worst = totals[0][at.rows, -1:]
+        unfilled = (worst == -torch.inf).flatten()
+        if unfilled.any():
+            self._add_whole(totals, scores[unfilled], at.rows.start + unfilled.nonzero().flatten(), at.columns.start)
+            if unfilled.all():
                 return
-            rows, scores = rows[better], scores[better]
+        # An equal score comes later, and so does not count; NaN does. Most tiles hold nothing better for most queries.
+        bar = worst.masked_fill((worst >= self.bounds[1]) | unfilled[:, None], torch.inf)
+        rows = (~(scores.amax(1, keepdim=True) <= bar) & ~unfilled[:, None]).flatten().nonzero().flatten()
+        if not len(rows):
+            return
+        if unfilled.any() or 2 * len(rows) < len(scores):
+            scores, bar = scores[rows], bar[rows]
+        else:
+            rows = torch.arange(len(scores), device=scores.device)
+        flat = scores.le(bar).logical_not_().view(-1).nonzero().flatten()
+        row, column = flat // scores.shape[1], flat % scores.shape[1]
+        picked = scores.reshape(-1)[flat].clamp(*self.bounds)
+        counts = torch.bincount(row, minlength=len(rows))
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        taken = counts.nonzero().flatten()
+        order = torch.zeros_like(counts)
+        order[taken] = torch.arange(len(taken), device=row.device)
+        shape = len(taken), int(counts.max())
+        values, index = scores.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.int64, device=row.device)
+        values[order[row], place], index[order[row], place] = picked, column + at.columns.start
+        rows = at.rows.start + rows[taken]
+        self._keep(totals, rows, torch.cat([totals[0][rows], values], 1), torch.cat([totals[1][rows], index], 1))
+
+    def _add_whole(self, totals: list[Tensor], scores: Tensor, rows: Tensor, first: int) -> None:
+        """Add a tile for queries that have fewer than k items yet."""
         scores = scores.clamp(*self.bounds)
         k = min(self.k, scores.shape[1])
         values, index = scores.topk(k, dim=1)
@@ -265,10 +288,14 @@ class _ToTopK(Reduction):
         if torn.any():
             ordered = scores[torn].sort(dim=1, descending=True, stable=True)
             values[torn], index[torn] = ordered.values[:, :k], ordered.indices[:, :k]
-        values = torch.cat([totals[0][rows], values], 1)
-        index = torch.cat([totals[1][rows], index + at.columns.start], 1)
+        # By columns, so that the stable sort keeps them in order; that of an empty place is the last.
+        values, index = torch.cat([totals[0][rows], values], 1), torch.cat([totals[1][rows], index + first], 1)
         index, order = index.sort(dim=1)
-        values, best = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+        self._keep(totals, rows, values.gather(1, order), index)
+
+    def _keep(self, totals: list[Tensor], rows: Tensor, values: Tensor, index: Tensor) -> None:
+        """Keep the k best of some queries; equal ones are in the order of their columns."""
+        values, best = values.sort(dim=1, descending=True, stable=True)
         totals[0][rows] = values[:, : self.k]
         totals[1][rows] = index.gather(1, best)[:, : self.k]
 
