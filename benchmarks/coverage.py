@@ -18,14 +18,18 @@ from gramian.sheets import Sheet
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "coverage.md"
 DRAWS, TESTED = 1000, 200
+SEEDS = (2, 3, 5, 10)
 
 
-def share(rate: float, items: int, rows: int, seeds: int, spread: float, rng: np.random.Generator) -> tuple[Interval, float]:
-    """R@k of `items`, each with its own chance around `rate` and several rows; the seeds shift the rate."""
+def share(
+    rate: float, items: int, rows: int, seeds: int, spread: float, hard: bool, rng: np.random.Generator
+) -> tuple[Interval, float]:
+    """R@k of `items`; where some are harder, each with its own chance around `rate`; the seeds shift the rate."""
     concentration = 4.0
-    chances = rng.beta(concentration * rate, concentration * (1 - rate), items) if rows > 1 else np.full(items, rate)
-    shifted = np.clip(chances + spread * rng.standard_normal((seeds, 1, 1)), 0, 1)
-    hits = (rng.random((seeds, rows, items)) < shifted).astype(float).transpose(0, 2, 1).reshape(seeds, 1, items * rows)
+    chances = rng.beta(concentration * rate, concentration * (1 - rate), items) if hard else np.full(items, rate)
+    shift = spread * rng.standard_normal((seeds, 1, 1)) * (chances / rate if hard else 1)
+    hits = (rng.random((seeds, rows, items)) < np.clip(chances + shift, 0, 1)).astype(float)
+    hits = hits.transpose(0, 2, 1).reshape(seeds, 1, items * rows)
     return share_interval(hits, np.repeat(np.arange(items), rows)), rate
 
 
@@ -37,6 +41,16 @@ def difference(rate: float, items: int, gap: float, rng: np.random.Generator) ->
     draws = np.where(alike, common, noise)
     hits = draws < np.array([[rate], [rate - gap]])
     return difference_interval(hits[0].astype(float) - hits[1]), gap
+
+
+def difference_of_seeds(
+    rate: float, items: int, gap: float, seeds: int, spread: float, rng: np.random.Generator
+) -> tuple[Interval, float]:
+    """Two methods, each with seeds of its own, on the same items, some of which are harder for both."""
+    chances = rng.beta(4 * rate, 4 * (1 - rate), items)
+    scale = np.array([1, 1 - gap / rate])[:, None, None] + spread / rate * rng.standard_normal((2, seeds, 1))
+    hits = (rng.random((2, seeds, items)) < np.clip(chances * scale, 0, 1)).astype(float)
+    return difference_interval((hits[0] - hits[1])[:, None]), gap
 
 
 def overlapping(splits: int, correct: bool, rng: np.random.Generator) -> tuple[Interval, float]:
@@ -90,23 +104,24 @@ def main() -> None:
     cases: list[tuple[str, Callable[[np.random.Generator], tuple[Interval, float]]]] = [
         (
             f"share {rate:g}, {items} items"
+            + (", some harder" if hard and rows == 1 else "")
             + (f", {rows} rows each" if rows > 1 else "")
-            + (f", {seeds} seeds" if seeds > 1 else ""),
-            lambda rng, rate=rate, items=items, rows=rows, seeds=seeds, spread=spread: share(
-                rate, items, rows, seeds, spread, rng
+            + (f", {seeds} seeds ± {spread:g}" if seeds > 1 else ""),
+            lambda rng, rate=rate, items=items, rows=rows, seeds=seeds, spread=spread, hard=hard: share(
+                rate, items, rows, seeds, spread, hard, rng
             ),
         )
-        for rate, items, rows, seeds, spread in [
-            (0.5, 50, 1, 1, 0.0),
-            (0.1, 50, 1, 1, 0.0),
-            (0.02, 50, 1, 1, 0.0),
-            (0.98, 50, 1, 1, 0.0),
-            (0.1, 1000, 1, 1, 0.0),
-            (0.1, 50, 5, 1, 0.0),
-            (0.5, 50, 20, 1, 0.0),
-            (0.3, 150, 1, 3, 0.0),
-            (0.3, 150, 1, 3, 0.03),
-            (0.3, 150, 1, 5, 0.03),
+        for rate, items, rows, seeds, spread, hard in [
+            (0.5, 50, 1, 1, 0.0, False),
+            (0.1, 50, 1, 1, 0.0, False),
+            (0.02, 50, 1, 1, 0.0, False),
+            (0.98, 50, 1, 1, 0.0, False),
+            (0.1, 1000, 1, 1, 0.0, False),
+            (0.1, 50, 5, 1, 0.0, True),
+            (0.5, 50, 20, 1, 0.0, True),
+            *((0.3, 150, 1, seeds, spread, False) for seeds in SEEDS for spread in (0.0, 0.03)),
+            *((0.3, 150, 1, seeds, spread, True) for seeds in SEEDS for spread in (0.0, 0.03)),
+            *((0.05, 1000, 1, seeds, 0.01, True) for seeds in SEEDS),
         ]
     ]
     cases += [
@@ -115,6 +130,16 @@ def main() -> None:
             lambda rng, rate=rate, gap=gap, items=items: difference(rate, items, gap, rng),
         )
         for rate, gap, items in [(0.5, 0.0, 50), (0.5, 0.2, 50), (0.1, 0.05, 50), (0.05, 0.0, 50), (0.3, 0.05, 1000)]
+    ]
+    cases += [
+        (
+            f"difference {gap:g} of shares at {rate:g}, {items} items, {seeds} seeds ± {spread:g}",
+            lambda rng, rate=rate, gap=gap, items=items, seeds=seeds, spread=spread: difference_of_seeds(
+                rate, items, gap, seeds, spread, rng
+            ),
+        )
+        for rate, gap, items, spread in [(0.3, 0.0, 150, 0.0), (0.3, 0.05, 150, 0.03), (0.05, 0.01, 1000, 0.01)]
+        for seeds in SEEDS
     ]
     cases += [
         (

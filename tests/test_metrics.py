@@ -151,17 +151,45 @@ def test_the_standard_error_is_that_of_drawing_items():
     assert difference.low <= difference.value <= difference.high
 
 
-@pytest.mark.parametrize(("spread", "items"), [(0.05, 2000), (0.02, 100), (0.0, 100)])
-def test_intervals_of_three_runs_cover_the_truth(spread, items):
-    """Where the runs differ most, where the items do, and both: 95 % within what 300 draws can tell (and no more than wide)."""
+@pytest.mark.parametrize("runs", [3, 5, 10])
+@pytest.mark.parametrize(("spread", "items", "alike"), [(0.05, 500, 0.5), (0.02, 100, 0.9), (0.0, 100, 0.0)])
+def test_intervals_of_several_runs_cover_the_truth(runs, spread, items, alike):
+    """Where the runs differ most, where the items do, and where neither: 95 % within what 300 draws can tell, and not more."""
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(300):
-        chance = 0.3 + spread * generator.standard_normal((3, 1, 1))
-        values = (generator.random((3, 2, items)) < chance).astype(float)
+        chance = 0.3 + spread * generator.standard_normal((runs, 1, 1))
+        easy = generator.random(items) < 0.3  # found in every run
+        own = generator.random((runs, 2, items)) < chance
+        values = np.where(generator.random(items) < alike, easy, own).astype(float)
         interval = share_interval(values)
         covered += interval.low <= 0.3 <= interval.high
-    assert covered / 300 >= 0.92
+    assert 0.92 <= covered / 300 <= 0.985
+
+
+def literal_crossed(values):
+    """(runs, items): Hillis's variance and degrees of freedom, from the covariance of each two runs by the jackknife."""
+    runs, items = values.shape
+    left = np.array([[np.delete(row, i).mean() for i in range(items)] for row in values])
+    pairs = [(r, s) for r in range(runs) for s in range(runs) if r != s]
+    jackknife = [((left[r] - left[r].mean()) * (left[s] - left[s].mean())).sum() * (items - 1) / items for r, s in pairs]
+    between = values.mean(1).var(ddof=1) / runs
+    shared = max(0.0, np.mean(jackknife)) * (items - 1) / items  # as of a ratio: without the jackknife's n/(n − 1)
+    return between + shared, (runs - 1) * ((between + shared) / between) ** 2
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.7])
+def test_the_interval_over_runs_is_hillis_s(alike):
+    generator = np.random.default_rng(5)
+    shared = generator.random(200) < 0.4
+    hits = np.where(generator.random((4, 200)) < alike, shared, generator.random((4, 200)) < 0.4).astype(float)
+    variance, degrees = literal_crossed(hits)
+    t, p = scipy.stats.t.ppf(0.975, degrees), hits.mean()
+    n = p * (1 - p) / variance
+    centre, width = p + t * t / (2 * n), t * np.sqrt(p * (1 - p) / n + t * t / (4 * n * n))
+    assert share_interval(hits[:, None])[1:] == pytest.approx(
+        [(centre - width) / (1 + t * t / n), (centre + width) / (1 + t * t / n)]
+    )
 
 
 @pytest.mark.parametrize("chance", [0.01, 0.02, 0.5, 0.99])
@@ -189,7 +217,7 @@ def test_runs_that_differ_near_an_end_stay_within_it():
 
 
 @pytest.mark.parametrize("p", [0.5, 0.6, 0.975, 0.999])
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 30, 101])
+@pytest.mark.parametrize("degrees", [1, 1.3, 2, 2.7, 3, 4, 7, 30, 101.5])
 def test_student_quantiles_are_scipy_s(p, degrees):
     assert student_quantile(p, degrees) == pytest.approx(scipy.stats.t.ppf(p, degrees), rel=1e-9, abs=1e-12)
 

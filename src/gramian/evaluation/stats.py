@@ -1,10 +1,14 @@
-"""How certain a figure is: intervals over items, widened by the spread between runs. Nothing is drawn at random.
+"""How certain a figure is: intervals over items, and over runs where there are several. Nothing is drawn at random.
 
 Standard errors are those of a ratio of sums over items, linearised ("ultimate clusters", Woodruff 1971): rows of one item
 depend on each other, and so do one item's successes in several directions. Shares have Wilson's interval, with the effective
 number of items that this error implies (Korn and Graubard 1998; Dean and Pagano 2015): it stays within [0, 1] and has a width
 at both ends. Paired differences have the interval of Bonett and Price (2012), which adds one success and one failure: it has
 a width even where no pair differs.
+
+Several runs on the same items are a second, crossed sample, as readers of the same cases are in radiology. The variance of the
+mean is that between the runs' means over their number, which holds the runs and what is left, plus the covariance of two runs,
+which is what the items have in common; its degrees of freedom are Satterthwaite's (Hillis 2007).
 """
 
 from __future__ import annotations
@@ -44,8 +48,7 @@ def share_interval(values: NDArray[np.float64], items: NDArray[np.int64] | None 
     """Mean over runs and strata of the share of rows, each in [0, 1], with its interval over items and runs.
 
     Wilson's interval, with the effective number of independent items that the standard error of the mean implies; where all
-    rows agree, which says nothing about their dependence, the number of items. With several runs, Student's half-width of
-    their mean, t·s/√runs, is added in quadrature.
+    rows agree, which says nothing about their dependence, the number of items. Several runs are a sample, too: see the module.
 
     Args:
         values: (rows,), (strata, rows) or (runs, strata, rows) in [0, 1]; NaN where a row does not take part. Strata, such as
@@ -61,7 +64,8 @@ def share_interval(values: NDArray[np.float64], items: NDArray[np.int64] | None 
 
     Source: Wilson 1927; Korn and Graubard, "Confidence intervals for proportions with small expected number of positive
     counts estimated from survey data", 1998; Dean and Pagano, "Evaluating confidence interval methods for binomial
-    proportions in clustered surveys", 2015.
+    proportions in clustered surveys", 2015. For runs Hillis, "A comparison of denominator degrees of freedom methods for
+    multiple observer ROC analysis", 2007.
 
     >>> share_interval(np.ones(20)).percent(), share_interval(np.array([0.0, 1.0, 1.0, 1.0])).value
     ('100.0 [83.9, 100.0]', 0.75)
@@ -69,7 +73,7 @@ def share_interval(values: NDArray[np.float64], items: NDArray[np.int64] | None 
     mean = _mean(values, items, level, 0, 1)
     if mean is None:
         return UNKNOWN
-    p, z = mean.value, mean.z
+    p, z = mean.value, mean.quantile
     n = mean.independent(p * (1 - p))
     centre, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((centre + side * width) / (1 + z * z / n) for side in (-1, 1))
@@ -106,7 +110,7 @@ def difference_interval(
         return UNKNOWN
     n = mean.independent(mean.square - mean.value**2)
     centre, square = n * mean.value / (n + 2), (n * mean.square + 2) / (n + 2)
-    width = mean.z * math.sqrt(max(0.0, square - centre**2) / (n + 2))
+    width = mean.quantile * math.sqrt(max(0.0, square - centre**2) / (n + 2))
     low, high = max(-1.0, centre - width), min(1.0, centre + width)
     return Interval(mean.value, min(low, mean.value), max(high, mean.value))
 
@@ -159,20 +163,24 @@ def resampled_interval(
 
 
 class _Mean(NamedTuple):
-    """A mean, the mean square, the standard error over items and runs, the numbers of items and observations, and z."""
+    """A mean, the mean square, the standard error over items and runs and its quantile, and numbers of items.
+
+    `most` is the largest number of independent ones: all observations of one run. Several runs that agree by luck have a larger
+    quantile instead.
+    """
 
     value: float
     square: float
     error: float
     items: int
-    observations: int
-    z: float
+    most: float
+    quantile: float
 
     def independent(self, variance: float) -> float:
-        """The number of independent observations with this variance whose mean is equally uncertain, at most all of them."""
+        """The number of independent observations with this variance whose mean is equally uncertain, at most `most`."""
         if variance <= 1e-12 or self.error <= 1e-9 or self.items < 2:  # all agree
             return float(self.items)
-        return min(variance / self.error**2, float(self.observations))
+        return min(variance / self.error**2, self.most)
 
 
 def _mean(values: NDArray[np.float64], items: NDArray[np.int64] | None, level: float, low: float, high: float) -> _Mean | None:
@@ -192,28 +200,46 @@ def _mean(values: NDArray[np.float64], items: NDArray[np.int64] | None, level: f
     strata = (counts > 0).sum(1)  # of each run that have anyone
     weight = present / np.maximum(counts, 1)[..., None] / strata[:, None, None] / len(data)  # of each row in the mean
     means = data.sum(2) / np.maximum(counts, 1)
-    influence = (weight * (data - means[..., None])).sum((0, 1))
+    influence = (weight * (data - means[..., None])).sum(1)  # (runs, rows) of each row in the mean, through each run
     taking_part = present.any((0, 1))
     if items is not None:
         names = np.unique(items, return_inverse=True)[1].reshape(-1)
-        influence, taking_part = np.bincount(names, influence), np.bincount(names, taking_part) > 0
-    number = int(taking_part.sum())
-    error = float(np.linalg.norm(influence))
+        influence = np.stack([np.bincount(names, row) for row in influence])
+        taking_part = np.bincount(names, taking_part) > 0
     by_run = means.sum(1) / strata
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    variance = float(np.square(influence.sum(0)).sum())
+    quantile = NormalDist().inv_cdf((1 + level) / 2)
     if len(by_run) > 1:
-        width = student_quantile((1 + level) / 2, len(by_run) - 1) * float(by_run.std(ddof=1)) / len(by_run) ** 0.5
-        error = math.hypot(error, width / z)
+        variance, degrees = _crossed(by_run, influence)
+        quantile = quantile if math.isinf(degrees) else student_quantile((1 + level) / 2, degrees)
     square = float((weight * np.square(data)).sum())
-    return _Mean(float(by_run.mean()), square, error, number, int(present.sum((1, 2)).max()), z)
+    most = float(present.sum()) if len(by_run) == 1 else math.inf
+    return _Mean(float(by_run.mean()), square, math.sqrt(variance), int(taking_part.sum()), most, quantile)
 
 
-def student_quantile(p: float, degrees: int) -> float:
-    """Quantile of Student's t distribution, by bisection of its distribution function, which is a finite sum for whole ν.
+def _crossed(by_run: NDArray[np.float64], influence: NDArray[np.float64]) -> tuple[float, float]:
+    """The variance of the mean over runs and items that cross, and its degrees of freedom.
+
+    Args:
+        by_run: (runs,) the mean of each run.
+        influence: (runs, items) of each item in the mean over the runs, through each run.
+    """
+    runs = len(by_run)
+    between = float(by_run.var(ddof=1)) / runs
+    of_items = float(np.square(influence.sum(0)).sum())  # if the runs were no sample
+    if between <= 1e-24:  # all runs agree
+        return of_items, math.inf
+    products = of_items - float(np.square(influence).sum())  # of different runs
+    shared = max(0.0, products * runs / (runs - 1))
+    return between + shared, min((runs - 1) * ((between + shared) / between) ** 2, 1e6)
+
+
+def student_quantile(p: float, degrees: float) -> float:
+    """Quantile of Student's t distribution, by bisection of its distribution function.
 
     Args:
         p: in [0.5, 1).
-        degrees: ν ≥ 1, degrees of freedom.
+        degrees: ν ≥ 1, degrees of freedom; not only whole numbers.
 
     Returns:
         t with P(T ≤ t) = p.
@@ -221,26 +247,23 @@ def student_quantile(p: float, degrees: int) -> float:
     Raises:
         InputError: p outside [0.5, 1), or ν below 1.
 
-    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
-
     >>> round(student_quantile(0.975, 2), 3), round(student_quantile(0.975, 100), 3)
     (4.303, 1.984)
     """
     check_number("p", p, "[0.5, 1)")
     check_number("degrees", degrees, "[1, inf)")
+    half = math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)) * math.sqrt(math.pi) / 2
 
     def within(angle: float) -> float:
-        """P(|t| ≤ √ν tan φ)."""
-        sine, cosine = math.sin(angle), math.cos(angle)
-        odd = degrees % 2
-        term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-        for j in range(1, (degrees - odd) // 2 + 1):
-            total += term
-            term *= cosine * cosine * (2 * j / (2 * j + 1) if odd else (2 * j - 1) / (2 * j))
-        return 2 / math.pi * (angle + sine * total) if odd else sine * total
+        """P(|T| ≤ √ν tan φ), the integral of cos^(ν−1) from 0 to φ over that to π/2, by Gauss's rule."""
+        cosines = np.cos(angle / 2 * (_NODES + 1))
+        return angle / 2 * float((_WEIGHTS * cosines ** (degrees - 1)).sum()) / half
 
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if within(middle) < 2 * p - 1 else (low, middle)
     return math.sqrt(degrees) * math.tan((low + high) / 2)
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
