@@ -52,6 +52,7 @@ class Method:
         search: what the closed form tries on validation; with a loss, the closed form that training starts from.
         train: a method of somebody else, instead of all of these but the name: (training items, validation items, seed) → an
             object whose `embed` gives the Bundle of a table.
+        beside: the weight of a term beside the loss, and what makes it from the Aligner and the training items.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Method:
     kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
     search: Search | None = None
     train: Callable[[Table, Table, int], Embeds] | None = None
+    beside: tuple[float, Callable[[Aligner, Table], Loss]] | None = None
 
     @property
     def objective(self) -> str:
@@ -132,7 +134,7 @@ class Trial:
     def settings(self, method: Method) -> dict[str, Any]:
         """Everything that determines a run's result, as plain JSON values."""
         start = self.task.start
-        settings = versions() | {
+        settings: dict[str, Any] = versions() | {
             "data": self.digest,
             "split": self.split,
             "dim": method.dim or self.task.dim,
@@ -142,6 +144,8 @@ class Trial:
             "search": None if method.search is None else asdict(method.search),
             "start": None if start is None else {"recipe": asdict(self._recipe(start)), "loss": start.objective},
         }
+        if method.beside is not None:
+            settings["beside"] = f"{method.beside[0]:g} {method.beside[1].__qualname__}"
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 
@@ -193,8 +197,12 @@ class Trial:
             aligner = Aligner.for_table(train, dim=dim, head=method.head, kernel=method.kernel, seed=self.seed)
         if method.loss is None:
             return aligner, History(best=solved)
-        recipe = self._recipe(method)
-        return aligner, fit(aligner, method.loss(), train, validation, recipe=recipe, progress=False, cpu=self.cpu)
+        recipe, loss = self._recipe(method), method.loss()
+        if method.beside is not None:
+            weight, term = method.beside
+            train = train if train.item_ids is not None else replace(train, item_ids=train.ids)
+            loss = loss + weight * term(aligner, train)
+        return aligner, fit(aligner, loss, train, validation, recipe=recipe, progress=False, cpu=self.cpu)
 
 
 def path_of(folder: Path, task: Task, method: Method, seed: int) -> Path:

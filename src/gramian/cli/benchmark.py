@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gramian.benchmark.alignment_metric import alignment_metric
+from gramian.benchmark.attempts import attempts
 from gramian.benchmark.learning_curve import learning_curve
 from gramian.benchmark.modality_dropout import modality_dropout
 from gramian.benchmark.objectives import objectives
@@ -23,6 +24,7 @@ __all__ = ["benchmark_command"]
 
 STUDIES: dict[str, Callable[..., list[Path]]] = {
     "alignment_metric": alignment_metric,
+    "attempts": attempts,
     "learning_curve": learning_curve,
     "modality_dropout": modality_dropout,
     "objectives": objectives,
@@ -34,7 +36,14 @@ STUDIES: dict[str, Callable[..., list[Path]]] = {
 
 def benchmark_command(
     study: Literal[
-        "alignment_metric", "learning_curve", "modality_dropout", "objectives", "scale", "stamps_selection", "standing"
+        "alignment_metric",
+        "attempts",
+        "learning_curve",
+        "modality_dropout",
+        "objectives",
+        "scale",
+        "stamps_selection",
+        "standing",
     ],
     output: Path | None = None,
     seeds: int | None = None,
@@ -52,6 +61,7 @@ def benchmark_command(
     """Run a study: every method trained with several seeds, its figures compared in pairs.
 
     alignment_metric: whether GRAM's volume tells a good space from a bad one (docs/evaluation.md); half an hour.
+    attempts: what may be better than the best family, judged on validation items (docs/benchmark.md); an hour.
     learning_curve: how many training items each method needs (docs/canonical.md); hours.
     modality_dropout: what dropout of modalities in training buys (docs/evaluation.md); a quarter of an hour.
     objectives: which objective to train, which to fine-tune, which score to serve (docs/objectives.md); half an hour.
@@ -60,14 +70,14 @@ def benchmark_command(
     standing: every family of methods on every data set at hand, over repeated splits (docs/benchmark.md); hours.
 
     Args:
-        study: alignment_metric, learning_curve, modality_dropout, objectives, scale, stamps_selection or standing.
+        study: alignment_metric, attempts, learning_curve, modality_dropout, objectives, scale, stamps_selection or standing.
         output: folder of the runs and of report.md; runs/STUDY by default.
         seeds: runs of each method; the study's own number by default.
         epochs: of every run, to try it; the study's own by default.
         methods: names of the methods in small letters, words joined by dashes, as in gram-cone-each; all by default.
         sets: data sets of the studies of several, by default stamps and what `gramian prepare` has made; of scale, digits.
         sizes: numbers of training items of learning_curve and scale.
-        processes: that train in learning_curve and standing; each on its share of the cores.
+        processes: that train in attempts, learning_curve and standing; each on its share of the cores.
         external: methods of somebody else in standing, as package.module:function, whose code runs; typed, never in a file.
         merge: results.json files of others, shown beside those of standing.
         quick: let standing only show that it works: stamps, two methods, two splits.

@@ -1,0 +1,288 @@
+"""The search for better: what others recommend for few pairs on frozen features, each tried beside the best family we know.
+
+An attempt changes one thing of the reference and is judged by validation items alone. What wins there joins the families of
+the standing benchmark, whose test items are looked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from gramian.benchmark.families import SEARCH, data_sets
+from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.standing import split_of
+from gramian.benchmark.study import Method, Run, Task, chosen, study
+from gramian.bundle import Bundle
+from gramian.data import Table
+from gramian.data.sets import REPEATS
+from gramian.errors import TooSmallError, check_number, require
+from gramian.evaluation.directions import all_ranks
+from gramian.evaluation.metrics import mean_reciprocal_rank
+from gramian.evaluation.stats import resampled_interval
+from gramian.geometry import unit
+from gramian.kernels import Exchange
+from gramian.losses import PMRL, Centroid, Gram, Loss, LossOutput, Pairwise
+from gramian.model import Aligner
+from gramian.model.starts import EncodedRows
+from gramian.rows import read_ids
+from gramian.sheets import Sheet
+from gramian.training import Recipe
+
+__all__ = ["attempts"]
+
+REFERENCE = "InfoNCE from MAXVAR, kernel heads"
+CLOSED = "MAXVAR, kernel heads"
+LINEAR = "MAXVAR, linear heads"
+MLP = "InfoNCE, MLP heads"
+SHARES = (0.25, 0.5, 0.75)
+"""Of the reference in a joined space: validation chooses."""
+
+KERNEL = replace(SEARCH, heads=("kernel",))
+SMALL = replace(KERNEL, kernels=KERNEL.kernels[:1], ridges=(0.3, 1.0), powers=(0.5, 1.0, 2.0), dims=(128,))
+"""For criteria that are solved anew for every width."""
+
+info_nce = partial(Pairwise, temperature=0.2)
+
+
+class Beside(Loss):
+    """A term that compares the shared space with the training items' own features.
+
+    Args:
+        aligner: whose towers encode the features.
+        train: the training items.
+        temperature: of the similarities.
+    """
+
+    def __init__(self, aligner: Aligner, train: Table, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+        codes = read_ids(train.item_ids or train.ids, len(train))
+        self.codes, order = codes.sort()
+        columns: dict[str, list[Tensor]] = {}
+        for batch in EncodedRows(aligner.towers, train):
+            for name, (vectors, _) in batch.items():
+                columns.setdefault(name, []).append(unit(vectors))
+        self.columns = {name: torch.cat(parts)[order] for name, parts in columns.items()}
+
+    @property
+    def sign_blind(self) -> bool:
+        """True: what it is added to determines the space."""
+        return True
+
+    def features(self, bundle: Bundle, name: str) -> Tensor:
+        """(n, width) unit vectors of the items in the batch.
+
+        Raises:
+            TooSmallError: items without ids, as those of validation, which are not kept here.
+        """
+        if bundle.item_ids is None:
+            raise TooSmallError("`bundle` must have the ids of training items.")
+        return self.columns[name][torch.searchsorted(self.codes, bundle.item_ids)]
+
+
+class Structure(Beside):
+    """The Jensen–Shannon divergence of the similarities within a modality, before the head and after it (STRUCTURE, 2025)."""
+
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:  # noqa: ARG002 (one process)
+        """The mean over modalities and items, a scalar ≥ 0."""
+        parts = {}
+        for name in bundle.modalities:
+            kept = bundle.has(name)
+            before, after = self.features(bundle, name)[kept], bundle.column(name)[kept]
+            p, q = ((rows @ rows.mT / self.temperature).log_softmax(1) for rows in (before, after))
+            middle = torch.logaddexp(p, q) - np.log(2.0)
+            parts[name] = ((p.exp() * (p - middle)).sum(1) + (q.exp() * (q - middle)).sum(1)).mean() / 2
+        return LossOutput(torch.stack(list(parts.values())).mean(), parts)
+
+
+class SoftTargets(Beside):
+    """Cross-entropy of the candidates, whose targets are their similarities to the match within its own modality."""
+
+    def compute(self, bundle: Bundle, exchange: Exchange) -> LossOutput:  # noqa: ARG002 (one process)
+        """The mean over pairs of modalities, both ways, and items, a scalar ≥ 0."""
+        parts = {}
+        for first, second in combinations(bundle.modalities, 2):
+            kept = bundle.has(first) & bundle.has(second)
+            logits = bundle.column(first)[kept] @ bundle.column(second)[kept].mT / 0.2
+            total = torch.zeros(())
+            for rows, name in ((logits, second), (logits.mT, first)):
+                own = self.features(bundle, name)[kept]
+                targets = (own @ own.mT / self.temperature).softmax(1)
+                total = total - (targets * rows.log_softmax(1)).sum(1).mean() / 2
+            parts[f"{first}-{second}"] = total
+        return LossOutput(torch.stack(list(parts.values())).mean(), parts)
+
+
+def tried(modalities: Sequence[str]) -> dict[str, Method]:
+    """Every attempt by its name, the reference first.
+
+    Args:
+        modalities: of the data set.
+
+    Returns:
+        Name → method.
+    """
+    base = Method(REFERENCE, info_nce, search=KERNEL)
+    pairs = {f"{first}-{second}": 0.2 for first, second in combinations(modalities, 2)}
+    losses: dict[str, Callable[[], Loss]] = {
+        "label smoothing 0.1": partial(info_nce, label_smoothing=0.1),
+        "16 hardest negatives": partial(info_nce, negatives=16),
+        "one temperature per pair": partial(info_nce, temperature=pairs),
+        "sigmoid": partial(Pairwise, objective="sigmoid"),
+        "centroid term": partial(_plus, partial(Centroid, temperature=0.2)),
+        "cone term": partial(_plus, partial(Gram, score="cone", anchor="each", temperature=0.2)),
+        "signed PMRL term": partial(_plus, partial(PMRL, signed=True, alignment_temperature=0.5)),
+    }
+    recipes = {
+        "rate 1e-4": Recipe(learning_rate=1e-4),
+        "batches of 512": Recipe(batch_size=512),
+        "weight decay 1": Recipe(weight_decay=1.0),
+        "modality dropout 0.3": Recipe(modality_dropout=0.3),
+    }
+    searches = {
+        "kernel trained as well": replace(KERNEL, kernels=tuple(replace(kernel, learnable=True) for kernel in KERNEL.kernels)),
+        "from SUMCOR": replace(SMALL, criterion="sumcor"),
+        "from GENVAR": replace(SMALL, criterion="genvar"),
+        "from MAXVAR, the same small search": SMALL,
+    }
+    beside = {"STRUCTURE": (Structure, (1.0, 10.0)), "soft targets": (SoftTargets, (0.1, 0.5))}
+    every = [
+        base,
+        Method(CLOSED, None, search=KERNEL),
+        Method(LINEAR, None, search=replace(SEARCH, heads=("linear",))),
+        Method(MLP, info_nce, head="mlp"),
+        *(replace(base, name=name, loss=loss) for name, loss in losses.items()),
+        *(replace(base, name=name, recipe=recipe) for name, recipe in recipes.items()),
+        *(replace(base, name=name, search=search) for name, search in searches.items()),
+        *(
+            replace(base, name=f"{name}, weight {weight:g}", beside=(weight, term))
+            for name, (term, weights) in beside.items()
+            for weight in weights
+        ),
+    ]
+    return {method.name: method for method in every}
+
+
+def _plus(term: Callable[[], Loss]) -> Loss:
+    return info_nce() + term()
+
+
+def attempts(
+    output: Path = Path("runs/attempts"),
+    *,
+    seeds: int = 3,
+    epochs: int | None = None,
+    methods: Sequence[str] | None = None,
+    page: Path | None = None,
+    resume: bool = False,
+    processes: int = 1,
+    console: Console | None = None,
+    sets: Sequence[str] | None = None,
+) -> list[Path]:
+    """Try every attempt beside the reference on all data sets at hand; validation items alone are looked at.
+
+    Args:
+        output: folder of the runs and of `report.md`.
+        seeds: repeated splits, each with its own heads and batches; 2 to 11.
+        epochs: of every run with a loss, for a trial.
+        methods: names of attempts, beside the reference; all by default.
+        page: a Markdown page with the marker "attempts", which gets the table.
+        resume: reuse the finished runs with the same settings.
+        processes: that train; each on its share of the cores.
+        console: of the progress bar.
+        sets: names of data sets; by default stamps and those that `gramian prepare` has made.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        InputError: an unknown attempt or data set, a page without the marker, one split.
+    """
+    require("scipy")
+    check_number("seeds", seeds, f"[2, {REPEATS + 1}]", integer=True, why="for one split has no spread")
+    if page is not None:
+        read_page(page, ["attempts"])
+    found: dict[str, dict[str, NDArray[np.float64]]] = {}
+    validated: dict[str, float] = {}
+    for name, table in data_sets(sets):
+        every = tried(table.modalities)
+        if methods is not None:
+            names = {REFERENCE, *(one.name for one in chosen(list(every.values()), methods))}
+            every = {each: method for each, method in every.items() if each in names}
+        if epochs is not None:
+            every = {each: replace(one, recipe=replace(one.recipe or Recipe(), epochs=epochs)) for each, one in every.items()}
+        task = Task(name, partial(split_of, table, name), dim=256)
+        runs = study(
+            [task],
+            list(every.values()),
+            output,
+            seeds=seeds,
+            split="validation",
+            resume=resume,
+            cpu=True,
+            processes=processes,
+            console=console,
+        )[name]
+        found[name] = {each: np.array([run.best for run in own]) for each, own in runs.items()} | _joined(runs)
+        validated[name] = len(table.part("validation")) / len(table.part("train"))
+    text = _sheet(found, validated, seeds).markdown()
+    return write_tables("The search for better", {"attempts": text}, output, page)
+
+
+def _joined(runs: Mapping[str, Sequence[Run]]) -> dict[str, NDArray[np.float64]]:
+    """Validation MRR of pairs of finished runs in one space, for the best of `SHARES` on each split."""
+    found = {}
+    for first, second in ((REFERENCE, MLP), (REFERENCE, LINEAR), (CLOSED, MLP)):
+        if first in runs and second in runs:
+            both = [(a.embedded, b.embedded) for a, b in zip(runs[first], runs[second], strict=True)]
+            scores = [[mean_reciprocal_rank(all_ranks(joined(a, b, share))) or 0.0 for share in SHARES] for a, b in both]
+            found[f"{first} + {second}"] = np.array(scores).max(1)
+    return found
+
+
+def joined(first: Bundle, second: Bundle, share: float) -> Bundle:
+    """Two embeddings of the same items in one space, whose cosines are the weighted means of the two cosines.
+
+    Args:
+        first: n items.
+        second: the same.
+        share: of the first.
+
+    Returns:
+        A Bundle of the joined vectors.
+    """
+    vectors = torch.cat([share**0.5 * first.vectors, (1 - share) ** 0.5 * second.vectors], -1)
+    return replace(first, vectors=vectors, tokens={})
+
+
+def _sheet(found: Mapping[str, Mapping[str, NDArray[np.float64]]], validated: Mapping[str, float], seeds: int) -> Sheet:
+    """A row per attempt, a column per data set: the difference to the reference, with its interval."""
+    names = dict.fromkeys(name for of_set in found.values() for name in of_set)
+    rows = []
+    for name in names:
+        cells = []
+        for data, of_set in found.items():
+            if name not in of_set:
+                cells.append("–")
+            elif name == REFERENCE:
+                cells.append(f"{100 * of_set[name].mean():.1f}")
+            else:
+                interval, _ = resampled_interval(of_set[name] - of_set[REFERENCE], validated[data])
+                cells.append(f"{100 * interval.value:+.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]")
+        rows.append((name, *cells))
+    note = (
+        f"MRR of the validation items in %, mean of {seeds} splits: the reference, and each attempt's paired difference to it "
+        "with its 95 % interval (Nadeau and Bengio's variance, as splits overlap). All train with τ = 0.2 and rate 1e-3 unless "
+        "the name says otherwise; the share of a joined space is chosen on the same items, which flatters it."
+    )
+    return Sheet("The search for better", ("attempt", *found), tuple(rows), note)
