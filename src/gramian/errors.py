@@ -180,6 +180,7 @@ EXTRAS = {
     "datasets": "train",
     "jinja2": "report",
     "fastapi": "serve",
+    "gradio": "explore",
     "matplotlib": "plots",
     "mteb": "mteb",
     "peft": "hf",

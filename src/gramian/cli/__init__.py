@@ -17,6 +17,7 @@ from gramian.cli.compare import compare_command
 from gramian.cli.demo import demo_command
 from gramian.cli.embed import embed
 from gramian.cli.evaluate import evaluate_table
+from gramian.cli.explore import explore_command
 from gramian.cli.index import index_command
 from gramian.cli.parsing import Command, help_of, parse
 from gramian.cli.prepare import prepare_command
@@ -80,6 +81,7 @@ COMMANDS: dict[str, Command] = {
     "index": Command(index_command, "embed a table and add its items to a run's index", bare="run"),
     "search": Command(search_command, "search a run's index by any modalities together", bare="run"),
     "serve": Command(serve_command, "serve a run's index over HTTP, on this machine", bare="run"),
+    "explore": Command(explore_command, "explore a run's index on a page of this machine", bare="run"),
     "benchmark": Command(
         benchmark_command, "compare methods over data sets, seeds and splits: the studies behind the docs", bare="study"
     ),

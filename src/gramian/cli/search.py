@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gramian.bundle import Bundle
 from gramian.cli.terminal import console_of
-from gramian.data import load
-from gramian.errors import InputError, check_choice, first_line
-from gramian.files import parse_json
+from gramian.errors import InputError
 from gramian.index import Index
+from gramian.index.asking import chosen, embedded, joined, row_of
 from gramian.index.protocol import SearchScore
 from gramian.model import Aligner
 from gramian.model.specs import Spec, build_towers
@@ -87,19 +84,19 @@ def search_command(
     typed = {name: value for name, value in plain.items() if value is not None} | dict(cells or {})
     parts: list[tuple[str, Bundle]] = []
     if typed:
-        parts.append(("", _embedded(index, typed)))
+        parts.append(("", embedded(index, typed)))
     if like is not None:
-        parts.append(("like ", _chosen(index.vectors([like]), by)))
+        parts.append(("like ", chosen(index.vectors([like]), by)))
     if (data is None) != (row is None):
         raise InputError("--data and --row go together: a table, and the id of the row to search by.")
     if data is not None and row is not None:
-        parts.append(("row ", _chosen(_row(index, data, row, by, media_root), by)))
+        parts.append(("row ", chosen(row_of(index, data, row, by, media_root), by)))
     if not parts:
         raise InputError(
             "there is nothing to search by. Type --text, --image, --audio, --cells.NAME, --like or --data and --row."
         )
-    query = parts[0][1] if len(parts) == 1 else _joined(parts)
-    lacks = None if without is None else _embedded(index, {"text": without} if isinstance(without, str) else without)
+    query = parts[0][1] if len(parts) == 1 else joined(parts)
+    lacks = None if without is None else embedded(index, {"text": without} if isinstance(without, str) else without)
     answers = index.search(
         query,
         k,
@@ -132,66 +129,3 @@ def search_command(
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _embedded(index: Index, typed: Mapping[str, str]) -> Bundle:
-    """One item in the index's space, of what was typed."""
-    model = index.model
-    if model is None:
-        raise InputError("the index has no model to embed the query with. Pass --model, or search with --like.")
-    cells: dict[str, Any] = {}
-    for name, value in typed.items():
-        check_choice("cells", name, model.modalities)
-        if name not in model.raw_modalities():
-            value = _features(name, value, model.modalities[name].width)
-        cells[name] = value
-    bundle = index.embed(cells)
-    return bundle.select(*(name for name in bundle.modalities if name in typed))
-
-
-def _features(name: str, text: str, width: int) -> Any:
-    try:
-        values = parse_json(text)
-        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-            raise ValueError("no list of numbers")
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"the model reads features of `{name}`, {width} numbers as in [0.1, 0.2]; got {text!r:.40} "
-            f"({first_line(error):.40}). "
-            "Search by --like ID, or by --data TABLE --row ID."
-        ) from None
-    return values
-
-
-def _row(index: Index, data: str, row: str, by: list[str] | None, media_root: list[Path] | None) -> Bundle:
-    """The cells of one row of a table, in the index's space."""
-    model = index.model
-    if model is None:
-        raise InputError("the index has no model to embed the row with. Pass --model, or search with --like.")
-    table = model.towers.known(load(data, raw=model.raw_modalities(), media_root=media_root), by)
-    if row not in table.ids:
-        raise InputError(f"`row` must be the id of a row of {data!r}, such as {table.ids[0]!r}; got {row!r:.80}.")
-    one = table[[table.ids.index(row)]]
-    names = [name for name in one.modalities if bool(one.present[name][0])]
-    if not names:
-        raise InputError(f"`row` {row!r} of {data!r} is empty in {', '.join(by or one.modalities)}. Choose another with --by.")
-    return model.embed(one.select(*names)).select(*names).to("cpu")
-
-
-def _chosen(item: Bundle, by: list[str] | None) -> Bundle:
-    """Those of an item's modalities that it has and that count."""
-    for name in by or ():
-        check_choice("by", name, item.modalities)
-    names = [name for name in item.modalities if name in (by or item.modalities) and bool(item.has(name)[0])]
-    if not names:
-        raise InputError(f"the item lacks {', '.join(by or ())}. Choose another modality with --by.")
-    return item.select(*names)
-
-
-def _joined(parts: list[tuple[str, Bundle]]) -> Bundle:
-    """The vectors of several items as one query; a name that occurs twice says where it is from."""
-    columns: dict[str, torch.Tensor] = {}
-    for source, part in parts:
-        for name in part.modalities:
-            columns[f"{source}{name}" if name in columns else name] = part.column(name)
-    return Bundle.from_dict(columns)

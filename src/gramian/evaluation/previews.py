@@ -162,14 +162,21 @@ class Previews:
         self.left_out = 0
         self._made: dict[tuple[str, str], Preview] = {}
 
-    def of(self, modality: str, row: str) -> Preview | None:
-        """The preview of a cell by the row's id; None where the table has none, or its size would be too much."""
+    def made(self, modality: str, row: str) -> Preview | None:
+        """The preview of a cell by the row's id, made anew, whatever the size in all; None where the table has none."""
         column, kind = self.columns.get(modality), self.kinds.get(modality)
         if column is None or kind is None or row not in self.rows or not column.present[self.rows[row]]:
             return None
+        return preview(column[self.rows[row]], kind, column.folder)
+
+    def of(self, modality: str, row: str) -> Preview | None:
+        """The preview of a cell by the row's id; None where the table has none, or its size would be too much."""
         key = modality, row
         if key not in self._made:
-            self._made[key] = preview(column[self.rows[row]], kind, column.folder)
+            made = self.made(modality, row)
+            if made is None:
+                return None
+            self._made[key] = made
         made = self._made[key]
         if len(made.uri) > self.left:
             self.left_out += 1

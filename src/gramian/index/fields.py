@@ -21,8 +21,9 @@ FieldType: TypeAlias = Literal["text", "int", "float", "bool"]
 Metadata: TypeAlias = "Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]"
 """Field → n values, `None` where unknown; or one mapping per item."""
 Operator: TypeAlias = Literal["in", "gt", "gte", "lt", "lte", "exists"]
-Filter: TypeAlias = "Mapping[str, Any] | Sequence[str] | str"
-"""Field → a value, a list of values, or {"gte": 1990, "not": "fr"}; or texts such as "year>=1990", "lang=fr,de", "lang!=en"."""
+Filter: TypeAlias = "Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | str"
+"""Field → a value, a list of values, or {"gte": 1990, "not": "fr"}; a text such as "year>=1990", "lang=fr,de", "lang!=en"; or
+several of these."""
 
 TYPES: dict[FieldType, torch.dtype] = {"text": torch.int32, "int": torch.int64, "float": torch.float64, "bool": torch.bool}
 WORDS = {"text": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -192,8 +193,9 @@ def read_filter(filter: Filter | None, types: Mapping[str, FieldType]) -> tuple[
     if filter is None:
         return ()
     if not isinstance(filter, Mapping):
-        texts = [filter] if isinstance(filter, str) else list(filter)
-        return tuple(_from_text(text, types) for text in texts)
+        several = [filter] if isinstance(filter, str) else list(filter)
+        parts = [read_filter(one, types) if isinstance(one, Mapping) else (_from_text(one, types),) for one in several]
+        return tuple(condition for part in parts for condition in part)
     conditions = []
     for name, wanted in filter.items():
         kind = _known(name, types)

@@ -277,6 +277,16 @@ class FlatIndex(Index):
             for row in segment.live.nonzero().flatten().tolist():
                 yield segment.id(row)
 
+    def sample(self, count: int, seed: int = 0) -> list[str]:
+        """The ids of at most `count` items, drawn by a seed, in the order in which they were added."""
+        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+        names, first = [], 0
+        for segment in self.segments:
+            rows = segment.live.nonzero().flatten()
+            names += [segment.id(row) for row in rows[drawn[(drawn >= first) & (drawn < first + len(rows))] - first].tolist()]
+            first += len(rows)
+        return names
+
     def known(self, ids: Sequence[str]) -> list[bool]:
         """Which of some ids are in the index."""
         found = {position for position, _, _ in self._find(list(ids))}
