@@ -178,12 +178,18 @@ def test_the_page_says_data_winner_margin_and_certainty(runs):
     poor = next(path for path in folder.iterdir() if path.name.startswith("poor"))
     page = run_page({"good": folder / "good", "poor": poor})
     comparison = compare({"good": folder / "good", "poor": poor})
-    assert page.verdict[0].startswith("good ranks first") and comparison.sentences()[0] in page.verdict[0]
+    margin, values = comparison.pairs[0].difference, [100 * value.value for value in comparison.recall.values()]
+    assert page.verdict[0] == (
+        f"On 12 items of {MARKUP} (split {MARKUP}), good beats poor by {100 * margin.value:.1f} points of R@1 (95 % interval "
+        f"{100 * margin.low:.1f} to {100 * margin.high:.1f}; p < 0.001): {values[0]:.1f} % against {values[1]:.1f} %."
+    )
     assert [tile.name for tile in page.tiles] == ["Winner", "Margin", "Certainty", "Gallery"]
     assert page.tiles[0].value == "good" and page.tiles[1].value == f"{100 * comparison.pairs[0].difference.value:+.1f} points"
     assert MARKUP in page.subtitle and "12 items" in page.subtitle
     alone = run_page({"good": folder / "good"})
-    assert "guessing would find 8.9 %" in alone.verdict[0]  # galleries: four of 12, two of 10
+    assert (
+        alone.verdict[0].startswith("On 12 items of") and "guessing would find 8.9 %" in alone.verdict[0]
+    )  # galleries: four of 12, two of 10
     assert [section.title for section in alone.sections] == [
         "Retrieval",
         "Hardest and best queries",

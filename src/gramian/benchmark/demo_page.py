@@ -16,7 +16,7 @@ from gramian.evaluation.examples import Example
 from gramian.evaluation.illustrations import Illustrations
 from gramian.evaluation.page import Block, Code, Facts, Page, Section, Tile
 from gramian.evaluation.previews import Previews
-from gramian.evaluation.run_page import example_blocks
+from gramian.evaluation.run_page import example_blocks, leader
 from gramian.evaluation.stats import Interval
 from gramian.sheets import Sheet
 
@@ -77,7 +77,7 @@ def demo_page(
         title=f"{settings.get('data', 'Items')}: {len(order)} ways to align {', '.join(names)}",
         subtitle=f"{len(parts['train'])} items to train, {len(parts['validation'])} to choose by, {len(test)} to test; "
         f"{_seeds(runs[best])} of each method",
-        verdict=_verdict(runs, order, against),
+        verdict=_verdict(runs, order, against, f"On {len(test)} test items of {settings.get('data', 'the table')}"),
         tiles=_tiles(runs, order, against),
         sections=sections,
         footer=f"Written by gramian {__version__}. One file: it loads nothing and sends nothing.",
@@ -97,13 +97,26 @@ def _apart(value: Interval) -> bool:
     return value.low > 0 or value.high < 0
 
 
-def _verdict(runs: Mapping[str, Sequence[Run]], order: Sequence[str], against: Mapping[str, Interval]) -> list[str]:
-    best = order[0]
+def _verdict(runs: Mapping[str, Sequence[Run]], order: Sequence[str], against: Mapping[str, Interval], where: str) -> list[str]:
+    best, second = order[:2]
     top = recall(runs[best])
     directions = len(runs[best][0].report.singles)
+    margin = against[second]
+    values = top.value, recall(runs[second]).value
+    sure = f"allowing for {len(against)} comparisons" if len(against) > 1 else "over items and seeds"
     said = [
-        f"{best} ranks first: the match comes first for {100 * top.value:.1f} % of the queries "
-        f"(95 % interval {100 * top.low:.1f} to {100 * top.high:.1f}), the mean of {directions} directions."
+        leader(
+            where,
+            best,
+            second + (", the next best," if len(order) > 2 else ""),
+            values,
+            margin,
+            "R@1",
+            sure,
+            decided=_apart(margin),
+        ),
+        f"R@1 is how often the match comes first, the mean of {directions} directions and {_seeds(runs[best])}; that of {best} "
+        f"lies between {100 * top.low:.1f} and {100 * top.high:.1f} % (95 % interval).",
     ]
     beaten = [name for name, value in against.items() if _apart(value)]
     level = [name for name in against if name not in beaten]

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_number, check_type, listing, require
+from gramian.evaluation.directions import Direction
+from gramian.evaluation.metrics import Ranks, hits_at_k
 from gramian.evaluation.rankings import Names
 from gramian.evaluation.stats import Interval, share_interval
 from gramian.geometry import unit
@@ -68,13 +70,33 @@ class Classified:
         best: NDArray[np.int64] = self.values.argmax(1)
         return best
 
+    @property
+    def ranks(self) -> Ranks:
+        """The rank of each item's own class among the classes."""
+        own = np.take_along_axis(self.values, self.truth[:, None], 1)
+        return Ranks((self.values > own).sum(1), (self.values == own).sum(1) - 1)
+
+    def direction(self, label: str) -> Direction:
+        """The classification as a direction from the modalities to the class, for the files of ranks.
+
+        Args:
+            label: of the classes.
+
+        Returns:
+            A Direction whose gallery are the classes, and whose score is the method.
+        """
+        method = f"{self.method}, {self.score}" if self.score else self.method
+        return Direction(
+            self.modalities, (label,), method, self.rows, self.items, self.ranks, len(self.classes), 0, self.unlabelled
+        )
+
     def accuracy(self, k: int = 1) -> Interval:
         """Share of the items whose class is among the k that are suggested most, in expectation where some tie."""
-        return share_interval(self._hits(k), self.items)
+        return share_interval(hits_at_k(self.ranks, k), self.items)
 
     def balanced_accuracy(self) -> Interval:
         """Mean over the classes of the share of their items that are told right; classes without an item do not count."""
-        hits = self._hits(1)
+        hits = hits_at_k(self.ranks, 1)
         strata = np.where(self.truth == np.arange(len(self.classes))[:, None], hits, np.nan)
         return share_interval(strata[~np.isnan(strata).all(1)], self.items)
 
@@ -103,12 +125,6 @@ class Classified:
             "chance": self.chance(),
             "confusion": self.confusion().tolist(),
         }
-
-    def _hits(self, k: int) -> NDArray[np.float64]:
-        own = np.take_along_axis(self.values, self.truth[:, None], 1)
-        better, tied = (self.values > own).sum(1), (self.values == own).sum(1)
-        hits: NDArray[np.float64] = np.clip((k - better) / tied, 0, 1)
-        return hits
 
 
 def zero_shot(

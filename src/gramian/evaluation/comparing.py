@@ -1,6 +1,7 @@
 """`compare`: which of several evaluations of the same items is better, and how sure that is.
 
-Recall is averaged over the directions that all runs have, and compared in pairs of one query each. Differences have Bonett and
+Recall, or MRR, is averaged over the directions that all runs have, and compared in pairs of one query each; accuracy over the
+methods and sets of modalities by which all runs tell the classes, in pairs of one item each. Differences have Bonett and
 Price's interval over items; p-values are those of a permutation test that swaps the two runs' results item by item, corrected
 by Holm (1979) for the number of pairs. Runs that cannot be told apart share a letter (Piepho 2004).
 
@@ -12,8 +13,9 @@ the splits' differences has the variance of Nadeau and Bengio (2003).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -22,17 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gramian.errors import InputError, check_choice, check_number, listing, require
-from gramian.evaluation.metrics import hits_at_k
-from gramian.evaluation.ranks_file import NAME, RankedDirection, Way, read_ranks
+from gramian.evaluation.metrics import Ranks, hits_at_k, reciprocal_ranks
+from gramian.evaluation.ranks_file import CLASSES, NAME, RankedDirection, Way, read_ranks
 from gramian.evaluation.significance import TESTS, Test, bootstrap_p, groups, holm, interval_p, permutation_p
 from gramian.evaluation.stats import Interval, difference_interval, resampled_interval, share_interval
 from gramian.files import read_json, write_text
 from gramian.sheets import Sheet
 
-__all__ = ["DIRECTIONS", "Comparison", "Directions", "Pair", "compare"]
+__all__ = ["DIRECTIONS", "METRICS", "Comparison", "Directions", "Metric", "Pair", "compare"]
 
 Directions: TypeAlias = Literal["singles", "joint", "all"]
 DIRECTIONS: tuple[Directions, ...] = ("singles", "joint", "all")
+
+Metric: TypeAlias = Literal["recall", "mrr", "accuracy"]
+METRICS: tuple[Metric, ...] = ("recall", "mrr", "accuracy")
+"""R@k and the mean of 1/rank of retrieval; the share of the items whose class is among the best k."""
 
 LEVEL = 0.05
 
@@ -42,10 +48,10 @@ class Pair:
     """Two runs on the same queries.
 
     Attributes:
-        better: the run with the higher mean recall.
+        better: the run with the higher mean.
         worse: the other.
-        difference: of the mean recall, paired by query, with its 95 % interval over items.
-        p: of the permutation test, corrected for the number of pairs that are compared.
+        difference: of the means, paired by query, with its 95 % interval over items.
+        p: of the test, corrected for the number of pairs that are compared.
     """
 
     better: str
@@ -58,17 +64,22 @@ class Pair:
         """Whether the two can be told apart at the 5 % level."""
         return self.p < LEVEL
 
-    def sentence(self, k: int, items: int) -> str:
-        """What the figures allow to say."""
+    def sentence(self, measure: str, items: int) -> str:
+        """What the figures allow to say.
+
+        Args:
+            measure: what was compared: `Comparison.measure`.
+            items: number of different items.
+        """
         if self.differ:
             return (
-                f"{self.better} beats {self.worse}: {self.difference.percent()} points of R@{k} on {items} items "
+                f"{self.better} beats {self.worse}: {self.difference.percent()} points of {measure} on {items} items "
                 f"(p {_p(self.p)})."
             )
         most = 100 * max(abs(self.difference.low), abs(self.difference.high))
         return (
             f"{self.better} and {self.worse} cannot be told apart on {items} items: {self.difference.percent()} points of "
-            f"R@{k} (p {_p(self.p)}). They may differ by up to {most:.1f}."
+            f"{measure} (p {_p(self.p)}). They may differ by up to {most:.1f}."
         )
 
 
@@ -77,17 +88,18 @@ class Comparison:
     """Several runs, compared in pairs.
 
     Attributes:
-        recall: run → mean R@k over the directions, with its interval; the best first.
+        recall: run → mean over the directions of R@k, or of `metric`, with its interval; the best first.
         pairs: every two of them.
         letters: run → letters, of which runs that cannot be told apart share one.
         ways: the directions that were averaged.
         by_way: for each direction and pair, the better run's R@k minus the worse one's.
-        k: cut-off of the recall.
+        k: cut-off of the recall or of the accuracy.
         items: number of different items.
         galleries: smallest and largest gallery.
         seeds: of each run.
         splits: different splits that the seeds have.
         test: by which the pairs were tested, in words.
+        metric: what was compared.
     """
 
     recall: dict[str, Interval]
@@ -101,11 +113,22 @@ class Comparison:
     seeds: int = 1
     splits: int = 1
     test: str = "a permutation test over items"
+    metric: Metric = "recall"
+
+    @property
+    def measure(self) -> str:
+        """What was compared, in words: R@1, MRR, accuracy."""
+        if self.metric == "accuracy":
+            return "accuracy" if self.k == 1 else f"top-{self.k} accuracy"
+        return "MRR" if self.metric == "mrr" else f"R@{self.k}"
 
     def sheets(self) -> list[Sheet]:
         """The comparison as tables, for the terminal and for Markdown."""
         sizes = dict.fromkeys(self.galleries)
-        over = f"Mean R@{self.k} in % over {len(self.ways)} directions, {self.items} items, gallery {'–'.join(map(str, sizes))}"
+        ends = "–".join(map(str, sizes))
+        told = self.metric == "accuracy"
+        over = f"Mean {self.measure} in % over {len(self.ways)} {'ways to tell the class' if told else 'directions'}"
+        over += f", {self.items} items, {f'{ends} classes' if told else f'gallery {ends}'}"
         rows = tuple((name, value.percent(), self.letters[name]) for name, value in self.recall.items())
         above = (
             ""
@@ -115,28 +138,29 @@ class Comparison:
             else f" of {self.splits} splits that overlap"
         )
         note = f"{over}; 95 % intervals over items{above}. Runs that share a letter cannot be told apart."
-        sheets = [Sheet("Runs", ("run", f"R@{self.k} [95 %]", "group"), rows, note)]
+        sheets = [Sheet("Runs", ("run", f"{self.measure} [95 %]", "group"), rows, note)]
         compared = tuple((p.better, p.worse, p.difference.percent(), _p(p.p), "yes" if p.differ else "no") for p in self.pairs)
         note = (
             f"Differences are paired by query; p of {self.test}, corrected by Holm for {len(self.pairs)} "
             f"{'pair' if len(self.pairs) == 1 else 'pairs'}."
         )
-        sheets.append(Sheet("Pairs", ("run", "against", f"Δ R@{self.k} [95 %]", "p", "differ"), compared, note))
+        sheets.append(Sheet("Pairs", ("run", "against", f"Δ {self.measure} [95 %]", "p", "differ"), compared, note))
         if len(self.pairs) == 1:
             each = tuple((str(way), value.percent()) for (way, _, _), value in self.by_way.items())
             note = (
                 f"{self.pairs[0].better} minus {self.pairs[0].worse}; intervals are not corrected for the number of directions."
             )
-            sheets.append(Sheet("Directions", ("direction", f"Δ R@{self.k} [95 %]"), each, note))
+            sheets.append(Sheet("Directions", ("direction", f"Δ {self.measure} [95 %]"), each, note))
         return sheets
 
     def sentences(self) -> list[str]:
         """What the figures allow to say of each pair."""
-        return [pair.sentence(self.k, self.items) for pair in self.pairs]
+        return [pair.sentence(self.measure, self.items) for pair in self.pairs]
 
     def to_dict(self) -> dict[str, object]:
         """Everything as plain numbers, lists and dicts; shares in [0, 1]."""
         return {
+            "metric": self.metric,
             "k": self.k,
             "items": self.items,
             "seeds": self.seeds,
@@ -152,7 +176,7 @@ class Comparison:
                     "difference": pair.difference._asdict(),
                     "p": pair.p,
                     "differ": pair.differ,
-                    "sentence": pair.sentence(self.k, self.items),
+                    "sentence": pair.sentence(self.measure, self.items),
                 }
                 for pair in self.pairs
             ],
@@ -179,8 +203,10 @@ Ranked: TypeAlias = Mapping[Way, RankedDirection]
 def compare(
     runs: Mapping[str, str | Path | Ranked | Sequence[Ranked]],
     *,
+    metric: Metric = "recall",
     k: int = 1,
-    directions: Directions = "singles",
+    directions: Directions | None = None,
+    scores: Sequence[str] | None = None,
     test: Test = "permutation",
     train_items: int | None = None,
     seed: int = 0,
@@ -191,9 +217,13 @@ def compare(
         runs: name → the folder of an evaluation or a training run, or its ranks; or a folder that holds several of them, or
             their ranks one after the other, one per seed. All runs have as many seeds, paired in the order of their names, or
             one.
-        k: cut-off of the recall.
+        metric: "recall" (R@k), "mrr" (mean of 1/rank), or "accuracy" of a classification, which `gramian evaluate --classify`
+            keeps in `classes.parquet`.
+        k: cut-off of the recall; for accuracy how many classes may be named.
         directions: which of the directions that all runs have are averaged: between two modalities ("singles"), those of
-            several modalities together ("joint"), or all.
+            several modalities together ("joint"), or all. By default the singles, of accuracy all.
+        scores: of the directions that are averaged, such as "span", or methods that tell classes, such as "linear probe"; all
+            by default.
         test: of the differences, over items: "permutation" or "bootstrap".
         train_items: that each seed was trained on, where every seed has a split of its own; by default what the `splits.json`
             of `gramian train` says.
@@ -208,12 +238,15 @@ def compare(
     """
     require("scipy")
     check_number("k", k, "[1, inf)", integer=True)
+    check_choice("metric", metric, METRICS)
+    directions = directions or ("all" if metric == "accuracy" else "singles")
     check_choice("directions", directions, DIRECTIONS)
     check_choice("test", test, TESTS)
     check_number("train_items", train_items, "[1, inf)", integer=True, optional=True)
     if len(runs) < 2:
         raise InputError(f"`runs` must be two or more to compare; got {', '.join(runs) or 'none'}.")
-    read = {name: _read(run) for name, run in runs.items()}
+    file = CLASSES if metric == "accuracy" else NAME
+    read = {name: _read(run, file) for name, run in runs.items()}
     ranked = {name: [one for one, _ in seeds] for name, seeds in read.items()}
     first = next(iter(ranked.values()))[0]
     ways = tuple(
@@ -221,10 +254,14 @@ def compare(
         for way in first
         if all(way in one for seeds in ranked.values() for one in seeds)
         and directions in ("all", ("singles", "joint")[way.joint])
+        and (scores is None or way.score in scores or way.score.partition(",")[0] in scores)
     )
     if not ways:
         what = "" if directions == "all" else f" ({directions})"
+        if scores is not None:
+            what += f" by {' or '.join(scores)}"
         raise InputError(f"`runs` must have a direction{what} in common; {listing(runs)} have none.")
+    value = reciprocal_ranks if metric == "mrr" else partial(hits_at_k, k=k)
     counts = {name: len(seeds) for name, seeds in ranked.items()}
     most = max(counts.values())
     if {*counts.values()} - {1, most}:
@@ -240,13 +277,13 @@ def compare(
         parts = []
         for place in range(most):
             of_split = {name: [seeds[place]] for name, seeds in ranked.items()}
-            parts.append(_tables(of_split, ways, k))
+            parts.append(_tables(of_split, ways, value))
             sizes = sizes.joined(_Sizes.of(next(iter(of_split.values()))[0], ways))
         ratio = sizes.items / (train_items or _trained_on([path for _, path in next(iter(read.values()))]))
-        scores = {name: np.array([_by_way(tables[name]) for tables, _ in parts]) for name in ranked}
-        recall = {name: resampled_interval(values.mean(1), ratio, low=0, high=1)[0] for name, values in scores.items()}
+        means = {name: np.array([_by_way(tables[name]) for tables, _ in parts]) for name in ranked}
+        recall = {name: resampled_interval(values.mean(1), ratio, low=0, high=1)[0] for name, values in means.items()}
     else:
-        tables, items = _tables(ranked, ways, k)
+        tables, items = _tables(ranked, ways, value)
         recall = {name: share_interval(table, items) for name, table in tables.items()}
     order = sorted(recall, key=lambda name: -recall[name].value)
     pairs = list(combinations(order, 2))
@@ -254,7 +291,7 @@ def compare(
     tested: list[tuple[Interval, float]] = []
     for a, b in pairs:
         if apart:
-            values = scores[a] - scores[b]
+            values = means[a] - means[b]
             tested.append(resampled_interval(values.mean(1), ratio, low=-1, high=1))
             by_way |= {(way, a, b): resampled_interval(values[:, i], ratio, low=-1, high=1)[0] for i, way in enumerate(ways)}
         else:
@@ -278,6 +315,7 @@ def compare(
         seeds=most,
         splits=most if apart else 1,
         test="Student's t of Nadeau and Bengio over splits" if apart else f"a {test} test over items",
+        metric=metric,
     )
 
 
@@ -297,18 +335,18 @@ class _Sizes(NamedTuple):
         return _Sizes(max(self.items, other.items), (min(ends), max(ends)))
 
 
-def _read(run: str | Path | Ranked | Sequence[Ranked]) -> list[tuple[Ranked, Path | None]]:
+def _read(run: str | Path | Ranked | Sequence[Ranked], file: str) -> list[tuple[Ranked, Path | None]]:
     """The evaluations of a run, one per seed, and their folders."""
     if isinstance(run, Mapping):
         return [(run, None)]
     if not isinstance(run, str | Path):
         return [(one, None) for one in run]
     folder = Path(run)
-    if folder.is_dir() and not (folder / NAME).exists():
-        seeds = sorted(path for path in folder.iterdir() if (path / NAME).is_file())
+    if folder.is_dir() and not (folder / file).exists():
+        seeds = sorted(path for path in folder.iterdir() if (path / file).is_file())
         if seeds:
-            return [(read_ranks(path), path) for path in seeds]
-    return [(read_ranks(run), folder)]
+            return [(read_ranks(path, file), path) for path in seeds]
+    return [(read_ranks(run, file), folder)]
 
 
 def _trained_on(folders: Sequence[Path | None]) -> float:
@@ -330,13 +368,13 @@ def _trained_on(folders: Sequence[Path | None]) -> float:
 
 
 def _tables(
-    ranked: Mapping[str, Sequence[Ranked]], ways: Sequence[Way], k: int
+    ranked: Mapping[str, Sequence[Ranked]], ways: Sequence[Way], value: Callable[[Ranks], NDArray[np.float64]]
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
-    """Run → whether each query found its match among the best k, (seeds, directions, queries); and the item of each query."""
+    """Run → the value of each query, (seeds, directions, queries); and the item of each query."""
     flat = {f"{name}, seed {i}" if i else name: run for name, seeds in ranked.items() for i, run in enumerate(seeds)}
     rows, items = _queries(flat, ways)
     most = max(map(len, ranked.values()))
-    tables = {name: np.stack([_hits(run, ways, rows, k) for run in seeds]) for name, seeds in ranked.items()}
+    tables = {name: np.stack([_values(run, ways, rows, value) for run in seeds]) for name, seeds in ranked.items()}
     return {name: np.broadcast_to(table, (most, *table.shape[1:])) for name, table in tables.items()}, items
 
 
@@ -368,11 +406,13 @@ def _queries(ranked: Mapping[str, Ranked], ways: Sequence[Way]) -> tuple[dict[st
     return {query: i for i, query in enumerate(item_of)}, np.unique(list(item_of.values()), return_inverse=True)[1].reshape(-1)
 
 
-def _hits(run: Ranked, ways: Sequence[Way], rows: Mapping[str, int], k: int) -> NDArray[np.float64]:
-    """Whether each query found its match among the best k, (directions, queries); NaN where it was not asked."""
+def _values(
+    run: Ranked, ways: Sequence[Way], rows: Mapping[str, int], value: Callable[[Ranks], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """The value of each query, (directions, queries); NaN where it was not asked."""
     table = np.full((len(ways), len(rows)), np.nan)
     for i, way in enumerate(ways):
-        table[i, [rows[query] for query in run[way].ids]] = hits_at_k(run[way].ranks, k)
+        table[i, [rows[query] for query in run[way].ids]] = value(run[way].ranks)
     return table
 
 

@@ -15,9 +15,18 @@ from gramian.evaluation.comparing import Comparison
 from gramian.evaluation.drawing import drawn, svg_of
 from gramian.evaluation.metrics import modality_gap
 from gramian.evaluation.page import Picture
-from gramian.evaluation.plots import differences, matrix, panels, recall_matrix, short, training_curves
+from gramian.evaluation.plots import (
+    confusion_matrix,
+    differences,
+    matrix,
+    panels,
+    recall_matrix,
+    robustness_curves,
+    short,
+    training_curves,
+)
 from gramian.evaluation.stats import Interval
-from gramian.evaluation.stored import StoredDirection
+from gramian.evaluation.stored import Confusion, StoredDirection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Illustrations"]
 
 UNCORRECTED = "95 % intervals over items, paired by query, not corrected for their number."
+
+CLASSES = 60
+"""Classes whose names can be read beside a matrix."""
 
 DRAWN = 300
 """Items of a cloud of points: more hide each other, and make the page large."""
@@ -49,7 +61,7 @@ class Illustrations:
             pair = comparison.pairs[0]
             by_way = {str(way): value for (way, _, _), value in comparison.by_way.items()}
             shown = [(f"{pair.better} minus {pair.worse}, by direction", {"mean": pair.difference, **by_way}, "")]
-        return [self.forest(title, rows, unit=f"points of R@{comparison.k}") for title, rows, _ in shown]
+        return [self.forest(title, rows, unit=f"points of {comparison.measure}") for title, rows, _ in shown]
 
     def forest(
         self, title: str, rows: Mapping[str, Interval], *, unit: str = "points of R@1", intervals: str = UNCORRECTED
@@ -80,6 +92,26 @@ class Illustrations:
             for ax, (name, each) in zip(axes, values.items(), strict=True):
                 recall_matrix(each, names, ax, top=top).set_title(name, fontsize=10)
             return self._picture(title, figure, "Queries in rows, what they look for in columns. Brighter is better.")
+
+    def robustness(self, curves: Mapping[str, Mapping[float, Interval]], title: str, of: str = "score") -> Picture:
+        """What is left as ever more cells are dropped: a curve per score, or whatever they are `of`."""
+        with drawn():
+            figure, (ax,) = panels(1, 6.8, 3.4)
+            robustness_curves(curves, ax).legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+            caption = f"One curve per {of}, all by the same masks; bands are 95 % intervals over items."
+            return self._picture(title, figure, caption)
+
+    def confusion(self, found: Confusion) -> list[Picture]:
+        """What is taken for what, in % of each class; nothing where there are too many classes to read."""
+        count = len(found.classes)
+        if not 2 <= count <= CLASSES:
+            return []
+        with drawn():
+            side = min(8.5, max(2.8, 0.36 * count + 1.3))
+            figure, (ax,) = panels(1, side, side)
+            confusion_matrix(found.counts, found.classes, ax)
+            caption = "In % of the items of the class in the row. Bright on the diagonal is right."
+            return [self._picture(f"What is taken for what: {found.name}", figure, caption)]
 
     def space(self, space: Bundle, ids: Sequence[str], start: Bundle | None = None, *, flat: bool = True) -> list[Picture]:
         """Where the vectors lie before and after training, unless not `flat`; their gaps, spectra and hubs."""

@@ -35,6 +35,7 @@ __all__ = [
     "modality_gap",
     "ranks",
     "recall_at_k",
+    "reciprocal_ranks",
     "uniformity",
 ]
 
@@ -154,11 +155,19 @@ def mean_reciprocal_rank(ranks: Ranks) -> float:
     >>> round(mean_reciprocal_rank(Ranks(np.array([0, 1]), np.array([0, 1]))), 3)
     0.708
     """
-    if not len(ranks.better):
-        return float("nan")
+    return float(reciprocal_ranks(ranks).mean()) if len(ranks.better) else float("nan")
+
+
+def reciprocal_ranks(ranks: Ranks) -> NDArray[np.float64]:
+    """The expected 1/rank of each query's match, (q,), in (0, 1].
+
+    >>> reciprocal_ranks(Ranks(np.array([0, 1]), np.array([0, 1]))).round(3)
+    array([1.   , 0.417])
+    """
     last = ranks.better + ranks.tied + 1
-    harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, last.max() + 1))])
-    return float(np.mean((harmonic[last] - harmonic[ranks.better]) / (ranks.tied + 1)))
+    harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, last.max(initial=0) + 1))])
+    values: NDArray[np.float64] = (harmonic[last] - harmonic[ranks.better]) / (ranks.tied + 1)
+    return values
 
 
 def mean_rank(ranks: Ranks) -> float:

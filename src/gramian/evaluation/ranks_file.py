@@ -16,9 +16,11 @@ from gramian.evaluation.directions import Direction
 from gramian.evaluation.metrics import Ranks
 from gramian.files import atomic
 
-__all__ = ["NAME", "RankedDirection", "Way", "read_ranks", "write_ranks"]
+__all__ = ["CLASSES", "NAME", "RankedDirection", "Way", "read_ranks", "write_ranks"]
 
 NAME = "ranks.parquet"
+CLASSES = "classes.parquet"
+"""The rank of each item's own class among the classes, by every method: a file of the same form."""
 
 _COLUMNS = ("query", "target", "score", "id", "item", "better", "tied", "gallery")
 
@@ -36,12 +38,14 @@ class Way(NamedTuple):
         return len(self.query) + len(self.target) > 2
 
     def __str__(self) -> str:
-        return f"{'+'.join(self.query)} → {'+'.join(self.target)}" + (f" by {self.score}" if self.joint else "")
+        return f"{'+'.join(self.query)} → {'+'.join(self.target)}" + (
+            f" by {self.score}" if self.joint or self.score != "cosine" else ""
+        )
 
 
 @dataclass(frozen=True)
 class RankedDirection:
-    """One direction: the rank of each query's match.
+    """One direction: the rank of each query's match. Of a classification: of each item's class.
 
     Attributes:
         ids: (q,) of the queries.
@@ -92,11 +96,12 @@ def write_ranks(path: str | Path, directions: Sequence[Direction], ids: Sequence
     return Path(path)
 
 
-def read_ranks(run: str | Path) -> dict[Way, RankedDirection]:
+def read_ranks(run: str | Path, name: str = NAME) -> dict[Way, RankedDirection]:
     """Read what `write_ranks` wrote.
 
     Args:
         run: the file, or the folder of an evaluation or training run.
+        name: of the file in the folder: `NAME` or `CLASSES`.
 
     Returns:
         Way → its queries, in the order of the file.
@@ -108,11 +113,10 @@ def read_ranks(run: str | Path) -> dict[Way, RankedDirection]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(run) / NAME if Path(run).is_dir() else Path(run)
+    path = Path(run) / name if Path(run).is_dir() else Path(run)
     if not path.is_file():
-        raise InputError(
-            f"`runs` must be folders that hold {NAME}; {str(run)!r} has none. Evaluate with --output, or train again."
-        )
+        how = "Evaluate with --output, or train again." if name == NAME else "Evaluate with --classify COLUMN and --output."
+        raise InputError(f"`runs` must be folders that hold {name}; {str(run)!r} has none. {how}")
     try:
         table = pq.read_table(path, columns=list(_COLUMNS))
         words = [table[name].cast(pa.string()).to_numpy() for name in _COLUMNS[:5]]

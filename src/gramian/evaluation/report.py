@@ -17,7 +17,7 @@ from gramian.evaluation.directions import Direction, Gain, hits
 from gramian.evaluation.examples import Example
 from gramian.evaluation.metrics import median_rank, recall_at_k
 from gramian.evaluation.mixed import Mixed, mixed_sheet
-from gramian.evaluation.ranks_file import NAME, write_ranks
+from gramian.evaluation.ranks_file import CLASSES, NAME, write_ranks
 from gramian.evaluation.regression import Regressed, regressed_sheet
 from gramian.evaluation.reranking import Reranked
 from gramian.evaluation.robustness import Robustness
@@ -295,7 +295,7 @@ class Report:
         """Write what `gramian report` and `gramian compare` read.
 
         That is `report.json`; `report.md`; `space.safetensors`, the vectors of at most 1,000 items; and, where pyarrow is
-        installed, `ranks.parquet`, the rank of every query.
+        installed, `ranks.parquet`, the rank of every query, and of a classification `classes.parquet`.
 
         Args:
             folder: created if needed.
@@ -318,6 +318,10 @@ class Report:
             _, first, inverse = np.unique(items, return_index=True, return_inverse=True)
             named = ids[first[inverse.reshape(-1)]]  # an item by the id of its first row
             written.append(write_ranks(folder / NAME, [*self.singles, *self.joints], ids.tolist(), named.tolist()))
+            (folder / CLASSES).unlink(missing_ok=True)  # of an earlier evaluation
+            if self.classified:
+                told = [one.direction(self.label) for one in self.classified]
+                written.append(write_ranks(folder / CLASSES, told, ids.tolist(), named.tolist()))
         return written
 
     def _row(self, direction: Direction) -> dict[str, object]:

@@ -20,10 +20,13 @@ from gramian.kernels.ranks import top_k
 from gramian.scores import SCORES, ScoreName
 from gramian.sheets import Sheet
 
-__all__ = ["DROPS", "Arity", "Curve", "LeftOut", "Robustness", "dropped_hits", "robustness"]
+__all__ = ["DROPS", "TITLES", "Arity", "Curve", "LeftOut", "Robustness", "dropped_hits", "robustness"]
 
 DROPS = tuple(tenth / 10 for tenth in range(10))
 """The shares of the cells that are dropped by default: 0 to 0.9."""
+
+TITLES = ("R@1 as modalities are dropped", "One modality left out", "Complete and incomplete items")
+"""Of the tables, in order."""
 
 HALF = 0.5
 """The share at which complete and incomplete items are compared."""
@@ -143,14 +146,14 @@ class Robustness:
             f"R@1 in %, {over}, {self.items} items. Each cell of the side of several modalities is dropped with probability p, "
             "by the same seeded masks for every score and model; an item with nothing left is not found, and asks for nothing."
         )
-        sheets = [Sheet("R@1 as modalities are dropped", ("p", *(one.score for one in self.curves)), lines, note)]
+        sheets = [Sheet(TITLES[0], ("p", *(one.score for one in self.curves)), lines, note)]
         names = list(dict.fromkeys(one.modality for one in self.left_out))
         rows = []
         for score in dict.fromkeys(one.score for one in self.left_out):
             cells = {one.modality: f"{one.difference.percent()}" for one in self.left_out if one.score == score}
             rows.append((score, *(cells[name] for name in names)))
         note = f"Change of R@1 in points when every item lacks the modality, paired by query; {over}."
-        sheets.append(Sheet("One modality left out", ("score", *(f"without {name}" for name in names)), tuple(rows), note))
+        sheets.append(Sheet(TITLES[1], ("score", *(f"without {name}" for name in names)), tuple(rows), note))
         lines = tuple(
             (
                 one.score,
@@ -166,7 +169,7 @@ class Robustness:
             "their share of the gallery. Above it a score favours complete items."
         )
         header = ("score", "R@1, complete", "R@1, incomplete", "complete first")
-        sheets.append(Sheet("Complete and incomplete items", header, lines, note))
+        sheets.append(Sheet(TITLES[2], header, lines, note))
         return sheets
 
 

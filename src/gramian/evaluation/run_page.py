@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from gramian.errors import require
 from gramian.evaluation.comparing import Comparison, compare
 from gramian.evaluation.examples import Example
 from gramian.evaluation.illustrations import Illustrations
-from gramian.evaluation.page import Block, Card, Cards, Code, Entry, Facts, Page, Section, Tile, size_of
+from gramian.evaluation.page import Block, Card, Cards, Code, Entry, Facts, Page, Picture, Section, Tile, size_of
 from gramian.evaluation.previews import Previews
+from gramian.evaluation.robustness import TITLES
+from gramian.evaluation.stats import Interval
 from gramian.evaluation.stored import Stored, read_run
 from gramian.sheets import Sheet
 
-__all__ = ["example_blocks", "run_page"]
+__all__ = ["example_blocks", "leader", "run_page"]
 
 
 def run_page(
@@ -47,17 +50,26 @@ def run_page(
     name, *others = runs
     run = read_run(runs[name])
     comparison = compare(dict(compared or runs)) if others else None
+    stored = {name: run}
     pictures = Illustrations()
     sections = []
     if comparison is not None:
-        methods = {other: read_run(folder).settings.get("method", "not known") for other, folder in runs.items()}
+        stored = {other: run if other == name else read_run(folder) for other, folder in runs.items()}
+        methods = {other: each.settings.get("method", "not known") for other, each in stored.items()}
         sheets = [sheet for sheet in comparison.sheets() if sheet.title != "Directions"]  # the picture has its numbers
         sections.append(
             Section("Comparison", [Facts(methods, "What was compared"), *sheets, *pictures.differences(comparison)])
         )
-    joint = [sheet for sheet in run.sheets if sheet.title not in ("The shape of the space", "Unreadable, counted as missing")]
-    title = "Retrieval" if comparison is None else f"Retrieval by {name}"
-    sections.append(Section(title, [*joint[:1], *pictures.recall(list(run.present), run.singles), *joint[1:]]))
+    by = "" if comparison is None else f" by {name}"
+    missing, told = _titled(run, TITLES), _titled(run, CLASSIFIED)
+    apart = {sheet.title for sheet in (*missing, *told)} | {"The shape of the space", "Unreadable, counted as missing"}
+    found = [sheet for sheet in run.sheets if sheet.title not in apart]
+    sections.append(Section(f"Retrieval{by}", [*found[:1], *pictures.recall(list(run.present), run.singles), *found[1:]]))
+    if told:
+        drawn = [] if run.confusion is None else pictures.confusion(run.confusion)
+        sections.append(Section(f"Classification{by}", [*told[:1], *drawn, *told[1:]]))
+    if missing:
+        sections.append(Section("Missing modalities", [*_curves(pictures, run, stored), *missing]))
     if run.examples:
         sections.append(Section("Hardest and best queries", example_blocks(run.examples, previews)))
     if run.space is not None:
@@ -74,7 +86,7 @@ def run_page(
     return Page(
         title=first,
         subtitle=subtitle,
-        verdict=_verdict(run, comparison),
+        verdict=_verdict(stored, comparison),
         tiles=_tiles(run, comparison),
         sections=sections,
         footer=f"Written by gramian {__version__}. One file: it loads nothing and sends nothing.",
@@ -90,44 +102,120 @@ def _chance(run: Stored) -> float:
     return float(np.mean([1 / max(1, one.gallery) for one in run.singles])) if run.singles else float("nan")
 
 
-def _verdict(run: Stored, comparison: Comparison | None) -> list[str]:
+CLASSIFIED = ("Classification by", "What is taken for what", "Regression by")
+"""How the titles of these tables begin."""
+
+
+def _titled(run: Stored, starts: tuple[str, ...]) -> list[Sheet]:
+    return [sheet for sheet in run.sheets if sheet.title.startswith(starts)]
+
+
+def _curves(pictures: Illustrations, run: Stored, stored: Mapping[str, Stored]) -> list[Picture]:
+    """By score, and of several runs by run."""
+    drawn = [pictures.robustness(run.curves, "R@1 as modalities are dropped, by score")] if run.curves else []
+    shared = [score for score in run.curves if all(score in other.curves for other in stored.values())]
+    if len(stored) > 1 and shared:
+        score = "centroid" if "centroid" in shared else shared[0]
+        by_run = {name: other.curves[score] for name, other in stored.items()}
+        drawn.append(pictures.robustness(by_run, f"R@1 by {score} as modalities are dropped, by run", "run"))
+    return drawn
+
+
+def leader(
+    where: str, best: str, second: str, values: tuple[float, float], margin: Interval, measure: str, sure: str, *, decided: bool
+) -> str:
+    """Data, winner, margin and certainty in one sentence.
+
+    Args:
+        where: the items, as in "On 150 test items of stamps".
+        best: the method that finds most, or tells most right.
+        second: the next best.
+        values: of both.
+        margin: the first minus the second.
+        measure: as in "R@1".
+        sure: how sure the margin is: "p < 0.001".
+        decided: whether the margin is told from nothing.
+
+    Returns:
+        The sentence.
+    """
+    ahead, behind = (f"{100 * value:.1f} %" for value in values)
+    points = f"{100 * margin.value:.1f} points of {measure}"
+    interval = f"95 % interval {100 * margin.low:.1f} to {100 * margin.high:.1f}"
+    if decided:
+        return f"{where}, {best} beats {second} by {points} ({interval}; {sure}): {ahead} against {behind}."
+    return (
+        f"{where} the winner is not decided: {best} is {points} ahead of {second} ({interval}; {sure}), "
+        f"{ahead} against {behind}."
+    )
+
+
+def _method(run: Stored) -> str:
+    """The objective without its options: "Pairwise + Gram"; "" where it is not known."""
+    return re.sub(r"\([^()]*\)", "", run.settings.get("method", ""))
+
+
+def _where(run: Stored) -> str:
+    data, split = run.settings.get("data", ""), run.settings.get("split", "all")
+    return f"On {_items(run)}" + (f" of {data}" if data else "") + (f" (split {split})" if split != "all" else "")
+
+
+def _verdict(stored: Mapping[str, Stored], comparison: Comparison | None) -> list[str]:
     """What the figures allow to say, the most important first."""
+    run = next(iter(stored.values()))
     mean = run.mean.get(1)
-    ways = len(run.singles)
+    method = _method(run)
     said = []
     if comparison is not None:
-        best, second = list(comparison.recall)[:2]
+        best, second, *_ = comparison.recall
         lead = next(pair for pair in comparison.pairs if {pair.better, pair.worse} == {best, second})
-        value = comparison.recall[best]
+        values = comparison.recall[best].value, comparison.recall[second].value
+        winner, other = (name + (f" ({_method(stored[name])})" if _method(stored[name]) else "") for name in (best, second))
+        other += ", the next best," if len(stored) > 2 else ""
+        sure, decided = _p(lead.p), lead.differ
+        said.append(leader(_where(run), winner, other, values, lead.difference, comparison.measure, sure, decided=decided))
+        rest = [pair for pair in comparison.pairs if pair is not lead and best in (pair.better, pair.worse)]
+        said += [pair.sentence(comparison.measure, comparison.items) for pair in rest[:4]]
+        many = len(comparison.ways)
         said.append(
-            f"{best} ranks first: it finds {100 * value.value:.1f} % of the matches at rank {comparison.k} "
-            f"(95 % interval {100 * value.low:.1f} to {100 * value.high:.1f}). {lead.sentence(comparison.k, comparison.items)}"
+            f"{comparison.measure} is the mean of {many} directions, each with {_galleries(comparison)} candidates; p is of "
+            f"{comparison.test}" + (f", corrected for {len(comparison.pairs)} pairs." if len(comparison.pairs) > 1 else ".")
         )
-        rest = [
-            pair.sentence(comparison.k, comparison.items)
-            for pair in comparison.pairs
-            if pair is not lead and best in (pair.better, pair.worse)
-        ]
-        said += rest[:4]
     elif mean is not None and run.singles and mean.value == mean.value:
         said.append(
-            f"Of {_items(run)}, the match comes first for {100 * mean.value:.1f} % of the queries (95 % interval "
-            f"{100 * mean.low:.1f} to {100 * mean.high:.1f}), the mean of {ways} directions; guessing would find "
-            f"{100 * _chance(run):.1f} %."
+            f"{_where(run)}, {method + ' finds ' if method else ''}the match {'' if method else 'comes '}first for "
+            f"{100 * mean.value:.1f} % of the queries (95 % interval {100 * mean.low:.1f} to {100 * mean.high:.1f}); guessing "
+            f"would find {100 * _chance(run):.1f} %."
         )
     if run.singles and comparison is None:
         order = sorted(run.singles, key=lambda one: one.recall[min(one.recall)].value)
         k = min(order[0].recall)
         if len(order) > 1:
             said.append(
-                f"The easiest direction is {order[-1].name} (R@{k} {100 * order[-1].recall[k].value:.1f} %), the hardest "
-                f"{order[0].name} ({100 * order[0].recall[k].value:.1f} %)."
+                f"That is the mean of {len(order)} directions. The easiest is {order[-1].name} (R@{k} "
+                f"{100 * order[-1].recall[k].value:.1f} %), the hardest {order[0].name} "
+                f"({100 * order[0].recall[k].value:.1f} %)."
             )
+    if comparison is None and run.confusion is not None:
+        right = run.confusion.accuracy
+        said.append(
+            f"Of {len(run.confusion.classes)} classes of `{run.label}`, {run.confusion.name} tells {100 * right.value:.1f} % "
+            f"right (95 % interval {100 * right.low:.1f} to {100 * right.high:.1f}), the most of the methods that were tried."
+        )
     if comparison is None and "method" in run.settings:
         said.append(f"Trained by {run.settings['method']}.")
     if run.broken:
         said.append(f"{run.broken} cells could not be read and count as missing.")
     return said or [f"{_items(run)} were evaluated."]
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _galleries(comparison: Comparison) -> str:
+    low, high = comparison.galleries
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _tiles(run: Stored, comparison: Comparison | None) -> list[Tile]:
@@ -136,13 +224,13 @@ def _tiles(run: Stored, comparison: Comparison | None) -> list[Tile]:
         best, second = list(comparison.recall)[:2]
         lead = next(pair for pair in comparison.pairs if {pair.better, pair.worse} == {best, second})
         low, high = 100 * lead.difference.low, 100 * lead.difference.high
-        value = f"{100 * comparison.recall[best].value:.1f} % R@{comparison.k}"
+        value = f"{100 * comparison.recall[best].value:.1f} % {comparison.measure}"
         winner = (best, value) if lead.differ else ("not decided", f"{best} is ahead with {value}")
         pairs = len(comparison.pairs)
         test = "permutation test over items" + (f", corrected for {pairs} comparisons" if pairs > 1 else "")
         tiles.append(Tile("Winner", *winner))
         tiles.append(Tile("Margin", f"{100 * lead.difference.value:+.1f} points", f"{low:.1f} to {high:.1f}, over {second}"))
-        tiles.append(Tile("Certainty", "p < 0.001" if lead.p < 0.001 else f"p = {lead.p:.3f}", test))
+        tiles.append(Tile("Certainty", _p(lead.p), test))
     else:
         for k, one in run.mean.items():
             if one.value == one.value:

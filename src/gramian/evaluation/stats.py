@@ -74,7 +74,7 @@ def share_interval(values: NDArray[np.float64], items: NDArray[np.int64] | None 
     if mean is None:
         return UNKNOWN
     p, z = mean.value, mean.quantile
-    n = mean.independent(p * (1 - p))
+    n = mean.independent(p * (1 - p))  # of zeros and ones that are equally uncertain
     centre, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((centre + side * width) / (1 + z * z / n) for side in (-1, 1))
     return Interval(p, min(p, max(0.0, low)), max(p, min(1.0, high)))
@@ -177,10 +177,14 @@ class _Mean(NamedTuple):
     quantile: float
 
     def independent(self, variance: float) -> float:
-        """The number of independent observations with this variance whose mean is equally uncertain, at most `most`."""
-        if variance <= 1e-12 or self.error <= 1e-9 or self.items < 2:  # all agree
+        """The number of independent observations with this variance whose mean is equally uncertain.
+
+        It is no more than that of independent rows with the variance that the values have.
+        """
+        own = self.square - self.value**2
+        if min(variance, own) <= 1e-12 or self.error <= 1e-9 or self.items < 2:  # all agree
             return float(self.items)
-        return min(variance / self.error**2, self.most)
+        return min(variance / self.error**2, self.most * variance / own)
 
 
 def _mean(values: NDArray[np.float64], items: NDArray[np.int64] | None, level: float, low: float, high: float) -> _Mean | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gramian.bundle import Bundle
 from gramian.data.table import Table
@@ -18,7 +21,7 @@ from gramian.files import inside, parse_json, read_json
 from gramian.model.options import convert
 from gramian.sheets import Sheet
 
-__all__ = ["Stored", "StoredDirection", "read_run"]
+__all__ = ["Confusion", "Stored", "StoredDirection", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,22 @@ class StoredDirection:
         return len(self.query) + len(self.target) > 2
 
 
+class Confusion(NamedTuple):
+    """What is taken for what.
+
+    Attributes:
+        name: of the method.
+        classes: their names.
+        counts: (c, c) items of the class in the row, by what they are taken for.
+        accuracy: of the method.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    counts: NDArray[np.int64]
+    accuracy: Interval
+
+
 @dataclass(frozen=True)
 class Stored:
     """A run as its folder tells it.
@@ -70,6 +89,9 @@ class Stored:
         examples: hardest and best queries.
         epochs: records of training; empty for an evaluation or the closed form.
         speeds: of the epochs.
+        curves: score → share of the cells that was dropped → mean R@1; empty where it was not measured.
+        label: by what the items were classified; "" where they were not.
+        confusion: of the most accurate method; None without classification.
         space: vectors of some items; None where none were kept.
         ids: of those items.
         start: their vectors before training; None where none were kept.
@@ -88,6 +110,9 @@ class Stored:
     examples: tuple[Example, ...]
     epochs: tuple[dict[str, Any], ...]
     speeds: tuple[dict[str, Any], ...]
+    curves: dict[str, dict[float, Interval]]
+    label: str
+    confusion: Confusion | None
     space: Bundle | None
     ids: tuple[str, ...]
     start: Bundle | None
@@ -148,6 +173,9 @@ def _stored(folder: Path, data: Mapping[str, Any]) -> Stored:
         examples=tuple(_example(one) for one in data["examples"]),
         epochs=_records(folder, "metrics.jsonl"),
         speeds=_records(folder, "speed.jsonl"),
+        curves=_curves(data["robustness"]),
+        label=convert(data["label"], str, "label"),
+        confusion=_confusion(data["classified"]),
         space=None if space is None else space.to_bundle(),
         ids=() if space is None else space.ids,
         start=None if start is None else start.to_bundle(),
@@ -167,6 +195,28 @@ def _direction(one: Mapping[str, Any]) -> StoredDirection:
         gallery=convert(one["gallery"], int, "gallery"),
         recall={int(k): _interval(value) for k, value in one["recall"].items()},
     )
+
+
+def _curves(robustness: Mapping[str, Any] | None) -> dict[str, dict[float, Interval]]:
+    curves = {}
+    for one in () if robustness is None else robustness["curves"]:
+        drops, values = convert(one["drops"], list[float], "drops"), list(map(_interval, one["recall"]))
+        curves[convert(one["score"], str, "score")] = dict(zip(drops, values, strict=True))
+    return curves
+
+
+def _confusion(classified: Sequence[Mapping[str, Any]]) -> Confusion | None:
+    """That of the most accurate method."""
+    if not classified:
+        return None
+    one = max(classified, key=lambda each: float(each["accuracy"]["value"]))
+    classes = tuple(convert(one["classes"], list[str], "classes"))
+    counts = np.array(convert(one["confusion"], list[list[int]], "confusion"))
+    if counts.shape != (len(classes), len(classes)) or counts.min(initial=0) < 0:
+        raise InputError(f"a confusion matrix that is not one of {len(classes)} classes")
+    words = (convert(one["method"], str, "method"), "+".join(convert(one["modalities"], list[str], "modalities")))
+    score = convert(one["score"], str, "score")
+    return Confusion(", ".join(words) + (f" by {score}" if score else ""), classes, counts, _interval(one["accuracy"]))
 
 
 def _sheet(one: Mapping[str, Any]) -> Sheet:
