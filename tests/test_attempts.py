@@ -92,16 +92,6 @@ def test_items_without_ids_have_no_features_to_compare_with(batch):
         attempts.Structure(aligner, train)(Bundle(bundle.vectors, bundle.present, bundle.modalities))
 
 
-def test_cosines_of_joined_spaces_are_weighted_means(batch):
-    *_, bundle = batch
-    other = Bundle(bundle.vectors.flip(-1)[..., :3], bundle.present, bundle.modalities)
-    other = Bundle(torch.nn.functional.normalize(other.vectors, dim=-1), bundle.present, bundle.modalities)
-    both = attempts.joined(bundle, other, 0.25).vectors
-    expected = 0.25 * bundle.vectors[0, 0] @ bundle.vectors[2, 1] + 0.75 * other.vectors[0, 0] @ other.vectors[2, 1]
-    assert torch.allclose(both[0, 0] @ both[2, 1], expected, atol=1e-6)
-    assert torch.allclose(both.norm(dim=-1), bundle.present.float(), atol=1e-6)
-
-
 def test_attempts_are_compared_with_the_reference_on_validation(table, tmp_path, monkeypatch):
     monkeypatch.setattr(families, "load", lambda *_, **__: table)
     page = tmp_path / "page.md"

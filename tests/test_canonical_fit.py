@@ -12,7 +12,7 @@ from gramian.errors import InputError
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.model import Custom
-from gramian.training import Search, canonical, fit_canonical, run
+from gramian.training import Search, canonical, fit_canonical
 from synthetic import world
 
 SMALL = Search(kernels=(Kernel(power=2),), ridges=(0.01, 1.0), powers=(0.5, 2.0), dims=(3, 500))
@@ -203,24 +203,21 @@ def test_contrastive_training_starts_from_the_closed_form(data, table, tmp_path,
     assert started.history.records[0]["epoch"] == 1
 
 
-def test_what_features_are_trained_by_where_nothing_is_named(data, tmp_path, monkeypatch):
+def test_what_features_are_trained_by_where_nothing_is_named(data, tmp_path):
     options = {"recipe": Recipe(epochs=1, batch_size=16), "progress": False}
 
     def heads(name, **more):
         aligner = train(data, tmp_path / name, **options, **more).aligner
         return {one.head for one in aligner.modalities.values()}
 
-    assert heads("default") == {"linear"}
-    monkeypatch.setattr(run, "START", "canonical")
-    assert heads("started", search=replace(SMALL, heads=("kernel",))) == {"kernel"}
-    card = (tmp_path / "started" / "aligner" / "README.md").read_text()
+    assert heads("default", search=replace(SMALL, heads=("kernel",))) == {"kernel"}
+    card = (tmp_path / "default" / "aligner" / "README.md").read_text()
     assert "Objective: `Pairwise(" in card and "Gram(" not in card
     for name, more in {"loss": {"loss": "Pairwise"}, "start": {"start": "random"}, "head": {"head": "linear"}}.items():
         assert heads(name, **more) == {"linear"}
 
 
-def test_features_that_the_closed_form_refuses_are_trained_from_random_heads(table, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(run, "START", "canonical")
+def test_features_that_the_closed_form_refuses_are_trained_from_random_heads(table, tmp_path, caplog):
     part = table.select("text", "image")
     columns = {name: part.features(name) for name in part.modalities} | {"fixed": torch.ones(len(part), 3)}
     Table.from_columns(columns, split=part.split).save(tmp_path / "table.safetensors")

@@ -37,6 +37,7 @@ from gramian.model.starts import EncodedRows
 from gramian.rows import read_ids
 from gramian.sheets import Sheet
 from gramian.training import Recipe
+from gramian.training.joining import SHARES, side_by_side
 
 __all__ = ["attempts"]
 
@@ -44,9 +45,6 @@ REFERENCE = "InfoNCE from MAXVAR, kernel heads"
 CLOSED = "MAXVAR, kernel heads"
 LINEAR = "MAXVAR, linear heads"
 MLP = "InfoNCE, MLP heads"
-SHARES = (0.25, 0.5, 0.75)
-"""Of the reference in a joined space: validation chooses."""
-
 KERNEL = replace(SEARCH, heads=("kernel",))
 SMALL = replace(KERNEL, kernels=KERNEL.kernels[:1], ridges=(0.3, 1.0), powers=(0.5, 1.0, 2.0), dims=(128,))
 """For criteria that are solved anew for every width."""
@@ -245,24 +243,9 @@ def _joined(runs: Mapping[str, Sequence[Run]]) -> dict[str, NDArray[np.float64]]
     for first, second in ((REFERENCE, MLP), (REFERENCE, LINEAR), (CLOSED, MLP)):
         if first in runs and second in runs:
             both = [(a.embedded, b.embedded) for a, b in zip(runs[first], runs[second], strict=True)]
-            scores = [[mean_reciprocal_rank(all_ranks(joined(a, b, share))) or 0.0 for share in SHARES] for a, b in both]
+            scores = [[mean_reciprocal_rank(all_ranks(side_by_side(a, b, share))) or 0.0 for share in SHARES] for a, b in both]
             found[f"{first} + {second}"] = np.array(scores).max(1)
     return found
-
-
-def joined(first: Bundle, second: Bundle, share: float) -> Bundle:
-    """Two embeddings of the same items in one space, whose cosines are the weighted means of the two cosines.
-
-    Args:
-        first: n items.
-        second: the same.
-        share: of the first.
-
-    Returns:
-        A Bundle of the joined vectors.
-    """
-    vectors = torch.cat([share**0.5 * first.vectors, (1 - share) ** 0.5 * second.vectors], -1)
-    return replace(first, vectors=vectors, tokens={})
 
 
 def _sheet(found: Mapping[str, Mapping[str, NDArray[np.float64]]], validated: Mapping[str, float], seeds: int) -> Sheet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,18 +13,22 @@ from gramian.data import Table, load
 from gramian.data.sets import SETS, prepared
 from gramian.errors import InputError
 from gramian.losses import PMRL, Centroid, Contrast, Gram, HyperGram, Loss, Pairwise, Symile, Triangle
-from gramian.training import Recipe
+from gramian.model import Aligner
+from gramian.training import Recipe, fit, fit_canonical, join
 from gramian.training.canonical import STARTING
 
 __all__ = [
     "COLUMNS",
+    "JOINED",
     "REFERENCE",
     "SEARCH",
     "TRIED",
     "Families",
+    "TwoHeads",
     "anchor_of",
     "best_settings",
     "data_sets",
+    "ensembles",
     "families",
     "rivals",
     "short",
@@ -33,6 +37,7 @@ __all__ = [
 Families = dict[str, tuple[Method, ...]]
 """Name → its settings. A family in closed form has one method, which tries its settings itself."""
 
+JOINED = "InfoNCE from MAXVAR, kernel and MLP heads"
 REFERENCE = "InfoNCE, linear heads"
 TRIED = ((0.2, 1e-3), (0.1, 1e-3), (0.2, 1e-2), (0.1, 1e-2))
 """Temperatures and learning rates among which validation chooses for every loss and seed."""
@@ -132,6 +137,40 @@ def rivals(anchor: str, modalities: int) -> Families:
     return _settings(trained)
 
 
+@dataclass(frozen=True)
+class TwoHeads:
+    """InfoNCE from MAXVAR's kernel heads, joined with MLP heads as far as validation likes that better; one setting of each.
+
+    Attributes:
+        recipe: of both; each run replaces its seed.
+    """
+
+    recipe: Recipe = Recipe()  # noqa: RUF009 (frozen)
+
+    def __call__(self, train: Table, validation: Table, seed: int) -> Aligner:
+        """Train both and join them.
+
+        Args:
+            train: the training items.
+            validation: the items that choose.
+            seed: of landmarks, heads and batches.
+
+        Returns:
+            The Aligner.
+        """
+        first, _ = fit_canonical(train, validation, search=replace(SEARCH, heads=("kernel",)), seed=seed, progress=False)
+        second = Aligner.for_table(train, dim=256, head="mlp", seed=seed)
+        for aligner in (first, second):
+            recipe = replace(self.recipe, seed=seed)
+            fit(aligner, Pairwise(temperature=0.2), train, validation, recipe=recipe, progress=False, cpu=True)
+        return join(first, second, validation)[0]
+
+
+def ensembles() -> Families:
+    """What is made of several heads."""
+    return {JOINED: (Method(JOINED, None, train=TwoHeads()),)}
+
+
 def _settings(trained: Mapping[str, _Trained]) -> Families:
     return {
         name: tuple(
@@ -151,12 +190,13 @@ def short(tried: Families, epochs: int | None) -> Families:
     """The families, with another number of epochs for every loss if one is given."""
     if epochs is None:
         return tried
-    return {
-        name: tuple(
-            one if one.loss is None else replace(one, recipe=replace(one.recipe or Recipe(), epochs=epochs)) for one in several
-        )
-        for name, several in tried.items()
-    }
+
+    def shorter(one: Method) -> Method:
+        if isinstance(one.train, TwoHeads):
+            return replace(one, train=TwoHeads(replace(one.train.recipe, epochs=epochs)))
+        return one if one.loss is None else replace(one, recipe=replace(one.recipe or Recipe(), epochs=epochs))
+
+    return {name: tuple(map(shorter, several)) for name, several in tried.items()}
 
 
 def best_settings(

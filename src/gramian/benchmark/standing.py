@@ -17,7 +17,17 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 from rich.console import Console
 
-from gramian.benchmark.families import REFERENCE, Families, anchor_of, best_settings, data_sets, families, rivals, short
+from gramian.benchmark.families import (
+    REFERENCE,
+    Families,
+    anchor_of,
+    best_settings,
+    data_sets,
+    ensembles,
+    families,
+    rivals,
+    short,
+)
 from gramian.benchmark.pages import read_page, write_tables
 from gramian.benchmark.study import Embeds, Method, Run, Task, chosen, recall, study
 from gramian.data import Table
@@ -113,12 +123,12 @@ def standing(
         read_page(page, ["standing"])
     theirs = {name: (Method(name, None, train=train),) for name, train in _theirs(external).items()}
     merged = [result for path in merge for result in _read(path)]
-    every = [*families(), *rivals("", 3), *theirs]
+    every = [*families(), *ensembles(), *rivals("", 3), *theirs]
     names = [method.name for method in chosen([Method(name, None) for name in every], methods)]
     results: list[Result] = []
     for name, table in data_sets(sets):
         anchor = anchor_of(table)
-        tried = short(families(anchor) | rivals(anchor, len(table.modalities)), epochs) | theirs
+        tried = short(families(anchor) | ensembles() | rivals(anchor, len(table.modalities)), epochs) | theirs
         results += _measured(
             name, table, {each: tried[each] for each in names if each in tried}, output, seeds, resume, processes, console
         )

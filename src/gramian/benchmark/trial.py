@@ -70,7 +70,8 @@ class Method:
     def objective(self) -> str:
         """The loss, or the criterion of the closed form, in words."""
         if self.train is not None:
-            return f"{self.train.__module__}:{self.train.__qualname__}"
+            name = getattr(self.train, "__qualname__", None)
+            return repr(self.train) if name is None else f"{self.train.__module__}:{name}"
         return repr(self.loss()) if self.loss is not None else (self.search or Search()).criterion
 
 

@@ -6,6 +6,7 @@ from gramian.model.aligner import Aligner
 from gramian.model.encoders import HuggingFace, ReleasedAudio, ReleasedText, ReleasedVision, SentenceTransformers
 from gramian.model.encoders.released import ReleasedMatcher
 from gramian.model.heads import HEADS, Modality, build_head
+from gramian.model.joined import joined
 from gramian.model.joint import JointHeads
 from gramian.model.matcher import Matcher
 from gramian.model.towers import Custom, Encoded, Features, Tower, Towers
@@ -30,4 +31,5 @@ __all__ = [
     "Tower",
     "Towers",
     "build_head",
+    "joined",
 ]

@@ -24,7 +24,7 @@ from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_number, check_type, listing
 from gramian.geometry import unit, widened
 from gramian.model import saving
-from gramian.model.heads import HeadName, Modality, build_head
+from gramian.model.heads import HeadName, Modality, head_of
 from gramian.model.matcher import AnyMatcher, build_matcher
 from gramian.model.starts import EncodedRows, adapt_heads, fill_heads, moments_of
 from gramian.model.towers import Columns, Encoded, Features, Tower, Towers, device_of, evaluating, seeded
@@ -90,9 +90,7 @@ class Aligner(nn.Module):
         self.towers: Towers = Towers(
             {name: Features(one.width) if one.tower is None else one.tower for name, one in self.modalities.items()}
         )
-        self.heads: nn.ModuleList = nn.ModuleList(
-            [build_head(entry.head, entry.width, dim, entry.kernel) for entry in self.modalities.values()]
-        )
+        self.heads: nn.ModuleList = nn.ModuleList([head_of(entry, dim) for entry in self.modalities.values()])
         self.matcher: AnyMatcher | None = None if matcher is None else build_matcher(matcher, self.towers, dim)
         self.bank: Bundle | None = None
         self.card: str | None = None

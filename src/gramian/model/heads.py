@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -10,10 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from gramian.canonical.features import Kernel, Nystroem
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, check_number
+from gramian.geometry import unit, widened
 from gramian.model.towers import Tower
 
-__all__ = ["HEADS", "HeadName", "KernelHead", "Modality", "Residual", "build_head", "features_of", "linear_of"]
+__all__ = [
+    "HEADS",
+    "HeadName",
+    "Joined",
+    "KernelHead",
+    "Modality",
+    "Part",
+    "Residual",
+    "build_head",
+    "features_of",
+    "head_of",
+    "linear_of",
+    "parts_of",
+]
 
 LARGEST_HEAD = 2**30  # numbers, which a config can ask for in ten letters
 
@@ -54,6 +68,27 @@ class KernelHead(nn.Module):
         return projected
 
 
+class Joined(nn.Module):
+    """Several heads side by side: their outputs, each of unit length times √share, one after the other.
+
+    The cosine of two joined vectors is then the mean of the heads' own cosines, weighted by the shares.
+
+    Args:
+        heads: (n, width) → (n, dim), each of its own dim.
+        shares: of the heads; non-negative, with sum 1.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module], shares: Sequence[float]) -> None:
+        super().__init__()
+        self.heads: nn.ModuleList = nn.ModuleList(heads)
+        self.shares: tuple[float, ...] = tuple(shares)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., width) → (..., the sum of all dims)."""
+        parts = zip(self.heads, self.shares, strict=True)
+        return torch.cat([share**0.5 * unit(widened(head(vectors))) for head, share in parts], -1)
+
+
 HEADS: dict[str, Callable[[int, int, Kernel], nn.Module]] = {
     "identity": nn.Identity,  # which takes any arguments
     "linear": lambda width, dim, _: nn.Linear(width, dim),
@@ -68,6 +103,23 @@ without a bias, "mlp" has one hidden layer of 2·dim, GELU and dropout
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several heads of a modality that are joined; see `Joined`.
+
+    Attributes:
+        head: "linear", "projection", "mlp", "residual", "kernel" or "identity".
+        dim: of its output.
+        share: of the joined vectors' cosine.
+        kernel: of a head "kernel".
+    """
+
+    head: HeadName
+    dim: int
+    share: float
+    kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True)
 class Modality:
     """How one modality enters the shared space.
 
@@ -76,15 +128,17 @@ class Modality:
         head: "linear", "projection", "mlp", "residual", "kernel" or "identity" (width and dim agree).
         tower: reads raw cells; without one the cells are features. One tower may serve several modalities.
         kernel: of a head "kernel".
+        parts: of a head "joined", which `Aligner.joined` makes.
 
     Raises:
         InputError: a width that is not the tower's.
     """
 
     width: int = 0
-    head: HeadName = "linear"
+    head: HeadName | Literal["joined"] = "linear"
     tower: Tower | None = field(default=None, compare=False)
     kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tower is not None:
@@ -119,6 +173,40 @@ def build_head(name: HeadName, width: int, dim: int, kernel: Kernel = Kernel()) 
             f"`dim` {dim:,} and a head {name!r} of width {width:,} would hold {size:,} numbers, over 2³⁰. Lower `dim`."
         )
     return make(width, dim, kernel)
+
+
+def head_of(modality: Modality, dim: int) -> nn.Module:
+    """The new head of a modality.
+
+    Args:
+        modality: with its width.
+        dim: of the shared space.
+
+    Returns:
+        (n, width) → (n, dim).
+
+    Raises:
+        InputError: parts that do not fill the space, or that have no shares of it; see `build_head`.
+    """
+    if modality.head != "joined":
+        return build_head(modality.head, modality.width, dim, modality.kernel)
+    parts = modality.parts
+    if sum(part.dim for part in parts) != dim:
+        raise InputError(f"`parts` must have widths whose sum is `dim`, {dim}; got {[part.dim for part in parts]}.")
+    for part in parts:
+        check_number("parts.share", part.share, "(0, 1]")
+    if abs(sum(part.share for part in parts) - 1) > 1e-6:
+        raise InputError(f"`parts` must have shares whose sum is 1; got {[part.share for part in parts]}.")
+    heads = [build_head(part.head, modality.width, part.dim, part.kernel) for part in parts]
+    return Joined(heads, [part.share for part in parts])
+
+
+def parts_of(modality: Modality, head: nn.Module, dim: int) -> list[tuple[Part, nn.Module]]:
+    """The parts of a joined head with their modules; of any other head that head alone."""
+    if isinstance(head, Joined):
+        return list(zip(modality.parts, head.heads, strict=True))
+    assert modality.head != "joined"
+    return [(Part(modality.head, dim, 1.0, modality.kernel), head)]
 
 
 def linear_of(head: nn.Module) -> nn.Linear:

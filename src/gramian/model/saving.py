@@ -23,7 +23,7 @@ from gramian.files import atomic_folder, inside, read_json
 from gramian.model.card import Described, bare_card
 from gramian.model.encoders import ENCODERS, Encoder, Writing
 from gramian.model.encoders.folders import FETCHED, fetch
-from gramian.model.heads import Modality
+from gramian.model.heads import Modality, Part
 from gramian.model.matcher import AnyMatcher
 from gramian.model.options import convert
 from gramian.model.towers import Features, Tower
@@ -119,7 +119,8 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
 
 def _described(entry: Modality) -> dict[str, Any]:
     kernel = {"kernel": asdict(entry.kernel)} if entry.head == "kernel" else {}
-    return {"width": entry.width, "head": entry.head} | kernel
+    parts = {"parts": [asdict(part) for part in entry.parts]} if entry.parts else {}
+    return {"width": entry.width, "head": entry.head} | kernel | parts
 
 
 def _link(path: Path, other: Path) -> None:
@@ -210,6 +211,7 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
                 convert(entry["width"], int, "width"),
                 convert(entry["head"], str, "head"),
                 convert(entry.get("kernel", {}), Kernel, "kernel"),
+                convert(entry.get("parts", []), tuple[Part, ...], "parts"),
             )
             for name, entry in config["modalities"].items()
         }
@@ -223,7 +225,10 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
         raise InputError(f"`towers` names {listing(unknown)}, which the saved Aligner has no tower for.")
     for name, entry in described.items():
         restored[name] = _tower(name, entry, folder, towers.get(name), restored)
-    entries = {name: Modality(width, head, restored.get(name), kernel) for name, (width, head, kernel) in modalities.items()}
+    entries = {
+        name: Modality(width, head, restored.get(name), kernel, parts)
+        for name, (width, head, kernel, parts) in modalities.items()
+    }
     card = inside(folder, CARD)
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
     path = inside(folder, BANK)

@@ -50,10 +50,6 @@ Method: TypeAlias = Literal["contrast", "canonical"]
 Start: TypeAlias = Literal["random", "canonical", "identity"]
 Preset: TypeAlias = Literal["released", "none"]
 
-START: Start = "random"
-"""Where training starts on features where neither start, head nor loss is named. With "canonical" it goes on from kernel heads
-by `Pairwise(temperature=0.2)`; docs/log.md has what is known of that so far."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -130,10 +126,13 @@ def train(
         gradient_checkpointing: of the towers of `released`: compute activations again in the backward pass, in less memory.
         method: "contrast" trains by a loss; "canonical" solves in closed form, with `search` in place of loss and recipe.
         start: of the heads in "contrast": "random"; "canonical", in closed form, for heads "linear", "residual" and "kernel";
-            or "identity", for modalities that share one space of width `dim` already. "random" by default.
+            or "identity", for modalities that share one space of width `dim` already. By default "canonical", with kernel heads
+            and all-pairs InfoNCE (τ = 0.2), for features where neither loss, head, kernel nor leash is named, and "random"
+            otherwise.
         leash: weights of a penalty on moving away from `start` "canonical": each is tried, as are no leash and the closed form
             itself, and the best on the validation split stays.
-        head: of every modality; "linear" by default, and in closed form what the search finds best.
+        head: of every modality; "linear" by default, "kernel" where nothing is named (see `start`), and in closed form what the
+            search finds best.
         kernel: of heads "kernel"; with "canonical" by default what the search finds best.
         dim: width of the shared space; 512 by default, and in closed form what the search finds best.
         search: what "canonical" tries on the validation split.
@@ -166,7 +165,6 @@ def train(
     check_number("bank", bank, "[0, inf)", integer=True)
     check_choice("method", method, get_args(Method))
     unsaid = method == "contrast" and all(value is None for value in (start, loss, head, kernel, leash))
-    unsaid = unsaid and START != "random"
     start = check_choice("start", start or "random", get_args(Start))
     if method == "canonical":
         _check_closed(
@@ -205,7 +203,7 @@ def train(
             logger.info("training on %s, choosing on %s", training, validation)
         reading = Reading(recipe.workers, strict)
         if unsaid and not encoders and released is None:
-            start = START
+            start = "canonical"
         options: dict[str, Any] = {"towers": encoders, "matcher": matcher, "seed": recipe.seed}
         if released is not None and task is not None:
             loaded = load_released(
