@@ -20,7 +20,7 @@ from gramian.index.answers import Hit
 from gramian.index.asking import chosen, embedded, joined, row_of
 from gramian.index.fields import FieldType, Value
 from gramian.index.flat import FlatIndex
-from gramian.index.mapping import Map, places_of
+from gramian.index.mapping import HAS, Map, places_of
 from gramian.index.protocol import SEARCHED, SearchScore, combined
 
 __all__ = ["Answer", "Explorer", "Found", "Mark", "Question", "Range"]
@@ -29,6 +29,7 @@ CHOICES = 200
 """Values of a text field that are offered, and items to begin with."""
 KEPT = 2048  # previews in memory
 LIKE = "like "
+YOURS = "your query"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Question:
         k: how many answers.
         scores: one or two, whose answers are set side by side.
         hubs: correct the scores for hubs.
-        colour: the field of the metadata that colours the map.
+        colour: what colours the map: a field of the metadata, or `HAS`, the modalities of the items.
     """
 
     cells: Mapping[str, Any] = field(default_factory=dict)
@@ -223,7 +224,7 @@ class Explorer:
             for i, (score, hits) in enumerate(lists.items())
         }
         searched = answers.modalities
-        colour = question.colour and check_choice("colour", question.colour, self.index.fields)
+        colour = question.colour and check_choice("colour", question.colour, (HAS, *self.index.fields))
         return Found(
             asked,
             shown,
@@ -240,13 +241,13 @@ class Explorer:
         if question.cells:
             parts.append(("", embedded(self.index, self._checked(question.cells))))
             asked += [
-                Entry(name, "yours", preview(cell, self.inputs[name]) if name in self.inputs else None)
+                Entry(name, YOURS, preview(cell, self.inputs[name]) if name in self.inputs else None)
                 for name, cell in question.cells.items()
             ]
         if question.table is not None:
             row = row_of(self.index, question.table)
             parts.append(("row ", row))
-            asked += [Entry(name, "first row of your table") for name in row.modalities]
+            asked += [Entry(name, "the first row of your table") for name in row.modalities]
         if question.like:
             items, metadata = self.index.items([question.like])
             item = chosen(items, question.by or None)

@@ -15,6 +15,7 @@ from typing import Any
 from gramian.errors import InputError, check_number, first_line, require
 from gramian.index.explorer import Explorer, Question, Range
 from gramian.index.flat import FlatIndex
+from gramian.index.mapping import HAS
 from gramian.index.protocol import SEARCHED
 from gramian.index.showing import STYLE, answers_html, head_html, map_html, notice_html
 
@@ -111,7 +112,7 @@ def form(explorer: Explorer, title: str = "gramian explore") -> Any:
                     )
                     hubs = gr.Checkbox(False, label="Correct for hubs", visible=explorer.hubs)
                     fields = [one.name for one in explorer.ranges if one.kind in ("text", "bool")]
-                    colour = gr.Dropdown(["none", *fields], value="none", label="Colour the map by")
+                    colour = gr.Dropdown(["none", HAS, *fields], value="none", label="Colour the map by")
             with gr.Column(scale=3, min_width=320):
                 begin = notice_html(_begin(explorer))
                 answers = gr.HTML(begin, elem_id="answers", js_on_load=ON_CLICK, apply_default_css=False, min_height=120)

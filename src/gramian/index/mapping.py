@@ -16,11 +16,13 @@ from gramian.geometry import direction
 from gramian.index.fields import Value
 from gramian.index.flat import FlatIndex
 
-__all__ = ["Map", "export", "places_of"]
+__all__ = ["HAS", "Map", "export", "places_of"]
 
 SAMPLE = 2000
 """Items that a map is made of."""
 NEIGHBOURS = 15
+HAS = "modalities of the item"
+"""In place of a field of the metadata, to colour a map by."""
 PART = 4096  # items read at a time
 COSINES = 2**26  # held at a time
 
@@ -44,6 +46,7 @@ class Map:
     Attributes:
         ids: of the sample.
         metadata: of each of its items.
+        modalities: what each of its items has, as a text.
         points: (n, 2).
         shares: of the variance, of both axes.
 
@@ -57,6 +60,7 @@ class Map:
             raise InputError("the index is empty. Add items first.")
         self.ids = index.sample(count, seed)
         bundle, self.metadata = index.items(self.ids)
+        self.modalities = [" + ".join(names) for names in _names(bundle)]
         vectors = places_of(bundle).double()
         self._mean = vectors.mean(0)
         _, values, axes = torch.linalg.svd(vectors - self._mean, full_matrices=False)
@@ -73,11 +77,19 @@ class Map:
         return (vectors.double() - self._mean) @ self._axes.T
 
     def groups(self, field: str, most: int = 7) -> list[str]:
-        """For each item of the sample its value of a field as text: the most frequent ones, "other" for the rest, "none"."""
-        values = [_word(one.get(field)) for one in self.metadata]
+        """For each item of the sample its value of a field as text: the most frequent ones, "other" for the rest, "none".
+
+        The field `HAS` is what the items have.
+        """
+        values = self.modalities if field == HAS else [_word(one.get(field)) for one in self.metadata]
         counts = Counter(word for word in values if word != "none")
         kept = {*sorted(counts, key=lambda word: (-counts[word], word))[:most], "none"}
         return [word if word in kept else "other" for word in values]
+
+
+def _names(bundle: Bundle) -> list[list[str]]:
+    """The modalities that each item has."""
+    return [[name for name, has in zip(bundle.modalities, mask, strict=True) if has] for mask in bundle.present.tolist()]
 
 
 def _word(value: Value | None) -> str:
@@ -114,7 +126,7 @@ def export(index: FlatIndex, path: Path, count: int = 20_000, neighbours: int = 
     for start in range(0, len(ids), PART):
         bundle, values = index.items(ids[start : start + PART])
         vectors[start : start + len(bundle)] = places_of(bundle)
-        modalities += [[n for n, has in zip(bundle.modalities, mask, strict=True) if has] for mask in bundle.present.tolist()]
+        modalities += _names(bundle)
         metadata += values
     points = drawn.place(vectors)
     near: list[dict[str, list[Any]]] = []

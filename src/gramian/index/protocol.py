@@ -219,8 +219,15 @@ class Index(ABC):
         columns = {name: cell if _several(cell, name in raw) else [cell] for name, cell in filled.items()}
         if not columns:
             raise InputError(f"a query needs a cell of {', '.join(self.model.modalities)}; got none.")
+        collator = self.model.collator()
+        table = collator.table(columns)
+        self.model.check(table)
+        batch = collator(table)
+        for cell in batch.broken:
+            of = f" of query {cell.id}" if len(table) > 1 else ""
+            raise InputError(f"`{cell.modality}`{of} cannot be read: {cell.reason}. Name another, or leave it out.")
         with torch.no_grad():
-            embedded: Bundle = self.model(columns, strict=True)
+            embedded: Bundle = self.model(batch)
             return embedded.to("cpu")
 
     @abstractmethod
