@@ -1,12 +1,13 @@
 """The standing benchmark, made small: splits, methods of others, merged results, what the page says."""
 
-import json
-
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from gramian.benchmark import families, standing
+from gramian.benchmark.results import Result, read_results, write_results
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.evaluation.stats import resampled_interval
@@ -48,11 +49,15 @@ def run(table, tmp_path, monkeypatch):
     return lambda **more: standing.standing(tmp_path, **(options | more))
 
 
+def write(path, rows):
+    return write_results(path, [Result(**row) for row in rows])
+
+
 def test_methods_are_compared_over_splits_and_others_merged(run, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- standing -->\n<!-- /standing -->\n")
     results, report, _ = run(page=page)
-    rows = json.loads(results.read_text())
+    rows = [result._asdict() for result in read_results(results)]
     assert {(row["method"], row["split"]) for row in rows} == {
         (m, s) for m in ("InfoNCE, linear heads", "oracle") for s in (0, 1)
     }
@@ -62,24 +67,29 @@ def test_methods_are_compared_over_splits_and_others_merged(run, tmp_path):
     assert report.read_text().index("| oracle |") < report.read_text().index("| InfoNCE, linear heads |")
     assert "| oracle |" in page.read_text()
 
-    theirs = tmp_path / "theirs.json"
-    theirs.write_text(json.dumps([row | {"method": "theirs", "recall": 0.5} for row in rows if row["method"] == "oracle"]))
+    assert all(row["dropped"][0] == 1 > row["dropped"][2] for row in rows if row["method"] == "oracle")
+    theirs = tmp_path / "theirs.parquet"
+    write(theirs, [row | {"method": "theirs", "recall": 0.5} for row in rows if row["method"] == "oracle"])
     merged = run(merge=[theirs], resume=True)[1].read_text()
     assert "| theirs | 50.0 |" in merged
-    theirs.write_text(json.dumps([row | {"digest": "other"} for row in rows]))
+    write(theirs, [row | {"digest": "other"} for row in rows])
     with pytest.raises(InputError, match="of other items than here"):
         run(merge=[theirs], resume=True)
-    theirs.write_text(json.dumps(rows))
+    write(theirs, rows)
     with pytest.raises(InputError, match="was run here as well"):
         run(merge=[theirs], resume=True)
-    theirs.write_text(json.dumps([rows[0] | {"recall": "high"}]))
-    with pytest.raises(InputError, match=r"is not a results\.json"):
+    for bad in (pa.table({"recall": ["high"]}), pa.table({**{name: [None] for name in Result._fields}})):
+        pq.write_table(bad, theirs)
+        with pytest.raises(InputError, match=r"is not a results\.parquet"):
+            run(merge=[theirs])
+    theirs.write_text("text")
+    with pytest.raises(InputError, match=r"is not a results\.parquet"):
         run(merge=[theirs])
 
 
 def test_places_are_of_methods_that_all_sets_have():
     def result(data, method, recall, split):
-        return standing.Result(data, "", split, method, "", recall, None, None, 0.25)
+        return Result(data, "", split, method, "", recall, (), None, None, 0.25)
 
     results = [
         result(data, method, recall + 0.01 * split * (method == "a"), split)

@@ -216,7 +216,7 @@ def test_a_part_of_the_study_has_the_reference_besides(tmp_path):
         (["objectives", "--sizes", "25"], "`sizes` is an option of learning_curve, scale, not of objectives"),
         (["standing", "--seeds", "1"], "`seeds` must be an integer in .2, 11."),
         (["standing", "--external", "json:none"], "`external` names 'json:none', which cannot be imported"),
-        (["standing", "--merge", "none.json"], "`merge` 'none.json' is not a results.json"),
+        (["standing", "--merge", "none.json"], "`merge` 'none.json' is not a results.parquet"),
         (["objectives", "stamps_selection"], "'stamps_selection' belongs to no option"),
         ([], "--study must be given"),
     ],

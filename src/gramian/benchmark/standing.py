@@ -7,12 +7,11 @@ others have measured can be merged, and methods of others take part (CONTRIBUTIN
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -29,18 +28,18 @@ from gramian.benchmark.families import (
     short,
 )
 from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.results import DROPS, Result, matching, read_results, write_results
 from gramian.benchmark.study import Embeds, Method, Run, Task, chosen, recall, study
 from gramian.data import Table
 from gramian.data.sets import REPEATS, another_split
 from gramian.errors import InputError, check_number, first_line, listing, require
+from gramian.evaluation.robustness import dropped_hits
 from gramian.evaluation.significance import groups, holm
 from gramian.evaluation.stats import Interval, resampled_interval
-from gramian.files import read_json, write_text
-from gramian.model.options import convert
 from gramian.scores import ScoreName
 from gramian.sheets import Sheet
 
-__all__ = ["GROUP", "Result", "standing"]
+__all__ = ["GROUP", "standing"]
 
 GROUP = "gramian.methods"
 """Entry points of this group are methods of installed packages."""
@@ -48,32 +47,6 @@ GROUP = "gramian.methods"
 JOINT: ScoreName = "centroid"
 QUICK = ("maxvar-linear-heads", "infonce-linear-heads")
 LEVEL = 0.05
-
-
-class Result(NamedTuple):
-    """What one method reached on one split of one data set.
-
-    Attributes:
-        data: name of the data set.
-        digest: of its table with this split, so that only results on the same items are compared.
-        split: number of the split.
-        method: name of the family.
-        setting: what validation chose; empty where the method chooses by itself.
-        recall: mean R@1 over the directions between two modalities, on the test items.
-        gain: mean R@1 that `centroid` over all other modalities adds to the best single one; None with two modalities.
-        seconds: that training the chosen setting took, if it is known.
-        tested: test items per item to train and choose with.
-    """
-
-    data: str
-    digest: str
-    split: int
-    method: str
-    setting: str
-    recall: float
-    gain: float | None
-    seconds: float | None
-    tested: float
 
 
 def standing(
@@ -94,7 +67,7 @@ def standing(
     """Compare all families of methods on all data sets at hand.
 
     Args:
-        output: folder of the runs, of `results.json` and of `report.md`.
+        output: folder of the runs, of `results.parquet` and of `report.md`.
         seeds: repeated splits, each with its own heads and batches; 2 to 11.
         epochs: of every run with a loss, for a trial.
         methods: names of families; all by default.
@@ -106,7 +79,7 @@ def standing(
         external: methods of somebody else, "package.module:function": (training items, validation items, seed) → an object
             whose `embed` gives the Bundle of a table. Their code runs. Installed entry points of the group "gramian.methods"
             take part by their names.
-        merge: `results.json` files of others, whose methods are shown as well.
+        merge: `results.parquet` files of others, whose methods are shown as well.
         quick: stamps alone, two families, two splits, five epochs: to see that it works.
 
     Returns:
@@ -122,7 +95,7 @@ def standing(
     if page is not None:
         read_page(page, ["standing"])
     theirs = {name: (Method(name, None, train=train),) for name, train in _theirs(external).items()}
-    merged = [result for path in merge for result in _read(path)]
+    merged = [result for path in merge for result in read_results(path)]
     every = [*families(), *ensembles(), *rivals("", 3), *theirs]
     names = [method.name for method in chosen([Method(name, None) for name in every], methods)]
     results: list[Result] = []
@@ -132,8 +105,8 @@ def standing(
         results += _measured(
             name, table, {each: tried[each] for each in names if each in tried}, output, seeds, resume, processes, console
         )
-    ours = write_text(output / "results.json", json.dumps([result._asdict() for result in results], indent=1) + "\n")
-    text = "\n".join(sheet.markdown() for sheet in _sheets([*results, *_matching(merged, results)]))
+    ours = write_results(output / "results.parquet", results)
+    text = "\n".join(sheet.markdown() for sheet in _sheets([*results, *matching(merged, results)]))
     return [ours, *write_tables("The standing benchmark", {"standing": text}, output, page)]
 
 
@@ -162,7 +135,11 @@ def _measured(
         for family, own in best_settings(runs, list(tried), tried).items():
             run = own[seed]
             setting = run.method.name.removeprefix(family).removeprefix(", ")
-            found.append(Result(name, digest, seed, family, setting, recall([run]).value, _gain(run), run.seconds, tested))
+            dropped = tuple(np.nanmean(hits) for hits in dropped_hits(run.embedded, JOINT, DROPS)) if scores else ()
+            means = tuple(map(float, dropped))
+            found.append(
+                Result(name, digest, seed, family, setting, recall([run]).value, means, _gain(run), run.seconds, tested)
+            )
     return found
 
 
@@ -225,6 +202,7 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
             interval, _ = resampled_interval(recalls[name] - recalls[REFERENCE], tested)
             against = _percent(interval)
         gain, seconds = _mean([each.gain for each in several]), _mean([each.seconds for each in several])
+        lost = [each.dropped or (None,) * len(DROPS) for each in several]
         rows.append(
             (
                 name,
@@ -232,6 +210,7 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
                 against,
                 letters[name],
                 "–" if gain is None else f"{100 * gain:+.1f}",
+                *("–" if mean is None else f"{100 * mean:.1f}" for mean in map(_mean, zip(*lost, strict=True))),
                 "–" if seconds is None else f"{seconds:.1f}",
             )
         )
@@ -239,10 +218,16 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
     note = (
         f"Mean R@1 in % over the directions between two modalities and {number} splits; the paired difference to {REFERENCE} "
         "with its 95 % interval (Nadeau and Bengio's variance, as splits overlap); methods that share a letter cannot be told "
-        f"apart (all pairs, Holm's correction); what `{JOINT}` over all other modalities adds to the best single one; seconds "
-        "to train the chosen setting, on a machine that did other things too."
+        f"apart (all pairs, Holm's correction); what `{JOINT}` over all other modalities adds to the best single one; R@1 of "
+        f"`{JOINT}` between each modality and all others together as p of the cells are dropped; seconds to train the chosen "
+        "setting, on a machine that did other things too."
     )
-    return Sheet(data, ("method", "R@1", f"to {REFERENCE}", "group", "gain", "s"), tuple(rows), note)
+    return Sheet(
+        data,
+        ("method", "R@1", f"to {REFERENCE}", "group", "gain", *(f"p = {drop:g}" for drop in DROPS), "s"),
+        tuple(rows),
+        note,
+    )
 
 
 def _percent(interval: Interval) -> str:
@@ -265,34 +250,3 @@ def _theirs(external: Sequence[str]) -> dict[str, Callable[[Table, Table, int], 
         if not callable(methods[name]):
             raise InputError(f"`external` must name functions; {name!r} is none.")
     return methods
-
-
-def _read(path: Path) -> list[Result]:
-    """The results of somebody else.
-
-    Raises:
-        InputError: a file that is not as `standing` writes it.
-    """
-    hints = get_type_hints(Result)
-    try:
-        rows = read_json(path)
-        return [Result(**{name: convert(row[name], hint, name) for name, hint in hints.items()}) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"`merge` {str(path)!r} is not a results.json of the benchmark ({first_line(error)}).") from None
-
-
-def _matching(merged: Sequence[Result], ours: Sequence[Result]) -> list[Result]:
-    """Results of others on the same items.
-
-    Raises:
-        InputError: other items under the same name, or a method that is there already.
-    """
-    digests = {(result.data, result.split): result.digest for result in ours}
-    known = {(result.data, result.split, result.method) for result in ours}
-    for result in merged:
-        where = f"`merge` holds {result.method!r} on {result.data}, split {result.split}"
-        if digests.get((result.data, result.split)) != result.digest:
-            raise InputError(f"{where}, which is of other items than here. Run it on the same table, or leave it out.")
-        if (result.data, result.split, result.method) in known:
-            raise InputError(f"{where}, which was run here as well. Rename it in the file, or leave it out of `methods`.")
-    return list(merged)

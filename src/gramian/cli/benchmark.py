@@ -79,7 +79,7 @@ def benchmark_command(
         sizes: numbers of training items of learning_curve and scale.
         processes: that train in attempts, learning_curve and standing; each on its share of the cores.
         external: methods of somebody else in standing, as package.module:function, whose code runs; typed, never in a file.
-        merge: results.json files of others, shown beside those of standing.
+        merge: results.parquet files of others, shown beside those of standing.
         quick: let standing only show that it works: stamps, two methods, two splits.
         page: a Markdown page with the study's markers, which gets its tables.
         resume: reuse the finished runs in the output folder that have the same settings.
