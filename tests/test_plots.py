@@ -3,6 +3,7 @@
 from itertools import combinations
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,8 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from gramian.benchmark.curves import LOOKS
+from gramian.evaluation import illustrations
+from gramian.evaluation.illustrations import Illustrations
 from gramian.evaluation.plots import cost_curves, panels, size_curves
 from gramian.evaluation.stats import Interval
+from gramian.evaluation.stored import Confusion
 
 
 def overlaps(figure):
@@ -110,3 +114,57 @@ def test_curves_by_size_have_their_names_beside_them(ends):
     assert {text.get_text(): text.get_color() for text in names} == {name: look.colour for name, look in LOOKS.items()}
     with pytest.raises(InputError, match="`curves` must hold at least one data set"):
         size_curves({}, LOOKS)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that a page's pictures are made of."""
+    drawn = []
+    plain = illustrations.svg_of
+    monkeypatch.setattr(illustrations, "svg_of", lambda figure, *rest: (drawn.append(figure), plain(figure, *rest))[1])
+    return drawn
+
+
+@pytest.mark.parametrize("count", [2, 10, 60])
+def test_a_confusion_matrix_is_legible(count, figures):
+    classes = tuple(f"class {i}" if i % 3 else f"a class with a very long name, {i}" for i in range(count))
+    counts = np.random.default_rng(0).integers(0, 3, (count, count)) + 40 * np.eye(count, dtype=int)
+    (picture,) = Illustrations().confusion(Confusion("linear probe, image", classes, counts, Interval(0.9, 0.8, 0.95)))
+    (figure,) = figures
+    assert overlaps(figure) == []
+    (ax,) = figure.axes
+    shown = {text.get_text() for text in ax.texts}
+    assert f"{100 * counts[0, 0] / counts[0].sum():.0f}" in shown or count > 24
+    assert min(text.get_fontsize() for text in (*ax.texts, *ax.get_yticklabels())) >= 3
+    sizes = {text.get_fontsize() for text in ax.get_yticklabels()}
+    assert min(sizes) >= 6 and "confusion" not in picture.title and "linear probe, image" in picture.title
+    assert Illustrations().confusion(Confusion("x", ("a",) * 61, np.ones((61, 61), int), Interval(0, 0, 0))) == []
+
+
+def test_rows_of_a_confusion_matrix_are_the_true_classes(figures):
+    counts = np.array([[3, 1], [0, 4]])
+    Illustrations().confusion(Confusion("x", ("cat", "dog"), counts, Interval(0, 0, 0)))
+    texts = {
+        (round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in figures[0].axes[0].texts
+    }
+    assert texts == {(0, 0): "75", (0, 1): "25", (1, 1): "100"}
+    assert figures[0].axes[0].get_ylabel() == "true"
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_curves_of_robustness_keep_their_legend_beside_them(count, figures):
+    drops = [i / 10 for i in range(10)]
+    curves = {
+        f"a run with a long name, {i}": {p: Interval(0.8 - 0.05 * i - 0.3 * p, 0.3 - 0.3 * p, 1 - 0.3 * p) for p in drops}
+        for i in range(count)
+    }
+    picture = Illustrations().robustness(curves, "R@1 as modalities are dropped")
+    (figure,) = figures
+    (ax,) = figure.axes
+    assert overlaps(figure) == [] and "by the same masks" in picture.caption
+    figure.draw_without_rendering()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1  # beside the curves, not on them
+    lines = ax.get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == count
+    assert lines[0].get_ydata() == pytest.approx([80 - 30 * p for p in drops])
+    assert figure.get_tightbbox().x1 <= figure.get_size_inches()[0]

@@ -19,6 +19,7 @@ from gramian.cli import main
 from gramian.data import Table
 from gramian.data.cells import Broken, Cells
 from gramian.evaluation import compare
+from gramian.evaluation.classification import nearest
 from gramian.evaluation.previews import Previews
 from gramian.evaluation.run_page import run_page
 
@@ -72,8 +73,11 @@ def runs(tmp_path_factory):
         columns = {name: base + noise * torch.randn(12, 16, generator=generator) for name in names}
         bundle = Bundle.from_dict(columns, present={names[2]: [True] * 10 + [False] * 2})
         broken = [Broken(ids[11], names[2], f"no file {MARKUP}")]
-        report = evaluate(bundle, ids=ids, broken=broken, settings={"data": MARKUP, "split": MARKUP}, diagnose=True)
-        replace(report, start=report.space).save(folder / run)
+        settings = {"data": MARKUP, "split": MARKUP}
+        report = evaluate(bundle, ids=ids, broken=broken, settings=settings, diagnose=True, scores=("span",), missing=True)
+        labels = [f"{MARKUP} {row % 3}" for row in range(12)]
+        told = nearest(bundle, labels, bundle, labels, modalities=[names[0]], k=1)
+        replace(report, start=report.space, label=f"kind {MARKUP}", classified=(told,)).save(folder / run)
     epochs = [{"epoch": i, "loss": 2 / i, "validation/mrr": 0.1 * i, f"validation/recall@1/{MARKUP}": 0.5} for i in (1, 2, 3)]
     lines = "".join(json.dumps(record) + "\n" for record in epochs)
     (folder / "good" / "metrics.jsonl").write_text(lines + "no JSON\n[1]\n")
@@ -159,6 +163,12 @@ def test_nothing_of_the_users_is_html(runs):
     titles = [element for element in read.elements if element[0] == "title"]
     assert len(titles) > 12 * 3  # of the page and of the points
     assert "not shown: " in text and "good beats" in text
+    labels = {
+        attributes["aria-label"].partition(".")[0] for tag, attributes in read.elements if tag == "svg" and "role" in attributes
+    }
+    assert {"R@1 as modalities are dropped, by score", "R@1 by span as modalities are dropped, by run"} <= labels
+    assert any(label.startswith("What is taken for what: nearest neighbours, text ") for label in labels)
+    assert f"kind {MARKUP}" in text and f"{MARKUP} 2" in text
 
 
 def test_a_broken_picture_of_the_template_would_be_seen():
@@ -186,12 +196,19 @@ def test_the_page_says_data_winner_margin_and_certainty(runs):
     assert [tile.name for tile in page.tiles] == ["Winner", "Margin", "Certainty", "Gallery"]
     assert page.tiles[0].value == "good" and page.tiles[1].value == f"{100 * comparison.pairs[0].difference.value:+.1f} points"
     assert MARKUP in page.subtitle and "12 items" in page.subtitle
+    undecided = run_page({"a": folder / "good", "b": folder / "good"})
+    assert (
+        "the winner is not decided: a is 0.0 points of R@1 ahead of b" in undecided.verdict[0]
+        and "p = 1" in undecided.verdict[0]
+    )
     alone = run_page({"good": folder / "good"})
     assert (
         alone.verdict[0].startswith("On 12 items of") and "guessing would find 8.9 %" in alone.verdict[0]
     )  # galleries: four of 12, two of 10
     assert [section.title for section in alone.sections] == [
         "Retrieval",
+        "Classification",
+        "Missing modalities",
         "Hardest and best queries",
         "The space",
         "Training",
@@ -208,6 +225,8 @@ def test_the_page_says_data_winner_margin_and_certainty(runs):
         (lambda data: data.update(mean_recall={"1": {"value": "x"}}), "damaged or of another version"),
         (lambda data: data["sheets"][0]["rows"].append(["alone"]), "rows do not have the columns"),
         (lambda data: data.update(examples=[{"query": 3}]), "damaged or of another version"),
+        (lambda data: data["classified"][0]["confusion"].pop(), "not one of 3 classes"),
+        (lambda data: data["robustness"]["curves"][0]["drops"].pop(), "damaged or of another version"),
     ],
 )
 def test_a_damaged_report_is_one_line(runs, tmp_path, change, reason, capsys):
