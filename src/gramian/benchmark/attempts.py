@@ -46,7 +46,7 @@ CLOSED = "MAXVAR, kernel heads"
 LINEAR = "MAXVAR, linear heads"
 MLP = "InfoNCE, MLP heads"
 KERNEL = replace(SEARCH, heads=("kernel",))
-SMALL = replace(KERNEL, kernels=KERNEL.kernels[:1], ridges=(0.3, 1.0), powers=(0.5, 1.0, 2.0), dims=(128,))
+SMALL = replace(KERNEL, kernels=KERNEL.kernels[:1], ridges=(1.0,), powers=(0.5, 1.0, 2.0), dims=(128,))
 """For criteria that are solved anew for every width."""
 
 info_nce = partial(Pairwise, temperature=0.2)
