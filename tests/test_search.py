@@ -85,6 +85,12 @@ def test_indexing_goes_on_where_it_stopped_and_refuses_another_model(run, capsys
     assert main([*words[:2], "--output", str(tmp_path / "i"), "--delete", "item-1,item-2", "--compact", "--diagnose"]) == 0
     told = capsys.readouterr().out
     assert "2 items deleted; 94 remain" in told and "spread of log D" in told
+    assert main([*words[:2], "--output", str(tmp_path / "i"), "--compact", "--int8"]) == 0
+    assert FlatIndex.open(tmp_path / "i").int8
+    assert main(["index", str(run / "run"), "--compact", "--output", str(tmp_path / "i")]) == 0
+    assert FlatIndex.open(tmp_path / "i").int8
+    assert main(["index", str(run / "run"), "--delete", "nobody", "--int8"]) == 2
+    assert "has no vectors in 8 bits. Add --compact" in capsys.readouterr().err
     Aligner.for_table(half, dim=8, seed=2).save_pretrained(tmp_path / "other" / "aligner")
     assert main(["index", str(tmp_path / "other"), *words[2:]]) == 2
     assert "holds vectors of another model" in capsys.readouterr().err

@@ -38,6 +38,7 @@ def index_command(
     replace: bool = False,
     delete: list[str] | None = None,
     compact: bool = False,
+    int8: bool = False,
     diagnose: bool = False,
     batch_size: int | None = None,
     part_size: int = 16384,
@@ -64,6 +65,8 @@ def index_command(
         replace: embed items again whose id is in the index.
         delete: ids of items to delete.
         compact: afterwards, write the index again in few files, without what was deleted.
+        int8: keep the vectors of a new index in 8 bits, too, or with --compact those of an old one: a quarter more on the disk,
+            and a query reads a quarter as much; answers are the same. It pays on processors with AVX-512 VNNI or AMX.
         diagnose: afterwards, check every file and measure what makes answers bad.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         part_size: items that are committed at a time.
@@ -85,6 +88,8 @@ def index_command(
     index = FlatIndex.open(folder) if FlatIndex.found(folder) else None
     if data is None and index is None:
         raise InputError(f"{str(folder)!r} holds no index. Make one: gramian index {run} --data TABLE")
+    if int8 and index is not None and not index.int8 and not compact:
+        raise InputError(f"{str(folder)!r} has no vectors in 8 bits. Add --compact to write it again with them.")
     if data is not None:
         aligner = model_of(run, model, towers, trust_code)
         raw = [*(name for name in aligner.raw_modalities() if columns is None or name in columns), *(metadata or ())]
@@ -102,7 +107,7 @@ def index_command(
         if first is not None and not set(first.modalities) & set(aligner.modalities):
             aligner.towers.known(first)
         if index is None:
-            index = FlatIndex.create(folder, dim=aligner.dim, model=aligner)
+            index = FlatIndex.create(folder, dim=aligner.dim, model=aligner, int8=int8)
         index = FlatIndex.open(index.path, model=aligner)
         assert index.model is not None  # of another space it would be refused here
         done = index_tables(
@@ -124,7 +129,7 @@ def index_command(
     if delete:
         console.print(f"{index.path}: {index.delete(delete)} items deleted; {len(index)} remain")
     if compact:
-        index.compact()
+        index.compact(int8=int8 or None)
         console.print(f"{index.path}: compact, {len(index.segments)} segments")
     if diagnose:
         told = index.diagnose()

@@ -1,7 +1,8 @@
-"""The best items of all segments for each query: a scan in float32, candidates scored again in float64.
+"""The best items of all segments for each query: a scan bounds every score, and what the bounds leave is scored in float64.
 
-The scan takes the candidates from every segment by the kernels' top-k. As many are taken as it needs to be sure: until the
-worst candidate lies further below the k-th answer than rounding can reach.
+The scan ranks by upper bounds, from products in float32 or in 8 bits, by the kernels' top-k. Its candidates are scored exactly,
+best bound first, until no bound is left that reaches the k-th answer. Where the bound of the worst candidate still does, the
+query is scanned again for more candidates. So an answer is missed only if its bound is wrong, and none is.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.geometry import full_precision
+from gramian.index.codes import Coded, coded, multiplies_exactly
 from gramian.index.protocol import Options
-from gramian.index.scan import Scorer, pairs, scan, scorer_of
+from gramian.index.scan import Scorer, pairs, scan, scan_codes, scorer_of
 from gramian.index.segments import Segment
+from gramian.kernels import Form
 from gramian.kernels.ranks import top_k
 from gramian.kernels.rules import Parts
 from gramian.scores import SCORES, hub_scores
@@ -29,14 +32,18 @@ __all__ = ["Found", "best"]
 Found: TypeAlias = "list[tuple[float, int, int]]"
 """(score, segment, row), best first."""
 
-MORE = 24  # candidates beyond k
-MOST = 4096  # candidates per query, where that many tie to rounding
+MORE, MORE_CODED = 24, 246  # candidates beyond k: of 100,000 items, 8 bits leave some dozens
+AGAIN = 4  # times as many for the queries that need more
+MOST_CODED = 2**13  # candidates from which on a scan in float32 is cheaper
+MOST = 2**16  # candidates per query, where that many tie to rounding
+FEW_VECTORS = 16  # of queries, up to which the codes pay: more candidates each, and many products cost more than reading
 FEW = 0.25  # the share of visible items below which they are gathered first
 GATHERED = 2**14  # items gathered at a time
 RECOVERED = 2**12  # items whose vectors are recovered at a time
 GROUP = 8  # queries of a slow score at a time
-PAIRS = 2**24  # numbers of chosen pairs' bases held at a time
+NUMBERS = 2**24  # numbers of chosen pairs' bases, or of candidates, held at a time
 WIDE, SQUARE = 2**17, 2**10  # columns of a tile for a few queries, and for many
+ROUNDING = 64 * torch.finfo(torch.float32).eps  # of bounds, and of their order
 
 
 @full_precision
@@ -59,42 +66,188 @@ def best(
     Raises:
         InputError: a score that cannot be corrected for hubs.
     """
-    k = min(options.k, sum(int(mask.sum()) for mask in visible))
-    if not k:
-        return [[] for _ in range(len(queries))]
-    count = k + max(MORE, k // 2)
-    scorer = (
-        None
-        if options.score == "maxsim" and any(len(each.sides.tokens) for each in segments)
-        else scorer_of(options.score, options.beta)
-    )
+    tokens = any(len(each.sides.tokens) for each in segments)
+    scorer = None if options.score == "maxsim" and tokens else scorer_of(options.score, options.beta)
     if bank is not None and (scorer is None or scorer.residual):
         raise InputError(f"`hubs` does not correct the score {options.score}. Use centroid, span or cosine.")
-    while True:
-        parts = [
-            _scan(number, segment, mask, queries, options, scorer, count, bank)
-            for number, (segment, mask) in enumerate(zip(segments, visible, strict=True))
-            if mask.any()
-        ]
-        values, numbers, rows = (torch.cat([part[i] for part in parts], 1) for i in range(3))
-        order = values.argsort(dim=1, descending=True, stable=True)[:, :count]
-        values, numbers, rows = (table.gather(1, order) for table in (values, numbers, rows))
-        scores = _again(segments, numbers, rows, values, queries, options, scorer, bank)
-        scores = scores.masked_fill(values.isinf(), -torch.inf)
-        order = _order(scores, numbers, rows)
-        if values.shape[1] < count or count >= MOST:
-            break
-        kth = scores.gather(1, order)[:, k - 1]
-        margin = 4 * (queries.dim + 8) * torch.finfo(torch.float32).eps
-        kth = kth if scorer is None else scorer.gauge(kth)
-        if bool((values[:, -1].double() <= kth - margin).all()):
-            break
-        count *= 4
-    answers = []
-    for query in range(len(queries)):
-        chosen = [(float(scores[query, i]), int(numbers[query, i]), int(rows[query, i])) for i in order[query, :k].tolist()]
-        answers.append([answer for answer in chosen if answer[0] > -torch.inf])
+    k = min(options.k, sum(int(mask.sum()) for mask in visible))
+    answers: list[Found] = [[] for _ in range(len(queries))]
+    codes = scorer is not None and scorer.coarse and all(each.codes is not None for each in segments)
+    codes = codes and len(queries) * (len(queries.modalities) + 1) <= FEW_VECTORS and multiplies_exactly()
+    rounds = [(torch.arange(len(queries)), k + max(MORE_CODED if codes else MORE, k // 2), codes)] if k else []
+    while rounds:
+        left, count, codes = rounds.pop()
+        unsure = []
+        for which in torch.split(left, max(1, NUMBERS // count)):
+            found, sure = _Search(segments, visible, queries[which], options, scorer, bank, codes).run(k, count)
+            unsure.append(which[~sure])
+            for query, answer in zip(which.tolist(), found, strict=True):
+                answers[query] = answer
+        left = torch.cat(unsure)
+        if len(left) and count < MOST:
+            rounds.append((left, k + MORE, False) if codes and count >= MOST_CODED else (left, count * AGAIN, codes))
     return answers
+
+
+class _Search:
+    """One scan for some queries, and the exact scores of what it finds."""
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        visible: Sequence[Tensor],
+        queries: Bundle,
+        options: Options,
+        scorer: Scorer | None,
+        bank: Bundle | None,
+        codes: bool,
+    ) -> None:
+        self.segments, self.visible, self.queries = segments, visible, queries
+        self.options, self.scorer, self.bank = options, scorer, bank
+        self.asked: Parts = ()
+        self.coded: Coded | None = None
+        if scorer is not None:
+            self.asked = scorer.queries(Side(queries.vectors.double(), queries.present))
+            self.coded = coded(self.asked[0]) if codes else None
+
+    def run(self, k: int, count: int) -> tuple[list[Found], Tensor]:
+        """The k best of `count` candidates for each query, and whether no other item can be among them, (q,)."""
+        parts = [self._scan(number, count) for number, mask in enumerate(self.visible) if mask.any()]
+        values, numbers, rows = (torch.cat([part[i] for part in parts], 1) for i in range(3))
+        if len(parts) > 1:
+            order = values.argsort(dim=1, descending=True, stable=True)[:, :count]
+            values, numbers, rows = (table.gather(1, order) for table in (values, numbers, rows))
+        scores = self._exact(k, values, numbers, rows)
+        order = _order(scores, numbers, rows)[:, :k]
+        best = scores.gather(1, order)
+        sure = torch.ones(len(best), dtype=torch.bool)
+        if values.shape[1] == count:
+            sure = (values[:, -1] == -torch.inf) | (values[:, -1] < self._bar(best))
+        table = (best.tolist(), numbers.gather(1, order).tolist(), rows.gather(1, order).tolist())
+        found = [[each for each in zip(*row, strict=True) if each[0] > -torch.inf] for row in zip(*table, strict=True)]
+        return found, sure
+
+    def _bar(self, best: Tensor) -> Tensor:
+        """(q,): what has a bound below it is worse than the k best."""
+        kth = best[:, -1]
+        return (kth if self.scorer is None else self.scorer.gauge(kth)) - ROUNDING
+
+    def _exact(self, k: int, values: Tensor, numbers: Tensor, rows: Tensor) -> Tensor:
+        """The scores of the candidates that may be among the k best, (q, c), in float64; −∞ for the others."""
+        if self.scorer is None:
+            return self._exact_slow(numbers, rows).masked_fill(values.isinf(), -torch.inf)
+        scores = torch.full(values.shape, -torch.inf, dtype=torch.float64)
+        wanted = values > -torch.inf
+        first = wanted.clone()
+        first[:, k:] = False
+        scores[first] = self._pairs(first, numbers, rows)
+        bar = self._bar(scores.topk(min(k, scores.shape[1]), dim=1).values)
+        second = wanted & ~first & (values >= bar[:, None])
+        scores[second] = self._pairs(second, numbers, rows)
+        return scores
+
+    def _scan(self, number: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The candidates of one segment: bounds that rank them, (q, c), the segment's number and their rows."""
+        segment, mask = self.segments[number], self.visible[number]
+        axis = _axis(segment, self.options.modalities)
+        if len(axis) < len(segment.modalities):
+            mask = mask & segment.sides.present[:, axis].any(1)
+        if self.scorer is not None and mask.all():
+            values, rows = top_k(self._form(number, None, None), count, block_size=self._size())
+        else:
+            index = mask.nonzero().flatten()
+            if not len(index):
+                rows = torch.zeros(len(self.queries), 0, dtype=torch.int64)
+                return torch.zeros(len(self.queries), 0), rows, rows
+            if self.scorer is None:
+                values, rows = self._scan_slow(number, index, axis, count)
+            elif len(index) >= FEW * len(segment):
+                offset = torch.zeros(len(segment)).masked_fill(~mask, -torch.inf)
+                values, rows = top_k(self._form(number, None, offset), count, block_size=self._size())
+            else:
+                tables = []
+                for part in torch.split(index, GATHERED):
+                    values, places = top_k(self._form(number, part, None), count, block_size=self._size())
+                    tables.append((values, part[places]))
+                values, rows = (torch.cat([table[i] for table in tables], 1) for i in range(2))
+        return values, torch.full_like(rows, number), rows
+
+    def _size(self) -> int:
+        return SQUARE if len(self.queries) * self.asked[0].shape[1] > FEW_VECTORS else WIDE
+
+    def _form(self, number: int, rows: Tensor | None, offset: Tensor | None) -> Form:
+        """The bounds of the queries' scores with a segment's items, or with some of them."""
+        assert self.scorer is not None
+        segment = self.segments[number]
+        parts = _parts(segment, self.options, self.scorer)
+        scale = None
+        if self.bank is not None:
+            scale = torch.full((len(segment),), 2.0)
+            hubs = _hubs(segment, self.queries, self.options, self.bank)
+            offset = -hubs if offset is None else offset - hubs
+        basis, codes = segment.sides.basis, segment.codes
+        if rows is not None:
+            parts = tuple(part if part is None else part[rows] for part in parts)
+            scale, offset = (part if part is None else part[rows] for part in (scale, offset))
+        asked = tuple(part.float() for part in self.asked)
+        if self.coded is not None and codes is not None:
+            codes = codes if rows is None else codes.of(rows)
+            return scan_codes(self.scorer, asked, self.coded, codes, parts, scale, offset)
+        return scan(self.scorer, asked, basis if rows is None else basis[:, rows], parts, scale, offset)
+
+    def _pairs(self, wanted: Tensor, numbers: Tensor, rows: Tensor) -> Tensor:
+        """The scores of the candidates that are wanted, in float64."""
+        assert self.scorer is not None
+        segments, options = self.segments, self.options
+        rank, m, d = max(len(each.sides.basis) for each in segments), len(options.modalities), self.queries.dim
+        which = wanted.nonzero()[:, 0]
+        tables = [torch.zeros(0, dtype=torch.float64)]
+        step = max(1, NUMBERS // (rank * d))
+        chunks = (torch.split(each, step) for each in (which, numbers[wanted], rows[wanted]))
+        for part, number, row in zip(*chunks, strict=True):
+            p = len(part)
+            basis = torch.zeros(rank, p, d, dtype=torch.float64)
+            coordinates = torch.zeros(p, m, rank, dtype=torch.float64)
+            present = torch.zeros(p, m, dtype=torch.bool)
+            offset = torch.zeros(p, dtype=torch.float64)
+            for each in torch.unique(number).tolist():
+                segment, where = segments[each], (number == each).nonzero().flatten()
+                chosen, sides = row[where], segment.sides
+                axis = _axis(segment, options.modalities)
+                places = [options.modalities.index(segment.modalities[i]) for i in axis]
+                for slot, own in enumerate(sides.basis):
+                    basis[slot, where] = own[chosen].double()
+                block = torch.zeros(len(chosen), m, rank, dtype=torch.float64)
+                block[:, places, : len(sides.basis)] = sides.coordinates[chosen][:, axis].double()
+                coordinates[where] = block
+                mask = torch.zeros(len(chosen), m, dtype=torch.bool)
+                mask[:, places] = sides.present[chosen][:, axis]
+                present[where] = mask
+                if self.bank is not None:
+                    offset[where] = -_hubs(segment, self.queries, options, self.bank)[chosen].double()
+            asked = tuple(each[part] for each in self.asked)
+            scores = pairs(self.scorer, asked, basis[:, :, None], coordinates[:, None], present[:, None]).flatten()
+            tables.append(scores if self.bank is None else 2 * scores + offset)
+        return torch.cat(tables)
+
+    def _scan_slow(self, number: int, index: Tensor, axis: list[int], count: int) -> tuple[Tensor, Tensor]:
+        """By the library's own form of the score, from vectors that are recovered block by block."""
+        tables = []
+        for rows in torch.split(index, RECOVERED):
+            form = SCORES[self.options.score].of(self.queries, _items(self.segments[number], rows, axis, self.options))
+            values, places = top_k(form, count)
+            tables.append((values.float(), rows[places]))
+        margin = 4 * (self.queries.dim + 8) * torch.finfo(torch.float32).eps
+        return torch.cat([values for values, _ in tables], 1).add_(margin), torch.cat([rows for _, rows in tables], 1)
+
+    def _exact_slow(self, numbers: Tensor, rows: Tensor) -> Tensor:
+        """By the library's own score: a few queries against the candidates of all of them."""
+        return torch.cat(
+            [
+                _scores(self.segments, numbers[i : i + GROUP], rows[i : i + GROUP], self.queries[i : i + GROUP], self.options)
+                for i in range(0, len(numbers), GROUP)
+            ]
+        )
 
 
 def _order(scores: Tensor, numbers: Tensor, rows: Tensor) -> Tensor:
@@ -108,19 +261,30 @@ def _axis(segment: Segment, modalities: Sequence[str]) -> list[int]:
 
 
 def _parts(segment: Segment, options: Options, scorer: Scorer) -> Parts:
-    """What a scorer needs of the items of a segment, made once."""
+    """What a scorer needs of the items of a segment, made once: in float64, which decides what is dependent as `pairs` does."""
     key = (options.score, options.beta, options.modalities)
     if key not in segment.cache:
-        axis = _axis(segment, options.modalities)
-        sides = segment.sides
-        segment.cache[key] = scorer.items(sides.coordinates[:, axis], sides.present[:, axis])
-    parts: Parts = segment.cache[key]
-    return parts
+        axis, sides = _axis(segment, options.modalities), segment.sides
+        tables: list[list[Tensor]] = []
+        for start in range(0, max(1, len(segment)), GATHERED):
+            rows = slice(start, start + GATHERED)
+            made = scorer.items(sides.coordinates[rows][:, axis].double(), sides.present[rows][:, axis])
+            tables.append([part.float() for part in made])
+        parts: list[Tensor | None] = [_by_column(torch.cat(column)) for column in zip(*tables, strict=True)]
+        if scorer.turned and len(axis) == len(segment.modalities):
+            parts[0] = None
+        segment.cache[key] = tuple(parts)
+    found: Parts = segment.cache[key]
+    return found
 
 
-def _hubs(number: int, segment: Segment, queries: Bundle, options: Options, bank: Bundle) -> Tensor:
+def _by_column(part: Tensor) -> Tensor:
+    """The same (n, …) table, with what is used together one after the other in memory."""
+    return part.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def _hubs(segment: Segment, queries: Bundle, options: Options, bank: Bundle) -> Tensor:
     """The items' `hub_scores` for the queries' modalities, made once."""
-    del number
     asked = tuple(name for name in queries.modalities if name in bank.modalities) or bank.modalities
     key = ("hubs", options.score, options.beta, options.modalities, asked, id(bank))
     if key not in segment.cache:
@@ -133,78 +297,6 @@ def _hubs(number: int, segment: Segment, queries: Bundle, options: Options, bank
         segment.cache[key] = torch.cat(parts)
     hubs: Tensor = segment.cache[key]
     return hubs
-
-
-def _scan(
-    number: int,
-    segment: Segment,
-    mask: Tensor,
-    queries: Bundle,
-    options: Options,
-    scorer: Scorer | None,
-    count: int,
-    bank: Bundle | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The candidates of one segment: values that rank them, (q, c), the segment's number and their rows."""
-    axis = _axis(segment, options.modalities)
-    mask = mask & segment.sides.present[:, axis].any(1)
-    index = mask.nonzero().flatten()
-    if not len(index):
-        nothing = torch.zeros(len(queries), 0, dtype=torch.int64)
-        return torch.zeros(len(queries), 0), nothing, nothing
-    if scorer is None:
-        found = _slow(segment, index, axis, queries, options, count)
-    else:
-        found = _fast(number, segment, mask, index, queries, options, scorer, count, bank)
-    values, rows = found
-    return values, torch.full_like(rows, number), rows
-
-
-def _fast(
-    number: int,
-    segment: Segment,
-    mask: Tensor,
-    index: Tensor,
-    queries: Bundle,
-    options: Options,
-    scorer: Scorer,
-    count: int,
-    bank: Bundle | None,
-) -> tuple[Tensor, Tensor]:
-    asked = scorer.queries(_side(queries, torch.float32))
-    basis, parts = segment.sides.basis, _parts(segment, options, scorer)
-    n = len(segment)
-    scale = torch.ones(n) if bank is None else torch.full((n,), 2.0)
-    offset = torch.zeros(n) if bank is None else -_hubs(number, segment, queries, options, bank)
-    size = SQUARE if len(queries) * asked[0].shape[1] > 16 else WIDE
-    if len(index) >= FEW * n:
-        offset = offset.masked_fill(~mask, -torch.inf)
-        form = scan(scorer, asked, basis, parts, scale, offset)
-        return top_k(form, count, block_size=size)
-    tables = []
-    for start in range(0, len(index), GATHERED):
-        rows = index[start : start + GATHERED]
-        taken = tuple(part[rows] for part in parts)
-        values, places = top_k(scan(scorer, asked, basis[:, rows], taken, scale[rows], offset[rows]), count, block_size=size)
-        tables.append((values, rows[places]))
-    return torch.cat([values for values, _ in tables], 1), torch.cat([rows for _, rows in tables], 1)
-
-
-def _side(items: Bundle, dtype: torch.dtype) -> Side:
-    return Side(items.vectors.to(dtype), items.present)
-
-
-def _slow(
-    segment: Segment, index: Tensor, axis: list[int], queries: Bundle, options: Options, count: int
-) -> tuple[Tensor, Tensor]:
-    """By the library's own form of the score, from vectors that are recovered block by block."""
-    tables = []
-    for start in range(0, len(index), RECOVERED):
-        rows = index[start : start + RECOVERED]
-        form = SCORES[options.score].of(queries, _items(segment, rows, axis, options))
-        values, places = top_k(form, count)
-        tables.append((values.float(), rows[places]))
-    return torch.cat([values for values, _ in tables], 1), torch.cat([rows for _, rows in tables], 1)
 
 
 def _items(segment: Segment, rows: Tensor, axis: list[int], options: Options, dtype: torch.dtype = torch.float32) -> Bundle:
@@ -225,59 +317,7 @@ def _items(segment: Segment, rows: Tensor, axis: list[int], options: Options, dt
     return Bundle(vectors, present, names, None, tokens)
 
 
-def _again(
-    segments: Sequence[Segment],
-    numbers: Tensor,
-    rows: Tensor,
-    values: Tensor,
-    queries: Bundle,
-    options: Options,
-    scorer: Scorer | None,
-    bank: Bundle | None,
-) -> Tensor:
-    """The scores of the candidates, (q, c), in float64."""
-    q, count = rows.shape
-    if scorer is None:
-        return torch.cat(
-            [
-                _again_slow(segments, numbers[i : i + GROUP], rows[i : i + GROUP], queries[i : i + GROUP], options)
-                for i in range(0, q, GROUP)
-            ]
-        )
-    asked = scorer.queries(_side(queries, torch.float64))
-    rank, m = max(len(each.sides.basis) for each in segments), len(options.modalities)
-    chunk = max(1, PAIRS // max(1, count * rank * queries.dim))
-    tables = []
-    for start in range(0, q, chunk):
-        part = slice(start, start + chunk)
-        shape = rows[part].shape
-        basis = torch.zeros(rank, *shape, queries.dim, dtype=torch.float64)
-        coordinates = torch.zeros(*shape, m, rank, dtype=torch.float64)
-        present = torch.zeros(*shape, m, dtype=torch.bool)
-        twice, offset = 1, torch.zeros(shape, dtype=torch.float64)
-        for number in torch.unique(numbers[part]).tolist():
-            segment, where = segments[number], numbers[part] == number
-            chosen = rows[part][where]
-            sides, r = segment.sides, len(segment.sides.basis)
-            basis[:r, where] = sides.basis[:, chosen].double()
-            axis = _axis(segment, options.modalities)
-            places = [options.modalities.index(segment.modalities[i]) for i in axis]
-            block = torch.zeros(len(chosen), m, rank, dtype=torch.float64)
-            block[:, places, :r] = sides.coordinates[chosen][:, axis].double()
-            coordinates[where] = block
-            mask = torch.zeros(len(chosen), m, dtype=torch.bool)
-            mask[:, places] = sides.present[chosen][:, axis]
-            present[where] = mask
-            if bank is not None:
-                twice = 2
-                offset[where] = -_hubs(number, segment, queries, options, bank)[chosen].double()
-        scores = pairs(scorer, tuple(each[part] for each in asked), basis, coordinates, present)
-        tables.append(twice * scores + offset)
-    del values
-    return torch.cat(tables)
-
-
-def _again_slow(segments: Sequence[Segment], numbers: Tensor, rows: Tensor, queries: Bundle, options: Options) -> Tensor:
+def _scores(segments: Sequence[Segment], numbers: Tensor, rows: Tensor, queries: Bundle, options: Options) -> Tensor:
     """By the library's own score: a few queries against the candidates of all of them."""
     several = any(len(segment.sides.tokens) for segment in segments)
     keys, where = torch.unique(numbers * 2**40 + rows, return_inverse=True)

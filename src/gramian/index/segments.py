@@ -27,6 +27,7 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError, first_line
 from gramian.files import atomic, inside
 from gramian.geometry import orthogonalize, unit
+from gramian.index.codes import Codes, codes_of
 from gramian.index.fields import FieldType, Values
 
 __all__ = ["Entry", "Segment", "Sides", "hash_ids", "sides_of"]
@@ -139,6 +140,7 @@ class Segment:
         sides: the vectors.
         fields: field → values.
         live: (n,) bool: items that are not deleted.
+        codes: the bases in 8 bits, if the index has them.
         cache: what scores have prepared from the sides.
     """
 
@@ -151,6 +153,7 @@ class Segment:
     ends: Tensor
     hashes: Any
     order: Any
+    codes: Codes | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -179,7 +182,15 @@ class Segment:
         return {name: value for name, value in values.items() if value is not None}
 
     @staticmethod
-    def write(path: Path, ids: Sequence[str], modalities: Sequence[str], sides: Sides, fields: Mapping[str, Values]) -> Entry:
+    def write(
+        path: Path,
+        ids: Sequence[str],
+        modalities: Sequence[str],
+        sides: Sides,
+        fields: Mapping[str, Values],
+        *,
+        int8: bool = False,
+    ) -> Entry:
         """Write a segment, whole or not at all; return its line for the manifest."""
         encoded = [name.encode("utf-8", "surrogatepass") for name in ids]
         hashes = hash_ids(ids)
@@ -191,6 +202,8 @@ class Segment:
             "id.hashes": torch.from_numpy(hashes[order].astype(np.int64)),
             "id.order": torch.from_numpy(order.astype(np.int64)),
         }
+        if int8:
+            tensors |= {f"code.{name}": part for name, part in codes_of(sides.basis)._asdict().items()}
         for number, column in enumerate(fields.values()):
             tensors |= {f"field.{number}.values": column.values, f"field.{number}.known": column.known}
             if column.kind == "text":
@@ -257,8 +270,15 @@ class Segment:
             words = _texts(column["text"], column["ends"]) if kind == "text" else ()
             known_kind: FieldType = kind
             fields[name] = Values(known_kind, column["values"], column["known"], words)
+        codes = Codes(*(tensors[f"code.{name}"] for name in Codes._fields)) if "code.numbers" in tensors else None
+        if codes is not None and (codes.numbers.shape, codes.steps.shape, codes.errors.shape) != (
+            sides.basis.shape,
+            sides.basis.shape[:2],
+            (n,),
+        ):
+            raise InputError("shapes that do not fit (codes)")
         hashes, order = tensors["id.hashes"].numpy(), tensors["id.order"].numpy()
-        return cls(entry, modalities, sides, fields, live, tensors["id.text"], tensors["id.ends"], hashes, order)
+        return cls(entry, modalities, sides, fields, live, tensors["id.text"], tensors["id.ends"], hashes, order, codes)
 
 
 def _live(folder: Path, entry: Entry) -> Tensor:

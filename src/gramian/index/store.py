@@ -49,7 +49,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "fields": dict[str, FieldType],
             "changes": int,
             "segments": list[Any],
+            "int8": bool,
         }
+        state.setdefault("int8", False)
         state |= {name: convert(state[name], hint, name) for name, hint in hints.items()}
         check_number("dim", state["dim"], "[1, 1048576]", integer=True)
         state["segments"] = [_entry(segment) for segment in state["segments"]]
