@@ -11,15 +11,18 @@ from pathlib import Path
 from rich.console import Console
 
 from gramian.benchmark.calibrated import calibrate
+from gramian.benchmark.curves import Curves, draw_curves, overtaking
 from gramian.benchmark.families import SEARCH, best_settings, data_sets, families
 from gramian.benchmark.learning_curve import curve_sheet
 from gramian.benchmark.pages import read_page, write_tables
 from gramian.benchmark.study import Method, Task, chosen, study
 from gramian.canonical.features import Kernel
+from gramian.errors import require
 from gramian.training import Recipe
 
 __all__ = ["scale"]
 
+PICTURE = "scale.png"
 SIZES = (1000, 10_000, 100_000, 1_000_000)
 STEPS = 3000
 """Steps of every run with a loss, at most; fewer items than fill them in 40 epochs take 40 epochs."""
@@ -58,17 +61,19 @@ def scale(
         sizes: numbers of training items.
 
     Returns:
-        The paths written.
+        The paths written: the report, the page, and beside each the picture.
 
     Raises:
         InputError: an unknown method or data set, a page without the marker.
     """
+    require("matplotlib")
     if page is not None:
         read_page(page, ["scale"])
     known = [Method(name, None) for name in families() if name not in LEFT_OUT]
     names = [method.name for method in chosen(known, methods)]
     search = replace(SEARCH, kernels=(Kernel(power=2), Kernel("rbf", power=1)), dims=(128, 256))
-    sheets = []
+    texts: list[str] = []
+    drawn: dict[str, Curves] = {}
     for name, table in data_sets(sets):
         tried = {
             each: tuple(
@@ -88,8 +93,13 @@ def scale(
                 timed = [_for(method, size, epochs) for method in flat]
                 runs = study([task], timed, output, seeds=seeds, resume=resume, console=console)[task.name]
                 curves[task.name] = best_settings(runs, names, tried)
-            sheets.append(curve_sheet(world, sizes, curves, f"{len(TRIED)} rates of each loss, a grid of the closed form"))
-    return write_tables("Scale", {"scale": "\n".join(sheet.markdown() for sheet in sheets)}, output, page)
+            drawn[world] = dict(zip(sizes, curves.values(), strict=True))
+            shown = curve_sheet(world, sizes, curves, f"{len(TRIED)} rates of each loss, a grid of the closed form")
+            sentence = overtaking(world, drawn[world])
+            texts += [shown.markdown(), *([sentence + "\n"] if sentence else [])]
+    pictures = draw_curves(drawn, [beside.with_name(PICTURE) for beside in (output / "report.md", *([page] if page else []))])
+    tables = {"scale": "\n".join([f"![R@1 by the number of training items]({PICTURE})\n", *texts])}
+    return [*write_tables("Scale", tables, output, page), *pictures]
 
 
 def _for(method: Method, items: int, epochs: int | None) -> Method:

@@ -350,6 +350,8 @@ def size_curves(
             ax.plot(x, y, look.line, color=look.colour, marker=look.marker, markersize=4.5, linewidth=1.5)
             ends.append((float(y[-1]), x[-1], method, look.colour))
         ax.set_xscale("log")
+        if len(sizes) == 1:
+            ax.set_xlim(sizes[0] / 2, sizes[0] * 2)
         room = (sizes[-1] / sizes[0]) ** 0.13  # a label needs this much of the axis; the last has the first claim
         labels = [f"{n:,}" if n == sizes[-1] or n * room <= sizes[-1] else "" for n in sizes]
         ax.set_xticks(sizes, labels, fontsize=8)
