@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from gramian.cli.terminal import console_of
@@ -63,8 +64,9 @@ def explore_command(
     explorer = Explorer(index, previews=previews, media_root=media_root or ())
     with opened(explorer, port, title=f"{run.resolve().name} · gramian explore") as address:
         console_of().print(f"{index!r} on {address}; Ctrl-C ends it")
-        while True:
-            time.sleep(3600)
+        with suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
 
 
 def _media(media: str, index: FlatIndex, roots: list[Path] | None) -> Table:

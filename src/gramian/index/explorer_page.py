@@ -162,6 +162,19 @@ def form(explorer: Explorer, title: str = "gramian explore") -> Any:
     return page
 
 
+def _theme() -> Any:
+    """Gradio's own with colours that can be told apart from their ground, and fonts of the machine."""
+    import gradio as gr
+
+    quiet = dict.fromkeys(("body_text_color_subdued", "block_info_text_color", "input_placeholder_color"), "#545b64")
+    button = {
+        f"button_primary_{part}{theme}": "#005a8f" for part in ("background_fill", "border_color") for theme in ("", "_dark")
+    }
+    button |= {f"button_primary_background_fill_hover{theme}": "#00466f" for theme in ("", "_dark")}
+    fonts = ("system-ui", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+    return gr.themes.Default(font=fonts).set(**quiet, **button, slider_color="#005a8f", slider_color_dark="#6cc3f5")
+
+
 def _about(index: FlatIndex) -> str:
     return f"{len(index):,} items of {', '.join(index.modalities)}; {index.dim} dimensions"
 
@@ -269,6 +282,7 @@ def opened(explorer: Explorer, port: int, title: str = "gramian explore") -> Ite
                 ssr_mode=False,
                 pwa=False,
                 mcp_server=False,
+                theme=_theme(),
                 css_paths=STYLE,
                 app_kwargs={
                     "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(_Told)],
