@@ -130,6 +130,8 @@ def check(html):
             assert target is None or target in links or target.startswith(("data:image/", "data:audio/", "data:video/"))
         for value in attributes.values():
             assert all(f"#{name}" in links for name in re.findall(r"url\(#([^)]*)\)", value or ""))
+    titles = re.findall(r'<h3 id="[^"]*">(.*?)</h3>', html, re.S)
+    assert len(titles) == len(set(titles))  # regions are told apart by these
     scripts = [tag for tag, _ in page.elements if tag in ("script", "style")]
     assert scripts == ["style", "script"]
     policy = next(attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes)
@@ -167,7 +169,7 @@ def test_nothing_of_the_users_is_html(runs):
         attributes["aria-label"].partition(".")[0] for tag, attributes in read.elements if tag == "svg" and "role" in attributes
     }
     assert {"R@1 as modalities are dropped, by score", "R@1 by span as modalities are dropped, by run"} <= labels
-    assert any(label.startswith("What is taken for what: nearest neighbours, text ") for label in labels)
+    assert any(label.startswith("What is taken for what, in %: nearest neighbours, text ") for label in labels)
     assert f"kind {MARKUP}" in text and f"{MARKUP} 2" in text
 
 

@@ -20,6 +20,7 @@ from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_number
 from gramian.evaluation import DEFAULT, Reranker, Subsets, evaluate
 from gramian.evaluation.released import askable, paper_row
+from gramian.evaluation.report import REPORT
 from gramian.files import claimed, read_json
 from gramian.model import Aligner, Matcher, ReleasedMatcher
 from gramian.model.contexts import PackedReranker, Stage, embed_with_contexts
@@ -164,7 +165,7 @@ def evaluate_table(
             logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(items))
         named = model or released or "none, vectors as they are"
         settings = {"data": data, "split": split, "model": named, "version": __version__}
-        settings |= {} if task is None else {"task": task, "release": release}
+        settings |= _method(model) | ({} if task is None else {"task": task, "release": release})
         settings |= {} if corpus is None else {"corpus": corpus}
         report = evaluate(
             bundle,
@@ -204,6 +205,16 @@ def evaluate_table(
 def _named(table: Table) -> Table:
     """The table with the items that its rows are about: their own names, where it has no column of them."""
     return table if table.item_ids is not None else replace(table, item_ids=table.ids)
+
+
+def _method(model: str | None) -> dict[str, str]:
+    """The objective of the run that a model lies in, by the report of `gramian train`."""
+    if model is None:
+        return {}
+    try:
+        return {"method": str(read_json(Path(model) / ".." / REPORT, finite=False)["settings"]["method"])}
+    except (InputError, OSError, KeyError, TypeError):
+        return {}
 
 
 def _trained_on(table: Table, model: str | None) -> int:

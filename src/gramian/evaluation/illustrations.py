@@ -110,8 +110,8 @@ class Illustrations:
             side = min(8.5, max(2.8, 0.36 * count + 1.3))
             figure, (ax,) = panels(1, side, side)
             confusion_matrix(found.counts, found.classes, ax)
-            caption = "In % of the items of the class in the row. Bright on the diagonal is right."
-            return [self._picture(f"What is taken for what: {found.name}", figure, caption)]
+            caption = "Of the items of the class in the row. Bright on the diagonal is right."
+            return [self._picture(f"What is taken for what, in %: {found.name}", figure, caption)]
 
     def space(self, space: Bundle, ids: Sequence[str], start: Bundle | None = None, *, flat: bool = True) -> list[Picture]:
         """Where the vectors lie before and after training, unless not `flat`; their gaps, spectra and hubs."""

@@ -194,8 +194,19 @@ def environment() -> Environment:
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    templates.filters |= {"shown": visible, "grid": grid, "kind": lambda block: type(block).__name__, "size": size_of}
+    templates.filters |= {
+        "shown": visible,
+        "prose": _prose,
+        "grid": grid,
+        "kind": lambda block: type(block).__name__,
+        "size": size_of,
+    }
     return templates
+
+
+def _prose(text: str) -> str:
+    """A sentence, whose numbers stay with their unit where a line ends."""
+    return re.sub(r"(?<=\d) (?=%)", "\u00a0", visible(text))
 
 
 def _raw(text: str) -> Any:
