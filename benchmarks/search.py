@@ -1,25 +1,35 @@
-"""Search against exact answers: recall, latency, build, disk; beside faiss flat per modality with union, and one fused vector.
+"""Search against exact answers: recall, time, build, disk, memory; beside what a user would pick instead.
 
-    python benchmarks/search.py --sizes 10000 100000 --output benchmarks/results/search.csv
+    python benchmarks/search.py                                     # benchmarks/results/search.csv, an hour on two busy cores
+    python benchmarks/search.py --sizes 10000 --modalities 3 --output /tmp/search.csv
 
 Synthetic catalogues, d = 512: each item is a latent seen through two or three modalities, 20 % of them missing; a query is
 the latent of one item, its true item, seen through another modality. Recall@10 is against the top 10 by float64; `true` is the
-share of queries whose true item is among the ten; `product` is the time of the bare matrix product of the queries with all
-bases, in turns with the search. Medians. faiss ranks by the largest cosine (union) and by the cosine to the normalised sum
-(fused): what a user would pick instead; their recall is against the exact answers by that score.
+share of queries whose true item is among the ten. `flat` is a FlatIndex, `int8` the same with 8-bit codes, `edge` Qdrant Edge
+with C candidates of each search. faiss ranks by the largest cosine (union) and by the cosine to the normalised sum (fused);
+its recall is against the exact answers by that score.
+
+Times are of the processor, not of the clock: medians of one thread, all in turns with the bare matrix product of the queries
+with all bases (`product`), so that what else the machine does matters less. `own MB` and `mapped MB` are what another process
+holds after it has opened the index and asked one query ten times: its own memory, and pages of the files, which the system
+may drop.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import platform
-import resource
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,46 +37,63 @@ import torch
 from gramian.bundle import Bundle
 from gramian.geometry import direction
 from gramian.index import FlatIndex, QdrantIndex
-from gramian.scores import SCORES
+from gramian.scores import SCORES, span
 
 D, QUERIES, K = 512, 100, 10
+PART, ADDED = 2**14, 2**17  # items made, and added, at a time
+KINDS = {"centroid": ("centroid", 1.0), "span": ("span", 1.0), "volume β=0": ("volume", 0.0), "volume β=1": ("volume", 1.0)}
+HEADER = ["items", "modalities", "index", "score", "recall@10", "true", "query ms", "product ms", "1000 queries s"]
+HEADER += ["1000 products s", "build s", "disk MB", "own MB", "mapped MB"]
+Row = dict[str, Any]
 
 
-def catalogue(n: int, m: int, seed: int = 0) -> tuple[Bundle, torch.Tensor, torch.Tensor]:
-    """N items of m modalities, queries, and the true item of each query."""
-    draw = torch.Generator().manual_seed(seed)
-    latent = torch.randn(n, D, generator=draw)
+def catalogue(n: int, m: int) -> Iterator[tuple[Bundle, torch.Tensor]]:
+    """N items of m modalities, part by part, and their latents."""
     names = ("text", "image", "audio")[:m]
-    columns = {name: latent + 1.6 * torch.randn(n, D, generator=draw) for name in names}
-    present = {name: torch.rand(n, generator=draw) > 0.2 for name in names}
-    present["text"] |= ~torch.stack(list(present.values())).any(0)
-    true = torch.randperm(n, generator=draw)[:QUERIES]
-    queries = torch.nn.functional.normalize(latent[true] + 2.5 * torch.randn(QUERIES, D, generator=draw), dim=1)
-    return Bundle.from_dict(columns, present=present), queries, true
+    for start in range(0, n, PART):
+        draw, size = torch.Generator().manual_seed(start), min(PART, n - start)
+        latent = torch.randn(size, D, generator=draw)
+        columns = {name: latent + 1.6 * torch.randn(size, D, generator=draw) for name in names}
+        present = {name: torch.rand(size, generator=draw) > 0.2 for name in names}
+        present["text"] |= ~torch.stack(list(present.values())).any(0)
+        yield Bundle.from_dict(columns, present=present), latent
 
 
-def exact(score: str, queries: torch.Tensor, bundle: Bundle) -> list[list[int]]:
+def asked(n: int, m: int) -> torch.Tensor:
+    """Queries; the true item of the i-th is the i-th of the catalogue, all of whose items are alike."""
+    latent = next(catalogue(n, m))[1][:QUERIES]
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.normalize(latent + 2.5 * noise, dim=1)
+
+
+def exact(score: str, beta: float, queries: torch.Tensor, parts: Iterator[Bundle]) -> list[list[int]]:
     """The top 10 by float64."""
-    values, rows = [], []
-    for start in range(0, len(bundle), 10000):
-        part = bundle[start : start + 10000].to(dtype=torch.float64)
-        best = SCORES[score](queries.double(), part).topk(K, dim=1)  # type: ignore[index]
+    values, rows, start = [], [], 0
+    for part in parts:
+        part = part.to(dtype=torch.float64)
+        if (score, beta) == ("volume", 0.0):  # ranks by what the item's span holds of the query
+            table = span(queries.double(), part, signed=False)
+        else:
+            table = SCORES[score](queries.double(), part)  # type: ignore[index]
+        best = table.topk(K, dim=1)
         values.append(best.values)
         rows.append(best.indices + start)
-    table, index = torch.cat(values, 1), torch.cat(rows, 1)
-    return index.gather(1, table.topk(K, dim=1).indices).tolist()
+        start += len(part)
+    index = torch.cat(rows, 1)
+    found: list[list[int]] = index.gather(1, torch.cat(values, 1).topk(K, dim=1).indices).tolist()
+    return found
 
 
 def timed(*works: Callable[[], object], rounds: int = 7) -> list[float]:
-    """The median seconds of each, run in turns."""
-    for work in works:
+    """The median seconds of the processor for each, run in turns."""
+    for work in works if rounds > 1 else ():
         work()
     times: list[list[float]] = [[] for _ in works]
     for _ in range(rounds):
         for work, own in zip(works, times, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             work()
-            own.append(time.perf_counter() - start)
+            own.append(time.process_time() - start)
     return [statistics.median(own) for own in times]
 
 
@@ -74,91 +101,148 @@ def recall(found: list[list[int]], wanted: list[list[int]]) -> float:
     return statistics.mean(len(set(a) & set(b)) / len(b) for a, b in zip(found, wanted, strict=True))
 
 
-def held(found: list[list[int]], true: torch.Tensor) -> float:
-    return statistics.mean(int(t) in row for row, t in zip(found, true.tolist(), strict=True))
+def held(found: list[list[int]]) -> float:
+    """The share of queries whose true item is among the answers."""
+    return statistics.mean(query in row for query, row in enumerate(found))
 
 
-def measure(n: int, m: int, folder: Path, with_edge: bool) -> list[dict[str, object]]:
-    bundle, queries, true = catalogue(n, m)
-    ids = [str(i) for i in range(n)]
-    start = time.perf_counter()
-    flat = FlatIndex.create(folder / f"flat{n}-{m}", dim=D)
-    for first in range(0, n, 16384):
-        flat.add(bundle[first : first + 16384], ids[first : first + 16384])
-    seconds = time.perf_counter() - start
-    disk = sum(path.stat().st_size for path in flat.path.iterdir()) / 1e6
-    bases = [segment.sides.basis for segment in flat.segments]
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    base = {"items": n, "modalities": m}
-    rows: list[dict[str, object]] = []
+def _without_codes(index: FlatIndex) -> FlatIndex:
+    """The same index, which scans in float32."""
+    for segment in index.segments:
+        segment.codes = None
+    return index
+
+
+def resident(path: Path, *, plain: bool = False) -> Row:
+    """What another process holds after it has asked."""
+    words = [sys.executable, __file__, "--resident", str(path), *(["--plain"] if plain else [])]
+    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    own, mapped = map(float, told.stdout.split())
+    return {"own MB": own, "mapped MB": mapped}
+
+
+def hold(path: Path, plain: bool) -> None:
+    """Ask an index, and print this process's own memory and its pages of files, less those before, in MB."""
+    before = _memory()
+    index = _without_codes(FlatIndex.open(path)) if plain else FlatIndex.open(path)
+    query = torch.nn.functional.normalize(torch.randn(1, index.dim, generator=torch.Generator().manual_seed(0)), dim=1)
+    for _ in range(10):
+        index.search(query, K)
+    print(*(after - first for after, first in zip(_memory(), before, strict=True)))
+
+
+def _memory() -> tuple[float, float]:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    own, mapped = (float(lines[name].split()[0]) / 1e3 for name in ("RssAnon", "RssFile"))
+    return own, mapped
+
+
+def measure(n: int, m: int, folder: Path, edge: int, faiss: int) -> Iterator[Row]:
+    base: Row = {"items": n, "modalities": m}
+    queries = asked(n, m)
+    more = torch.cat([queries, torch.nn.functional.normalize(torch.randn(900, D), dim=1)])
+    path = folder / "int8"
+    start = time.process_time()
+    index = FlatIndex.create(path, dim=D, int8=True)
+    parts = (bundle for bundle, _ in catalogue(n, m))
+    for first in range(0, n, ADDED):
+        bundle = Bundle.cat(list(itertools.islice(parts, ADDED // PART)))
+        index.add(bundle, [str(i) for i in range(first, first + len(bundle))])
+    del bundle
+    seconds = time.process_time() - start
+    codes = sum(segment.sides.basis.numel() for segment in index.segments)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    indices = {"flat": _without_codes(FlatIndex.open(path)), "int8": index}
+    about = {
+        "flat": {"disk MB": (size - codes) / 1e6} | resident(path, plain=True),
+        "int8": {"build s": seconds, "disk MB": size / 1e6} | resident(path),
+    }
+    print(n, m, about, flush=True)
+    bases = [segment.sides.basis for segment in indices["flat"].segments]
 
     def product(a: torch.Tensor) -> None:
         for basis in bases:
             for slot in basis.unbind(0):
                 torch.mm(a, slot.T)
 
-    for score in ("centroid", "span", "volume"):
-        answers = [[int(name) for name in row] for row in flat.search(queries, K, score=score).ids]
-        wanted = exact(score, queries, bundle)
-        one = timed(lambda s=score: flat.search(queries[:1], K, score=s), lambda: product(queries[:1]))
-        many = timed(lambda s=score: flat.search(queries, K, score=s), lambda: product(queries), rounds=3)
-        rows.append(
-            base
-            | {"index": "flat", "score": score, "recall@10": recall(answers, wanted), "true": held(answers, true)}
-            | {"query ms": one[0] * 1e3, "product ms": one[1] * 1e3, "100 queries s": many[0], "100 products s": many[1]}
-            | {"build s": seconds, "disk MB": disk, "peak MB": memory}
+    known: dict[str, list[list[int]]] = {}
+    rounds = 7 if n < 10**6 else 3
+    for kind, (score, beta) in KINDS.items():
+        if n >= 10**6 and score == "volume":
+            continue
+        known[kind] = wanted = exact(score, beta, queries, (bundle for bundle, _ in catalogue(n, m)))
+        searches = {
+            name: lambda a, index=index, score=score, beta=beta: index.search(a, K, score=score, beta=beta)
+            for name, index in indices.items()
+        }
+        product_ms, *one = timed(
+            lambda: product(queries[:1]), *(lambda s=search: s(queries[:1]) for search in searches.values()), rounds=rounds
         )
-        if with_edge and score != "volume":
-            rows.append(base | _edge(folder / f"edge{n}-{m}", bundle, ids, queries, true, wanted, score))
-    rows += [base | row for row in _faiss(bundle, queries, true)]
-    return rows
+        for (name, search), seconds in zip(searches.items(), one, strict=True):
+            answers = [[int(each) for each in row] for row in search(queries).ids]
+            if name == "int8":  # a search for all of them reads no codes
+                answers = [[int(each) for each in search(queries[i : i + 1]).ids[0]] for i in range(QUERIES)]
+            row = base | {"index": name, "score": kind, "recall@10": recall(answers, wanted), "true": held(answers)}
+            row |= {"query ms": seconds * 1e3, "product ms": product_ms * 1e3} | about[name]
+            if name == "flat" and kind in ("centroid", "span"):
+                many = timed(lambda: product(more), lambda s=search: s(more), rounds=3 if n < 10**6 else 1)
+                row |= {"1000 products s": many[0], "1000 queries s": many[1]}
+            yield row
+    shutil.rmtree(path)
+    if n <= edge:
+        for row in _edge(folder / "edge", n, m, queries, known):
+            yield base | row
+    if n <= faiss:
+        for row in _faiss(Bundle.cat([bundle for bundle, _ in catalogue(n, m)]), queries, known["centroid"]):
+            yield base | row
 
 
-_EDGES: dict[Path, tuple[QdrantIndex, float]] = {}
+def _edge(path: Path, n: int, m: int, queries: torch.Tensor, known: dict[str, list[list[int]]]) -> Iterator[Row]:
+    start = time.process_time()
+    names = ("text", "image", "audio")[:m]
+    index = QdrantIndex.edge(path, dim=D, modalities=names)
+    for number, (bundle, _) in enumerate(catalogue(n, m)):
+        index.add(bundle, [str(i) for i in range(number * PART, number * PART + len(bundle))])
+    index.optimize()
+    seconds = time.process_time() - start
+    size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file()) / 1e6
+    for score in ("centroid", "span"):
+        for candidates in (20, 50, 200, 1000):
+            index.candidates = candidates
+            answers = [[int(name) for name in row] for row in index.search(queries, K, score=score).ids]  # type: ignore[arg-type]
+            (one,) = timed(lambda s=score: index.search(queries[:1], K, score=s), rounds=5)
+            row = {"index": f"edge, C = {candidates}", "score": score, "recall@10": recall(answers, known[score])}
+            yield row | {"true": held(answers), "query ms": one * 1e3, "build s": seconds, "disk MB": size}
+    index.close()
+    shutil.rmtree(path)
 
 
-def _edge(
-    path: Path, bundle: Bundle, ids: list[str], queries: torch.Tensor, true: torch.Tensor, wanted: list[list[int]], score: str
-):
-    if path not in _EDGES:
-        start = time.perf_counter()
-        made = QdrantIndex.edge(path, dim=D, modalities=bundle.modalities, candidates=200)
-        made.add(bundle, ids)
-        made.optimize()
-        _EDGES[path] = made, time.perf_counter() - start
-    index, seconds = _EDGES[path]
-    answers = [[int(name) for name in row] for row in index.search(queries, K, score=score).ids]
-    (one,) = timed(lambda: index.search(queries[:1], K, score=score))
-    disk = sum(one.stat().st_size for one in path.rglob("*") if one.is_file()) / 1e6
-    found = {"index": "edge, C = 200", "score": score, "recall@10": recall(answers, wanted), "true": held(answers, true)}
-    return found | {"query ms": one * 1e3, "build s": seconds, "disk MB": disk}
-
-
-def _faiss(bundle: Bundle, queries: torch.Tensor, true: torch.Tensor) -> list[dict[str, object]]:
+def _faiss(bundle: Bundle, queries: torch.Tensor, by_centroid: list[list[int]]) -> Iterator[Row]:
     import faiss
 
-    asked = queries.numpy()
+    faiss.omp_set_num_threads(1)
+    rows = queries.numpy()
     indices = []
-    start = time.perf_counter()
+    start = time.process_time()
     for name in bundle.modalities:
-        rows = bundle.has(name).nonzero().flatten().numpy()
+        own = bundle.has(name).nonzero().flatten().numpy()
         index = faiss.IndexIDMap(faiss.IndexFlatIP(D))
-        index.add_with_ids(np.ascontiguousarray(bundle.column(name)[rows].numpy()), rows)
+        index.add_with_ids(np.ascontiguousarray(bundle.column(name)[own].numpy()), own)
         indices.append(index)
-    union_seconds = time.perf_counter() - start
-    start = time.perf_counter()
+    union_seconds = time.process_time() - start
+    start = time.process_time()
     fused = faiss.IndexFlatIP(D)
     fused.add(direction(bundle.vectors.sum(1)).numpy())
-    fused_seconds = time.perf_counter() - start
+    fused_seconds = time.process_time() - start
 
     def union(a: np.ndarray) -> list[list[int]]:
         found = [index.search(a, K) for index in indices]
         answers = []
         for query in range(len(a)):
             best: dict[int, float] = {}
-            for scores, rows in found:
-                for score, row in zip(scores[query].tolist(), rows[query].tolist(), strict=True):
-                    best[row] = max(best.get(row, -2.0), score)
+            for scores, items in found:
+                for score, item in zip(scores[query].tolist(), items[query].tolist(), strict=True):
+                    best[item] = max(best.get(item, -2.0), score)
             answers.append(sorted(best, key=best.__getitem__, reverse=True)[:K])
         return answers
 
@@ -166,35 +250,45 @@ def _faiss(bundle: Bundle, queries: torch.Tensor, true: torch.Tensor) -> list[di
         answers: list[list[int]] = fused.search(a, K)[1].tolist()
         return answers
 
-    rows: list[dict[str, object]] = []
-    for name, search, seconds, score in (
-        ("faiss, union", union, union_seconds, "max_cosine"),
-        ("faiss, fused", one_vector, fused_seconds, "centroid"),
+    by_largest = exact("max_cosine", 1.0, queries, iter([bundle[i : i + PART] for i in range(0, len(bundle), PART)]))
+    for name, search, seconds, score, wanted in (
+        ("faiss, union", union, union_seconds, "max_cosine", by_largest),
+        ("faiss, fused", one_vector, fused_seconds, "centroid", by_centroid),
     ):
-        one = timed(lambda s=search: s(asked[:1]))[0]
-        many = timed(lambda s=search: s(asked), rounds=3)[0]
-        answers = search(asked)
-        row = {"index": name, "score": score, "recall@10": recall(answers, exact(score, queries, bundle))}
-        rows.append(row | {"true": held(answers, true), "query ms": one * 1e3, "100 queries s": many, "build s": seconds})
-    return rows
+        (one,) = timed(lambda s=search: s(rows[:1]))
+        (hundred,) = timed(lambda s=search: s(rows), rounds=3)
+        answers = search(rows)
+        row = {"index": name, "score": score, "recall@10": recall(answers, wanted), "true": held(answers)}
+        yield row | {"query ms": one * 1e3, "1000 queries s": 10 * hundred, "build s": seconds}
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--modalities", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--edge", type=int, default=10_000, help="the largest size that Qdrant Edge is measured at")
+    parser.add_argument("--faiss", type=int, default=100_000, help="the largest size that faiss is measured at")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search.csv"))
+    parser.add_argument("--append", action="store_true", help="add to the output, as one size after the other")
+    parser.add_argument("--folder", type=Path, help="where the indices are made: 8 GB for a million items")
+    parser.add_argument("--resident", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    names = ["items", "modalities", "index", "score", "recall@10", "true", "query ms", "product ms", "100 queries s"]
-    names += ["100 products s", "build s", "disk MB", "peak MB"]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
-    with tempfile.TemporaryDirectory() as folder, options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
+    torch.set_num_threads(1)
+    if options.resident is not None:
+        hold(options.resident, options.plain)
+        return
+    print(f"torch {torch.__version__}, one thread, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}")
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder) as folder,
+        options.output.open("a" if options.append else "w", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, HEADER)
+        if not options.append:
+            writer.writeheader()
         for n in options.sizes:
-            for m in options.modalities:
-                for row in measure(n, m, Path(folder), n <= options.edge):
+            for m in options.modalities if n < 10**6 else options.modalities[-1:]:
+                for row in measure(n, m, Path(folder), options.edge, options.faiss):
                     shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
                     writer.writerow(shown)
                     file.flush()
