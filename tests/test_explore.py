@@ -165,7 +165,8 @@ def test_two_scores_stand_side_by_side(world):
         (Question(cells={"text": b"x"}), "must be a text"),
         (Question(cells={"features": [1.0, 2.0, 3.0]}), "must be one of text, image, audio"),
         (Question(cells={"text": "a"}, without={"image": "/etc/passwd"}), "must be the bytes of a file"),
-        (Question(cells={"image": b"no image"}), "`image` cannot be read"),
+        (Question(cells={"image": b"no image"}), "`image` cannot be read: not an image that Pillow knows"),
+        (Question(table=Path("outside.jsonl")), "`image` cannot be read: outside of the table's folder"),
         (Question(cells={"text": "a"}, filter=["year>1"]), "names the field 'year'"),
         (Question(cells={"text": "a"}, scores=("centroid", "span", "cone")), "one or two"),
         (Question(cells={"text": "a"}, scores=("best",)), "`scores` must be one of"),
@@ -173,7 +174,9 @@ def test_two_scores_stand_side_by_side(world):
         (Question(cells={"text": "a"}, k=0), "`k` must"),
     ],
 )
-def test_a_question_that_cannot_be_asked_is_told_why(world, question, words):
+def test_a_question_that_cannot_be_asked_is_told_why(world, question, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("outside.jsonl").write_text('{"image": "/etc/passwd"}\n')
     with pytest.raises(InputError, match=re.escape(words)):
         world[1].ask(question)
 
@@ -346,6 +349,20 @@ def test_bad_input_is_one_line(world, tmp_path, capsys, monkeypatch):
     assert "pip install 'gramian[explore]'" in capsys.readouterr().err
 
 
+def told_of(address, path, kind="image"):
+    """What the page's server says to a question that a program made up, with a file or an address in place of a dropped one."""
+    config = json.load(urllib.request.urlopen(f"{address}config"))
+    search = next(each for each in config["dependencies"] if len(each["inputs"]) > 5)
+    inputs = [next(each for each in config["components"] if each["id"] == number) for number in search["inputs"]]
+    data = [each["props"].get("value") for each in inputs]
+    data[[each["type"] for each in inputs].index(kind)] = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    body = json.dumps({"data": data, "fn_index": search["id"], "session_hash": "made-up"}).encode()
+    request = urllib.request.Request(f"{address}gradio_api/queue/join", body, {"content-type": "application/json"})
+    urllib.request.urlopen(request).close()
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=made-up", timeout=30) as lines:
+        return next(line.decode() for line in lines if b"process_completed" in line)
+
+
 @pytest.fixture
 def port():
     with socket.socket() as free:
@@ -367,6 +384,9 @@ def test_the_page_answers_in_a_browser_and_fetches_nothing_else(world, port, tmp
                 urllib.request.urlopen(urllib.request.Request(address + path, headers=headers))
             assert refused.value.code in (400, 403, 404)
             refused.value.close()
+        for path, kind in ((str(folder / "media" / "1.png"), "image"), (str(folder / "secret"), "file")):
+            assert "was not uploaded" in told_of(address, path, kind)
+        assert "cannot name an address to fetch" in told_of(address, "https://93.184.216.34/x.png")
         page = browser.Browser(tmp_path / "profile")
         try:
             page.call("Page.navigate", url=address)

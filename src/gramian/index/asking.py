@@ -12,7 +12,7 @@ from gramian.bundle import Bundle
 from gramian.data import load
 from gramian.errors import InputError, check_choice, first_line
 from gramian.files import parse_json
-from gramian.index.protocol import Index
+from gramian.index.protocol import Index, embed_table
 from gramian.model.aligner import Aligner
 
 __all__ = ["chosen", "embedded", "joined", "row_of"]
@@ -73,7 +73,7 @@ def row_of(
     if not names:
         what = ", ".join(by or one.modalities)
         raise InputError(f"`row` {row!r} of {str(data)!r} is empty in {what}. Choose another with --by.")
-    return model.embed(one.select(*names)).select(*names).to("cpu")
+    return embed_table(model, one.select(*names)).select(*names)
 
 
 def chosen(item: Bundle, by: Sequence[str] | None = None) -> Bundle:

@@ -6,11 +6,11 @@ here and passed on as bytes. The browser is told to fetch nothing from elsewhere
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
 from gramian.errors import InputError, check_number, first_line, require
 from gramian.index.explorer import Explorer, Question, Range
@@ -41,7 +41,7 @@ element.addEventListener('click', event => {
 """
 
 
-class _Told:
+class _Guarded:
     """Adds the policy to every answer."""
 
     def __init__(self, app: Any) -> None:
@@ -146,7 +146,8 @@ def form(explorer: Explorer, title: str = "gramian explore") -> Any:
             try:
                 found = explorer.ask(question(given))
             except (InputError, OSError) as error:
-                return [notice_html(first_line(error), alert=True), map_html(explorer.map)]
+                dropped = [str(given[each]) for each in emptied if given[each]]
+                return [notice_html(_told(error, dropped), alert=True), map_html(explorer.map)]
             return [answers_html(found), map_html(explorer.map, found, found.colour)]
 
         def more(given: Mapping[Any, Any], event: gr.EventData) -> list[Any]:
@@ -179,6 +180,14 @@ def _about(index: FlatIndex) -> str:
     return f"{len(index):,} items of {', '.join(index.modalities)}; {index.dim} dimensions"
 
 
+def _told(error: Exception, dropped: Iterable[str]) -> str:
+    """An error in a line; files that were dropped under their own names."""
+    line = first_line(error)
+    for path in dropped:
+        line = line.replace(path, Path(path).name)
+    return line
+
+
 def _begin(explorer: Explorer) -> str:
     if explorer.inputs:
         return f"Ask by {', '.join(explorer.inputs)}, by an item of the index, or by several of them together."
@@ -192,9 +201,13 @@ def _input(gr: Any, name: str, kind: str) -> Any:
     if kind == "text":
         return gr.Textbox(label=name, lines=1, placeholder="type a text")
     if kind == "image":
-        return gr.Image(label=name, type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], height=200)
+        sources = ["upload", "clipboard", "webcam"]
+        picture = gr.Image(label=name, type="filepath", sources=sources, buttons=["fullscreen"], height=200)
+        # Gradio would open it, and end in a traceback where it is broken: it is read by our own readers, which say why.
+        picture.preprocess = lambda payload: payload.path if payload else None
+        return picture
     if kind == "audio":
-        return gr.Audio(label=name, type="filepath", sources=["upload", "microphone"])
+        return gr.Audio(label=name, type="filepath", sources=["upload", "microphone"], buttons=[])
     return gr.Video(label=name, sources=["upload"], height=200)
 
 
@@ -241,6 +254,15 @@ def check_port(port: int) -> None:
             raise InputError(f"`port` {port} of {HOST} cannot be used: {reason}. Name another.") from None
 
 
+async def _refused(url: str) -> NoReturn:
+    """In place of Gradio's own way to fetch what a request names.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"a question cannot name an address to fetch; got {url!r:.80}.")
+
+
 @contextmanager
 def opened(explorer: Explorer, port: int, title: str = "gramian explore") -> Iterator[str]:
     """Serve the page on this machine while the context lasts; what was dropped on it is deleted afterwards.
@@ -262,11 +284,13 @@ def opened(explorer: Explorer, port: int, title: str = "gramian explore") -> Ite
     with TemporaryDirectory(prefix="gramian-explore-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
+            from gradio import processing_utils
             from starlette.middleware import Middleware
             from starlette.middleware.trustedhost import TrustedHostMiddleware
 
             page = form(explorer, title)
-            names = [HOST, "localhost"]
+            names, fetch = [HOST, "localhost"], processing_utils.async_ssrf_protected_get
+            processing_utils.async_ssrf_protected_get = _refused
             page.launch(
                 server_name=HOST,
                 server_port=port,
@@ -285,7 +309,7 @@ def opened(explorer: Explorer, port: int, title: str = "gramian explore") -> Ite
                 theme=_theme(),
                 css_paths=STYLE,
                 app_kwargs={
-                    "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(_Told)],
+                    "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(_Guarded)],
                     "docs_url": None,
                     "redoc_url": None,
                     "openapi_url": None,
@@ -295,6 +319,7 @@ def opened(explorer: Explorer, port: int, title: str = "gramian explore") -> Ite
                 yield f"http://{HOST}:{port}/"
             finally:
                 page.close(verbose=False)
+                processing_utils.async_ssrf_protected_get = fetch
         finally:
             os.environ.pop("GRADIO_TEMP_DIR")
             if before is not None:

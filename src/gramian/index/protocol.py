@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from gramian.bundle import Bundle
+from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_choices, check_number, check_type, listing
 from gramian.geometry import direction
 from gramian.index.answers import Answers, Diagnosis
 from gramian.index.fields import Condition, FieldType, Filter, Metadata, read_filter
 from gramian.model.aligner import Aligner
 
-__all__ = ["SEARCHED", "Index", "Options", "Queries", "SearchScore", "checked_ids", "combined"]
+__all__ = ["SEARCHED", "Index", "Options", "Queries", "SearchScore", "checked_ids", "combined", "embed_table"]
 
 Queries: TypeAlias = "Bundle | Tensor"
 """q items: a Bundle of any modalities, or a (q, d) tensor with one vector each."""
@@ -219,20 +220,27 @@ class Index(ABC):
         columns = {name: cell if _several(cell, name in raw) else [cell] for name, cell in filled.items()}
         if not columns:
             raise InputError(f"a query needs a cell of {', '.join(self.model.modalities)}; got none.")
-        collator = self.model.collator()
-        table = collator.table(columns)
-        self.model.check(table)
-        batch = collator(table)
-        for cell in batch.broken:
-            of = f" of query {cell.id}" if len(table) > 1 else ""
-            raise InputError(f"`{cell.modality}`{of} cannot be read: {cell.reason}. Name another, or leave it out.")
-        with torch.no_grad():
-            embedded: Bundle = self.model(batch)
-            return embedded.to("cpu")
+        return embed_table(self.model, self.model.collator().table(columns))
 
     @abstractmethod
     def diagnose(self) -> Diagnosis:
         """Measure what makes answers bad: spread of the items' own volumes, duplicates, hubs, numbers of modalities."""
+
+
+@torch.no_grad()
+def embed_table(model: Aligner, table: Table) -> Bundle:
+    """The rows of a table that asks, in a model's space.
+
+    Raises:
+        InputError: columns that the model does not read, or a cell that cannot be read.
+    """
+    model.check(table)
+    batch = model.collator()(table)
+    for cell in batch.broken:
+        row = f" of {cell.id!r:.60}" if len(table) > 1 else ""
+        raise InputError(f"`{cell.modality}`{row} cannot be read: {cell.reason}. Name another, or leave it out.")
+    bundle: Bundle = model(batch)
+    return bundle.to("cpu")
 
 
 def checked_ids(ids: Sequence[str], n: int | None = None) -> list[str]:
