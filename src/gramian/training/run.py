@@ -113,7 +113,8 @@ def train(
         data: the training table: "stamps", a file, a folder or a hub id.
         output: folder for the model, the report, the log and the checkpoints.
         loss: the objective, by name, followed by its options, as in --loss Gram --loss.score cone; as published by default.
-            Without one, the sum of Pairwise and Gram's cone, each at temperature 0.2, which measured best.
+            Without one what measured best: for features Pairwise at temperature 0.2, from the closed form (see `start`);
+            otherwise the sum of Pairwise and Gram's cone, each at temperature 0.2.
         columns: the modalities to use; by default those of the towers and every column of features.
         towers: column → the encoder that reads its raw cells; in a YAML file.
         released: a checkpoint as the authors of GRAM, PMRL or VAST published it, to go on from: a file, a folder or a hub id.
