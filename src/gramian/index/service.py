@@ -20,8 +20,10 @@ from typing import Annotated, Any, TypeVar
 import torch
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gramian import __version__
@@ -87,6 +89,17 @@ class FoundItems(BaseModel):
     score: str
     modalities: list[str]
     hits: list[Found]
+
+
+class Refusal(BaseModel):
+    """Why a request was refused, in one line."""
+
+    error: str
+
+
+def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """How the schema tells what a request can be refused by."""
+    return {code: {"model": Refusal} for code in (401, *codes)}
 
 
 class _Limited:
@@ -227,8 +240,15 @@ def service(
         del request
         return JSONResponse({"error": str(error)}, 422)
 
-    @app.exception_handler(HTTPException)
-    async def told(request: Request, error: HTTPException) -> JSONResponse:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        del request
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse({"error": f"`{where}`: {first['msg']}" if where else str(first["msg"])}, 422)
+
+    @app.exception_handler(StarletteHTTPException)  # those of the framework, too
+    async def told(request: Request, error: StarletteHTTPException) -> JSONResponse:
         del request
         return JSONResponse({"error": error.detail}, error.status_code)
 
@@ -237,7 +257,7 @@ def service(
         """Whether it serves, and what."""
         return {"status": "ok", "version": __version__, "items": len(index), "modalities": list(index.modalities)}
 
-    @app.get("/metrics", dependencies=[Depends(allowed)])
+    @app.get("/metrics", dependencies=[Depends(allowed)], response_class=PlainTextResponse, responses=_refusals())
     async def metrics() -> PlainTextResponse:
         """Counters, as Prometheus reads them."""
         lines = ["# TYPE gramian_items gauge", f"gramian_items {len(index)}", "# TYPE gramian_requests_total counter"]
@@ -246,23 +266,28 @@ def service(
         lines += [f'gramian_seconds_total{{path="{path}"}} {value:.6f}' for path, value in sorted(spent.items())]
         return PlainTextResponse("\n".join(lines) + "\n")
 
-    @app.post("/embed", dependencies=[Depends(allowed)], responses={401: {}, 413: {}, 422: {}, 504: {}})
+    @app.post("/embed", dependencies=[Depends(allowed)], responses=_refusals(400, 413, 422, 504))
     async def embedded(cells: Cells) -> dict[str, Any]:
         """The vectors of cells in the space of the index."""
         bundle = await in_time(lambda: embed(cells.cells))
         return {"vectors": {name: bundle.column(name)[0].tolist() for name in bundle.modalities}}
 
-    @app.post("/search", dependencies=[Depends(allowed)], responses={401: {}, 413: {}, 422: {}, 504: {}})
+    @app.post("/search", dependencies=[Depends(allowed)], responses=_refusals(400, 413, 422, 504))
     async def searched(query: Query) -> FoundItems:
         """The best items for a query."""
         return await in_time(lambda: search(query))
 
-    @app.get("/items/{name:path}", dependencies=[Depends(allowed)], responses={401: {}, 404: {}, 422: {}})
+    @app.get("/items/{name:path}", dependencies=[Depends(allowed)], responses=_refusals(404, 422, 504))
     async def described(name: str) -> dict[str, Any]:
         """What is known of an item."""
         return await in_time(lambda: item(name))
 
-    @app.get("/media/{modality}/{name:path}", dependencies=[Depends(allowed)], responses={401: {}, 404: {}, 422: {}})
+    @app.get(
+        "/media/{modality}/{name:path}",
+        dependencies=[Depends(allowed)],
+        response_class=FileResponse,
+        responses=_refusals(404, 422, 504) | {200: {"content": {"*/*": {}}}},
+    )
     async def media(modality: str, name: str) -> FileResponse:
         """The file of an item's modality, if it lies in a folder that is served."""
         values = (await in_time(lambda: item(name)))["metadata"]
