@@ -30,7 +30,7 @@ from gramian.index import FlatIndex
 from gramian.index.building import index_tables
 from gramian.index.explorer import Explorer, Question
 from gramian.index.explorer_page import opened
-from gramian.index.mapping import HAS, Map, export, places_of
+from gramian.index.mapping import HAS, Map, export, places_of, sample
 from gramian.index.showing import answers_html, map_html, notice_html
 from gramian.model import Aligner, Features
 from gramian.model.towers import Tower
@@ -293,8 +293,8 @@ def test_a_sample_holds_live_items_alone(tmp_path):
     for start in (0, 10, 20):
         index.add(Bundle.from_dict({"a": torch.randn(10, 2)}), [str(start + i) for i in range(10)])
     index.delete([str(i) for i in range(0, 30, 3)])
-    assert index.sample(100) == [str(i) for i in range(30) if i % 3]
-    drawn = index.sample(7, seed=3)
+    assert sample(index, 100) == [str(i) for i in range(30) if i % 3]
+    drawn = sample(index, 7, seed=3)
     assert len(set(drawn)) == 7 and drawn == sorted(drawn, key=int) and set(drawn) <= set(index.ids())
 
 

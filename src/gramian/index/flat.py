@@ -4,7 +4,7 @@ A change writes new files, each whole or not there, and then the manifest: until
 has. So a kill at any moment leaves the last committed state, readers never see half of a change, and what a killed writer left
 is removed by the next. One process writes at a time; any number read, each the state that it opened or refreshed.
 
-Just over 400 lines: one class, a third of them its docstrings.
+Over 400 lines: one class, a third of them its docstrings.
 """
 
 from __future__ import annotations
@@ -299,16 +299,6 @@ class FlatIndex(Index):
         for segment in self.segments:
             for row in segment.live.nonzero().flatten().tolist():
                 yield segment.id(row)
-
-    def sample(self, count: int, seed: int = 0) -> list[str]:
-        """The ids of at most `count` items, drawn by a seed, in the order in which they were added."""
-        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-        names, first = [], 0
-        for segment in self.segments:
-            rows = segment.live.nonzero().flatten()
-            names += [segment.id(row) for row in rows[drawn[(drawn >= first) & (drawn < first + len(rows))] - first].tolist()]
-            first += len(rows)
-        return names
 
     def known(self, ids: Sequence[str]) -> list[bool]:
         """Which of some ids are in the index."""

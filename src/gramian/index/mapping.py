@@ -16,7 +16,7 @@ from gramian.geometry import direction
 from gramian.index.fields import Value
 from gramian.index.flat import FlatIndex
 
-__all__ = ["HAS", "Map", "export", "places_of"]
+__all__ = ["HAS", "Map", "export", "places_of", "sample"]
 
 SAMPLE = 2000
 """Items that a map is made of."""
@@ -30,6 +30,18 @@ COSINES = 2**26  # held at a time
 def places_of(items: Bundle) -> Tensor:
     """One unit vector per item, (n, d): the direction of the sum of its vectors, by which the score `centroid` compares."""
     return direction(items.vectors.float().sum(1))
+
+
+def sample(index: FlatIndex, count: int, seed: int = 0) -> list[str]:
+    """The ids of at most `count` items, drawn by a seed, in the order in which they were added."""
+    drawn = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    names, first = [], 0
+    for segment in index.segments:
+        rows = segment.live.nonzero().flatten()
+        chosen = drawn[(drawn >= first) & (drawn < first + len(rows))] - first
+        names += [segment.id(row) for row in rows[chosen].tolist()]
+        first += len(rows)
+    return names
 
 
 class Map:
@@ -58,7 +70,7 @@ class Map:
         check_number("count", count, "[1, inf)", integer=True)
         if not len(index):
             raise InputError("the index is empty. Add items first.")
-        self.ids = index.sample(count, seed)
+        self.ids = sample(index, count, seed)
         bundle, self.metadata = index.items(self.ids)
         self.modalities = [" + ".join(names) for names in _names(bundle)]
         vectors = places_of(bundle).double()
@@ -121,7 +133,7 @@ def export(index: FlatIndex, path: Path, count: int = 20_000, neighbours: int = 
     check_number("neighbours", neighbours, "[1, inf)", integer=True)
     check_number("count", count, "[1, inf)", integer=True)
     drawn = Map(index, min(count, SAMPLE))
-    ids = index.sample(count)
+    ids = sample(index, count)
     vectors, modalities, metadata = torch.empty(len(ids), index.dim), [], []
     for start in range(0, len(ids), PART):
         bundle, values = index.items(ids[start : start + PART])
