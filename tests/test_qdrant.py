@@ -8,8 +8,9 @@ import torch
 pytest.importorskip("qdrant_client")
 pytest.importorskip("qdrant_edge")
 
+from gramian.data import load
 from gramian.errors import InputError
-from gramian.index import QdrantIndex
+from gramian.index import FlatIndex, QdrantIndex
 from gramian.index.protocol import Options
 from gramian.model import Aligner
 from gramian.scores import SCORES
@@ -129,6 +130,35 @@ def test_bad_input_ends_in_one_line(index):
         index.search(torch.randn(1, D), hubs=True)
     with pytest.raises(InputError, match="the index has no model"):
         index.search(text="a bird")
+
+
+def test_what_is_there_is_not_opened_as_something_else(tmp_path, monkeypatch):
+    index = QdrantIndex.edge(tmp_path / "e", dim=D, modalities=["text"])
+    index.close()
+    with pytest.raises(InputError, match="`dim` must be the 12 of the collection that is there; got 5"):
+        QdrantIndex.edge(tmp_path / "e", dim=5, modalities=["text"])
+    with pytest.raises(InputError, match="`modalities` must be one of text; got 'image'"):
+        QdrantIndex.edge(tmp_path / "e", modalities=["image"])
+    monkeypatch.setattr("gramian.index.qdrant.VERSION", 0)
+    with pytest.raises(InputError, match=r"written by a newer gramian \(version 1\)"):
+        QdrantIndex.edge(tmp_path / "e")
+
+
+def test_stamps_have_the_same_ten_answers_embedded_and_in_a_folder(tmp_path):
+    table = load("stamps", split="test", columns=["text", "image", "speech_fr", "sound"])
+    model = Aligner.for_table(table, dim=32, seed=0).eval()
+    everything = model.embed(table)
+    shown = everything.select("image", "speech_fr", "sound")
+    exact = FlatIndex.create(tmp_path / "flat", model=model, dim=model.dim)
+    ours = QdrantIndex.edge(tmp_path / "edge", model=model, modalities=shown.modalities)
+    for index in (exact, ours):
+        index.add(shown, table.ids, {"split": list(table.split)})
+    ours.optimize()
+    for by in (("text",), ("text", "speech_fr"), ("text", "speech_fr", "image")):
+        queries = everything[:6].select(*by)
+        for score in ("centroid", "span"):
+            assert ours.search(queries, 10, score=score).ids == exact.search(queries, 10, score=score).ids
+    ours.close()
 
 
 def test_another_model_is_refused(tmp_path):

@@ -33,6 +33,7 @@ __all__ = ["QdrantIndex"]
 
 SPACE = uuid.UUID("6a5f3a0e-3f0c-5d57-9a1f-0d8e5d5c1c11")
 ABOUT = str(uuid.uuid5(SPACE, "about the collection"))
+VERSION = 1  # of how items are laid out
 MORE = 16  # answers of the engine beyond k, which are scored again
 BATCH = 256  # points of one upload
 
@@ -131,12 +132,18 @@ class QdrantIndex(Index):
             if dim is None or not modalities or isinstance(modalities, str):
                 raise InputError("`dim` and `modalities` must be given for a new index; got none there yet.")
             check_choices("modalities", modalities, modalities)
-            about = {"dim": dim, "modalities": list(modalities), "space": space, "fields": {}}
+            about = {"version": VERSION, "dim": dim, "modalities": list(modalities), "space": space, "fields": {}}
             names = [_axis(i) for i in range(len(modalities))]
             engine.create(dim, [*names, "centroid"], [_slot(i) for i in range(len(modalities))])
             engine.put([(ABOUT, {}, {"about": about})])
         else:
             about = about["about"]
+            if about.get("version", 1) > VERSION:
+                raise InputError(f"the collection was written by a newer gramian (version {about['version']}). Upgrade.")
+            if dim is not None and dim != about["dim"]:
+                raise InputError(f"`dim` must be the {about['dim']} of the collection that is there; got {dim}. Leave it out.")
+            if modalities:
+                check_choices("modalities", modalities, about["modalities"])
         if space is not None and about["space"] not in (None, space):
             raise InputError("the collection holds vectors of another model. Open it with its own, or build it again.")
         return cls(engine, about, model, candidates)
