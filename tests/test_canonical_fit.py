@@ -1,6 +1,7 @@
 """The closed form chosen on validation items, as a method of training and as its start."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.model import Custom
 from gramian.training import Search, canonical, fit_canonical
+from gramian.training.run import _check_also
 from synthetic import world
 
 SMALL = Search(kernels=(Kernel(power=2),), ridges=(0.01, 1.0), powers=(0.5, 2.0), dims=(3, 500))
@@ -203,18 +205,47 @@ def test_contrastive_training_starts_from_the_closed_form(data, table, tmp_path,
     assert started.history.records[0]["epoch"] == 1
 
 
-def test_what_features_are_trained_by_where_nothing_is_named(data, tmp_path):
-    options = {"recipe": Recipe(epochs=1, batch_size=16), "progress": False}
+def test_what_features_are_trained_by_where_nothing_is_named(data, table, tmp_path):
+    options = {"recipe": Recipe(epochs=1, batch_size=16, checkpoint_every=1), "progress": False}
+    ours = {"search": replace(SMALL, heads=("kernel",)), "dim": 6}
 
     def heads(name, **more):
         aligner = train(data, tmp_path / name, **options, **more).aligner
-        return {one.head for one in aligner.modalities.values()}
+        return {one.kind for one in aligner.modalities.values()}
 
-    assert heads("default", search=replace(SMALL, heads=("kernel",))) == {"kernel"}
+    run = train(data, tmp_path / "default", **options, **ours)
+    share = max(run.history.shares, key=lambda share: run.history.shares[share])
+    kinds = {0.0: "mlp", 1.0: "kernel"}
+    assert {one.kind for one in run.aligner.modalities.values()} == {kinds.get(share, "kernel + mlp")}
+    assert run.history.best == max(run.history.shares.values()) and "epoch 1 of 1" in run.history.chosen
     card = (tmp_path / "default" / "aligner" / "README.md").read_text()
-    assert "Objective: `Pairwise(" in card and "Gram(" not in card
+    assert "Objective: `Pairwise(" in card and "Gram(" not in card and kinds.get(share, "kernel + mlp") in card
+
+    shutil.rmtree(tmp_path / "default" / "aligner")  # as if it had been killed before its last write
+    with pytest.raises(InputError, match="holds a run already"):
+        train(data, tmp_path / "default", **options, **ours)
+    again = train(data, tmp_path / "default", **options, **ours, resume=True)
+    test = table.part("test").has_any()
+    torch.testing.assert_close(again.aligner.embed(test).vectors, run.aligner.embed(test).vectors, rtol=0, atol=1e-5)
     for name, more in {"loss": {"loss": "Pairwise"}, "start": {"start": "random"}, "head": {"head": "linear"}}.items():
         assert heads(name, **more) == {"linear"}
+    assert heads("also", loss="Pairwise", also="projection", dim=6) <= {"linear", "projection", "linear + projection"}
+
+
+def test_heads_beside_others_are_refused_before_anything_is_trained(data, tmp_path):
+    for more in ({"method": "canonical"}, {"matching": 0.1}, {"start": "canonical", "leash": [1.0]}):
+        with pytest.raises(InputError, match="`also` joins heads that a loss trains"):
+            train(data, tmp_path / "run", also="mlp", **more)
+    part = Table.load(data)
+    alone = Table.from_columns(
+        {name: part.features(name)[:4] for name in ("text", "image")}, split=["train"] * 3 + ["validation"]
+    )
+    alone.save(tmp_path / "alone.safetensors")
+    with pytest.raises(InputError, match="`also` needs validation items"):
+        train(tmp_path / "alone.safetensors", tmp_path / "run", loss="Pairwise", also="mlp")
+    tower = Custom(torch.nn.Linear(3, 2), width=2)
+    with pytest.raises(InputError, match="`also` needs frozen towers; that of a is trained"):
+        _check_also({"a": tower}, part)
 
 
 def test_features_that_the_closed_form_refuses_are_trained_from_random_heads(table, tmp_path, caplog):

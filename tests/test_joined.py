@@ -11,7 +11,8 @@ from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.losses import Pairwise
 from gramian.model import Aligner, joined
-from gramian.training.joining import join, side_by_side
+from gramian.training import History
+from gramian.training.joining import Beside, join, side_by_side
 from synthetic import world
 
 
@@ -127,3 +128,15 @@ def test_what_cannot_be_joined_is_refused(table, three):
         join(linear, three[1], table, shares=[])
     with pytest.raises(InputError, match="`shares`"):
         join(linear, three[1], table, shares=[1.5])
+
+
+def test_what_was_chosen_in_words():
+    first, second = History([{}] * 4, 3, 0.5), History([{}] * 4, 2, 0.4)
+
+    def words(best):
+        shares = {share: 0.6 if share == best else 0.5 for share in (1.0, 0.25, 0.0)}
+        return Beside.of(first, second, shares).chosen
+
+    assert words(1.0) == "epoch 3 of 4, alone"
+    assert words(0.0) == "epoch 2 of 4 of the heads beside it, alone"
+    assert words(0.25) == "25% epoch 3 of 4, 75% epoch 2 of 4 of the heads beside it"

@@ -132,7 +132,7 @@ def _on_hub(name: str) -> bool:
 def _what(aligner: Described) -> str:
     rows = []
     for name, tower in aligner.towers.items():
-        rows.append((name, str(getattr(tower, "summary", f"features of width {tower.width}")), aligner.modalities[name].head))
+        rows.append((name, str(getattr(tower, "summary", f"features of width {tower.width}")), aligner.modalities[name].kind))
     sheet = Sheet("Modalities", ("modality", "tower", "head"), tuple(rows))
     return (
         f"# An aligner of {', '.join(aligner.modalities)}\n\n"

@@ -146,6 +146,11 @@ class Modality:
                 raise InputError(f"`width` must be that of the tower, {self.tower.width}, or left out; got {self.width}.")
             object.__setattr__(self, "width", self.tower.width)
 
+    @property
+    def kind(self) -> str:
+        """The head, or the heads that are joined, in words."""
+        return " + ".join(part.head for part in self.parts) or self.head
+
 
 def build_head(name: HeadName, width: int, dim: int, kernel: Kernel = Kernel()) -> nn.Module:  # noqa: B008 (frozen)
     """A new head (n, width) → (n, dim).

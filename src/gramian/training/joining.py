@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -16,10 +16,50 @@ from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.model.aligner import Aligner
 from gramian.model.joined import joined
+from gramian.training.recipe import History
 
-__all__ = ["SHARES", "join", "side_by_side"]
+__all__ = ["SHARES", "Beside", "join", "side_by_side"]
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass
+class Beside(History):
+    """The history of two Aligners that were trained one after the other and joined: that of the first, and the choice.
+
+    Attributes:
+        second: the history of the other.
+        shares: share of the first → validation MRR of both together.
+    """
+
+    second: History = field(default_factory=History)
+    shares: dict[float, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, first: History, second: History, shares: Mapping[float, float]) -> Beside:
+        """Both histories and what `join` found.
+
+        Args:
+            first: of the first Aligner.
+            second: of the other.
+            shares: see `join`.
+
+        Returns:
+            The history, whose best is that of both together.
+        """
+        both = cls(**vars(first), second=second, shares=dict(shares))
+        both.note(second.broken)
+        both.best = max(shares.values())
+        return both
+
+    @property
+    def chosen(self) -> str:
+        """What was chosen, in words."""
+        share = max(self.shares, key=lambda share: self.shares[share])
+        ours, theirs = super().chosen, f"{self.second.chosen} of the heads beside it"
+        if share in (0.0, 1.0):
+            return f"{ours if share else theirs}, alone"
+        return f"{share:.0%} {ours}, {1 - share:.0%} {theirs}"
 
 
 def join(

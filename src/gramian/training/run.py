@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from gramian.data.cells import Broken
 from gramian.data.released import TASKS, Release, TaskName, task_settings
 from gramian.data.splits import drawn, hold_out, paired_items
 from gramian.distributed import device, is_main_process
-from gramian.errors import InputError, check_choice, check_number, check_type
+from gramian.errors import InputError, check_choice, check_number, check_type, listing
 from gramian.evaluation import Report, evaluate
 from gramian.evaluation.evaluate import kept_vectors, sample_rows
 from gramian.evaluation.released import askable
@@ -37,6 +38,7 @@ from gramian.model.towers import Tower
 from gramian.processes import watched
 from gramian.training.canonical import STARTING, Choice, Search, fit_canonical
 from gramian.training.fit import fit
+from gramian.training.joining import Beside, join
 from gramian.training.leash import fit_leashed
 from gramian.training.recipe import History, Recipe
 from gramian.training.released import VISION_RATE, released_recipe
@@ -87,6 +89,7 @@ def train(
     leash: Sequence[float] | None = None,
     head: HeadName | None = None,
     kernel: Kernel | None = None,
+    also: HeadName | None = None,
     dim: int | None = None,
     search: Search = Search(),  # noqa: B008 (frozen)
     landmarks: Sequence[int] | None = None,
@@ -128,14 +131,16 @@ def train(
         method: "contrast" trains by a loss; "canonical" solves in closed form, with `search` in place of loss and recipe.
         start: of the heads in "contrast": "random"; "canonical", in closed form, for heads "linear", "residual" and "kernel";
             or "identity", for modalities that share one space of width `dim` already. By default "canonical", with kernel heads
-            and all-pairs InfoNCE (τ = 0.2), for features where neither loss, head, kernel nor leash is named, and "random"
-            otherwise.
+            all-pairs InfoNCE (τ = 0.2), and `also` "mlp", for features where neither loss, head, kernel nor leash is named, and
+            "random" otherwise.
         leash: weights of a penalty on moving away from `start` "canonical": each is tried, as are no leash and the closed form
             itself, and the best on the validation split stays.
         head: of every modality; "linear" by default, "kernel" where nothing is named (see `start`), and in closed form what the
             search finds best.
         kernel: of heads "kernel"; with "canonical" by default what the search finds best.
-        dim: width of the shared space; 512 by default, and in closed form what the search finds best.
+        also: heads of another kind, trained from random weights by the same loss and recipe, and joined with the first as far as
+            the validation split likes that better (`gramian.training.join`); for features and frozen towers.
+        dim: width of the shared space; 512 by default, and in closed form what the search finds best; joined, each head has it.
         search: what "canonical" tries on the validation split.
         landmarks: numbers of landmarks that the search tries with each of its kernels, as in 256,1024,4096; by default each
             kernel has its own.
@@ -175,6 +180,11 @@ def train(
         for option, unused in (("search", search == Search()), ("landmarks", landmarks is None)):
             if not unused:
                 raise InputError(f"`{option}` is for `method` 'canonical' and `start` 'canonical'. Leave it out.")
+    if also is not None and (method == "canonical" or matching or leash is not None or released is not None):
+        raise InputError(
+            "`also` joins heads that a loss trains; it does not go with `method` 'canonical', `matching`, `leash` or "
+            "`released`. Leave it out."
+        )
     if leash is not None and start != "canonical":
         raise InputError("`leash` is for `start` 'canonical', from which it lets training depart. Leave it out.")
     if kernel is not None and (head or ("kernel" if method == "canonical" else "linear")) != "kernel":
@@ -204,7 +214,9 @@ def train(
             logger.info("training on %s, choosing on %s", training, validation)
         reading = Reading(recipe.workers, strict)
         if unsaid and not encoders and released is None:
-            start = "canonical"
+            start, also = "canonical", also or (None if matching else "mlp")
+        elif also is not None:
+            _check_also(encoders, validation)
         options: dict[str, Any] = {"towers": encoders, "matcher": matcher, "seed": recipe.seed}
         if released is not None and task is not None:
             loaded = load_released(
@@ -234,7 +246,7 @@ def train(
                 if not unsaid:
                     raise
                 logger.warning("training starts from random heads, since the closed form cannot be solved: %s", error)
-                start = "random"
+                start, also = "random", None
         if method == "contrast" and start != "canonical" and released is None:
             fresh: dict[str, Any] = {"dim": 512 if dim is None else dim, "head": head or "linear", "kernel": kernel or Kernel()}
             aligner = Aligner.for_table(training.has_any(), **fresh, **options)
@@ -263,7 +275,15 @@ def train(
             if released is not None:
                 history = fit(aligner, objective, training, validation, strict=strict, matching=matching, **how)
             elif leash is None:
+                other = None if also is None else deepcopy(objective)
                 history = fit(aligner, objective, training, validation, strict=strict, **how)
+                if also is not None and other is not None:
+                    fresh = {"dim": 256 if dim is None else dim, "head": also, "kernel": kernel or Kernel()}
+                    second = Aligner.for_table(training.has_any(), **fresh, **options)
+                    how["output"] = output / "also"
+                    beside = fit(second, other, training, validation, strict=strict, **how)
+                    aligner, shares = join(aligner, second, validation, reading=reading)
+                    history = Beside.of(history, beside, shares)
             else:
                 history = fit_leashed(aligner, objective, training, validation, leash, reading=reading, **how)
         if bank:
@@ -300,7 +320,7 @@ def train(
 
 def _begun(output: Path) -> bool:
     """Whether a folder holds a run, whole or not."""
-    return (output / "aligner").exists() or any(any(output.glob(f"{each}checkpoints/*")) for each in ("", "leash-*/"))
+    return (output / "aligner").exists() or any(any(output.glob(f"{each}checkpoints/*")) for each in ("", "also/", "leash-*/"))
 
 
 def _described(how: Search | Recipe, objective: Loss, history: History | Choice) -> dict[str, str]:
@@ -324,6 +344,15 @@ def _check_closed(recipe: Recipe, **options: Any) -> None:
         raise InputError(
             "`recipe` is for `method` 'contrast'; 'canonical' reads its seed and workers alone. Leave the rest out."
         )
+
+
+def _check_also(towers: Mapping[str, Tower], validation: Table) -> None:
+    """Refuse what cannot be joined before anything is trained."""
+    trained = [name for name, tower in towers.items() if not tower.frozen()]
+    if trained:
+        raise InputError(f"`also` needs frozen towers; that of {listing(trained)} is trained. Leave it out, or freeze it.")
+    if paired_items(validation) < 2:
+        raise InputError("`also` needs validation items that share two modalities. Hold out more, or leave it out.")
 
 
 def _check_released(task: str | None, **options: Any) -> None:
