@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from gramian import Bundle
 from gramian.cli import main
 from gramian.errors import InputError
-from gramian.evaluation import evaluate
+from gramian.evaluation import evaluate, mixed
 from gramian.evaluation.metrics import Matches, Ranks, average_precision, discounted_gain, hits_at_k, mean_reciprocal_rank
-from gramian.evaluation.mixed import mixed_pool
 from gramian.evaluation.patterns import directions_of
 from gramian.kernels import Given
 from gramian.kernels.ranks import Candidates, pair_ranks
@@ -260,22 +259,31 @@ def test_every_caption_of_a_clip_counts_for_precision():
     assert one.figures()["mean_average_precision"] < one.figures()["mean_reciprocal_rank"]
 
 
-def test_the_mixed_pool_against_loops():
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_mixed_pool_against_loops(tied, monkeypatch):
+    monkeypatch.setattr(mixed, "CHUNK", 100)  # several parts
     data = bundle(12, missing=0.2, noise=1.0)
-    for result in mixed_pool(data):
+    if tied:  # many of the same cosines, all exact; copies within an item are one vector
+        corners = torch.eye(8)[torch.randint(0, 3, (12, 3), generator=torch.Generator().manual_seed(1))]
+        data = Bundle(corners * data.present[..., None], data.present, data.modalities)
+    pool = [(j, m) for j in range(12) for m in range(3) if data.present[j, m]]
+    for result in mixed.mixed_pool(data):
         kind = data.position(result.query)
         rows = [i for i in range(12) if data.present[i, kind] and data.present[i].sum() > 1]
-        hits, first = [], []
+        first = np.zeros(3)
+        placed = {name: {} for name in data.modalities}
         for i in rows:
-            pool = [(j, m) for j in range(12) for m in range(3) if data.present[j, m] and not (j == i and m == kind)]
-            values = {key: float(data.vectors[i, kind] @ data.vectors[key]) for key in pool}
-            best = max(values, key=values.get)
-            hits.append(best[0] == i)
-            first.append(data.modalities[best[1]])
-        assert result.recall(1).value == pytest.approx(np.mean(hits))
-        assert {name: share.value for name, share in result.first.items()} == pytest.approx(
-            {name: first.count(name) / len(first) for name in data.modalities}
-        )
+            values = {key: float(data.vectors[i, kind] @ data.vectors[key]) for key in pool if key != (i, kind)}
+            top = [m for (_, m), value in values.items() if value == max(values.values())]
+            first += np.bincount(top, minlength=3) / len(top)
+            others = np.array([value for (j, _), value in values.items() if j != i])
+            for m, name in enumerate(data.modalities):
+                own = [value for (j, k), value in values.items() if j == i and (k == m or m == kind)]
+                if own:
+                    placed[name][i] = sum(others > max(own)), sum(others == max(own))
+        assert [result.first[name].value for name in data.modalities] == pytest.approx(first / len(rows))
+        for name, (ranks, items) in (result.of_target | {result.query: (result.ranks, result.items)}).items():
+            assert dict(zip(items.tolist(), zip(*ranks, strict=True), strict=True)) == placed[name]
         assert sum(map(result.expected, data.modalities)) == pytest.approx(1)
 
 
@@ -284,7 +292,7 @@ def test_a_gap_between_modalities_shows_in_the_mixed_pool():
     offset = torch.zeros(3, 8)
     offset[0, 0] = 9.0
     apart = Bundle.from_dict({name: data.column(name) + offset[i] for i, name in enumerate(NAMES)})
-    together, text = mixed_pool(data)[0], mixed_pool(apart)[0]
+    together, text = mixed.mixed_pool(data)[0], mixed.mixed_pool(apart)[0]
     assert text.query == "text" and text.first["text"].low > 0.9 > together.first["text"].high
 
 

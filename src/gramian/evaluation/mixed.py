@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.evaluation.metrics import Ranks, hits_at_k
-from gramian.evaluation.metrics import ranks as ranks_of
 from gramian.evaluation.rankings import Rankings
 from gramian.evaluation.stats import Interval, share_interval
 from gramian.geometry import widened
@@ -19,7 +20,7 @@ from gramian.sheets import Sheet
 
 __all__ = ["Mixed", "mixed_pool", "mixed_sheet"]
 
-CHUNK = 2**24
+CHUNK = 2**22
 """Cosines of queries with the whole pool that are held at a time."""
 
 
@@ -85,45 +86,82 @@ def mixed_pool(bundle: Bundle) -> tuple[Mixed, ...]:
     rankings = Rankings(bundle)
     bundle = rankings.bundle
     device = bundle.vectors.device
-    items = torch.from_numpy(rankings.items).to(device)
-    sides = [torch.from_numpy(rankings.side((name,)).rows).to(device) for name in bundle.modalities]  # copies count once
-    rows = torch.cat(sides)
-    kinds = torch.cat([torch.full_like(side, i) for i, side in enumerate(sides)])
+    sides = [rankings.side((name,)) for name in bundle.modalities]  # an item's copies of a vector count once
+    rows = torch.cat([torch.from_numpy(side.rows) for side in sides]).to(device)
+    items = torch.cat([side.candidates.items for side in sides]).to(device)
+    kinds = torch.cat([torch.full_like(side.candidates.items, i) for i, side in enumerate(sides)]).to(device)
     pool = widened(bundle.vectors[rows, kinds])
-    counts = {name: len(side) for name, side in zip(bundle.modalities, sides, strict=True)}
+    counts = {name: len(side.candidates) for name, side in zip(bundle.modalities, sides, strict=True)}
     results = []
     for kind, name in enumerate(bundle.modalities):
-        asking = sides[kind][torch.isin(items[sides[kind]], items[rows[kinds != kind]])]
+        asking = (kinds == kind) & torch.isin(items, items[kinds != kind])
         if len(torch.unique(items[asking])) < 2:
             continue
-        best: list[torch.Tensor] = []
-        found: dict[str, list[tuple[Ranks, NDArray[np.int64]]]] = {other: [] for other in bundle.modalities}
-        for part in torch.split(asking, max(1, CHUNK // len(pool))):
-            scores = widened(bundle.column(name)[part]) @ pool.T
-            own = items[part, None] == items[rows]
-            scores.masked_fill_(own & (kinds == kind), -torch.inf)
-            level = scores == scores.amax(1, keepdim=True)
-            shares = torch.stack([level[:, kinds == i].sum(1) for i in range(len(counts))], 1).double()
-            best.append(shares / shares.sum(1, keepdim=True))
-            for target in bundle.modalities:
-                match = own & (kinds != kind) if target == name else own & (kinds == bundle.position(target))
-                has = match.any(1)
-                if has.any():
-                    seen = scores.masked_fill(own & ~match, -torch.inf)[has]
-                    found[target].append((ranks_of(seen, match[has]), items[part[has]].cpu().numpy()))
-        together = {
-            target: (
-                Ranks(*(np.concatenate(column) for column in zip(*(ranks for ranks, _ in parts), strict=True))),
-                np.concatenate([of for _, of in parts]),
-            )
-            for target, parts in found.items()
-            if parts
-        }
-        ranks, of_items = together.pop(name)
-        places = torch.cat(best).cpu().numpy()
-        first = {other: share_interval(places[:, i], of_items) for i, other in enumerate(bundle.modalities)}
-        results.append(Mixed(name, counts, first, of_items, ranks, together))
+        tops, better, tied, has = _placed(pool[asking], items[asking], pool, items, kinds, kind, len(counts))
+        of_items = items[asking].cpu().numpy()
+        first = {other: share_interval(tops[:, i], of_items) for i, other in enumerate(bundle.modalities)}
+        ranked = {}
+        for target, other in enumerate(bundle.modalities):  # in the place of the query's own modality any other
+            seen = has[:, target]
+            if seen.any():
+                ranked[other] = Ranks(better[seen, target], tied[seen, target]), of_items[seen]
+        results.append(Mixed(name, counts, first, of_items, ranked.pop(name)[0], ranked))
     return tuple(results)
+
+
+def _placed(
+    queries: Tensor, of_query: Tensor, pool: Tensor, of_pool: Tensor, kinds: Tensor, kind: int, number: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Which modality comes first for each query, and where its item's vector of each modality stands among other items'.
+
+    Args:
+        queries: (q, d) of one modality.
+        of_query: (q,) the item of each.
+        pool: (p, d), the modalities one after the other.
+        of_pool: (p,) the item of each.
+        kinds: (p,) the number of each one's modality.
+        kind: that of the queries.
+        number: of modalities.
+
+    Returns:
+        (q, m) the share of each modality in the first place; (q, m) better and tied ones of other items, and whether there is a
+        match. In the column `kind` the match is the item's best vector of another modality.
+    """
+    ends = torch.searchsorted(kinds, torch.arange(number + 1, device=kinds.device)).tolist()
+    order = torch.argsort(of_pool, stable=True)
+    starts, stops = (torch.searchsorted(of_pool[order], of_query, right=right) for right in (False, True))
+    ones, size = pool.new_ones(len(pool)), max(1, CHUNK // len(pool))
+    tables = [pool.new_empty(min(size, len(queries)), len(pool)) for _ in range(2)]
+    parts: list[tuple[Tensor, ...]] = []
+    for asking, start, stop in zip(*(torch.split(each, size) for each in (queries, starts, stops)), strict=True):
+        scores, flags = (table[: len(asking)] for table in tables)
+        torch.mm(asking, pool.T, out=scores)
+        row = torch.repeat_interleave(torch.arange(len(asking), device=pool.device), stop - start)
+        nth = torch.arange(len(row), device=pool.device) - ((stop - start).cumsum(0) - (stop - start))[row]
+        column = order[start[row] + nth]  # those of the query's own item
+        values = scores[row, column].masked_fill(kinds[column] == kind, -torch.inf)
+        cell = row * number + kinds[column]
+        own = scores.new_full((len(asking) * number,), -torch.inf).scatter_reduce(0, cell, values, "amax").view(-1, number)
+        scores[row, column] = -torch.inf
+        best = torch.stack([scores[:, a:b].amax(1) if a < b else own[:, i] for i, (a, b) in enumerate(pairwise(ends))], 1)
+        best = torch.maximum(best, own)
+        top = best.amax(1, keepdim=True)
+        first = (best == top).double()
+        level = (first.sum(1) > 1).nonzero().flatten()  # where several are as high, each counts with all that are
+        if len(level):
+            here = torch.stack([(scores[level, a:b] == top[level]).sum(1) for a, b in pairwise(ends)], 1)
+            of_own = torch.zeros_like(first).view(-1).scatter_add(0, cell, (values == top[row, 0]).double()).view(-1, number)
+            first[level] = here + of_own[level]
+        ranks = torch.zeros(2, len(asking), number, dtype=torch.int64, device=pool.device)
+        for target in (target for target in range(number) if target != kind):
+            for counts, compare in zip(ranks, (torch.gt, torch.eq), strict=True):
+                counts[:, target] = torch.mv(compare(scores, own[:, [target]], out=flags), ones).long()
+        any_other = own.argmax(1, keepdim=True)
+        ranks[:, :, [kind]] = ranks.gather(2, any_other.expand(2, -1, -1))
+        own[:, [kind]] = own.gather(1, any_other)
+        parts.append((first / first.sum(1, keepdim=True), *ranks, own > -torch.inf))
+    tops, better, tied, has = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
+    return tops, better, tied, has
 
 
 def mixed_sheet(results: tuple[Mixed, ...]) -> Sheet:
