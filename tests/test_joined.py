@@ -139,4 +139,4 @@ def test_what_was_chosen_in_words():
 
     assert words(1.0) == "epoch 3 of 4, alone"
     assert words(0.0) == "epoch 2 of 4 of the heads beside it, alone"
-    assert words(0.25) == "25% epoch 3 of 4, 75% epoch 2 of 4 of the heads beside it"
+    assert words(0.25) == "25 % epoch 3 of 4, 75 % epoch 2 of 4 of the heads beside it"

@@ -59,7 +59,7 @@ class Beside(History):
         ours, theirs = super().chosen, f"{self.second.chosen} of the heads beside it"
         if share in (0.0, 1.0):
             return f"{ours if share else theirs}, alone"
-        return f"{share:.0%} {ours}, {1 - share:.0%} {theirs}"
+        return f"{100 * share:g} % {ours}, {100 - 100 * share:g} % {theirs}"
 
 
 def join(

@@ -138,8 +138,8 @@ def train(
         head: of every modality; "linear" by default, "kernel" where nothing is named (see `start`), and in closed form what the
             search finds best.
         kernel: of heads "kernel"; with "canonical" by default what the search finds best.
-        also: heads of another kind, trained from random weights by the same loss and recipe, and joined with the first as far as
-            the validation split likes that better (`gramian.training.join`); for features and frozen towers.
+        also: heads of another kind, trained from random weights by the same loss and recipe, and joined with the first as far
+            as the validation split likes that better (`gramian.training.join`); for features and frozen towers.
         dim: width of the shared space; 512 by default, and in closed form what the search finds best; joined, each head has it.
         search: what "canonical" tries on the validation split.
         landmarks: numbers of landmarks that the search tries with each of its kernels, as in 256,1024,4096; by default each
