@@ -1,5 +1,6 @@
 """`gramian explore`: what is asked and shown, that nothing of the user's is HTML or names a file, the page in a browser."""
 
+import asyncio
 import gc
 import json
 import re
@@ -29,7 +30,7 @@ from gramian.evaluation.previews import Previews
 from gramian.index import FlatIndex
 from gramian.index.building import index_tables
 from gramian.index.explorer import Explorer, Question
-from gramian.index.explorer_page import opened
+from gramian.index.explorer_page import form, opened
 from gramian.index.mapping import HAS, Map, export, places_of, sample
 from gramian.index.showing import answers_html, map_html, notice_html
 from gramian.model import Aligner, Features
@@ -349,6 +350,69 @@ def test_bad_input_is_one_line(world, tmp_path, capsys, monkeypatch):
     assert "pip install 'gramian[explore]'" in capsys.readouterr().err
 
 
+@pytest.fixture
+def loop():
+    """An event loop of the test's own: Gradio would make one and leave it open."""
+    own = asyncio.new_event_loop()
+    asyncio.set_event_loop(own)
+    yield own
+    asyncio.set_event_loop(None)
+    own.close()
+    gc.collect()  # other sockets that it leaves open are found here, where warnings are ignored
+
+
+@pytest.mark.filterwarnings("ignore")  # of Gradio's own
+@pytest.mark.usefixtures("loop")
+def test_what_is_typed_and_ticked_is_what_is_asked(world):
+    folder, explorer = world
+    page = form(explorer)
+    search = next(each.fn for each in page.fns.values() if each.name == "searching")
+    more = next(each.fn for each in page.fns.values() if each.name == "more")
+    parts = {each.label: each for each in page.blocks.values() if getattr(each, "label", None)}
+    empty = {each: getattr(each, "value", None) for each in parts.values()}
+    shown = []
+    for typed, question in [
+        ({"text": "red"}, Question(cells={"text": "red"}, k=8)),
+        (
+            {"image": str(folder / "media" / "1.png"), "Weight: image": -1},
+            Question(cells={"image": read(folder, "1.png")}, weights={"image": -1.0}, k=8),
+        ),
+        (
+            {"More like an item": " plain 5 ", "Modalities of the item that ask": ["audio"], "Not like an item": "plain 7"},
+            Question(like="plain 5", by=["audio"], unlike="plain 7", k=8),
+        ),
+        (
+            {"text": "red", "colour": ["red", "blue"], "size, at least": 3, "ok": "true", "Conditions": "size<9; colour!=grey"},
+            Question(
+                cells={"text": "red"},
+                filter=[{"colour": ["red", "blue"]}, {"size": {"gte": 3}}, {"ok": True}, "size<9", "colour!=grey"],
+                k=8,
+            ),
+        ),
+        (
+            {"text": "red", "Not: text": "g", "Answers": 3, "Score": "cone", "Second score, side by side": "leading"},
+            Question(cells={"text": "red"}, without={"text": "g"}, k=3, scores=("cone", "leading")),
+        ),
+        (
+            {"text": "red", "Modalities of the items to search in": ["image"], "Colour the map by": HAS},
+            Question(cells={"text": "red"}, modalities=["image"], colour=HAS, k=8),
+        ),
+    ]:
+        found = explorer.ask(question)
+        given = empty | {parts[label]: value for label, value in typed.items()}
+        assert search(given) == [answers_html(found), map_html(explorer.map, found, found.colour)], typed
+        shown.append(found)
+    assert len({answers_html(found) for found in shown}) == len(shown)
+    assert 'role="alert"' in search(empty)[0] and "nothing to search by" in search(empty)[0]
+    (folder / "row.csv").write_text("smell\n1\n")
+    told = search(empty | {parts["A table of your own: its first row asks"]: str(folder / "row.csv")})[0]
+    assert "has none of the columns" in told or "row.csv" in told
+    assert str(folder) not in told
+    event = type("Event", (), {"id": "plain 5"})()
+    answers = more(empty | {parts["text"]: "blue"}, event)
+    assert answers[0] == answers_html(explorer.ask(Question(like="plain 5", k=8))) and answers[2:] == ["plain 5", *[None] * 4]
+
+
 def told_of(address, path, kind="image"):
     """What the page's server says to a question that a program made up, with a file or an address in place of a dropped one."""
     config = json.load(urllib.request.urlopen(f"{address}config"))
@@ -371,6 +435,7 @@ def port():
 
 
 @pytest.mark.filterwarnings("ignore")  # of Gradio's and its server's own
+@pytest.mark.usefixtures("loop")
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium")
 def test_the_page_answers_in_a_browser_and_fetches_nothing_else(world, port, tmp_path):
     folder, explorer = world
@@ -424,4 +489,3 @@ def test_the_page_answers_in_a_browser_and_fetches_nothing_else(world, port, tmp
             assert any("Content Security Policy" in line for line in page.log)
         finally:
             page.close()
-    gc.collect()  # loops and sockets that Gradio leaves open are found here, where warnings are ignored
