@@ -161,6 +161,21 @@ def test_labels_stay_with_their_rows(tmp_path):
         Table.from_columns({"a": torch.eye(3)}, labels={"kind": ["x"]})
 
 
+def test_stamps_have_a_category():
+    table = load("stamps", columns=["image", "speech_fr"], labels=["category"])
+    assert (
+        table.labels["category"][table.ids.index("animals/birds/owl")] == "animals" and len(set(table.labels["category"])) == 16
+    )
+    assert load("stamps").labels == {}
+    train, test = table.part("train").has_any(), table.part("test").has_any()
+    vectors = [Bundle.from_dict({"image": part.features("image")}) for part in (train, test)]
+    result = nearest(vectors[0], train.labels["category"], vectors[1], test.labels["category"], modalities=["image"])
+    assert result.accuracy().low > result.chance() + 0.2
+    ranks = result.direction("category")
+    assert (ranks.query, ranks.target, ranks.gallery) == (("image",), ("category",), 16)
+    assert ranks.recall(1).value == result.accuracy().value and ranks.score == "nearest neighbours, centroid"
+
+
 def test_the_command_tells_classes_and_numbers(tmp_path, capsys):
     (train, of_train), (bundle, labels) = world(seed=3), world()
     columns = {name: [*train.column(name).tolist(), *bundle.column(name).tolist()] for name in train.modalities}

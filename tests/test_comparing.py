@@ -1,5 +1,6 @@
 """Comparing evaluations: ranks that are kept, differences and their p-values, groups, and what cannot be compared."""
 
+import dataclasses
 import itertools
 import json
 
@@ -13,6 +14,7 @@ from gramian import Bundle
 from gramian.cli import main
 from gramian.errors import InputError
 from gramian.evaluation import compare, evaluate
+from gramian.evaluation.classification import nearest
 from gramian.evaluation.metrics import Ranks, hits_at_k
 from gramian.evaluation.ranks_file import RankedDirection, Way, read_ranks, write_ranks
 from gramian.evaluation.significance import bootstrap_p, groups, holm, interval_p, permutation_p
@@ -208,6 +210,44 @@ def test_the_command_prints_and_writes_the_comparison(tmp_path, capsys, monkeypa
     assert main(["compare"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 4 and all(line.startswith("gramian: ") for line in errors)
+
+
+def test_runs_are_compared_by_reciprocal_ranks():
+    a, b = one([0, 1, 3, 0] * 10), one([1, 1, 0, 3] * 10)
+    result = compare({"a": a, "b": b}, metric="mrr")
+    assert [value.value for value in result.recall.values()] == pytest.approx(
+        [(2 + 1 / 2 + 1 / 4) / 4, (2 / 2 + 1 + 1 / 4) / 4]
+    )
+    assert result.measure == "MRR" and "points of MRR" in result.sentences()[0] and "Mean MRR in %" in result.sheets()[0].note
+
+
+def test_classifications_are_compared_item_by_item(tmp_path, capsys):
+    """Two runs that tell the classes of the same items by two methods."""
+    words = ["cat", "dog", "owl"]
+    labels = [words[i % 3] for i in range(40)]
+    for name, strength in (("near", 2.0), ("far", 0.1)):
+        space = bundle(1.0)
+        vectors = space.vectors + torch.eye(8)[[words.index(label) for label in labels]][:, None] * strength
+        told = Bundle(torch.nn.functional.normalize(vectors, dim=-1), space.present, space.modalities)
+        results = [nearest(told, labels, told, labels, modalities=[way], k=5) for way in ("text", "image")]
+        report = evaluate(space, ids=[f"id{i}" for i in range(40)], subsets="none")
+        dataclasses.replace(report, label="kind", classified=tuple(results)).save(tmp_path / name)
+        right = [one.accuracy().value for one in results]
+        kept = read_ranks(tmp_path / name, "classes.parquet")
+        assert [str(way) for way in kept] == [f"{way} → kind by nearest neighbours, centroid" for way in ("text", "image")]
+        assert [hits_at_k(way.ranks, 1).mean() for way in kept.values()] == pytest.approx(right)
+    folders = [str(tmp_path / name) for name in ("near", "far")]
+    assert main(["compare", *folders, "--metric", "accuracy", "--scores", "nearest neighbours"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "near beats far: " in printed and "points of accuracy on 40 items" in printed and "3 classes" in printed
+    assert main(["compare", *folders, "--metric", "accuracy", "--scores", "linear probe"]) == 2
+    evaluate(bundle(1.0), ids=[f"id{i}" for i in range(40)], subsets="none").save(tmp_path / "far")  # no classes any more
+    assert main(["compare", *folders, "--metric", "accuracy"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert "direction by linear probe in common" in errors[0] and "Evaluate with --classify COLUMN" in errors[1]
+    kept = read_ranks(folders[0], "classes.parquet")
+    result = compare({"a": kept, "b": kept}, metric="accuracy", k=2)
+    assert result.measure == "top-2 accuracy" and min(value.value for value in result.recall.values()) > 0.9
 
 
 def seeded(draw, better, seeds, spread=0.0, ids=None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,9 @@ __all__ = ["EMBEDDED", "load", "stream"]
 logger: logging.Logger = logging.getLogger("gramian")
 
 Paths: TypeAlias = "str | Path | Sequence[str | Path]"
+
+CATEGORY = "category"
+"""A label of the stamps."""
 
 EMBEDDED: dict[str, Path] = {"stamps": Path(__file__).parent / "sets" / "stamps.safetensors"}
 """Data sets that come with the package, by name."""
@@ -77,6 +81,8 @@ def load(
         table, (name, way) = Table.load(path), set_of(str(data))
         if way:
             table = another_split(table, name, way)
+        if name == "stamps" and CATEGORY in labels:  # the folder of the collection that a stamp is in
+            table = replace(table, labels={**table.labels, CATEGORY: tuple(row.partition("/")[0] for row in table.ids)})
         for label in labels:
             if label not in table.labels:
                 has = f"its labels are {', '.join(table.labels)}" if table.labels else "it has none"
