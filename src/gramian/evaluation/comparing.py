@@ -70,6 +70,9 @@ class Pair:
         Args:
             measure: what was compared: `Comparison.measure`.
             items: number of different items.
+
+        Returns:
+            One sentence.
         """
         if self.differ:
             return (
