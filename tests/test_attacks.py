@@ -600,10 +600,10 @@ def a_partial_folder_that_is_a_link(work):
 
 
 @attacks(
-    missing=lambda tensors: {name: value for name, value in tensors.items() if name != "model/aligner.heads.0.weight"},
+    missing=lambda tensors: {name: value for name, value in tensors.items() if name != "model/aligner.heads.0.linear.weight"},
     more=lambda tensors: tensors | {"model/aligner.evil": torch.ones(2)},
     another_part=lambda tensors: tensors | {"evil/x": torch.ones(2)},
-    another_shape=lambda tensors: tensors | {"model/aligner.heads.0.weight": torch.ones(2, 2)},
+    another_shape=lambda tensors: tensors | {"model/aligner.heads.0.linear.weight": torch.ones(2, 2)},
     another_parameter=lambda tensors: tensors | {"optimizer/99/step": torch.ones(())},
     a_number_below=lambda tensors: tensors | {"optimizer/-1/step": torch.ones(())},
     another_moment=lambda tensors: tensors | {"optimizer/0/evil": torch.ones(())},

@@ -211,7 +211,7 @@ def test_a_part_of_the_study_has_the_reference_besides(tmp_path):
         (["stamps_selection", "--page", str(ROOT / "README.md")], "`page` must have the lines <!-- candidates -->"),
         (
             ["objektives"],
-            "`study` must be one of alignment_metric, learning_curve, .*, standing; got 'objektives'",
+            "`study` must be one of alignment_metric, attempts, .*, standing; got 'objektives'",
         ),
         (["objectives", "--sizes", "25"], "`sizes` is an option of learning_curve, scale, not of objectives"),
         (["standing", "--seeds", "1"], "`seeds` must be an integer in .2, 11."),

@@ -34,6 +34,7 @@ def joined(aligners: Sequence[Aligner], shares: Sequence[float] | None = None) -
     Raises:
         InputError: fewer than two, other modalities or towers, shares that are not one positive number for each.
 
+    >>> from gramian.data import Table
     >>> table = Table.from_columns({"a": torch.eye(4), "b": 2 * torch.eye(4).flip(1)})
     >>> joined([Aligner.canonical(table, head="linear"), Aligner.for_table(table, dim=5, head="mlp")])(table)
     Bundle(4 items, 8 dimensions, torch.float32; a 4, b 4)

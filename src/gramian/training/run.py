@@ -169,6 +169,8 @@ def train(
     data, output = str(data), Path(output)
     check_number("matching", matching, "[0, inf)")
     check_number("bank", bank, "[0, inf)", integer=True)
+    if dim is not None:
+        check_number("dim", dim, "[1, 1048576]", integer=True)
     check_choice("method", method, get_args(Method))
     unsaid = method == "contrast" and all(value is None for value in (start, loss, head, kernel, leash))
     start = check_choice("start", start or "random", get_args(Start))
@@ -197,7 +199,7 @@ def train(
     elif task is not None:
         raise InputError("`task` is for `released`, whose settings it names. Leave it out.")
     check_folder(output)
-    inside(output, "aligner")  # a folder of somebody else may be resumed
+    _ = inside(output, "aligner"), inside(output, "also")  # a folder of somebody else may be resumed
     with watched(), claimed(output, is_main_process()):
         if not resume and is_main_process() and _begun(output):
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
