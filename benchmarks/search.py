@@ -1,7 +1,7 @@
 """Search against exact answers: recall, time, build, disk, memory; beside what a user would pick instead.
 
     python benchmarks/search.py                                     # benchmarks/results/search.csv, an hour on two busy cores
-    python benchmarks/search.py --sizes 10000 --modalities 3 --output /tmp/search.csv
+    python benchmarks/search.py --sizes 10000 --modalities 3 --output runs/search.csv
 
 Synthetic catalogues, d = 512: each item is a latent seen through two or three modalities, 20 % of them missing; a query is
 the latent of one item, its true item, seen through another modality. Recall@10 is against the top 10 by float64; `true` is the

@@ -100,13 +100,13 @@ def test_attempts_are_compared_with_the_reference_on_validation(table, tmp_path,
     report, _ = attempts.attempts(tmp_path, seeds=2, epochs=1, methods=methods, sets=["world"], page=page)
     rows = [line for line in report.read_text().splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == [
-        attempts.REFERENCE,
-        attempts.MLP,
+        families.STARTED,
+        families.MLP,
         "one temperature per pair",
         "soft targets, weight 0.1",
-        f"{attempts.REFERENCE} + {attempts.MLP}",
+        f"{families.STARTED} + {families.MLP}",
     ]
-    assert attempts.REFERENCE in page.read_text()
+    assert families.STARTED in page.read_text()
 
 
 def test_names_of_attempts_are_those_of_methods():

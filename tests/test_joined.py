@@ -12,7 +12,7 @@ from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.losses import Pairwise
 from gramian.model import Aligner, joined
 from gramian.training import History
-from gramian.training.joining import Beside, join, side_by_side
+from gramian.training.joining import JoinedHistory, join, side_by_side
 from synthetic import world
 
 
@@ -135,7 +135,7 @@ def test_what_was_chosen_in_words():
 
     def words(best):
         shares = {share: 0.6 if share == best else 0.5 for share in (1.0, 0.25, 0.0)}
-        return Beside.of(first, second, shares).chosen
+        return JoinedHistory.of(first, second, shares).chosen
 
     assert words(1.0) == "epoch 3 of 4, alone"
     assert words(0.0) == "epoch 2 of 4 of the heads beside it, alone"

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from gramian.benchmark.families import SEARCH, data_sets
+from gramian.benchmark.families import CLOSED, CLOSED_LINEAR, KERNEL, MLP, SEARCH, STARTED, data_sets, short
 from gramian.benchmark.pages import read_page, write_tables
-from gramian.benchmark.standing import split_of
-from gramian.benchmark.study import Method, Run, Task, chosen, study
+from gramian.benchmark.standing import check_splits, signed_percent, split_task
+from gramian.benchmark.study import Method, Run, chosen, study
 from gramian.bundle import Bundle
 from gramian.data import Table
-from gramian.data.sets import REPEATS
-from gramian.errors import TooSmallError, check_number, require
+from gramian.errors import TooSmallError, require
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.evaluation.stats import resampled_interval
@@ -41,11 +40,6 @@ from gramian.training.joining import SHARES, side_by_side
 
 __all__ = ["attempts"]
 
-REFERENCE = "InfoNCE from MAXVAR, kernel heads"
-CLOSED = "MAXVAR, kernel heads"
-LINEAR = "MAXVAR, linear heads"
-MLP = "InfoNCE, MLP heads"
-KERNEL = replace(SEARCH, heads=("kernel",))
 SMALL = replace(KERNEL, kernels=KERNEL.kernels[:1], ridges=(1.0,), powers=(0.5, 1.0, 2.0), dims=(128,))
 """For criteria that are solved anew for every width."""
 
@@ -130,7 +124,7 @@ def tried(modalities: Sequence[str]) -> dict[str, Method]:
     Returns:
         Name → method.
     """
-    base = Method(REFERENCE, info_nce, search=KERNEL)
+    base = Method(STARTED, info_nce, search=KERNEL)
     pairs = {f"{first}-{second}": 0.2 for first, second in combinations(modalities, 2)}
     losses: dict[str, Callable[[], Loss]] = {
         "label smoothing 0.1": partial(info_nce, label_smoothing=0.1),
@@ -157,7 +151,7 @@ def tried(modalities: Sequence[str]) -> dict[str, Method]:
     every = [
         base,
         Method(CLOSED, None, search=KERNEL),
-        Method(LINEAR, None, search=replace(SEARCH, heads=("linear",))),
+        Method(CLOSED_LINEAR, None, search=replace(SEARCH, heads=("linear",))),
         Method(MLP, info_nce, head="mlp"),
         *(replace(base, name=name, loss=loss) for name, loss in losses.items()),
         *(replace(base, name=name, recipe=recipe) for name, recipe in recipes.items()),
@@ -207,7 +201,7 @@ def attempts(
         InputError: an unknown attempt or data set, a page without the marker, one split.
     """
     require("scipy")
-    check_number("seeds", seeds, f"[2, {REPEATS + 1}]", integer=True, why="for one split has no spread")
+    check_splits(seeds)
     if page is not None:
         read_page(page, ["attempts"])
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
@@ -215,14 +209,12 @@ def attempts(
     for name, table in data_sets(sets):
         every = tried(table.modalities)
         if methods is not None:
-            names = {REFERENCE, *(one.name for one in chosen(list(every.values()), methods))}
+            names = {STARTED, *(one.name for one in chosen(list(every.values()), methods))}
             every = {each: method for each, method in every.items() if each in names}
-        if epochs is not None:
-            every = {each: replace(one, recipe=replace(one.recipe or Recipe(), epochs=epochs)) for each, one in every.items()}
-        task = Task(name, partial(split_of, table, name), dim=256)
+        shortened = short({each: (one,) for each, one in every.items()}, epochs)
         runs = study(
-            [task],
-            list(every.values()),
+            [split_task(name, table)],
+            [one for (one,) in shortened.values()],
             output,
             seeds=seeds,
             split="validation",
@@ -240,7 +232,7 @@ def attempts(
 def _joined(runs: Mapping[str, Sequence[Run]]) -> dict[str, NDArray[np.float64]]:
     """Validation MRR of pairs of finished runs in one space, for the best of `SHARES` on each split."""
     found = {}
-    for first, second in ((REFERENCE, MLP), (REFERENCE, LINEAR), (CLOSED, MLP)):
+    for first, second in ((STARTED, MLP), (STARTED, CLOSED_LINEAR), (CLOSED, MLP)):
         if first in runs and second in runs:
             both = [(a.embedded, b.embedded) for a, b in zip(runs[first], runs[second], strict=True)]
             scores = [[mean_reciprocal_rank(all_ranks(side_by_side(a, b, share))) or 0.0 for share in SHARES] for a, b in both]
@@ -257,11 +249,11 @@ def _sheet(found: Mapping[str, Mapping[str, NDArray[np.float64]]], validated: Ma
         for data, of_set in found.items():
             if name not in of_set:
                 cells.append("–")
-            elif name == REFERENCE:
+            elif name == STARTED:
                 cells.append(f"{100 * of_set[name].mean():.1f}")
             else:
-                interval, _ = resampled_interval(of_set[name] - of_set[REFERENCE], validated[data])
-                cells.append(f"{100 * interval.value:+.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]")
+                interval, _ = resampled_interval(of_set[name] - of_set[STARTED], validated[data])
+                cells.append(signed_percent(interval))
         rows.append((name, *cells))
     note = (
         f"MRR of the validation items in %, mean of {seeds} splits: the reference, and each attempt's paired difference to it "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from gramian.benchmark.families import CLOSED, CLOSED_LINEAR, MLP, REFERENCE, STARTED
 from gramian.benchmark.study import Run, difference, recall
 from gramian.evaluation.plots import Look, size_curves
 from gramian.files import atomic
@@ -16,26 +17,24 @@ __all__ = ["Curves", "draw_curves", "gains_sheet", "overtaking"]
 Curves: TypeAlias = Mapping[int, Mapping[str, Sequence[Run]]]
 """Number of training items → method → its runs."""
 
-CLOSED = "MAXVAR, kernel heads"
-
 GAINS = (
-    ("kernel for linear heads, InfoNCE", "InfoNCE, kernel heads", "InfoNCE, linear heads"),
-    ("kernel for linear heads, MAXVAR", CLOSED, "MAXVAR, linear heads"),
-    ("MAXVAR for InfoNCE, linear heads", "MAXVAR, linear heads", "InfoNCE, linear heads"),
+    ("kernel for linear heads, InfoNCE", "InfoNCE, kernel heads", REFERENCE),
+    ("kernel for linear heads, MAXVAR", CLOSED, CLOSED_LINEAR),
+    ("MAXVAR for InfoNCE, linear heads", CLOSED_LINEAR, REFERENCE),
     ("MAXVAR for InfoNCE, kernel heads", CLOSED, "InfoNCE, kernel heads"),
-    ("MAXVAR, kernel heads for InfoNCE, MLP heads", CLOSED, "InfoNCE, MLP heads"),
-    ("InfoNCE from MAXVAR for MAXVAR, kernel heads", "InfoNCE from MAXVAR, kernel heads", CLOSED),
+    ("MAXVAR, kernel heads for InfoNCE, MLP heads", CLOSED, MLP),
+    ("InfoNCE from MAXVAR for MAXVAR, kernel heads", STARTED, CLOSED),
 )
 """What replaces what: a line, the method, and the one it is compared with."""
 
 MAXVAR, INFONCE, GRAM, PMRL = "#0072B2", "#D55E00", "#009E73", "#CC79A7"  # colours of Okabe and Ito, one per objective
 LOOKS = {
     CLOSED: Look(MAXVAR, "o", "-"),
-    "MAXVAR, linear heads": Look(MAXVAR, "s", "--"),
+    CLOSED_LINEAR: Look(MAXVAR, "s", "--"),
     "InfoNCE, kernel heads": Look(INFONCE, "o", "-"),
-    "InfoNCE, linear heads": Look(INFONCE, "s", "--"),
-    "InfoNCE, MLP heads": Look(INFONCE, "^", ":"),
-    "InfoNCE from MAXVAR, kernel heads": Look("#000000", "o", "-"),
+    REFERENCE: Look(INFONCE, "s", "--"),
+    MLP: Look(INFONCE, "^", ":"),
+    STARTED: Look("#000000", "o", "-"),
     "GRAM, cone, each": Look(GRAM, "s", "--"),
     "GRAM, published": Look(GRAM, "X", ":"),
     "PMRL, signed": Look(PMRL, "s", "--"),

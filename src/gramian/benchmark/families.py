@@ -18,10 +18,15 @@ from gramian.training import Recipe, fit, fit_canonical, join
 from gramian.training.canonical import STARTING
 
 __all__ = [
+    "CLOSED",
+    "CLOSED_LINEAR",
     "COLUMNS",
     "JOINED",
+    "KERNEL",
+    "MLP",
     "REFERENCE",
     "SEARCH",
+    "STARTED",
     "TRIED",
     "Families",
     "TwoHeads",
@@ -37,6 +42,9 @@ __all__ = [
 Families = dict[str, tuple[Method, ...]]
 """Name → its settings. A family in closed form has one method, which tries its settings itself."""
 
+CLOSED, CLOSED_LINEAR = "MAXVAR, kernel heads", "MAXVAR, linear heads"
+MLP = "InfoNCE, MLP heads"
+STARTED = "InfoNCE from MAXVAR, kernel heads"
 JOINED = "InfoNCE from MAXVAR, kernel and MLP heads"
 REFERENCE = "InfoNCE, linear heads"
 TRIED = ((0.2, 1e-3), (0.1, 1e-3), (0.2, 1e-2), (0.1, 1e-2))
@@ -44,6 +52,8 @@ TRIED = ((0.2, 1e-3), (0.1, 1e-3), (0.2, 1e-2), (0.1, 1e-2))
 
 SEARCH = replace(STARTING, heads=("linear", "kernel"))
 """What the closed form tries: less than by default, for it is solved again for every size and seed."""
+
+KERNEL = replace(SEARCH, heads=("kernel",))
 
 COLUMNS = {"stamps": ("image", "text", "speech_fr"), "digits": ("fou", "fac", "zer")}
 """The columns of a data set that are used, where it is not all of them."""
@@ -94,17 +104,17 @@ def families(anchor: str = "text") -> Families:
     Returns:
         Name → methods.
     """
-    linear, kernel = (replace(SEARCH, heads=(head,)) for head in ("linear", "kernel"))
+    linear = replace(SEARCH, heads=("linear",))
     signed = partial(PMRL, signed=True, alignment_temperature=0.5)
     return {
-        "MAXVAR, linear heads": (Method("MAXVAR, linear heads", None, search=linear),),
-        "MAXVAR, kernel heads": (Method("MAXVAR, kernel heads", None, search=kernel),),
+        CLOSED_LINEAR: (Method(CLOSED_LINEAR, None, search=linear),),
+        CLOSED: (Method(CLOSED, None, search=KERNEL),),
     } | _settings(
         {
             REFERENCE: _Trained(Pairwise),
-            "InfoNCE, MLP heads": _Trained(Pairwise, {"head": "mlp"}),
+            MLP: _Trained(Pairwise, {"head": "mlp"}),
             "InfoNCE, kernel heads": _Trained(Pairwise, {"head": "kernel"}),
-            "InfoNCE from MAXVAR, kernel heads": _Trained(Pairwise, {"search": kernel}),
+            STARTED: _Trained(Pairwise, {"search": KERNEL}),
             "GRAM, published": _Trained(partial(Gram, anchor=anchor)),
             "GRAM, cone, each": _Trained(partial(Gram, score="cone", anchor="each")),
             "PMRL, published": _Trained(PMRL, temperature="instance_temperature"),
@@ -158,7 +168,7 @@ class TwoHeads:
         Returns:
             The Aligner.
         """
-        first, _ = fit_canonical(train, validation, search=replace(SEARCH, heads=("kernel",)), seed=seed, progress=False)
+        first, _ = fit_canonical(train, validation, search=KERNEL, seed=seed, progress=False)
         second = Aligner.for_table(train, dim=256, head="mlp", seed=seed)
         for aligner in (first, second):
             recipe = replace(self.recipe, seed=seed)

@@ -39,7 +39,7 @@ from gramian.evaluation.stats import Interval, resampled_interval
 from gramian.scores import ScoreName
 from gramian.sheets import Sheet
 
-__all__ = ["GROUP", "standing"]
+__all__ = ["GROUP", "check_splits", "signed_percent", "split_of", "split_task", "standing"]
 
 GROUP = "gramian.methods"
 """Entry points of this group are methods of installed packages."""
@@ -91,7 +91,7 @@ def standing(
     require("scipy")
     if quick:
         sets, methods, seeds, epochs = sets or ["stamps"], methods or QUICK, min(seeds, 2), epochs or 5
-    check_number("seeds", seeds, f"[2, {REPEATS + 1}]", integer=True, why="for one split has no spread")
+    check_splits(seeds)
     if page is not None:
         read_page(page, ["standing"])
     theirs = {name: (Method(name, None, train=train),) for name, train in _theirs(external).items()}
@@ -121,14 +121,14 @@ def _measured(
     console: Console | None,
 ) -> list[Result]:
     """Every family on the repeated splits of one data set."""
-    tables = partial(split_of, table, name)
+    task = split_task(name, table)
     flat = [method for several in tried.values() for method in several]
     scores = (JOINT,) if len(table.modalities) > 2 else ()
     options: dict[str, Any] = {"seeds": seeds, "scores": scores, "resume": resume, "processes": processes, "console": console}
-    runs = study([Task(name, tables, dim=256)], flat, output, cpu=True, **options)[name]
+    runs = study([task], flat, output, cpu=True, **options)[name]
     found = []
     for seed in range(seeds):
-        split = tables(seed)
+        split = task.table(seed)
         digest = split.digest()
         assert split.split is not None
         tested = split.split.count("test") / (split.split.count("train") + split.split.count("validation"))
@@ -141,6 +141,28 @@ def _measured(
                 Result(name, digest, seed, family, setting, recall([run]).value, means, _gain(run), run.seconds, tested)
             )
     return found
+
+
+def check_splits(seeds: int) -> None:
+    """Check a number of repeated splits.
+
+    Raises:
+        InputError: one split, or more than there are.
+    """
+    check_number("seeds", seeds, f"[2, {REPEATS + 1}]", integer=True, why="for one split has no spread")
+
+
+def split_task(name: str, table: Table) -> Task:
+    """A data set whose splits, heads and batches change with the seed.
+
+    Args:
+        name: of the data set.
+        table: with splits.
+
+    Returns:
+        The task.
+    """
+    return Task(name, partial(split_of, table, name), dim=256)
 
 
 def split_of(table: Table, name: str, seed: int) -> Table:
@@ -200,7 +222,7 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
         against = "–"
         if REFERENCE in own and name != REFERENCE:
             interval, _ = resampled_interval(recalls[name] - recalls[REFERENCE], tested)
-            against = _percent(interval)
+            against = signed_percent(interval)
         gain, seconds = _mean([each.gain for each in several]), _mean([each.seconds for each in several])
         lost = [each.dropped or (None,) * len(DROPS) for each in several]
         rows.append(
@@ -230,7 +252,8 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
     )
 
 
-def _percent(interval: Interval) -> str:
+def signed_percent(interval: Interval) -> str:
+    """A difference of shares in points, with its interval."""
     return f"{100 * interval.value:+.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 

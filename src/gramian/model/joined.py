@@ -14,7 +14,7 @@ from gramian.model.aligner import Aligner
 from gramian.model.heads import Joined, Modality, parts_of
 from gramian.model.towers import Features, Tower
 
-__all__ = ["joined"]
+__all__ = ["check_alike", "joined"]
 
 
 def joined(aligners: Sequence[Aligner], shares: Sequence[float] | None = None) -> Aligner:
@@ -40,8 +40,6 @@ def joined(aligners: Sequence[Aligner], shares: Sequence[float] | None = None) -
     Bundle(4 items, 8 dimensions, torch.float32; a 4, b 4)
     """
     check_type("aligners", aligners, list, tuple)
-    for i, aligner in enumerate(aligners):
-        check_type(f"aligners[{i}]", aligner, Aligner)
     shares = [1.0] * len(aligners) if shares is None else shares
     if len(aligners) < 2 or len(shares) != len(aligners):
         raise InputError(
@@ -49,19 +47,8 @@ def joined(aligners: Sequence[Aligner], shares: Sequence[float] | None = None) -
         )
     for i, share in enumerate(shares):
         check_number(f"shares[{i}]", share, "(0, inf)")
+    check_alike(aligners)
     first = aligners[0]
-    for i, aligner in enumerate(aligners[1:], 1):
-        if tuple(aligner.modalities) != tuple(first.modalities):
-            raise InputError(
-                f"`aligners` must have the modalities {', '.join(first.modalities)}, in this order; number {i} has "
-                f"{listing(aligner.modalities)}."
-            )
-        for name, tower in first.towers.items():
-            if not _reads_alike(tower, aligner.towers[name]):
-                raise InputError(
-                    f"`aligners` must read `{name}` with one tower, or with the same statistics of its features; number {i} "
-                    "reads it otherwise. Make them from one table."
-                )
     modalities, heads = {}, []
     for name, entry in first.modalities.items():
         every = [
@@ -77,6 +64,32 @@ def joined(aligners: Sequence[Aligner], shares: Sequence[float] | None = None) -
     result.towers.load_state_dict(first.towers.state_dict())
     result.heads = nn.ModuleList(heads)
     return result.to("cpu").eval()
+
+
+def check_alike(aligners: Sequence[Aligner]) -> None:
+    """Check that Aligners can be joined.
+
+    Args:
+        aligners: at least one.
+
+    Raises:
+        InputError: something else among them, other modalities or towers.
+    """
+    for i, aligner in enumerate(aligners):
+        check_type(f"aligners[{i}]", aligner, Aligner)
+    first = aligners[0]
+    for i, aligner in enumerate(aligners[1:], 1):
+        if tuple(aligner.modalities) != tuple(first.modalities):
+            raise InputError(
+                f"`aligners` must have the modalities {', '.join(first.modalities)}, in this order; number {i} has "
+                f"{listing(aligner.modalities)}."
+            )
+        for name, tower in first.towers.items():
+            if not _reads_alike(tower, aligner.towers[name]):
+                raise InputError(
+                    f"`aligners` must read `{name}` with one tower, or with the same statistics of its features; number {i} "
+                    "reads it otherwise. Make them from one table."
+                )
 
 
 def _reads_alike(one: Tower, other: Tower) -> bool:

@@ -15,16 +15,16 @@ from gramian.errors import InputError, check_number
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.model.aligner import Aligner
-from gramian.model.joined import joined
+from gramian.model.joined import check_alike, joined
 from gramian.training.recipe import History
 
-__all__ = ["SHARES", "Beside", "join", "side_by_side"]
+__all__ = ["SHARES", "JoinedHistory", "join", "side_by_side"]
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass
-class Beside(History):
+class JoinedHistory(History):
     """The history of two Aligners that were trained one after the other and joined: that of the first, and the choice.
 
     Attributes:
@@ -36,7 +36,7 @@ class Beside(History):
     shares: dict[float, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, first: History, second: History, shares: Mapping[float, float]) -> Beside:
+    def of(cls, first: History, second: History, shares: Mapping[float, float]) -> JoinedHistory:
         """Both histories and what `join` found.
 
         Args:
@@ -91,8 +91,8 @@ def join(
         check_number("shares", share, "[0, 1]")
     if not shares:
         raise InputError("`shares` must hold at least one to try; got none.")
-    both = joined([first, second])
-    held_out = validation.select(*both.modalities).has_any()
+    check_alike([first, second])
+    held_out = validation.select(*first.modalities).has_any()
     if paired_items(held_out) < 2:
         raise InputError("`validation` must hold two items that share two modalities. Pass more.")
     ours, theirs = (aligner.embed(held_out, reading=reading).to("cpu") for aligner in (first, second))

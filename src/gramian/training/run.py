@@ -38,7 +38,7 @@ from gramian.model.towers import Tower
 from gramian.processes import watched
 from gramian.training.canonical import STARTING, Choice, Search, fit_canonical
 from gramian.training.fit import fit
-from gramian.training.joining import Beside, join
+from gramian.training.joining import JoinedHistory, join
 from gramian.training.leash import fit_leashed
 from gramian.training.recipe import History, Recipe
 from gramian.training.released import VISION_RATE, released_recipe
@@ -131,12 +131,11 @@ def train(
         method: "contrast" trains by a loss; "canonical" solves in closed form, with `search` in place of loss and recipe.
         start: of the heads in "contrast": "random"; "canonical", in closed form, for heads "linear", "residual" and "kernel";
             or "identity", for modalities that share one space of width `dim` already. By default "canonical", with kernel heads
-            all-pairs InfoNCE (τ = 0.2), and `also` "mlp", for features where neither loss, head, kernel nor leash is named, and
-            "random" otherwise.
+            that InfoNCE trains on (τ = 0.2), and `also` "mlp", for features where neither loss, head, kernel nor leash is
+            named, and "random" otherwise.
         leash: weights of a penalty on moving away from `start` "canonical": each is tried, as are no leash and the closed form
             itself, and the best on the validation split stays.
-        head: of every modality; "linear" by default, "kernel" where nothing is named (see `start`), and in closed form what the
-            search finds best.
+        head: of every modality; "linear" by default (but see `start`), and in closed form what the search finds best.
         kernel: of heads "kernel"; with "canonical" by default what the search finds best.
         also: heads of another kind, trained from random weights by the same loss and recipe, and joined with the first as far
             as the validation split likes that better (`gramian.training.join`); for features and frozen towers.
@@ -199,7 +198,8 @@ def train(
     elif task is not None:
         raise InputError("`task` is for `released`, whose settings it names. Leave it out.")
     check_folder(output)
-    _ = inside(output, "aligner"), inside(output, "also")  # a folder of somebody else may be resumed
+    for name in ("aligner", "also"):  # a folder of somebody else may be resumed
+        inside(output, name)
     with watched(), claimed(output, is_main_process()):
         if not resume and is_main_process() and _begun(output):
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
@@ -279,13 +279,13 @@ def train(
             elif leash is None:
                 other = None if also is None else deepcopy(objective)
                 history = fit(aligner, objective, training, validation, strict=strict, **how)
-                if also is not None and other is not None:
+                if other is not None:
                     fresh = {"dim": 256 if dim is None else dim, "head": also, "kernel": kernel or Kernel()}
                     second = Aligner.for_table(training.has_any(), **fresh, **options)
                     how["output"] = output / "also"
                     beside = fit(second, other, training, validation, strict=strict, **how)
                     aligner, shares = join(aligner, second, validation, reading=reading)
-                    history = Beside.of(history, beside, shares)
+                    history = JoinedHistory.of(history, beside, shares)
             else:
                 history = fit_leashed(aligner, objective, training, validation, leash, reading=reading, **how)
         if bank:
