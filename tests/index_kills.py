@@ -3,9 +3,10 @@
     python tests/index_kills.py --count 200
 
 Each trial forks a child that adds, replaces, deletes, merges and copies; it says when it begins a change and when it is done.
-Faults: SIGKILL before the n-th operation on files or after some milliseconds, or a full disk at an operation. Then another
-process opens the index: its items and vectors are those after the last finished change, or, where one was under way, after
-that one. All files are read in full, a search is compared with brute force, and the next change works.
+Faults: SIGKILL before the n-th operation on files or after some milliseconds, or a full disk at an operation. Every other index
+also keeps its vectors in 8 bits, and some merges add or drop them. Then another process opens the index: its items and vectors
+are those after the last finished change, or, where one was under way, after that one; a copy is whole or none. All files are
+read in full, a search is compared with brute force, and the next change works.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ D = 8
 NAMES = [f"i{i}" for i in range(24)]
 State = dict[str, float]
 """Id → the seed of its vectors."""
+Change = tuple[str, dict[str, float] | list[str]]
 
 
 def vectors(seed: float) -> dict[str, torch.Tensor | None]:
@@ -46,9 +48,9 @@ def bundle_of(seeds: list[float]) -> Bundle:
     return Bundle.from_dict({name: column for name, column in columns.items() if any(one is not None for one in column)})
 
 
-def plan(rng: random.Random, steps: int) -> list[tuple[str, dict[str, float] | list[str]]]:
+def plan(rng: random.Random, steps: int) -> list[Change]:
     """Changes, the same in the parent, which knows what each leads to, and in the child."""
-    changes: list[tuple[str, dict[str, float] | list[str]]] = []
+    changes: list[Change] = []
     for _ in range(steps):
         act = rng.choice(["add", "add", "add", "delete", "compact", "save"])
         names = rng.sample(NAMES, rng.randint(1, 5))
@@ -56,7 +58,7 @@ def plan(rng: random.Random, steps: int) -> list[tuple[str, dict[str, float] | l
     return changes
 
 
-def states(changes: list[tuple[str, dict[str, float] | list[str]]]) -> list[State]:
+def states(changes: list[Change]) -> list[State]:
     """What the index holds before and after each change."""
     reached: list[State] = [{}]
     for act, names in changes:
@@ -70,7 +72,7 @@ def states(changes: list[tuple[str, dict[str, float] | list[str]]]) -> list[Stat
     return reached
 
 
-def work(folder: Path, changes: list[tuple[str, dict[str, float] | list[str]]], said: int) -> None:
+def work(folder: Path, changes: list[Change], said: int) -> None:
     """The child's part: one byte is written when a change begins, and one when it is done."""
     index = FlatIndex.open(folder / "index")
     for number, (act, names) in enumerate(changes):
@@ -82,7 +84,7 @@ def work(folder: Path, changes: list[tuple[str, dict[str, float] | list[str]]], 
             elif act == "delete":
                 index.delete(list(names))
             elif act == "compact":
-                index.compact()
+                index.compact(int8=[None, True, False][len(names) % 3])
             else:
                 index.save(folder / f"copy-{number}")
         except OSError:
@@ -91,9 +93,9 @@ def work(folder: Path, changes: list[tuple[str, dict[str, float] | list[str]]], 
     os._exit(0)
 
 
-def trial(folder: Path, changes: list[tuple[str, dict[str, float] | list[str]]], fault: Fault | None) -> tuple[int, int, int]:
+def trial(folder: Path, changes: list[Change], fault: Fault | None, *, int8: bool = False) -> tuple[int, int, int]:
     """Run a child with a fault; return its exit code, and how many changes had begun and were done."""
-    FlatIndex.create(folder / "index", dim=D)
+    FlatIndex.create(folder / "index", dim=D, int8=int8)
     heard, said = os.pipe()
     pid = os.fork()
     if not pid:
@@ -117,23 +119,39 @@ def trial(folder: Path, changes: list[tuple[str, dict[str, float] | list[str]]],
     return code, words.count(b"b"), words.count(b"d")
 
 
-def check(folder: Path, possible: list[State]) -> None:
-    """That the index holds one of the states, whole, and can be changed."""
-    index = FlatIndex.open(folder / "index")
+def held(index: FlatIndex) -> State:
+    """What an index holds, after all of its files were read in full and a search was compared with brute force."""
     index.verify()
-    held = list(index.ids())
-    metadata = index.items(held)[1] if held else []
-    state = {name: values["seed"] for name, values in zip(held, metadata, strict=True)}
-    assert len(held) == len(state) == len(index), "ids repeat"
-    assert state in possible, f"{state} is none of {possible}"
+    ids = list(index.ids())
+    metadata = index.items(ids)[1] if ids else []
+    state = {name: values["seed"] for name, values in zip(ids, metadata, strict=True)}
+    assert len(ids) == len(state) == len(index), "ids repeat"
     if state:
-        everything = bundle_of([state[name] for name in held])
+        everything = bundle_of([state[name] for name in ids])
         query = torch.randn(1, D)
-        best = SCORES["span"](query, everything)[0].topk(min(5, len(held)))
+        best = SCORES["span"](query, everything)[0].topk(min(5, len(ids)))
         found = index.search(query, 5, score="span")
         torch.testing.assert_close(torch.tensor(found.scores[0]), best.values, atol=1e-5, rtol=0)
+    return state
+
+
+def check(folder: Path, changes: list[Change], begun: int, done: int) -> None:
+    """That the index holds the state before or after the change under way, whole, and can be changed; copies as well."""
+    reached = states(changes)
+    index = FlatIndex.open(folder / "index")
+    state = held(index)
+    assert state in reached[done : begun + 1], f"{state} is none of {reached[done : begun + 1]}"
+    for number, (act, _) in enumerate(changes[:begun]):
+        copy = folder / f"copy-{number}"
+        if act == "save" and FlatIndex.found(copy):
+            assert held(FlatIndex.open(copy)) == reached[number], "a copy is not whole"
+        elif act == "save":
+            assert number >= done, "a copy is missing"
+            index.save(copy)
+            assert held(FlatIndex.open(copy)) == state
     index.add(bundle_of([1.0]), ["last"], {"seed": [1.0]})
     index.compact()
+    assert all((segment.codes is not None) == index.int8 for segment in index.segments), "8 bits on some segments alone"
     assert set(FlatIndex.open(folder / "index").ids()) == {*state, "last"}
     left = {path.name for path in (folder / "index").iterdir() if not path.name.startswith(".")}
     assert left == {"index.json", *(segment.entry.file for segment in index.segments)}, f"files are left over: {left}"
@@ -155,10 +173,10 @@ def run(count: int, seed: int, minutes: float = float("inf")) -> tuple[int, Coun
         if number % 4 == 2:
             fault = Fault("SIGKILL", seconds=rng.uniform(0, 0.15))
         folder = Path(tempfile.mkdtemp(prefix="index-kills-"))
-        code, begun, done = trial(folder, changes, fault)
+        code, begun, done = trial(folder, changes, fault, int8=number // 4 % 2 == 1)
         try:
             assert code in ({0, 3} if kind == "full" else {0, -signal.SIGKILL}), f"exit code {code}"
-            check(folder, states(changes)[done : begun + 1])
+            check(folder, changes, begun, done)
             outcomes[f"{kind} {'in a change' if begun > done else 'too late' if code == 0 else 'between changes'}"] += 1
         except Exception as error:  # all of them, and where
             failed += 1

@@ -9,7 +9,6 @@ Over 400 lines: one class, a third of them its docstrings.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_number, check_type, listing
-from gramian.files import claimed, write_text
+from gramian.files import claimed
 from gramian.index.answers import Answers, Diagnosis
 from gramian.index.codes import check_int8
 from gramian.index.diagnosis import diagnose
@@ -28,7 +27,7 @@ from gramian.index.fields import FieldType, Metadata, read_metadata
 from gramian.index.protocol import Index, Options, checked_ids
 from gramian.index.search import best
 from gramian.index.segments import Entry, Segment, hash_ids, sides_of, write_live
-from gramian.index.store import FORMAT, MANIFEST, VERSION, file_name, joined, read_manifest
+from gramian.index.store import MANIFEST, check_new, file_name, joined, read_manifest, write_manifest
 from gramian.index.telling import told
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import fingerprint
@@ -87,11 +86,8 @@ class FlatIndex(Index):
         if model is not None:
             space = fingerprint(model)
         with claimed(folder):
-            strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-            if strangers:
-                raise InputError(f"`path` {str(folder)!r} holds files ({listing(strangers)}). Name another folder, or open it.")
-            state = {"format": FORMAT, "version": VERSION, "dim": dim, "space": space, "modalities": [], "fields": {}}
-            write_text(folder / MANIFEST, json.dumps(state | {"int8": int8, "changes": 0, "segments": []}) + "\n")
+            check_new(folder)
+            write_manifest(folder, {"dim": dim, "space": space, "modalities": [], "fields": {}, "int8": int8, "changes": 0}, [])
         return cls(folder, model)
 
     @staticmethod
@@ -270,21 +266,21 @@ class FlatIndex(Index):
                     start = stop
 
     def save(self, path: str | Path) -> None:
-        """Write a compact copy of the index to another folder, one whole segment after the other.
+        """Write a copy, without the deleted items, to another folder, which holds no index until the copy is whole.
 
         Raises:
             InputError: a folder that holds files.
         """
         self.refresh()
         folder = Path(path)
-        copy = FlatIndex.create(folder, dim=self.dim, space=self.space, int8=self.int8)
         with claimed(folder):
+            check_new(folder)
             entries: list[Entry] = []
             for segment in self.segments:
                 part = joined([segment], self.modalities)
                 if part is not None:
-                    entries.append(Segment.write(folder / file_name(1), part[0], self.modalities, *part[1:], int8=self.int8))
-            copy._commit(entries, modalities=list(self.modalities), fields=dict(self.fields))
+                    entries.append(Segment.write(folder / file_name(0), part[0], self.modalities, *part[1:], int8=self.int8))
+            write_manifest(folder, self._state | {"changes": 0}, entries)
 
     def verify(self) -> None:
         """Read every file in full and compare its hash.
@@ -411,9 +407,7 @@ class FlatIndex(Index):
     def _commit(self, entries: Sequence[Entry], **changes: Any) -> None:
         """Make a new state the index, in one step."""
         before = {name for entry in self._state["segments"] for name in (entry.file, entry.deleted)}
-        state = self._state | changes | {"changes": self._state["changes"] + 1}
-        written = state | {"segments": [entry._asdict() for entry in entries]}
-        write_text(self.path / MANIFEST, json.dumps(written, ensure_ascii=False) + "\n")
+        write_manifest(self.path, self._state | changes | {"changes": self._state["changes"] + 1}, entries)
         after = {name for entry in entries for name in (entry.file, entry.deleted)}
         for name in before - after - {None}:
             with suppress(OSError):

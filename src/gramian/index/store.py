@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gramian.errors import InputError, check_number, first_line
-from gramian.files import inside, read_json
+from gramian.errors import InputError, check_number, first_line, listing
+from gramian.files import inside, read_json, write_text
 from gramian.index.fields import FieldType, Values, read_metadata
 from gramian.index.segments import Entry, Segment, Sides
 from gramian.model.options import convert
 
-__all__ = ["FORMAT", "MANIFEST", "VERSION", "file_name", "joined", "read_manifest"]
+__all__ = ["MANIFEST", "check_new", "file_name", "joined", "read_manifest", "write_manifest"]
 
 FORMAT, VERSION = "gramian.index", 1
 MANIFEST = "index.json"
+_NAME = re.compile(r"\d{10}-[0-9a-f]{8}(\.deleted)?\.safetensors")
 
 
 def file_name(change: int, kind: str = "") -> str:
     """A name of its own for a file that a change writes."""
     return f"{change:010d}-{secrets.token_hex(4)}{kind}.safetensors"
+
+
+def check_new(folder: Path) -> None:
+    """Check that an index can be made in a folder, whose owner this process is; remove what a killed one began there.
+
+    Raises:
+        InputError: it holds files.
+    """
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    strangers = sorted(entry.name for entry in entries if not _NAME.fullmatch(entry.name))
+    if strangers:
+        raise InputError(f"`path` {str(folder)!r} holds files ({listing(strangers)}). Name another folder, or open it.")
+    for entry in entries:
+        entry.unlink()
+
+
+def write_manifest(folder: Path, state: Mapping[str, Any], entries: Sequence[Entry]) -> None:
+    """Make a state, and the segments that it names, the index of a folder, in one step."""
+    about = {"format": FORMAT, "version": VERSION}
+    written = {**state, **about, "segments": [entry._asdict() for entry in entries]}
+    write_text(folder / MANIFEST, json.dumps(written, ensure_ascii=False) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
