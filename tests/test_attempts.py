@@ -1,6 +1,7 @@
 """The search for better, made small: the terms against their formulas, joined spaces, what the page says."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,7 +98,8 @@ def test_attempts_are_compared_with_the_reference_on_validation(table, tmp_path,
     page = tmp_path / "page.md"
     page.write_text("<!-- attempts -->\n<!-- /attempts -->\n")
     methods = ["infonce-mlp-heads", "soft-targets-weight-0-1", "one-temperature-per-pair"]
-    report, _ = attempts.attempts(tmp_path, seeds=2, epochs=1, methods=methods, sets=["world"], page=page)
+    options = {"seeds": 2, "epochs": 1, "methods": methods, "sets": ["world"], "page": page}
+    report, _ = attempts.attempts(replace(attempts.attempts.plan, output=tmp_path, **options))
     rows = [line for line in report.read_text().splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == [
         families.STARTED,

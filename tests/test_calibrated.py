@@ -1,5 +1,7 @@
 """Tables that resemble a real one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -94,7 +96,7 @@ def test_the_study_covers_both_worlds(table, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "COMPONENTS", 4)
     monkeypatch.setattr(calibrated, "HELD_OUT", 60)
     options = {"sizes": (64,), "epochs": 1, "methods": ["maxvar-linear-heads", "infonce-linear-heads"], "sets": ["world"]}
-    report, picture = scale.scale(tmp_path, **options)
+    report, picture = scale.scale(replace(scale.scale.plan, output=tmp_path, **options))
     assert picture.name == "scale.png" and picture.stat().st_size > 10_000
     text = report.read_text()
     assert "like world, straight" in text and "like world, bent" in text and text.count("| MAXVAR, linear heads |") == 2

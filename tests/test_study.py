@@ -213,7 +213,7 @@ def test_a_part_of_the_study_has_the_reference_besides(tmp_path):
             ["objektives"],
             "`study` must be one of alignment_metric, attempts, .*, standing; got 'objektives'",
         ),
-        (["objectives", "--sizes", "25"], "`sizes` is an option of learning_curve, scale, not of objectives"),
+        (["objectives", "--sizes", "25"], "`sizes` is not an option of objectives"),
         (["standing", "--seeds", "1"], "`seeds` must be an integer in .2, 11."),
         (["standing", "--external", "json:none"], "`external` names 'json:none', which cannot be imported"),
         (["standing", "--merge", "none.json"], "`merge` 'none.json' is not a results.parquet"),
@@ -326,7 +326,9 @@ def test_a_learning_curve_draws_nested_items_and_chooses_settings_on_validation(
     page.write_text("<!-- learning-curve -->\n<!-- /learning-curve -->\n")
     names = ["maxvar-linear-heads", "infonce-linear-heads", "gram-published"]
     options = {"seeds": 2, "epochs": 1, "methods": names, "page": page, "sets": ["world"], "sizes": (8, 500)}
-    (report, _, *pictures) = learning_curve.learning_curve(tmp_path / "out", **options)
+    (report, _, *pictures) = learning_curve.learning_curve(
+        replace(learning_curve.learning_curve.plan, output=tmp_path / "out", **options)
+    )
     assert "| method | 8 |" in report.read_text() and "MAXVAR, linear heads" in page.read_text()
     assert "| MAXVAR for InfoNCE, linear heads |" in page.read_text() and "![" in page.read_text()
     assert [path.read_bytes()[:4] for path in pictures] == [b"\x89PNG"] * 2 and pictures[1].parent == page.parent

@@ -14,10 +14,9 @@ from rich.console import Console
 
 from gramian.benchmark.families import COLUMNS as OF_SETS
 from gramian.benchmark.families import data_sets
-from gramian.benchmark.pages import read_page, write_tables
-from gramian.benchmark.study import Method, Run, Task, chosen, same, study
+from gramian.benchmark.plan import Plan, study_of
+from gramian.benchmark.study import Method, Run, Task, same
 from gramian.bundle import Bundle
-from gramian.errors import require
 from gramian.evaluation.metrics import effective_rank, modality_gap, uniformity
 from gramian.geometry import volume
 from gramian.losses import PMRL, Centroid, Gram, Loss, Pairwise, Symile
@@ -84,55 +83,26 @@ def _above(matched: torch.Tensor, mismatched: torch.Tensor) -> float:
     return float((below + upto).double().mean() / (2 * len(order)))
 
 
-def alignment_metric(
-    output: Path = Path("runs/alignment_metric"),
-    *,
-    seeds: int = 3,
-    epochs: int | None = None,
-    methods: Sequence[str] | None = None,
-    page: Path | None = None,
-    resume: bool = False,
-    console: Console | None = None,
-    sets: Sequence[str] | None = None,
-) -> list[Path]:
-    """Train seven objectives for four lengths on each data set, and correlate what their spaces look like with R@1.
-
-    Args:
-        output: folder of the runs and of `report.md`.
-        seeds: runs of each method and length.
-        epochs: of the longest runs, for a trial; 30 by default.
-        methods: names of the objectives; all by default.
-        page: a Markdown page with the marker "alignment-metric", which gets the tables.
-        resume: reuse the finished runs with the same settings.
-        console: of the progress bar.
-        sets: names of data sets; by default stamps and those that `gramian prepare` has made.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        InputError: an unknown method or data set, a page without the marker; scipy is not installed.
-    """
-    require("scipy")
-    if page is not None:
-        read_page(page, ["alignment-metric"])
+@study_of(Plan("alignment_metric"), "alignment-metric", takes=("sets",), needs=("scipy",))
+def alignment_metric(plan: Plan, console: Console | None) -> list[Path]:
+    """Train seven objectives for four lengths on each data set, and correlate what their spaces look like with R@1."""
+    epochs = plan.epochs
     lengths = [length for length in EPOCHS if epochs is None or length <= epochs] or [epochs or 1]
-    names = [one.name for one in chosen([Method(name, None) for name in losses()], methods)]
     tried = {
         name: [
             Method(f"{name}, {length} epochs", losses()[name], recipe=Recipe(epochs=length, evaluate_every=length))
             for length in lengths
         ]
-        for name in names
+        for name in plan.names(losses())
     }
     runs: dict[str, list[tuple[str, Run]]] = {}
-    for name, table in data_sets(sets, COLUMNS, only=True):
+    for name, table in data_sets(plan.sets, COLUMNS, only=True):
         flat = [one for each in tried.values() for one in each]
         task = Task(name, partial(same, table), dim=128)
-        results = study([task], flat, output, seeds=seeds, resume=resume, cpu=True, console=console)
+        results = plan.results([task], flat, console)
         runs[name] = [(family, run) for family, each in tried.items() for one in each for run in results[name][one.name]]
-    tables = {"alignment-metric": "\n".join(sheet.markdown() for sheet in _sheets(runs, lengths, seeds))}
-    return write_tables("Which figure tells a good space?", tables, output, page)
+    tables = {"alignment-metric": "\n".join(sheet.markdown() for sheet in _sheets(runs, lengths, plan.seeds))}
+    return plan.write("Which figure tells a good space?", tables)
 
 
 def _sheets(runs: Mapping[str, Sequence[tuple[str, Run]]], lengths: Sequence[int], seeds: int) -> list[Sheet]:

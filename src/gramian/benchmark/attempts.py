@@ -19,12 +19,12 @@ from rich.console import Console
 from torch import Tensor
 
 from gramian.benchmark.families import CLOSED, CLOSED_LINEAR, KERNEL, MLP, SEARCH, STARTED, data_sets, short
-from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.plan import Plan, study_of
 from gramian.benchmark.standing import check_splits, signed_percent, split_task
-from gramian.benchmark.study import Method, Run, chosen, study
+from gramian.benchmark.study import Method, Run
 from gramian.bundle import Bundle
 from gramian.data import Table
-from gramian.errors import TooSmallError, require
+from gramian.errors import TooSmallError
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.evaluation.stats import resampled_interval
@@ -169,64 +169,22 @@ def _plus(term: Callable[[], Loss]) -> Loss:
     return info_nce() + term()
 
 
-def attempts(
-    output: Path = Path("runs/attempts"),
-    *,
-    seeds: int = 3,
-    epochs: int | None = None,
-    methods: Sequence[str] | None = None,
-    page: Path | None = None,
-    resume: bool = False,
-    processes: int = 1,
-    console: Console | None = None,
-    sets: Sequence[str] | None = None,
-) -> list[Path]:
-    """Try every attempt beside the reference on all data sets at hand; validation items alone are looked at.
-
-    Args:
-        output: folder of the runs and of `report.md`.
-        seeds: repeated splits, each with its own heads and batches; 2 to 11.
-        epochs: of every run with a loss, for a trial.
-        methods: names of attempts, beside the reference; all by default.
-        page: a Markdown page with the marker "attempts", which gets the table.
-        resume: reuse the finished runs with the same settings.
-        processes: that train; each on its share of the cores.
-        console: of the progress bar.
-        sets: names of data sets; by default stamps and those that `gramian prepare` has made.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        InputError: an unknown attempt or data set, a page without the marker, one split.
-    """
-    require("scipy")
-    check_splits(seeds)
-    if page is not None:
-        read_page(page, ["attempts"])
+@study_of(Plan("attempts"), "attempts", takes=("sets", "processes"), needs=("scipy",))
+def attempts(plan: Plan, console: Console | None) -> list[Path]:
+    """Try every attempt beside the reference on all data sets at hand; validation items alone are looked at."""
+    check_splits(plan.seeds)
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     validated: dict[str, float] = {}
-    for name, table in data_sets(sets):
+    for name, table in data_sets(plan.sets):
         every = tried(table.modalities)
-        if methods is not None:
-            names = {STARTED, *(one.name for one in chosen(list(every.values()), methods))}
-            every = {each: method for each, method in every.items() if each in names}
-        shortened = short({each: (one,) for each, one in every.items()}, epochs)
-        runs = study(
-            [split_task(name, table)],
-            [one for (one,) in shortened.values()],
-            output,
-            seeds=seeds,
-            split="validation",
-            resume=resume,
-            cpu=True,
-            processes=processes,
-            console=console,
-        )[name]
+        names = {STARTED, *plan.names(every)}
+        shortened = short({each: (one,) for each, one in every.items() if each in names}, plan.epochs)
+        flat = [one for (one,) in shortened.values()]
+        runs = plan.results([split_task(name, table)], flat, console, split="validation")[name]
         found[name] = {each: np.array([run.best for run in own]) for each, own in runs.items()} | _joined(runs)
         validated[name] = len(table.part("validation")) / len(table.part("train"))
-    text = _sheet(found, validated, seeds).markdown()
-    return write_tables("The search for better", {"attempts": text}, output, page)
+    text = _sheet(found, validated, plan.seeds).markdown()
+    return plan.write("The search for better", {"attempts": text})
 
 
 def _joined(runs: Mapping[str, Sequence[Run]]) -> dict[str, NDArray[np.float64]]:

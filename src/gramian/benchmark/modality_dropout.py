@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from gramian.benchmark.families import data_sets
-from gramian.benchmark.pages import read_page, write_tables
-from gramian.benchmark.study import Method, Task, chosen, same, study
+from gramian.benchmark.plan import Plan, study_of
+from gramian.benchmark.study import Method, Task, same
 from gramian.evaluation.robustness import dropped_hits
 from gramian.evaluation.stats import difference_interval, share_interval
 from gramian.losses import Centroid, Gram, Loss, Pairwise
@@ -41,55 +41,26 @@ def losses() -> dict[str, Callable[[], Loss]]:
     }
 
 
-def modality_dropout(
-    output: Path = Path("runs/modality_dropout"),
-    *,
-    seeds: int = 3,
-    epochs: int | None = None,
-    methods: Sequence[str] | None = None,
-    page: Path | None = None,
-    resume: bool = False,
-    console: Console | None = None,
-    sets: Sequence[str] | None = None,
-) -> list[Path]:
-    """Train objectives with three probabilities of dropout and measure R@1 as modalities of the test items are dropped.
-
-    Args:
-        output: folder of the runs and of `report.md`.
-        seeds: runs of each method.
-        epochs: of every run, for a trial; 30 by default.
-        methods: names of the objectives; all by default.
-        page: a Markdown page with the marker "modality-dropout", which gets the tables.
-        resume: reuse the finished runs with the same settings.
-        console: of the progress bar.
-        sets: names of data sets; by default stamps, and digits where `gramian prepare` has made them.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        InputError: an unknown method or data set, a page without the marker.
-    """
-    if page is not None:
-        read_page(page, ["modality-dropout"])
-    names = [one.name for one in chosen([Method(name, None) for name in losses()], methods)]
+@study_of(Plan("modality_dropout"), "modality-dropout", takes=("sets",))
+def modality_dropout(plan: Plan, console: Console | None) -> list[Path]:
+    """Train objectives with three probabilities of dropout and measure R@1 as modalities of the test items are dropped."""
     flat = {
         (name, share): Method(
-            f"{name}, dropout {share:g}", losses()[name], recipe=Recipe(epochs=epochs or 30, modality_dropout=share)
+            f"{name}, dropout {share:g}", losses()[name], recipe=Recipe(epochs=plan.epochs or 30, modality_dropout=share)
         )
-        for name in names
+        for name in plan.names(losses())
         for share in SHARES
     }
     sheets = []
-    for name, table in data_sets(sets, COLUMNS, only=True):
+    for name, table in data_sets(plan.sets, COLUMNS, only=True):
         task = Task(name, partial(same, table), dim=128)
-        runs = study([task], list(flat.values()), output, seeds=seeds, resume=resume, cpu=True, console=console)[name]
+        runs = plan.results([task], list(flat.values()), console)[name]
         found = {
             key: np.stack([dropped_hits(run.embedded, SCORE, DROPS) for run in runs[one.name]]) for key, one in flat.items()
         }
         items = next(iter(runs.values()))[0].report.items
-        sheets.append(_sheet(name, found, items, len(table.part("test")), seeds))
-    return write_tables("Modality dropout", {"modality-dropout": "\n".join(sheet.markdown() for sheet in sheets)}, output, page)
+        sheets.append(_sheet(name, found, items, len(table.part("test")), plan.seeds))
+    return plan.write("Modality dropout", {"modality-dropout": "\n".join(sheet.markdown() for sheet in sheets)})
 
 
 def _sheet(

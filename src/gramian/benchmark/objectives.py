@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from gramian.benchmark.pages import read_page, write_tables
-from gramian.benchmark.study import Method, Run, Task, chosen, difference, recall, study
+from gramian.benchmark.plan import Plan, study_of
+from gramian.benchmark.study import Method, Run, Task, chosen, difference, recall
 from gramian.data import Table, load
 from gramian.errors import InputError
 from gramian.evaluation import evaluate
@@ -117,42 +117,19 @@ TUNED = Task(
 )
 
 
-def objectives(
-    output: Path = Path("runs/objectives"),
-    *,
-    seeds: int = 5,
-    epochs: int | None = None,
-    methods: Sequence[str] | None = None,
-    page: Path | None = None,
-    resume: bool = False,
-    console: Console | None = None,
-) -> list[Path]:
+@study_of(Plan("objectives", seeds=5), *MARKERS)
+def objectives(plan: Plan, console: Console | None) -> list[Path]:
     """Train every objective, and write the tables; half an hour on two cores.
 
-    Args:
-        output: folder of the runs and of `report.md`.
-        seeds: runs of each objective on each task.
-        epochs: of every run, for a trial; the tasks' own by default.
-        methods: names of the objectives, beside the reference; all by default.
-        page: a Markdown page with the markers of docs/objectives.md, which gets the tables.
-        resume: reuse the finished runs with the same settings.
-        console: of the progress bars.
-
-    Returns:
-        The paths written.
-
     Raises:
-        InputError: an unknown objective, a page without the markers, or a page together with `methods` or `epochs`.
+        InputError: a page together with `methods` or `epochs`.
     """
-    if page is not None:
-        read_page(page, MARKERS)
-        if methods is not None or epochs is not None:
-            raise InputError("`page` shows whole studies: leave `methods` and `epochs` out, or the page.")
-    trained = chosen(METHODS, None if methods is None else [*methods, REFERENCE.name])
+    if plan.page is not None and (plan.methods is not None or plan.epochs is not None):
+        raise InputError("`page` shows whole studies: leave `methods` and `epochs` out, or the page.")
+    trained = chosen(METHODS, None if plan.methods is None else [*plan.methods, REFERENCE.name])
     tuned = [method for method in trained if method.kind != "combined"]
-    tasks = [_short(task, epochs) for task in (SYNTHETIC, STAMPS, TUNED)]
-    run = partial(study, folder=output, seeds=seeds, resume=resume, cpu=True, console=console)
-    results = run(tasks[:2], trained) | run(tasks[2:], tuned)
+    tasks = [_short(task, plan.epochs) for task in (SYNTHETIC, STAMPS, TUNED)]
+    results = plan.results(tasks[:2], trained, console) | plan.results(tasks[2:], tuned, console)
     before = results["stamps"][REFERENCE.name]
     tables = {
         "synthetic": training_table("One latent, three modalities, from new heads", results["synthetic"]).markdown(),
@@ -161,7 +138,7 @@ def objectives(
         "served": "\n".join(serving_table(name, results[name]).markdown() for name in ("synthetic", "stamps")),
         "challenge": "\n".join(challenge(name, results[name]) for name in ("synthetic", "stamps")),
     }
-    return write_tables("Which objective to train, which score to serve", tables, output, page)
+    return plan.write("Which objective to train, which score to serve", tables)
 
 
 def _short(task: Task, epochs: int | None) -> Task:

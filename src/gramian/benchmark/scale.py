@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -14,16 +13,14 @@ from gramian.benchmark.calibrated import calibrate
 from gramian.benchmark.curves import Curves, draw_curves, overtaking
 from gramian.benchmark.families import SEARCH, best_settings, data_sets, families
 from gramian.benchmark.learning_curve import curve_sheet
-from gramian.benchmark.pages import read_page, write_tables
-from gramian.benchmark.study import Method, Task, chosen, study
+from gramian.benchmark.plan import Plan, study_of
+from gramian.benchmark.study import Method, Task
 from gramian.canonical.features import Kernel
-from gramian.errors import require
 from gramian.training import Recipe
 
 __all__ = ["scale"]
 
 PICTURE = "scale.png"
-SIZES = (1000, 10_000, 100_000, 1_000_000)
 STEPS = 3000
 """Steps of every run with a loss, at most; fewer items than fill them in 40 epochs take 40 epochs."""
 
@@ -35,46 +32,19 @@ TRIED = ("τ 0.1, rate 0.001", "τ 0.1, rate 0.01")
 LEFT_OUT = ("GRAM, published", "PMRL, published", "InfoNCE from MAXVAR, kernel heads")
 
 
-def scale(
-    output: Path = Path("runs/scale"),
-    *,
-    seeds: int = 1,
-    epochs: int | None = None,
-    methods: Sequence[str] | None = None,
-    page: Path | None = None,
-    resume: bool = False,
-    console: Console | None = None,
-    sets: Sequence[str] = ("digits",),
-    sizes: Sequence[int] = SIZES,
-) -> list[Path]:
-    """Train every method on ever more items of a family calibrated on each data set; on a GPU where there is one.
-
-    Args:
-        output: folder of the runs and of `report.md`.
-        seeds: draws of the items, and of heads and batches.
-        epochs: of every run with a loss, for a trial.
-        methods: names of entries of `families`; all but those as published and those that start elsewhere by default.
-        page: a Markdown page with the marker "scale", which gets the tables.
-        resume: reuse the finished runs with the same settings.
-        console: of the progress bar.
-        sets: names of data sets.
-        sizes: numbers of training items.
-
-    Returns:
-        The paths written: the report, the page, and beside each the picture.
-
-    Raises:
-        InputError: an unknown method or data set, a page without the marker.
-    """
-    require("matplotlib")
-    if page is not None:
-        read_page(page, ["scale"])
-    known = [Method(name, None) for name in families() if name not in LEFT_OUT]
-    names = [method.name for method in chosen(known, methods)]
+@study_of(
+    Plan("scale", seeds=1, sets=("digits",), sizes=(1000, 10_000, 100_000, 1_000_000)),
+    "scale",
+    takes=("sets", "sizes"),
+    needs=("matplotlib",),
+)
+def scale(plan: Plan, console: Console | None) -> list[Path]:
+    """Train every method on ever more items of a family calibrated on each data set; on a GPU where there is one."""
+    names = plan.names(name for name in families() if name not in LEFT_OUT)
     search = replace(SEARCH, kernels=(Kernel(power=2), Kernel("rbf", power=1)), dims=(128, 256))
     texts: list[str] = []
     drawn: dict[str, Curves] = {}
-    for name, table in data_sets(sets):
+    for name, table in data_sets(plan.sets):
         tried = {
             each: tuple(
                 replace(one, search=replace(search, heads=one.search.heads)) if one.search is not None else one
@@ -88,18 +58,18 @@ def scale(
             family = calibrate(table, COMPONENTS, bend=bend)
             world = f"like {name}, {'bent' if bend else 'straight'}"
             curves = {}
-            for size in sizes:
+            for size in plan.sizes:
                 task = Task(f"{world} {size}", partial(family.draw, size), dim=256)
-                timed = [_for(method, size, epochs) for method in flat]
-                runs = study([task], timed, output, seeds=seeds, resume=resume, console=console)[task.name]
+                timed = [_for(method, size, plan.epochs) for method in flat]
+                runs = plan.results([task], timed, console, cpu=False)[task.name]
                 curves[task.name] = best_settings(runs, names, tried)
-            drawn[world] = dict(zip(sizes, curves.values(), strict=True))
-            shown = curve_sheet(world, sizes, curves, f"{len(TRIED)} rates of each loss, a grid of the closed form")
+            drawn[world] = dict(zip(plan.sizes, curves.values(), strict=True))
+            shown = curve_sheet(world, plan.sizes, curves, f"{len(TRIED)} rates of each loss, a grid of the closed form")
             sentence = overtaking(world, drawn[world])
             texts += [shown.markdown(), *([sentence + "\n"] if sentence else [])]
-    pictures = draw_curves(drawn, [beside.with_name(PICTURE) for beside in (output / "report.md", *([page] if page else []))])
+    pictures = draw_curves(drawn, plan.beside(PICTURE))
     tables = {"scale": "\n".join([f"![R@1 by the number of training items]({PICTURE})\n", *texts])}
-    return [*write_tables("Scale", tables, output, page), *pictures]
+    return [*plan.write("Scale", tables), *pictures]
 
 
 def _for(method: Method, items: int, epochs: int | None) -> Method:

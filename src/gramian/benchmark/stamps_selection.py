@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from gramian.benchmark.pages import read_page, write_tables
-from gramian.benchmark.study import Method, Run, Task, chosen, recall, study
+from gramian.benchmark.plan import Plan, study_of
+from gramian.benchmark.study import Method, Run, Task, chosen, recall
 from gramian.data import load
 from gramian.losses import PMRL, Contrast, Gram, Pairwise
 from gramian.sheets import Sheet
@@ -59,49 +59,22 @@ def candidates() -> list[Method]:
     ]
 
 
-def stamps_selection(
-    output: Path = Path("runs/stamps_selection"),
-    *,
-    seeds: int = 3,
-    epochs: int | None = None,
-    methods: Sequence[str] | None = None,
-    page: Path | None = None,
-    resume: bool = False,
-    console: Console | None = None,
-) -> list[Path]:
+@study_of(Plan("stamps_selection"), "candidates")
+def stamps_selection(plan: Plan, console: Console | None) -> list[Path]:
     """Train every candidate and write a table of its figures on validation; ten minutes on two cores.
 
     The figures are over the six directions between image, text and French speech. The test split is not evaluated.
-
-    Args:
-        output: folder of the runs and of `report.md`.
-        seeds: runs of each candidate.
-        epochs: of every run, for a trial; the recipe's by default.
-        methods: names of the candidates; all by default.
-        page: a Markdown page with the marker "candidates", which gets the table.
-        resume: reuse the finished runs with the same settings.
-        console: of the progress bar.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        InputError: an unknown candidate, or a page without the marker.
     """
-    if page is not None:
-        read_page(page, ["candidates"])
     table = load("stamps", columns=["image", "text", "speech_fr"])
     task = Task("stamps", lambda _: table)
-    trained = chosen(candidates(), methods)
-    if epochs is not None:
-        trained = [replace(method, recipe=replace(method.recipe or task.recipe, epochs=epochs)) for method in trained]
-    results = study([task], trained, output, seeds=seeds, split="validation", resume=resume, cpu=True, console=console)[
-        "stamps"
-    ]
-    note = f"Mean over {seeds} seeds in %, {results[trained[0].name][0].report.n} validation items; range over the seeds."
+    trained = chosen(candidates(), plan.methods)
+    if plan.epochs is not None:
+        trained = [replace(method, recipe=replace(method.recipe or task.recipe, epochs=plan.epochs)) for method in trained]
+    results = plan.results([task], trained, console, split="validation")["stamps"]
+    note = f"Mean over {plan.seeds} seeds in %, {results[trained[0].name][0].report.n} validation items; range over the seeds."
     header = ("candidate", "validation MRR (range)", "R@1", "best epoch")
     sheet = Sheet("Candidates", header, tuple(_row(name, runs) for name, runs in results.items()), note)
-    return write_tables("What the demo trains with, by validation", {"candidates": sheet.markdown()}, output, page)
+    return plan.write("What the demo trains with, by validation", {"candidates": sheet.markdown()})
 
 
 def _row(name: str, runs: Sequence[Run]) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -27,12 +27,12 @@ from gramian.benchmark.families import (
     rivals,
     short,
 )
-from gramian.benchmark.pages import read_page, write_tables
+from gramian.benchmark.plan import Plan, study_of
 from gramian.benchmark.results import DROPS, Result, matching, read_results, write_results
-from gramian.benchmark.study import Embeds, Method, Run, Task, chosen, recall, study
+from gramian.benchmark.study import Embeds, Method, Run, Task, recall
 from gramian.data import Table
 from gramian.data.sets import REPEATS, another_split
-from gramian.errors import InputError, check_number, first_line, listing, require
+from gramian.errors import InputError, check_number, first_line, listing
 from gramian.evaluation.robustness import dropped_hits
 from gramian.evaluation.significance import groups, holm
 from gramian.evaluation.stats import Interval, resampled_interval
@@ -49,85 +49,39 @@ QUICK = ("maxvar-linear-heads", "infonce-linear-heads")
 LEVEL = 0.05
 
 
-def standing(
-    output: Path = Path("runs/standing"),
-    *,
-    seeds: int = 5,
-    epochs: int | None = None,
-    methods: Sequence[str] | None = None,
-    page: Path | None = None,
-    resume: bool = False,
-    processes: int = 1,
-    console: Console | None = None,
-    sets: Sequence[str] | None = None,
-    external: Sequence[str] = (),
-    merge: Sequence[Path] = (),
-    quick: bool = False,
-) -> list[Path]:
-    """Compare all families of methods on all data sets at hand.
-
-    Args:
-        output: folder of the runs, of `results.parquet` and of `report.md`.
-        seeds: repeated splits, each with its own heads and batches; 2 to 11.
-        epochs: of every run with a loss, for a trial.
-        methods: names of families; all by default.
-        page: a Markdown page with the marker "standing", which gets the tables.
-        resume: reuse the finished runs with the same settings.
-        processes: that train; each on its share of the cores.
-        console: of the progress bar.
-        sets: names of data sets; by default stamps and those that `gramian prepare` has made.
-        external: methods of somebody else, "package.module:function": (training items, validation items, seed) → an object
-            whose `embed` gives the Bundle of a table. Their code runs. Installed entry points of the group "gramian.methods"
-            take part by their names.
-        merge: `results.parquet` files of others, whose methods are shown as well.
-        quick: stamps alone, two families, two splits, five epochs: to see that it works.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        InputError: an unknown method or data set, a page without the marker, one split, results of other items.
-    """
-    require("scipy")
-    if quick:
-        sets, methods, seeds, epochs = sets or ["stamps"], methods or QUICK, min(seeds, 2), epochs or 5
-    check_splits(seeds)
-    if page is not None:
-        read_page(page, ["standing"])
-    theirs = {name: (Method(name, None, train=train),) for name, train in _theirs(external).items()}
-    merged = [result for path in merge for result in read_results(path)]
-    every = [*families(), *ensembles(), *rivals("", 3), *theirs]
-    names = [method.name for method in chosen([Method(name, None) for name in every], methods)]
+@study_of(
+    Plan("standing", seeds=5),
+    "standing",
+    takes=("sets", "processes", "external", "merge", "quick"),
+    needs=("scipy",),
+)
+def standing(plan: Plan, console: Console | None) -> list[Path]:
+    """Compare all families of methods on all data sets at hand."""
+    if plan.quick:
+        plan = replace(plan, sets=plan.sets or ["stamps"], methods=plan.methods or QUICK)
+        plan = replace(plan, seeds=min(plan.seeds, 2), epochs=plan.epochs or 5)
+    check_splits(plan.seeds)
+    theirs = {name: (Method(name, None, train=train),) for name, train in _theirs(plan.external).items()}
+    merged = [result for path in plan.merge for result in read_results(path)]
+    names = plan.names([*families(), *ensembles(), *rivals("", 3), *theirs])
     results: list[Result] = []
-    for name, table in data_sets(sets):
+    for name, table in data_sets(plan.sets):
         anchor = anchor_of(table)
-        tried = short(families(anchor) | ensembles() | rivals(anchor, len(table.modalities)), epochs) | theirs
-        results += _measured(
-            name, table, {each: tried[each] for each in names if each in tried}, output, seeds, resume, processes, console
-        )
-    ours = write_results(output / "results.parquet", results)
+        tried = short(families(anchor) | ensembles() | rivals(anchor, len(table.modalities)), plan.epochs) | theirs
+        results += _measured(name, table, {each: tried[each] for each in names if each in tried}, plan, console)
+    ours = write_results(plan.folder / "results.parquet", results)
     text = "\n".join(sheet.markdown() for sheet in _sheets([*results, *matching(merged, results)]))
-    return [ours, *write_tables("The standing benchmark", {"standing": text}, output, page)]
+    return [ours, *plan.write("The standing benchmark", {"standing": text})]
 
 
-def _measured(
-    name: str,
-    table: Table,
-    tried: Families,
-    output: Path,
-    seeds: int,
-    resume: bool,
-    processes: int,
-    console: Console | None,
-) -> list[Result]:
+def _measured(name: str, table: Table, tried: Families, plan: Plan, console: Console | None) -> list[Result]:
     """Every family on the repeated splits of one data set."""
     task = split_task(name, table)
     flat = [method for several in tried.values() for method in several]
     scores = (JOINT,) if len(table.modalities) > 2 else ()
-    options: dict[str, Any] = {"seeds": seeds, "scores": scores, "resume": resume, "processes": processes, "console": console}
-    runs = study([task], flat, output, cpu=True, **options)[name]
+    runs = plan.results([task], flat, console, scores=scores)[name]
     found = []
-    for seed in range(seeds):
+    for seed in range(plan.seeds):
         split = task.table(seed)
         digest = split.digest()
         assert split.split is not None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from safetensors import SafetensorError
 
 from gramian import __version__
+from gramian.benchmark.plan import Plan
 from gramian.cli.bench import bench_command
 from gramian.cli.benchmark import benchmark_command
 from gramian.cli.check import check
@@ -83,7 +84,10 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(serve_command, "serve a run's index over HTTP, on this machine", bare="run"),
     "explore": Command(explore_command, "explore a run's index on a page of this machine", bare="run"),
     "benchmark": Command(
-        benchmark_command, "compare methods over data sets, seeds and splits: the studies behind the docs", bare="study"
+        benchmark_command,
+        "compare methods over data sets, seeds and splits: the studies behind the docs",
+        options=Plan,
+        bare="study",
     ),
     "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),
 }

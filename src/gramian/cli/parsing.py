@@ -8,6 +8,7 @@ name alone. What is typed overrides the file.
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -288,7 +289,13 @@ def help_of(name: str, command: Command, words: Sequence[str] = ()) -> str:
     options = command.table()
     text = inspect.getdoc(command.options or command.run) or ""
     bare = f"{command.bare.upper()} " if command.bare else ""
-    lines = [f"usage: gramian {name} {bare}[FILE.yaml] [options]", "", text.split("\nArgs:")[0].strip(), "", "options:"]
+    lines = [
+        f"usage: gramian {name} {bare}[FILE.yaml] [options]",
+        "",
+        re.split("\n(?:Args|Attributes):", text)[0].strip(),
+        "",
+        "options:",
+    ]
     lines += _entry("config", "FILE", "YAML file with any of the options below, but those that run code.")
     for option in options.values():
         if _record(option.hint):
@@ -330,7 +337,7 @@ def _entry(name: str, metavar: str, text: str, note: str = "") -> list[str]:
 
 
 def _default(default: Any) -> str:
-    if default in (None, inspect.Parameter.empty) or default is False:
+    if default in (None, (), inspect.Parameter.empty) or default is False:
         return ""
     shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
     return f"default: {shown}"
