@@ -61,6 +61,11 @@ def test_more_of_the_same_with_filters_and_weights(run, capsys):
     code, out, _ = search(capsys, run, "--like", "item-4", "--data", str(run / "world.parquet"), "--row", "item-8", "--json")
     assert code == 0
     assert any(name.startswith("row ") for name in json.loads(out)["query"])
+    code, out, _ = search(capsys, run, "--like", "item-4", "--unlike", "item-8", "--json", "-k", "96")
+    index = Index.open(run / "run")
+    like, unlike = index.vectors(["item-4"]), index.vectors(["item-8"]).vectors.sum(1)
+    wanted = index.search(like, 96, without=torch.nn.functional.normalize(unlike, dim=1), exclude=["item-4", "item-8"])
+    assert [hit["id"] for hit in json.loads(out)["hits"]] == wanted.ids[0]
 
 
 def test_indexing_goes_on_where_it_stopped_and_refuses_another_model(run, capsys, tmp_path):
@@ -129,8 +134,8 @@ class _Letters(torch.nn.Module):
 
 WRONG = [
     ([], "there is nothing to search by"),
-    (["--text", "a bird"], "reads features of `text`, 12 numbers"),
-    (["--image", "x.png"], "reads features of `image`"),
+    (["--text", "a bird"], "`text` must be 12 features"),
+    (["--image", "x.png"], "`image` must be 16 features"),
     (["--video", "x.mp4"], "`cells` must be one of"),
     (["--cells.text", "[1, 2]"], "must have width 12; got 2"),
     (["--cells.smell", "[1]"], "`cells` must be one of"),

@@ -61,7 +61,7 @@ def test_a_search_over_http_is_the_index_s_own(index):
     index, _ = index
     query = torch.randn(1, D)
     body = {"vectors": {"query": query[0].tolist()}, "k": 4, "filter": "n<50", "score": "span"}
-    likes = {"like": "dir/i3", "k": 2, "weights": {"like text": 2}}
+    likes = {"like": "dir/i3", "k": 2, "weights": {"text": 2}}
     feature = {"cells": {"features": [1, 2, 3]}, "without": {"features": [0, 1, 0]}, "k": 1}
     found, like, embedded, signed, item = ask(
         service(index),

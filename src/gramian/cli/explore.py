@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from gramian.cli.index import named_model
 from gramian.cli.terminal import console_of
 from gramian.data import load
 from gramian.data.sets.stamps import FOLDER, raw
@@ -14,7 +16,8 @@ from gramian.errors import InputError, require
 from gramian.evaluation.previews import Previews
 from gramian.index import FlatIndex
 from gramian.index.mapping import export as export_map
-from gramian.model import Aligner
+from gramian.model.specs import Spec
+from gramian.model.towers import Tower
 
 __all__ = ["explore_command"]
 
@@ -25,6 +28,8 @@ def explore_command(
     media: str | None = None,
     media_root: list[Path] | None = None,
     model: str | None = None,
+    towers: Mapping[str, Tower | Spec] | None = None,
+    trust_code: bool = False,
     export: Path | None = None,
     items: int = 20_000,
 ) -> None:
@@ -41,13 +46,15 @@ def explore_command(
         media_root: folders outside of the table's own whose files may be shown, where the table or the index names them; typed,
             never in a file.
         model: a saved Aligner that embeds queries, instead of the run's.
+        towers: modality → the tower of a class of your own that the model was trained with.
+        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
         export: a parquet file to write the map to instead, in the columns that embedding-atlas reads.
         items: of that file at most, drawn by a seed.
 
     Raises:
         InputError: an index that cannot be used, a port in use, a table without raw cells, Gradio that is not installed.
     """
-    index = FlatIndex.open(run, model=None if model is None else Aligner.from_pretrained(model))
+    index = FlatIndex.open(run, model=named_model(run, model, towers, trust_code))
     if export is not None:
         count = export_map(index, export, items)
         console_of().print(f"wrote {export}, {count} items of {len(index)}")

@@ -17,13 +17,18 @@ from gramian.model import Aligner
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 
-__all__ = ["index_command", "model_of"]
+__all__ = ["index_command", "model_of", "named_model"]
 
 
 def model_of(run: Path, model: str | None, towers: Mapping[str, Tower | Spec] | None, trust_code: bool) -> Aligner:
     """The model of a run: that of its folder `aligner`, itself if it is an aligner, or another by its name."""
     source = model or str(run / "aligner" if (run / "aligner").is_dir() else run)
     return Aligner.from_pretrained(source, towers=build_towers(towers, trust_code=trust_code))
+
+
+def named_model(run: Path, model: str | None, towers: Mapping[str, Tower | Spec] | None, trust_code: bool) -> Aligner | None:
+    """The model that options name, or None for that of the index's run, which is read when it is needed."""
+    return None if model is None and towers is None else model_of(run, model, towers, trust_code)
 
 
 def index_command(

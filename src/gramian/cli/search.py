@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gramian.bundle import Bundle
+from gramian.cli.index import named_model
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError
 from gramian.index import Index
-from gramian.index.asking import chosen, embedded, joined, row_of
+from gramian.index.asking import chosen, embedded, joined, lacking, row_of
 from gramian.index.protocol import SearchScore
-from gramian.model import Aligner
-from gramian.model.specs import Spec, build_towers
+from gramian.model.specs import Spec
 from gramian.model.towers import Tower
 
 __all__ = ["search_command"]
@@ -32,6 +32,7 @@ def search_command(
     row: str | None = None,
     by: list[str] | None = None,
     without: str | Mapping[str, str] | None = None,
+    unlike: str | None = None,
     weights: Mapping[str, float] | None = None,
     k: int = 10,
     score: SearchScore = "centroid",
@@ -59,6 +60,7 @@ def search_command(
         row: the id of the row.
         by: the modalities of --like or --row that count; all by default.
         without: a text, or --without.NAME for another modality, that the answers should lack: its vector is subtracted.
+        unlike: id of an item of the index that the answers should not resemble: its sum is subtracted. It is not among them.
         weights: modality of the query → its weight, negative for what the answers should lack: --weights.text 2.
         k: how many answers.
         score: how an item is compared with the query; see docs/search.md.
@@ -75,11 +77,7 @@ def search_command(
     Raises:
         InputError: nothing to search by, an index or options that cannot be used, a cell that cannot be read.
     """
-    other = None
-    if model is not None or towers is not None:
-        source = model or str(run / "aligner")
-        other = Aligner.from_pretrained(source, towers=build_towers(towers, trust_code=trust_code))
-    index = Index.open(run, model=other)
+    index = Index.open(run, model=named_model(run, model, towers, trust_code))
     plain = {"text": text, "image": image, "audio": audio, "video": video}
     typed = {name: value for name, value in plain.items() if value is not None} | dict(cells or {})
     parts: list[tuple[str, Bundle]] = []
@@ -105,9 +103,9 @@ def search_command(
         filter=None if filter is None else [part for part in filter.split(";") if part.strip()],
         modalities=modalities,
         weights=weights,
-        without=lacks,
+        without=lacking(index, lacks, unlike),
         hubs=hubs,
-        exclude=() if like is None else [like],
+        exclude=[name for name in (like, unlike) if name is not None],
     )
     if json:
         asked = {name: bool(query.has(name)[0]) for name in query.modalities}

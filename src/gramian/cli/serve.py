@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from gramian.cli.index import named_model
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError, check_number, require
 from gramian.index import Index
-from gramian.model import Aligner
+from gramian.model.specs import Spec
+from gramian.model.towers import Tower
 
 __all__ = ["serve_command"]
 
@@ -25,6 +28,8 @@ def serve_command(
     seconds: float = 30.0,
     at_once: int = 2,
     model: str | None = None,
+    towers: Mapping[str, Tower | Spec] | None = None,
+    trust_code: bool = False,
 ) -> None:
     """Serve a run's index over HTTP: /search, /embed, /items, /media, /health, /metrics; /docs describes them.
 
@@ -40,6 +45,8 @@ def serve_command(
         seconds: that a request may take.
         at_once: searches at the same time; others wait.
         model: a saved Aligner that embeds queries, instead of the run's.
+        towers: modality → the tower of a class of your own that the model was trained with.
+        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
 
     Raises:
         InputError: an index that cannot be used, a port that is none, or another host without a key.
@@ -59,7 +66,7 @@ def serve_command(
 
     from gramian.index.service import service
 
-    index = Index.open(run, model=None if model is None else Aligner.from_pretrained(model))
+    index = Index.open(run, model=named_model(run, model, towers, trust_code))
     assert index.model is None or index.dim  # a model of another space is refused before anything listens
     app = service(index, key=key, media_root=media_root or (), most_bytes=most_bytes, seconds=seconds, at_once=at_once)
     console_of().print(f"{index!r} on http://{host}:{port}; Ctrl-C ends it")

@@ -77,7 +77,7 @@ class Answers:
         sheets = []
         for number, hits in enumerate(self.hits):
             fields = list(dict.fromkeys(name for hit in hits for name in hit.metadata))
-            header = ("id", self.score, *self.modalities, *fields)
+            header = ("id", self.score, *(f"cos {name}" if name in fields else name for name in self.modalities), *fields)
             rows = tuple(
                 (
                     hit.id,

@@ -10,12 +10,13 @@ import torch
 
 from gramian.bundle import Bundle
 from gramian.data import load
-from gramian.errors import InputError, check_choice, first_line
+from gramian.errors import InputError, check_choice
 from gramian.files import parse_json
+from gramian.geometry import direction
 from gramian.index.protocol import Index, embed_table
 from gramian.model.aligner import Aligner
 
-__all__ = ["chosen", "embedded", "joined", "row_of"]
+__all__ = ["chosen", "embedded", "joined", "lacking", "row_of"]
 
 
 def embedded(index: Index, cells: Mapping[str, Any]) -> Bundle:
@@ -104,6 +105,19 @@ def joined(parts: Iterable[tuple[str, Bundle]]) -> Bundle:
     return Bundle.from_dict(columns)
 
 
+def lacking(index: Index, part: Bundle | None = None, unlike: str | None = None) -> Bundle | None:
+    """What answers should lack, as `without` of a search: embedded cells, and an item as one vector; None for neither.
+
+    Raises:
+        InputError: an unknown item.
+    """
+    parts = [] if part is None else [("", part)]
+    if unlike:
+        total = direction(index.vectors([unlike]).vectors.float().sum(1))
+        parts.append(("the sum of ", Bundle.from_dict({"item": total})))
+    return joined(parts) if parts else None
+
+
 def _model(index: Index, what: str) -> Aligner:
     if index.model is None:
         raise InputError(f"the index has no model to embed the {what} with. Pass --model, or search with --like.")
@@ -113,12 +127,11 @@ def _model(index: Index, what: str) -> Aligner:
 def _features(name: str, text: str, width: int) -> Any:
     try:
         values = parse_json(text)
-        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-            raise ValueError("no list of numbers")
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"the model reads features of `{name}`, {width} numbers as in [0.1, 0.2]; got {text!r:.40} "
-            f"({first_line(error):.40}). "
-            "Search by --like ID, or by --data TABLE --row ID."
-        ) from None
-    return values
+        if isinstance(values, list) and all(isinstance(value, int | float) for value in values):
+            return values
+    except (ValueError, RecursionError):
+        pass
+    raise InputError(
+        f"`{name}` must be {width} features, as in [0.1, 0.2]: this model reads no raw {name}; got {text!r:.40}. "
+        "Name an item of the index, or a row of a table."
+    )

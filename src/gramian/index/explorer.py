@@ -17,7 +17,7 @@ from gramian.errors import InputError, check_choice, check_choices
 from gramian.evaluation.page import Entry
 from gramian.evaluation.previews import Preview, Previews, preview
 from gramian.index.answers import Hit
-from gramian.index.asking import chosen, embedded, joined, row_of
+from gramian.index.asking import chosen, embedded, joined, lacking, row_of
 from gramian.index.fields import FieldType, Value
 from gramian.index.flat import FlatIndex
 from gramian.index.mapping import HAS, Map, places_of
@@ -268,14 +268,8 @@ class Explorer:
         return cells
 
     def _without(self, question: Question) -> Bundle | None:
-        """What is subtracted: one vector of each part."""
-        parts = []
-        if question.without:
-            parts.append(embedded(self.index, self._checked(question.without)))
-        if question.unlike:
-            item = self.index.vectors([question.unlike])
-            parts.append(Bundle.from_dict({"unlike": places_of(item)}))
-        return joined([("", part) for part in parts]) if parts else None
+        cells = embedded(self.index, self._checked(question.without)) if question.without else None
+        return lacking(self.index, cells, question.unlike)
 
     def _answer(self, hit: Hit, rank: int, other: Mapping[str, int]) -> Answer:
         has = [name for name in self.index.modalities if name in hit.contributions]

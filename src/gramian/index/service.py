@@ -17,7 +17,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, TypeVar
 
-import torch
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -29,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.errors import InputError, first_line
+from gramian.index.asking import chosen, joined, lacking
 from gramian.index.protocol import Index, SearchScore
 
 __all__ = ["service"]
@@ -62,6 +62,7 @@ class Query(BaseModel):
     cells: dict[str, Cell] = Field(default_factory=dict, max_length=64)
     vectors: dict[str, list[Finite]] = Field(default_factory=dict, max_length=64)
     like: Id | None = None
+    unlike: Id | None = None
     without: dict[str, Cell] = Field(default_factory=dict, max_length=64)
     weights: dict[str, Finite] = Field(default_factory=dict)
     k: int = Field(default=10, ge=1, le=1000)
@@ -190,30 +191,28 @@ def service(
         return bundle.select(*(name for name in bundle.modalities if name in cells))
 
     def search(query: Query) -> FoundItems:
-        columns: dict[str, torch.Tensor] = {}
+        parts: list[tuple[str, Bundle]] = []
         if query.cells:
-            bundle = embed(query.cells)
-            columns |= {name: bundle.column(name) for name in bundle.modalities}
+            parts.append(("", embed(query.cells)))
         if query.like is not None:
-            like = index.vectors([query.like])
-            columns |= {f"like {name}": like.column(name) for name in like.modalities if bool(like.has(name)[0])}
-        for name, vector in query.vectors.items():
-            columns[f"vector {name}" if name in columns else name] = torch.tensor([vector])
-        if not columns:
+            parts.append(("like ", chosen(index.vectors([query.like]))))
+        if query.vectors:
+            if {len(vector) for vector in query.vectors.values()} != {index.dim}:
+                raise InputError(f"`vectors` must have the width {index.dim} of the index.")
+            parts.append(("vector ", Bundle.from_dict({name: [vector] for name, vector in query.vectors.items()})))
+        if not parts:
             raise InputError("a query needs `cells`, `vectors` or `like`.")
-        if len({column.shape[1] for column in columns.values()}) > 1:
-            raise InputError(f"`vectors` must have the width {index.dim} of the index.")
         answers = index.search(
-            Bundle.from_dict(columns),
+            joined(parts),
             query.k,
             score=query.score,
             beta=query.beta,
             filter=query.filter,
             modalities=query.modalities,
             weights=query.weights or None,
-            without=embed(query.without) if query.without else None,
+            without=lacking(index, embed(query.without) if query.without else None, query.unlike),
             hubs=query.hubs,
-            exclude=() if query.like is None else [query.like],
+            exclude=[name for name in (query.like, query.unlike) if name is not None],
         )
         hits = [Found(**hit.to_dict()) for hit in answers[0]]
         return FoundItems(score=answers.score, modalities=list(answers.modalities), hits=hits)

@@ -279,7 +279,7 @@ def _tower(name: str, entry: Mapping[str, Any], folder: Path, own: Tower | None,
     if kind not in ENCODERS:
         raise InputError(
             f"the tower of `{name}` is a {kind}, whose code {str(folder)!r} does not hold. Pass it: "
-            f"`from_pretrained(…, towers={{{name!r}: …}})`."
+            f"`from_pretrained(…, towers={{{name!r}: …}})`, or --towers.{name} MODULE.{kind} --trust-code."
         )
     lacking = [key for key in DESCRIBED if key not in entry]
     if lacking or not isinstance(entry["options"], dict):
