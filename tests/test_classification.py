@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gramian import Bundle
+from gramian import Aligner, Bundle
 from gramian.cli import main
 from gramian.data import Table, load
 from gramian.errors import InputError
@@ -153,7 +153,7 @@ def test_labels_stay_with_their_rows(tmp_path):
         table.save(tmp_path / f"t.{ending}")
         assert load(tmp_path / f"t.{ending}", labels=["kind"]).labels == {"kind": ("x", None, "z")}
     assert table.digest() != Table.from_columns({"a": torch.eye(3)}, split=table.split).digest()
-    with pytest.raises(InputError, match="has no label `size`; its labels are kind"):
+    with pytest.raises(InputError, match=r"`labels` must be columns of .*: kind; got 'size'"):
         load(tmp_path / "t.safetensors", labels=["size"])
     with pytest.raises(InputError, match="`labels` must be one of"):
         load(tmp_path / "t.parquet", labels=["size"])
@@ -194,6 +194,34 @@ def test_the_command_tells_classes_and_numbers(tmp_path, capsys):
     assert main([*words, "--prompts", "a photo of a {}"]) == 2
     assert main([*words, "--split", "all"]) == 2
     assert main(["evaluate", "--data", data, "--classify", "nothing"]) == 2
+    pq.write_table(pa.table(columns | {"kind": ["cat"] * 180}), tmp_path / "one.parquet")
+    assert main(["evaluate", "--data", str(tmp_path / "one.parquet"), "--classify", "kind"]) == 2
+    pq.write_table(pa.table(columns | {"kind": ["cat", "dog"] * 89 + ["owl", "owl"]}), tmp_path / "unseen.parquet")
+    assert main(["evaluate", "--data", str(tmp_path / "unseen.parquet"), "--classify", "kind"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert [line for line in errors if line.startswith("gramian: ")] == errors and len(errors) == 4
+    assert [line for line in errors if line.startswith("gramian: ")] == errors and len(errors) == 6
+    assert errors[3].startswith("gramian: `classify` must be one of") and "labels" not in " ".join(errors)  # as typed
+    assert "`classify` must hold at least two classes to tell apart; got cat." in errors[4]
+    assert "`classify` must be among the 2 classes that a training item has; 2 items are of owl." in errors[5]
     assert "Add --classify COLUMN" in errors[0] and "reads text" in errors[1] and "learn from the split" in errors[2]
+
+
+def test_embedded_vectors_keep_their_classes(tmp_path, capsys):
+    (train, of_train), (bundle, labels) = world(seed=3), world()
+    columns = {name: [*train.column(name).tolist(), *bundle.column(name).tolist()] for name in train.modalities}
+    kinds = [None, *of_train[1:], *labels]
+    columns |= {"kind": kinds, "size": [f"s{i % 4}" for i in range(180)], "split": ["train"] * 90 + ["test"] * 90}
+    data, model = str(tmp_path / "items.parquet"), str(tmp_path / "model")
+    pq.write_table(pa.table(columns), data)
+    Aligner(dict.fromkeys(train.modalities, 6), dim=4).save_pretrained(model)
+    words = ["embed", "--data", data, "--model", model, "--labels", "kind,size"]
+    for output, more in (("file.parquet", ()), ("folder", ()), ("stream", ("--streaming", "--shard-size", "50"))):
+        assert main([*words, "--output", str(tmp_path / output), *more]) == 0
+        table = load(tmp_path / output, labels=["kind", "size"])
+        assert table.labels == {"kind": tuple(kinds), "size": tuple(columns["size"])}
+        assert set(table.modalities) == set(train.modalities)
+    assert main(["evaluate", "--data", str(tmp_path / "folder"), "--subsets", "none", "--classify", "kind"]) == 0
+    capsys.readouterr()
+    assert main([*words[:-1], "nothing", "--output", str(tmp_path / "none")]) == 2
+    error = capsys.readouterr().err
+    assert "`labels` must be one of" in error and error.count("\n") == 1 and not (tmp_path / "none").exists()

@@ -281,7 +281,8 @@ class _Shards:
         # The note first: a shard that exists has its note.
         write_text(self.shard(number).with_suffix(".json"), json.dumps({"rows": len(part), "broken": broken}))
         names = {"id": part.ids, "split": part.split, "item": part.item_ids}
-        strings = {name: list(values) for name, values in names.items() if values is not None}
+        strings: dict[str, list[str | None]] = {name: list(values) for name, values in names.items() if values is not None}
+        strings |= {name: list(values) for name, values in part.labels.items()}
         with atomic(self.shard(number)) as partial:
             write_vectors(
                 strings,

@@ -41,6 +41,7 @@ def embed(
     towers: Mapping[str, Tower | Spec] | None = None,
     split: str | None = None,
     columns: list[str] | None = None,
+    labels: list[str] | None = None,
     batch_size: int | None = None,
     shard_size: int = 4096,
     workers: int = 0,
@@ -67,6 +68,7 @@ def embed(
             with towers of a class of your own.
         split: the split to embed; all by default.
         columns: the modalities to embed; all by default.
+        labels: columns of text or numbers to keep beside the vectors, such as a class for `gramian evaluate --classify`.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         shard_size: items per file of the folder.
         workers: processes that read raw media.
@@ -110,9 +112,10 @@ def embed(
     names = columns or (list(every.modalities) if isinstance(embedder, Towers) else None)
     items: Table | Iterator[Table]
     if streaming:
-        items = stream(data, shard_size, columns=names, raw=raw, media_root=media_root)
+        items = stream(data, shard_size, columns=names, raw=raw, labels=labels or (), media_root=media_root)
     else:
-        items = every.known(load(data, split=split, columns=names, raw=raw, media_root=media_root))
+        table = load(data, split=split, columns=names, raw=raw, labels=labels or (), media_root=media_root)
+        items = every.known(table)
         if loaded is not None:
             items = known_subtitles(items)
     if one_file:
@@ -127,7 +130,7 @@ def embed(
         rows = items[readable]
         present = {name: mask[readable] for name, (_, mask) in encoded.items()}
         vectors = {name: values[readable] for name, (values, _) in encoded.items()}
-        Table({**vectors}, present, rows.ids, rows.split, item_ids=rows.item_ids).save(output)
+        Table({**vectors}, present, rows.ids, rows.split, item_ids=rows.item_ids, labels=rows.labels).save(output)
         empty = len(items) - len(rows)
         note = f" ({empty} items with nothing to embed left out)" if empty else ""
         counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in present.items())

@@ -210,12 +210,12 @@ def vector_array(values: Tensor, present: Tensor) -> pyarrow.Array:
 
 
 def write_vectors(
-    strings: Mapping[str, Iterable[str]], columns: Mapping[str, Tensor], present: Mapping[str, Tensor], path: str | Path
+    strings: Mapping[str, Iterable[str | None]], columns: Mapping[str, Tensor], present: Mapping[str, Tensor], path: str | Path
 ) -> None:
     """Write columns of strings, and of features as lists of float32, to a parquet file.
 
     Args:
-        strings: name → n strings: "id", "split", "item".
+        strings: name → n strings: "id", "split", "item", and labels, of which some may be None.
         columns: modality → (n, width).
         present: modality → (n,) bool.
         path: of the file.
@@ -227,7 +227,7 @@ def write_vectors(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    clash = [name for name in columns if name in RESERVED]
+    clash = [name for name in columns if name in RESERVED or name in strings]
     if clash:
         raise InputError(f"`columns` must not name a modality {clash[0]!r}: tables keep that name for the rows. Rename it.")
     arrays = {name: pa.array(list(values), pa.large_string()) for name, values in strings.items()}

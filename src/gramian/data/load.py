@@ -83,10 +83,12 @@ def load(
             table = another_split(table, name, way)
         if name == "stamps" and CATEGORY in labels:  # the folder of the collection that a stamp is in
             table = replace(table, labels={**table.labels, CATEGORY: tuple(row.partition("/")[0] for row in table.ids)})
+        known = [*table.labels, *([CATEGORY] if name == "stamps" and CATEGORY not in labels else ())]
         for label in labels:
-            if label not in table.labels:
-                has = f"its labels are {', '.join(table.labels)}" if table.labels else "it has none"
-                raise InputError(f"{str(data)!r} has no label `{label}`; {has}.")
+            if label not in known:
+                raise InputError(
+                    f"`labels` must be columns of {str(data)!r}: {', '.join(known) or 'it has none'}; got {label!r}."
+                )
         if columns is not None:
             table = table.select(*columns)
     else:
@@ -102,6 +104,7 @@ def stream(
     *,
     columns: Sequence[str] | None = None,
     raw: Sequence[str] = (),
+    labels: Sequence[str] = (),
     id_column: str = "id",
     revision: str | None = None,
     media_root: Paths | None = None,
@@ -113,6 +116,7 @@ def stream(
         rows: of a part; the last one may have fewer. Rows without ids are numbered across the parts.
         columns: see `load`.
         raw: see `load`.
+        labels: see `load`.
         id_column: see `load`.
         revision: see `load`.
         media_root: see `load`.
@@ -125,15 +129,15 @@ def stream(
     """
     _check_types(data, columns, raw)
     if _safetensors(data) is not None:
-        whole = load(data, columns=columns)
+        whole = load(data, columns=columns, labels=labels)
         yield from (whole[start : start + rows] for start in range(0, len(whole), rows))
         return
     seen = 0
     known: set[str] = set()
     for part in stream_rows(
-        str(data), rows, raw, columns=columns, id_column=id_column, revision=revision, roots=_roots(media_root)
+        str(data), rows, [*raw, *labels], columns=columns, id_column=id_column, revision=revision, roots=_roots(media_root)
     ):
-        table = _table_of(part, str(data), columns, raw, id_column, first=seen, known=known)
+        table = _table_of(part, str(data), columns, raw, id_column, first=seen, known=known, labels=labels)
         seen += len(table)
         known |= set(table.widths)
         yield table
