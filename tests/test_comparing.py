@@ -236,6 +236,7 @@ def test_classifications_are_compared_item_by_item(tmp_path, capsys):
         kept = read_ranks(tmp_path / name, "classes.parquet")
         assert [str(way) for way in kept] == [f"{way} → kind by nearest neighbours, centroid" for way in ("text", "image")]
         assert [hits_at_k(way.ranks, 1).mean() for way in kept.values()] == pytest.approx(right)
+        assert all(way.labels.tolist() == labels for way in kept.values())
     folders = [str(tmp_path / name) for name in ("near", "far")]
     assert main(["compare", *folders, "--metric", "accuracy", "--scores", "nearest neighbours"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
@@ -247,6 +248,12 @@ def test_classifications_are_compared_item_by_item(tmp_path, capsys):
     assert "direction by linear probe in common" in errors[0] and "Evaluate with --classify COLUMN" in errors[1]
     kept = read_ranks(folders[0], "classes.parquet")
     result = compare({"a": kept, "b": kept}, metric="accuracy", k=2)
+    renamed = {way: dataclasses.replace(one, labels=np.where(one.ids == "id3", "owl", one.labels)) for way, one in kept.items()}
+    with pytest.raises(InputError, match="1 of 40 items have another class in b than in a, such as 'id3': 'owl' and 'cat'"):
+        compare({"a": kept, "b": renamed}, metric="accuracy")
+    unknown = {way: dataclasses.replace(one, labels=None) for way, one in kept.items()}
+    with pytest.raises(InputError, match="must keep the class of each item; b does not"):
+        compare({"a": kept, "b": unknown}, metric="accuracy")
     assert result.measure == "top-2 accuracy" and min(value.value for value in result.recall.values()) > 0.9
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gramian import __version__
 from gramian.cli.checkpoint import checkpoint
 from gramian.cli.telling import Told, embed_items
-from gramian.cli.terminal import console_of
+from gramian.cli.terminal import as_typed, console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, summary
 from gramian.data.released import Release, TaskName
@@ -127,7 +127,9 @@ def evaluate_table(
         labels = [name for name in (classify, regress) if name is not None]
         if prompts and classify is None:
             raise InputError("`prompts` are of the classes that `classify` names. Add --classify COLUMN.")
-        whole_table = table = load(data, columns=columns, raw=raw, labels=labels, media_root=media_root)
+        told_by = "` or `".join(name for name, label in (("classify", classify), ("regress", regress)) if label is not None)
+        with as_typed(labels=told_by):
+            whole_table = table = load(data, columns=columns, raw=raw, labels=labels, media_root=media_root)
         if split is None:
             split = "all" if table.split is None else "test"
         count = whole(table, split)
@@ -167,35 +169,38 @@ def evaluate_table(
         settings = {"data": data, "split": split, "model": named, "version": __version__}
         settings |= _method(model) | ({} if task is None else {"task": task, "release": release})
         settings |= {} if corpus is None else {"corpus": corpus}
-        report = evaluate(
-            bundle,
-            scores=scores or (("volume",) if isinstance(matcher, PackedReranker) else DEFAULT),
-            ks=ks or (1, 5, 10),
-            subsets=subsets,
-            directions=directions,
-            corpus=candidates,
-            corpus_ids=None if found is None else found.ids,
-            mixed=mixed,
-            missing=robustness,
-            settings=settings,
-            broken=broken,
-            diagnose=diagnose,
-            rerank=matcher,
-            best=rerank,
-            stage=first_stage,
-            bank=bank if hubs else None,
-            progress=True,
-            ids=items.ids,
-            whole=count if count > len(set(items.item_ids or items.ids)) else None,
-        )
+        with as_typed(bundle="data", missing="robustness", best="rerank"):
+            report = evaluate(
+                bundle,
+                scores=scores or (("volume",) if isinstance(matcher, PackedReranker) else DEFAULT),
+                ks=ks or (1, 5, 10),
+                subsets=subsets,
+                directions=directions,
+                corpus=candidates,
+                corpus_ids=None if found is None else found.ids,
+                mixed=mixed,
+                missing=robustness,
+                settings=settings,
+                broken=broken,
+                diagnose=diagnose,
+                rerank=matcher,
+                best=rerank,
+                stage=first_stage,
+                bank=bank if hubs else None,
+                progress=True,
+                ids=items.ids,
+                whole=count if count > len(set(items.item_ids or items.ids)) else None,
+            )
         console.print(f"{data}, split {split}: {bundle}")
         if isinstance(matcher, PackedReranker):
             how = "the volume" if first_stage is None else "the fused head"
             console.print(paper_row(report, task or data, None if task is None else release, how).rich())
         if labels:
             told = Told(aligner, columns, reading, broken, scores or DEFAULT, neighbours)
-            described = None if not prompts else told.prompts(prompts, str(classify), whole_table, media_root)
-            report = told.of(report, whole_table, split, items, bundle, classify, regress, described)
+            names = {"train_labels": "classify", "classes": "prompts", "modalities": "columns", "k": "neighbours"}
+            with as_typed(labels="classify", **names):
+                described = None if not prompts else told.prompts(prompts, str(classify), whole_table, media_root)
+                report = told.of(report, whole_table, split, items, bundle, classify, regress, described)
         for sheet in report.sheets():
             console.print(sheet.rich())
         for path in report.save(output) if output is not None and is_main_process() else ():

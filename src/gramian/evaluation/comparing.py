@@ -405,10 +405,26 @@ def _queries(ranked: Mapping[str, Ranked], ways: Sequence[Way]) -> tuple[dict[st
                     f"`runs` must have the same candidates: of {way}, {name} has a gallery of {first[way].gallery} and {other} "
                     f"of {run[way].gallery}. Evaluate both on one table and split."
                 )
+            _check_labels(way, name, first[way], other, run[way])
     item_of: dict[str, str] = {}
     for way in ways:
         item_of.update(zip(first[way].ids, first[way].items, strict=True))
     return {query: i for i, query in enumerate(item_of)}, np.unique(list(item_of.values()), return_inverse=True)[1].reshape(-1)
+
+
+def _check_labels(way: Way, name: str, one: RankedDirection, other: str, another: RankedDirection) -> None:
+    """That two runs call the same items the same."""
+    if one.labels is None and another.labels is None:
+        return
+    own, theirs = ({} if each.labels is None else dict(zip(each.ids, each.labels, strict=True)) for each in (one, another))
+    apart = [query for query, label in own.items() if theirs.get(query) != label]
+    if apart or not own:
+        if not own or not theirs:
+            raise InputError(f"`runs` must keep the class of each item; {other if own else name} does not. Evaluate it again.")
+        raise InputError(
+            f"`runs` must be of the same labels: of {way}, {len(apart)} of {len(own)} items have another class in {other} than "
+            f"in {name}, such as {apart[0]!r}: {theirs[apart[0]]!r} and {own[apart[0]]!r}. Evaluate both on one table."
+        )
 
 
 def _values(

@@ -20,7 +20,9 @@ __all__ = ["CLASSES", "NAME", "RankedDirection", "Way", "read_ranks", "write_ran
 
 NAME = "ranks.parquet"
 CLASSES = "classes.parquet"
-"""The rank of each item's own class among the classes, by every method: a file of the same form."""
+"""The rank of each item's own class among the classes, by every method, and that class: a file of the same form."""
+
+LABEL = "label"
 
 _COLUMNS = ("query", "target", "score", "id", "item", "better", "tied", "gallery")
 
@@ -52,15 +54,23 @@ class RankedDirection:
         items: (q,) what they are about.
         ranks: of their matches.
         gallery: number of candidates.
+        labels: (q,) the class that each item is of; None for retrieval.
     """
 
     ids: NDArray[np.str_]
     items: NDArray[np.str_]
     ranks: Ranks
     gallery: int
+    labels: NDArray[np.str_] | None = None
 
 
-def write_ranks(path: str | Path, directions: Sequence[Direction], ids: Sequence[str], items: Sequence[str]) -> Path:
+def write_ranks(
+    path: str | Path,
+    directions: Sequence[Direction],
+    ids: Sequence[str],
+    items: Sequence[str],
+    labels: Sequence[Sequence[str]] | None = None,
+) -> Path:
     """Write one row per direction and query: `query`, `target`, `score`, `id`, `item`, `better`, `tied`, `gallery`.
 
     `better` candidates score higher than the match and `tied` others score the same; sides of several modalities are joined
@@ -71,6 +81,7 @@ def write_ranks(path: str | Path, directions: Sequence[Direction], ids: Sequence
         directions: of one evaluation.
         ids: n names of the rows.
         items: n names of what they are about.
+        labels: for each direction the class that each of its queries is of, for a column `label`.
 
     Returns:
         The path.
@@ -84,13 +95,14 @@ def write_ranks(path: str | Path, directions: Sequence[Direction], ids: Sequence
 
     name, item = np.asarray(ids, object), np.asarray(items, object)
     parts = []
-    for one in directions:
+    for number, one in enumerate(directions):
         q = len(one.rows)
         words = (_joined(one.query), _joined(one.target), one.score)
         columns = [pa.DictionaryArray.from_arrays(np.zeros(q, np.int32), [word]) for word in words]
         columns += [pa.array(name[one.rows], pa.string()), pa.array(item[one.rows], pa.string())]
         columns += [pa.array(part) for part in (one.ranks.better, one.ranks.tied, np.full(q, one.gallery))]
-        parts.append(pa.table(columns, names=_COLUMNS))
+        columns += [] if labels is None else [pa.array(labels[number], pa.string())]
+        parts.append(pa.table(columns, names=[*_COLUMNS, *(() if labels is None else (LABEL,))]))
     with atomic(path) as partial:
         pq.write_table(pa.concat_tables(parts).unify_dictionaries(), partial)
     return Path(path)
@@ -118,7 +130,9 @@ def read_ranks(run: str | Path, name: str = NAME) -> dict[Way, RankedDirection]:
         how = "Evaluate with --output, or train again." if name == NAME else "Evaluate with --classify COLUMN and --output."
         raise InputError(f"`runs` must be folders that hold {name}; {str(run)!r} has none. {how}")
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS))
+        there = LABEL in pq.read_schema(path).names
+        table = pq.read_table(path, columns=[*_COLUMNS, *([LABEL] if there else [])])
+        label = table[LABEL].cast(pa.string()).to_numpy() if there else None
         words = [table[name].cast(pa.string()).to_numpy() for name in _COLUMNS[:5]]
         numbers = [table[name].cast(pa.int64()).to_numpy() for name in _COLUMNS[5:]]
     except (OSError, pa.ArrowException, KeyError) as error:
@@ -126,14 +140,21 @@ def read_ranks(run: str | Path, name: str = NAME) -> dict[Way, RankedDirection]:
             f"`runs` must hold the ranks of an evaluation; {str(path)!r} does not ({first_line(error)})."
         ) from None
     better, tied, gallery = numbers
-    if any(None in column for column in words) or min(part.min(initial=0) for part in numbers) < 0:
+    if (
+        any(None in column for column in (*words, *(() if label is None else (label,))))
+        or min(part.min(initial=0) for part in numbers) < 0
+    ):
         raise InputError(f"`runs` must hold the ranks of an evaluation; {str(path)!r} has empty cells or negative ranks.")
     rows_of: dict[tuple[str, str, str], list[int]] = {}
     for row, names in enumerate(zip(*words[:3], strict=True)):
         rows_of.setdefault(names, []).append(row)
     return {
         Way(_apart(query), _apart(target), score): RankedDirection(
-            words[3][rows], words[4][rows], Ranks(better[rows], tied[rows]), int(gallery[rows].max())
+            words[3][rows],
+            words[4][rows],
+            Ranks(better[rows], tied[rows]),
+            int(gallery[rows].max()),
+            None if label is None else label[rows],
         )
         for (query, target, score), rows in rows_of.items()
     }

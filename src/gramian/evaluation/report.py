@@ -321,7 +321,8 @@ class Report:
             (folder / CLASSES).unlink(missing_ok=True)  # of an earlier evaluation
             if self.classified:
                 told = [one.direction(self.label) for one in self.classified]
-                written.append(write_ranks(folder / CLASSES, told, ids.tolist(), named.tolist()))
+                truth = [[one.classes[number] for number in one.truth] for one in self.classified]
+                written.append(write_ranks(folder / CLASSES, told, ids.tolist(), named.tolist(), truth))
         return written
 
     def _row(self, direction: Direction) -> dict[str, object]:
