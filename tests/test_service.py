@@ -96,6 +96,7 @@ WRONG = [
     ({"like": "dir/i1", "hubs": True}, 422, "`hubs` needs"),
     ({"like": "dir/i1", "score": "x"}, 422, ""),
     ({"like": "dir/i1", "colour": 1}, 422, "Extra inputs"),
+    ({"like": "dir/i1", "unlike": "nobody"}, 422, "it has no 'nobody'"),
 ]
 
 
@@ -103,8 +104,11 @@ def test_bad_requests_are_told_why_and_never_fail_inside(index):
     answers = ask(service(index[0]), *(("POST", "/search", {"json": body}) for body, _, _ in WRONG))
     for (body, code, words), answer in zip(WRONG, answers, strict=True):
         assert answer.status_code == code and words in answer.text, (body, answer.text)
-    lost, text = ask(service(index[0]), ("GET", "/items/x", {}), ("POST", "/search", {"content": b"{"}))
-    assert (lost.status_code, text.status_code) == (404, 422)
+    plain = ("POST", "/search", {"content": b'{"like": "dir/i1"}'})
+    broken = ("POST", "/search", {"content": b"{", "headers": {"content-type": "application/json"}})
+    lost, text, cut = ask(service(index[0]), ("GET", "/items/x", {}), plain, broken)
+    assert (lost.status_code, text.status_code, cut.status_code) == (404, 422, 422)
+    assert "content-type: application/json" in text.text and "the body is no JSON" in cut.text
 
 
 def test_a_key_and_a_limit_of_bytes(index):
@@ -136,6 +140,25 @@ def test_media_come_from_the_folders_that_are_served_alone(index):
     served = ask(service(index, media_root=[folder / "media"]), *requests)
     assert [each.status_code for each in served] == [200, 404, 404, 404]
     assert served[0].content == b"media of a"
+
+
+def test_what_another_process_commits_is_served(tmp_path):
+    bundle = items(4)
+    FlatIndex.create(tmp_path / "i", dim=D).add(bundle, list("abcd"))
+    app = service(FlatIndex.open(tmp_path / "i"))
+    like = ("POST", "/search", {"json": {"like": "a"}})
+    before = ask(app, like, ("GET", "/health", {}))
+    FlatIndex.open(tmp_path / "i").add(bundle[:1], ["twin"])
+    FlatIndex.open(tmp_path / "i").delete(["b"])
+    after = ask(app, like, ("GET", "/health", {}))
+    (tmp_path / "i" / "index.json").write_text("{}")
+    (last,) = ask(app, like)
+    assert [health.json()["items"] for _, health in (before, after)] == [4, 4]
+    assert [sorted(hit["id"] for hit in each.json()["hits"]) for each in (before[0], after[0], last)] == [
+        ["b", "c", "d"],
+        ["c", "d", "twin"],
+        ["c", "d", "twin"],
+    ]
 
 
 def test_what_takes_too_long_is_given_up(index, monkeypatch):

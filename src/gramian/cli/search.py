@@ -100,7 +100,7 @@ def search_command(
         k,
         score=score,
         beta=beta,
-        filter=None if filter is None else [part for part in filter.split(";") if part.strip()],
+        filter=filter,
         modalities=modalities,
         weights=weights,
         without=lacking(index, lacks, unlike),

@@ -125,7 +125,7 @@ def form(explorer: Explorer, title: str = "gramian explore") -> Any:
         def question(given: Mapping[Any, Any]) -> Question:
             parts = {name: _cell(given[each], explorer.inputs[name]) for name, each in cells.items() if given[each]}
             conditions = [_condition(given, *several) for several in filters.values()]
-            texts = [text for text in (given[typed] or "").split(";") if text.strip()]
+            texts = [given[typed]] if (given[typed] or "").strip() else []
             return Question(
                 cells=parts,
                 like=(given[like] or "").strip(),

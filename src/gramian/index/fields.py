@@ -22,8 +22,8 @@ Metadata: TypeAlias = "Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 """Field → n values, `None` where unknown; or one mapping per item."""
 Operator: TypeAlias = Literal["in", "gt", "gte", "lt", "lte", "exists"]
 Filter: TypeAlias = "Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | str"
-"""Field → a value, a list of values, or {"gte": 1990, "not": "fr"}; a text such as "year>=1990", "lang=fr,de", "lang!=en"; or
-several of these."""
+"""Field → a value, a list of values, or {"gte": 1990, "not": "fr"}; a text such as "year>=1990; lang=fr,de; ok!=false"; or
+several of these. All conditions must hold. In a text, values hold neither ";" nor "," nor a space at an end."""
 
 TYPES: dict[FieldType, torch.dtype] = {"text": torch.int32, "int": torch.int64, "float": torch.float64, "bool": torch.bool}
 WORDS = {"text": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -187,15 +187,17 @@ def read_filter(filter: Filter | None, types: Mapping[str, FieldType]) -> tuple[
     Raises:
         InputError: an unknown field or operator, or an operand of another type than the field.
 
-    >>> read_filter("year>=1990", {"year": "int"})
-    (Condition(field='year', operator='gte', operand=1990, negated=False),)
+    >>> read_filter("year>=1990; year<2000", {"year": "int"})[1]
+    Condition(field='year', operator='lt', operand=2000, negated=False)
     """
     if filter is None:
         return ()
+    check_type("filter", filter, str, Mapping, list, tuple)
+    if isinstance(filter, str):
+        texts = [text for text in filter.split(";") if text.strip()]
+        return tuple(_from_text(text, types) for text in texts or [filter])
     if not isinstance(filter, Mapping):
-        several = [filter] if isinstance(filter, str) else list(filter)
-        parts = [read_filter(one, types) if isinstance(one, Mapping) else (_from_text(one, types),) for one in several]
-        return tuple(condition for part in parts for condition in part)
+        return tuple(condition for one in filter for condition in read_filter(one, types))
     conditions = []
     for name, wanted in filter.items():
         kind = _known(name, types)
@@ -230,7 +232,7 @@ def _condition(name: str, kind: FieldType, operator: Operator, operand: Any, neg
 
 
 def _from_text(text: str, types: Mapping[str, FieldType]) -> Condition:
-    match = re.fullmatch(r"\s*(\w[\w.\- ]*?)\s*(>=|<=|!=|>|<|=)\s*(.*?)\s*", text) if isinstance(text, str) else None
+    match = re.fullmatch(r"\s*(\w[\w.\- ]*?)\s*(>=|<=|!=|>|<|=)\s*(.*?)\s*", text)
     if match is None:
         raise InputError(f'`filter` must read as in "year>=1990", "lang=fr,de" or "lang!=en"; got {text!r:.80}.')
     name, sign, operand = match.groups()

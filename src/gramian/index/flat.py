@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class FlatIndex(Index):
         self._model = model
         self._state: dict[str, Any] = {}
         self.segments: tuple[Segment, ...] = ()
+        self._read: tuple[int, ...] = ()
         self.refresh()
 
     @classmethod
@@ -171,6 +173,7 @@ class FlatIndex(Index):
             InputError: files that are missing, damaged or of a newer version.
         """
         for attempt in range(5):
+            stamp = _stamp(self.path)
             state = read_manifest(self.path)
             known = {segment.entry: segment for segment in self.segments} if not verify else {}
             try:
@@ -183,8 +186,20 @@ class FlatIndex(Index):
                     what = error.filename or "a file of deleted items"  # safetensors does not name it
                     raise InputError(f"{str(self.path)!r} is damaged: {what} is missing. Build it again.") from None
                 continue
-            self._state, self.segments = state, segments
+            self._state, self.segments, self._read = state, segments, stamp
             return
+
+    def latest(self) -> FlatIndex:
+        """The index as it was committed last: this one, or a copy that has read it.
+
+        Raises:
+            InputError: see `refresh`.
+        """
+        if _stamp(self.path) == self._read:
+            return self
+        other = copy(self)
+        other.refresh()
+        return other
 
     def add(self, bundle: Bundle, ids: Sequence[str], metadata: Metadata | None = None) -> int:
         """Add items, at once and for good; arguments and result as of `Index.add`.
@@ -413,3 +428,12 @@ class FlatIndex(Index):
             with suppress(OSError):
                 (self.path / str(name)).unlink()
         self.refresh()
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """What changes with every change of an index: its manifest is another file then."""
+    try:
+        about = (folder / MANIFEST).stat()
+    except FileNotFoundError:  # told in full where it is read
+        return ()
+    return about.st_ino, about.st_mtime_ns, about.st_size

@@ -94,6 +94,12 @@ class Index(ABC):
         del path
         return False
 
+    def latest(self) -> Index:
+        """The index as it is now, with what other processes have committed: itself, or another object, so that searches
+        that are under way in other threads are left alone.
+        """
+        return self
+
     @property
     @abstractmethod
     def modalities(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, TypeVar
@@ -146,7 +147,7 @@ def service(
     seconds: float = 30.0,
     at_once: int = 2,
 ) -> FastAPI:
-    """An ASGI application that serves an index.
+    """An ASGI application that serves an index, with what other processes add to it and delete from it.
 
     Args:
         index: with a model, if it is to embed cells.
@@ -183,6 +184,12 @@ def service(
         except TimeoutError:
             raise HTTPException(504, f"it takes more than {seconds:g} seconds.") from None
 
+    def live() -> Index:
+        nonlocal index
+        with suppress(InputError):  # of a folder that is gone or damaged the last state is served
+            index = index.latest()
+        return index
+
     def embed(cells: dict[str, Cell]) -> Bundle:
         raw = () if index.model is None else index.model.raw_modalities()
         read = {name: _cell(index, name, cell, name in raw) for name, cell in cells.items()}
@@ -191,18 +198,19 @@ def service(
         return bundle.select(*(name for name in bundle.modalities if name in cells))
 
     def search(query: Query) -> FoundItems:
+        now = live()
         parts: list[tuple[str, Bundle]] = []
         if query.cells:
             parts.append(("", embed(query.cells)))
         if query.like is not None:
-            parts.append(("like ", chosen(index.vectors([query.like]))))
+            parts.append(("like ", chosen(now.vectors([query.like]))))
         if query.vectors:
-            if {len(vector) for vector in query.vectors.values()} != {index.dim}:
-                raise InputError(f"`vectors` must have the width {index.dim} of the index.")
+            if {len(vector) for vector in query.vectors.values()} != {now.dim}:
+                raise InputError(f"`vectors` must have the width {now.dim} of the index.")
             parts.append(("vector ", Bundle.from_dict({name: [vector] for name, vector in query.vectors.items()})))
         if not parts:
             raise InputError("a query needs `cells`, `vectors` or `like`.")
-        answers = index.search(
+        answers = now.search(
             joined(parts),
             query.k,
             score=query.score,
@@ -210,7 +218,7 @@ def service(
             filter=query.filter,
             modalities=query.modalities,
             weights=query.weights or None,
-            without=lacking(index, embed(query.without) if query.without else None, query.unlike),
+            without=lacking(now, embed(query.without) if query.without else None, query.unlike),
             hubs=query.hubs,
             exclude=[name for name in (query.like, query.unlike) if name is not None],
         )
@@ -218,9 +226,10 @@ def service(
         return FoundItems(score=answers.score, modalities=list(answers.modalities), hits=hits)
 
     def item(name: str) -> dict[str, Any]:
-        if not index.known([name])[0]:
+        now = live()
+        if not now.known([name])[0]:
             raise HTTPException(404, "no such item.")
-        bundle, metadata = index.items([name])
+        bundle, metadata = now.items([name])
         has = [each for each in bundle.modalities if bool(bundle.has(each)[0])]
         return {"id": name, "modalities": has, "metadata": metadata[0]}
 
@@ -243,6 +252,12 @@ def service(
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         del request
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return JSONResponse({"error": f"the body is no JSON: {first['ctx']['error']}"}, 422)
+        if first["loc"] == ("body",) and first["type"] == "model_attributes_type":
+            return JSONResponse(
+                {"error": "the body must be a JSON object, under the header content-type: application/json."}, 422
+            )
         where = ".".join(str(part) for part in first["loc"][1:])
         return JSONResponse({"error": f"`{where}`: {first['msg']}" if where else str(first["msg"])}, 422)
 
@@ -254,12 +269,13 @@ def service(
     @app.get("/health")
     async def health() -> dict[str, Any]:
         """Whether it serves, and what."""
-        return {"status": "ok", "version": __version__, "items": len(index), "modalities": list(index.modalities)}
+        now = live()
+        return {"status": "ok", "version": __version__, "items": len(now), "modalities": list(now.modalities)}
 
     @app.get("/metrics", dependencies=[Depends(allowed)], response_class=PlainTextResponse, responses=_refusals())
     async def metrics() -> PlainTextResponse:
         """Counters, as Prometheus reads them."""
-        lines = ["# TYPE gramian_items gauge", f"gramian_items {len(index)}", "# TYPE gramian_requests_total counter"]
+        lines = ["# TYPE gramian_items gauge", f"gramian_items {len(live())}", "# TYPE gramian_requests_total counter"]
         lines += [f'gramian_requests_total{{path="{path}",status="{code}"}} {n}' for (path, code), n in sorted(counts.items())]
         lines += ["# TYPE gramian_seconds_total counter"]
         lines += [f'gramian_seconds_total{{path="{path}"}} {value:.6f}' for path, value in sorted(spent.items())]
