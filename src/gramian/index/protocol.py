@@ -95,9 +95,7 @@ class Index(ABC):
         return False
 
     def latest(self) -> Index:
-        """The index as it is now, with what other processes have committed: itself, or another object, so that searches
-        that are under way in other threads are left alone.
-        """
+        """The index with what others have committed: itself, or another object, so that no search under way is disturbed."""
         return self
 
     @property
