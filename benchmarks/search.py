@@ -2,6 +2,8 @@
 
     python benchmarks/search.py                                     # benchmarks/results/search.csv, an hour on two busy cores
     python benchmarks/search.py --sizes 10000 --modalities 3 --output runs/search.csv
+    python benchmarks/search.py --sizes 100000 --modalities 3 --indices edge --edge 100000 --append        # ten minutes, 7 GB
+    python benchmarks/search.py --sizes 1000000 --indices flat --scores "volume β=1" --append
 
 Synthetic catalogues, d = 512: each item is a latent seen through two or three modalities, 20 % of them missing; a query is
 the latent of one item, its true item, seen through another modality. Recall@10 is against the top 10 by float64; `true` is the
@@ -42,6 +44,7 @@ from gramian.scores import SCORES, span
 D, QUERIES, K = 512, 100, 10
 PART, ADDED = 2**14, 2**17  # items made, and added, at a time
 KINDS = {"centroid": ("centroid", 1.0), "span": ("span", 1.0), "volume β=0": ("volume", 0.0), "volume β=1": ("volume", 1.0)}
+INDICES = ("flat", "int8", "edge", "faiss")
 HEADER = ["items", "modalities", "index", "score", "recall@10", "true", "query ms", "product ms", "1000 queries s"]
 HEADER += ["1000 products s", "build s", "disk MB", "own MB", "mapped MB"]
 Row = dict[str, Any]
@@ -137,26 +140,41 @@ def _memory() -> tuple[float, float]:
     return own, mapped
 
 
-def measure(n: int, m: int, folder: Path, edge: int, faiss: int) -> Iterator[Row]:
+def measure(n: int, m: int, folder: Path, kinds: set[str], scores: list[str]) -> Iterator[Row]:
     base: Row = {"items": n, "modalities": m}
     queries = asked(n, m)
+    known = {kind: exact(*KINDS[kind], queries, (bundle for bundle, _ in catalogue(n, m))) for kind in scores}
+    if kinds & {"flat", "int8"}:
+        for row in _flat(folder / "flat", n, m, queries, known, int8="int8" in kinds):
+            if row["index"] in kinds:
+                yield base | row
+    if "edge" in kinds:
+        for row in _edge(folder / "edge", n, m, queries, known):
+            yield base | row
+    if "faiss" in kinds and "centroid" in known:
+        for row in _faiss(Bundle.cat([bundle for bundle, _ in catalogue(n, m)]), queries, known["centroid"]):
+            yield base | row
+
+
+def _flat(path: Path, n: int, m: int, queries: torch.Tensor, known: dict[str, list[list[int]]], *, int8: bool) -> Iterator[Row]:
     more = torch.cat([queries, torch.nn.functional.normalize(torch.randn(900, D), dim=1)])
-    path = folder / "int8"
     start = time.process_time()
-    index = FlatIndex.create(path, dim=D, int8=True)
+    index = FlatIndex.create(path, dim=D, int8=int8)
     parts = (bundle for bundle, _ in catalogue(n, m))
     for first in range(0, n, ADDED):
         bundle = Bundle.cat(list(itertools.islice(parts, ADDED // PART)))
         index.add(bundle, [str(i) for i in range(first, first + len(bundle))])
     del bundle
     seconds = time.process_time() - start
-    codes = sum(segment.sides.basis.numel() for segment in index.segments)
+    codes = sum(segment.sides.basis.numel() for segment in index.segments) if int8 else 0
     size = sum(file.stat().st_size for file in path.iterdir())
-    indices = {"flat": _without_codes(FlatIndex.open(path)), "int8": index}
-    about = {
-        "flat": {"disk MB": (size - codes) / 1e6} | resident(path, plain=True),
-        "int8": {"build s": seconds, "disk MB": size / 1e6} | resident(path),
-    }
+    indices = {"flat": _without_codes(FlatIndex.open(path))}
+    about: dict[str, Row] = {"flat": {"disk MB": (size - codes) / 1e6} | resident(path, plain=True)}
+    if int8:
+        indices["int8"] = index
+        about["int8"] = {"build s": seconds, "disk MB": size / 1e6} | resident(path)
+    else:
+        about["flat"]["build s"] = seconds
     print(n, m, about, flush=True)
     bases = [segment.sides.basis for segment in indices["flat"].segments]
 
@@ -165,12 +183,9 @@ def measure(n: int, m: int, folder: Path, edge: int, faiss: int) -> Iterator[Row
             for slot in basis.unbind(0):
                 torch.mm(a, slot.T)
 
-    known: dict[str, list[list[int]]] = {}
     rounds = 7 if n < 10**6 else 3
-    for kind, (score, beta) in KINDS.items():
-        if n >= 10**6 and score == "volume":
-            continue
-        known[kind] = wanted = exact(score, beta, queries, (bundle for bundle, _ in catalogue(n, m)))
+    for kind, wanted in known.items():
+        score, beta = KINDS[kind]
         searches = {
             name: lambda a, index=index, score=score, beta=beta: index.search(a, K, score=score, beta=beta)
             for name, index in indices.items()
@@ -182,19 +197,13 @@ def measure(n: int, m: int, folder: Path, edge: int, faiss: int) -> Iterator[Row
             answers = [[int(each) for each in row] for row in search(queries).ids]
             if name == "int8":  # a search for all of them reads no codes
                 answers = [[int(each) for each in search(queries[i : i + 1]).ids[0]] for i in range(QUERIES)]
-            row = base | {"index": name, "score": kind, "recall@10": recall(answers, wanted), "true": held(answers)}
+            row: Row = {"index": name, "score": kind, "recall@10": recall(answers, wanted), "true": held(answers)}
             row |= {"query ms": seconds * 1e3, "product ms": product_ms * 1e3} | about[name]
             if name == "flat" and kind in ("centroid", "span"):
                 many = timed(lambda: product(more), lambda s=search: s(more), rounds=3 if n < 10**6 else 1)
                 row |= {"1000 products s": many[0], "1000 queries s": many[1]}
             yield row
     shutil.rmtree(path)
-    if n <= edge:
-        for row in _edge(folder / "edge", n, m, queries, known):
-            yield base | row
-    if n <= faiss:
-        for row in _faiss(Bundle.cat([bundle for bundle, _ in catalogue(n, m)]), queries, known["centroid"]):
-            yield base | row
 
 
 def _edge(path: Path, n: int, m: int, queries: torch.Tensor, known: dict[str, list[list[int]]]) -> Iterator[Row]:
@@ -206,12 +215,15 @@ def _edge(path: Path, n: int, m: int, queries: torch.Tensor, known: dict[str, li
     index.optimize()
     seconds = time.process_time() - start
     size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file()) / 1e6
-    for score in ("centroid", "span"):
+    for kind, wanted in known.items():
+        score, beta = KINDS[kind]
+        if beta != 1:
+            continue
         for candidates in (20, 50, 200, 1000):
             index.candidates = candidates
             answers = [[int(name) for name in row] for row in index.search(queries, K, score=score).ids]  # type: ignore[arg-type]
             (one,) = timed(lambda s=score: index.search(queries[:1], K, score=s), rounds=5)
-            row = {"index": f"edge, C = {candidates}", "score": score, "recall@10": recall(answers, known[score])}
+            row = {"index": f"edge, C = {candidates}", "score": kind, "recall@10": recall(answers, wanted)}
             yield row | {"true": held(answers), "query ms": one * 1e3, "build s": seconds, "disk MB": size}
     index.close()
     shutil.rmtree(path)
@@ -266,6 +278,8 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--modalities", type=int, nargs="+", default=[2, 3])
+    parser.add_argument("--indices", nargs="+", choices=INDICES, default=list(INDICES))
+    parser.add_argument("--scores", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--edge", type=int, default=10_000, help="the largest size that Qdrant Edge is measured at")
     parser.add_argument("--faiss", type=int, default=100_000, help="the largest size that faiss is measured at")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search.csv"))
@@ -288,7 +302,9 @@ def run() -> None:
             writer.writeheader()
         for n in options.sizes:
             for m in options.modalities if n < 10**6 else options.modalities[-1:]:
-                for row in measure(n, m, Path(folder), options.edge, options.faiss):
+                largest = {"edge": options.edge, "faiss": options.faiss}
+                kinds = {kind for kind in options.indices if n <= largest.get(kind, n)}
+                for row in measure(n, m, Path(folder), kinds, options.scores):
                     shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
                     writer.writerow(shown)
                     file.flush()
