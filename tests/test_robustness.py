@@ -101,6 +101,11 @@ def test_scores_that_grow_favour_complete_items_and_means_do_not():
     assert first["cosine"][0].high < first["cosine"][1] + 0.1
 
 
+def test_scores_of_three_vectors_are_left_out_of_four():
+    four = bundle(20, names=(*NAMES, "depth"))
+    assert {one.score for one in robustness(four, scores=["span"], drops=(0,)).arity} == {*SCORES} - {"triangle"}
+
+
 def test_the_report_shows_what_is_left(tmp_path):
     report = evaluate(bundle(missing=0.2), scores=["span"], missing=True)
     assert [sheet.title for sheet in report.robustness.sheets()] == [

@@ -192,7 +192,8 @@ def robustness(
         bundle: n rows, m ≥ 3 modalities.
         scores: of the curves, by name.
         drops: shares of the cells to drop, in [0, 1).
-        arity: scores whose treatment of complete and incomplete items is measured; all of `SCORES` by default.
+        arity: scores whose treatment of complete and incomplete items is measured; by default all of `SCORES` that take tuples
+            of m vectors.
         seed: of the masks.
         step: called after each of the `len(drops) + m + 1` steps, as for a progress bar.
 
@@ -234,7 +235,8 @@ def robustness(
             left_out.append(LeftOut(score, name, share_interval(table, whole.items), change))
         step()
     halved = _masked(bundle, draws >= HALF)
-    arities = tuple(_arity(bundle, halved, whole, ways, score) for score in (SCORES if arity is None else arity))
+    able = [name for name, one in SCORES.items() if len(bundle.modalities) <= one.most] if arity is None else arity
+    arities = tuple(_arity(bundle, halved, whole, ways, score) for score in able)
     step()
     return Robustness(
         curves=tuple(Curve(score, tuple(drops), tuple(row)) for score, row in zip(scores, recalls, strict=True)),

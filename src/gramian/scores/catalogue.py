@@ -84,6 +84,7 @@ class Score:
         trains: whether it serves as an objective.
         papers: its sources; none for this library's own scores.
         read: makes the two sides from queries and items.
+        most: how many vectors query and item may have together.
     """
 
     function: Callable[[Items, Items], Tensor]
@@ -100,6 +101,7 @@ class Score:
     papers: tuple[Paper, ...] = ()
     symmetric: bool = True
     read: Callable[[Items, Items], tuple[Side, Side]] = sides
+    most: float = inf
 
     def __call__(self, queries: Items, items: Items) -> Float[Tensor, "q n"]:
         """Scores (q, n) of queries × items."""
@@ -277,6 +279,7 @@ SCORES: dict[ScoreName, Score] = {
         own_factor=True,
         trains="partly: satisfied by two of three",
         papers=(TRIANGLE,),
+        most=3,
     ),
     "multilinear": Score(
         function=multilinear,
