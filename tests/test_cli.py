@@ -214,7 +214,7 @@ def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, cap
 def test_lists_may_be_typed_together_or_one_by_one():
     for words in (["a", "b"], ["a,b"], ["a", "--media-root", "b"], ["a", "--media_root=b"]):
         options = parse("check", COMMANDS["check"], ["--data", "x", "--media-root", *words])
-        assert options["media_root"] == [Path("a"), Path("b")]
+        assert options["trust"].media_root == [Path("a"), Path("b")]
 
 
 @pytest.fixture

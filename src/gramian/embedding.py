@@ -68,7 +68,7 @@ def embed_shards(
     columns: Sequence[str] | None = None,
     batch_size: int | None = None,
     shard_size: int = 4096,
-    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    reading: Reading = Reading(),
     precision: Precision = "no",
     progress: bool = True,
     cpu: bool = False,
@@ -185,7 +185,7 @@ def encode_table(
     table: Table,
     *,
     batch_size: int | None = None,
-    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    reading: Reading = Reading(),
     precision: Precision = "no",
     broken: list[Broken] | None = None,
 ) -> Columns:

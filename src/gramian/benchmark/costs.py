@@ -80,7 +80,7 @@ class Measurement:
 
 
 def bench(
-    output: Path,
+    output: Path = Path("runs/bench"),
     *,
     tasks: Sequence[str] = TASKS[:3],
     sizes: Sequence[int] = (256, 1024, 2048, 4096),
@@ -91,20 +91,20 @@ def bench(
     device: str | None = None,
     console: Console | None = None,
 ) -> list[Measurement]:
-    """Measure, and write `costs.csv` and `costs.png` to `output`; the CSV grows case by case.
+    """Time the published formulas, the plain forms, the blocked forms and the bare matrix products.
 
     The forms of a case take turns in one process, so that other load on the machine affects all of them; medians are compared.
-    A form that needs more than half of the free memory is left out.
+    A form that needs more than half of the free memory is left out. `costs.csv` grows case by case.
 
     Args:
-        output: folder.
-        tasks: of "gram", "pmrl", "scoring", "moments".
-        sizes: batches n = q of the contrastive steps.
-        modalities: m.
+        output: folder for costs.csv and costs.png.
+        tasks: gram, pmrl, scoring; moments, canonical analysis against an epoch of training, on request.
+        sizes: batches of the contrastive steps.
+        modalities: numbers of modalities.
         galleries: items that 1,000 queries are scored against, and those of the moments.
-        dim: d.
+        dim: width of the vectors.
         rounds: how often each form is timed; fewer where it takes long.
-        device: "cpu" or "cuda"; CUDA by default if there is one.
+        device: cpu or cuda; cuda by default where it is available.
         console: where the table goes; nowhere by default.
 
     Returns:

@@ -155,7 +155,7 @@ class TwoHeads:
         recipe: of both; each run replaces its seed.
     """
 
-    recipe: Recipe = Recipe()  # noqa: RUF009 (frozen)
+    recipe: Recipe = Recipe()
 
     def __call__(self, train: Table, validation: Table, seed: int) -> Aligner:
         """Train both and join them.

@@ -61,7 +61,7 @@ class Method:
     dim: int | None = None
     recipe: Recipe | None = None
     head: HeadName = "linear"
-    kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
+    kernel: Kernel = Kernel()
     search: Search | None = None
     train: Callable[[Table, Table, int], Embeds] | None = None
     beside: tuple[float, Callable[[Aligner, Table], Loss]] | None = None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from safetensors import SafetensorError
 
 from gramian import __version__
+from gramian.benchmark import costs
 from gramian.benchmark.plan import Plan
 from gramian.cli.bench import bench_command
 from gramian.cli.benchmark import benchmark_command
@@ -89,7 +90,7 @@ COMMANDS: dict[str, Command] = {
         options=Plan,
         bare="study",
     ),
-    "bench": Command(bench_command, "time the forms of losses and scores against the published formulas"),
+    "bench": Command(bench_command, "time the forms of losses and scores against the published formulas", options=costs.bench),
 }
 
 

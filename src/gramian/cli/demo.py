@@ -14,7 +14,7 @@ from gramian.training import Recipe
 __all__ = ["demo_command"]
 
 
-def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recipe = Recipe(), resume: bool = False) -> None:  # noqa: B008
+def demo_command(output: Path = Path("runs/demo"), seeds: int = 3, recipe: Recipe = Recipe(), resume: bool = False) -> None:
     """Train and compare Pairwise, GRAM and PMRL, as published and corrected, on the embedded data set.
 
     Args:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from gramian.cli.checkpoint import checkpoint
+from gramian.cli.shared import Checkpoint, Trust
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import ENDINGS, Reading, Table, load, stream
 from gramian.data.cells import Broken, summary
 from gramian.data.formats import READERS
-from gramian.data.released import Release, TaskName
 from gramian.distributed import device
 from gramian.embedding import embed_shards, encode_table
 from gramian.errors import InputError, check_choice, check_choices, check_number
 from gramian.evaluation.released import known_subtitles
 from gramian.files import check_folder
 from gramian.model import Aligner, Towers
-from gramian.model.encoders.released.towers import VOCABULARY
-from gramian.model.specs import Spec, build_towers
-from gramian.model.towers import Tower
 
 __all__ = ["embed"]
 
@@ -34,22 +30,16 @@ def embed(
     data: str,
     output: Path,
     model: str | None = None,
-    released: str | None = None,
-    task: TaskName | None = None,
-    release: Release = "gram",
-    vocabulary: str = VOCABULARY,
-    towers: Mapping[str, Tower | Spec] | None = None,
     split: str | None = None,
     columns: list[str] | None = None,
     labels: list[str] | None = None,
     batch_size: int | None = None,
     shard_size: int = 4096,
-    workers: int = 0,
     precision: Literal["no", "bf16", "fp16"] = "no",
     streaming: bool = False,
-    strict: bool = False,
-    trust_code: bool = False,
-    media_root: list[Path] | None = None,
+    checkpoint: Checkpoint = Checkpoint(),
+    trust: Trust = Trust(),
+    reading: Reading = Reading(),
 ) -> None:
     """Embed a table: with a trained Aligner into its shared space, or with towers into the features that they give.
 
@@ -60,30 +50,23 @@ def embed(
         data: the table: "stamps", a file, a folder or a hub id.
         output: a folder for shards; or one file, .parquet or .safetensors. One vector per modality, empty where missing.
         model: a saved Aligner: a folder or a hub id.
-        released: in place of `model` a checkpoint as the authors of GRAM, PMRL or VAST published it: a file, folder or hub id.
-        task: the data set whose settings `released` is read with.
-        release: whose checkpoint `released` is.
-        vocabulary: the words of the BERT of `released`: vocab.txt, a folder or a hub id.
-        towers: column → the encoder that reads its raw cells, in a YAML file; instead of a model, or for one that was trained
-            with towers of a class of your own.
         split: the split to embed; all by default.
         columns: the modalities to embed; all by default.
         labels: columns of text or numbers to keep beside the vectors, such as a class for `gramian evaluate --classify`.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         shard_size: items per file of the folder.
-        workers: processes that read raw media.
         precision: of the forward pass.
         streaming: read the table as it arrives, without a copy on the disk; the output must be a folder.
-        strict: stop at a raw cell that cannot be read; otherwise it is left empty and listed.
-        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
-        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
+        checkpoint: in place of `model`.
+        trust: towers, in place of `model` too, and what they may do.
+        reading: of raw cells.
 
     Raises:
         InputError: none of `model`, `released` and `towers`; an output or options that do not go together; a table that
             cannot be read, or has no cell that can.
     """
     console = console_of()
-    if model is None and towers is None and released is None:
+    if model is None and trust.towers is None and checkpoint.released is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
     for argument, value in (("shard_size", shard_size), ("batch_size", batch_size)):
         check_number(argument, value, "[1, inf)", integer=True, optional=True)
@@ -98,23 +81,23 @@ def embed(
         raise InputError(f"`output` must be a folder, since `streaming` writes shards; got {str(output)!r}.")
     if streaming and split is not None:
         raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
-    reading = Reading(workers, strict)
-    loaded = checkpoint(released, task, release, vocabulary, columns, model=model, towers=towers)
+    loaded = checkpoint.load(columns, model=model, towers=trust.towers)
     embedder: Aligner | Towers
     if loaded is not None:
         embedder = loaded.aligner
+    elif model is not None:
+        embedder = trust.aligner(model)
     else:
-        built = build_towers(towers, columns if model is None else None, trust_code=trust_code)
-        embedder = Towers(built) if model is None else Aligner.from_pretrained(model, towers=built)
+        embedder = Towers(trust.built(columns))
     every = embedder if isinstance(embedder, Towers) else embedder.towers
     check_choices("columns", columns or (), every.modalities)
     raw = [name for name in every.raw_modalities() if columns is None or name in columns]
     names = columns or (list(every.modalities) if isinstance(embedder, Towers) else None)
     items: Table | Iterator[Table]
     if streaming:
-        items = stream(data, shard_size, columns=names, raw=raw, labels=labels or (), media_root=media_root)
+        items = stream(data, shard_size, columns=names, raw=raw, labels=labels or (), media_root=trust.media_root)
     else:
-        table = load(data, split=split, columns=names, raw=raw, labels=labels or (), media_root=media_root)
+        table = load(data, split=split, columns=names, raw=raw, labels=labels or (), media_root=trust.media_root)
         items = every.known(table)
         if loaded is not None:
             items = known_subtitles(items)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from gramian import __version__
-from gramian.cli.checkpoint import checkpoint
+from gramian.cli.shared import Checkpoint, Trust
 from gramian.cli.telling import Told, embed_items
 from gramian.cli.terminal import as_typed, console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, summary
-from gramian.data.released import Release, TaskName
 from gramian.data.sets.corpora import whole
 from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_number
@@ -24,9 +22,6 @@ from gramian.evaluation.report import REPORT
 from gramian.files import claimed, read_json
 from gramian.model import Aligner, Matcher, ReleasedMatcher
 from gramian.model.contexts import PackedReranker, Stage, embed_with_contexts
-from gramian.model.encoders.released.towers import VOCABULARY
-from gramian.model.specs import Spec, build_towers
-from gramian.model.towers import Tower
 from gramian.scores import ScoreName
 
 __all__ = ["evaluate_table"]
@@ -37,10 +32,6 @@ logger: logging.Logger = logging.getLogger("gramian")
 def evaluate_table(
     data: str,
     model: str | None = None,
-    released: str | None = None,
-    task: TaskName | None = None,
-    release: Release = "gram",
-    vocabulary: str = VOCABULARY,
     split: str | None = None,
     columns: list[str] | None = None,
     scores: list[ScoreName] | None = None,
@@ -58,21 +49,15 @@ def evaluate_table(
     diagnose: bool = False,
     rerank: int = 50,
     hubs: bool = False,
-    workers: int = 0,
-    strict: bool = False,
-    towers: Mapping[str, Tower | Spec] | None = None,
-    trust_code: bool = False,
-    media_root: list[Path] | None = None,
+    checkpoint: Checkpoint = Checkpoint(),
+    trust: Trust = Trust(),
+    reading: Reading = Reading(),
 ) -> None:
     """Measure every direction of retrieval between the modalities of a table, and between subsets of them and one.
 
     Args:
         data: the table: "stamps", or a file; features for a model, or vectors that share one space already.
         model: a saved Aligner, a folder or a hub id; without one the columns are compared as they are.
-        released: in place of `model` a checkpoint as the authors of GRAM, PMRL or VAST published it: a file, folder or hub id.
-        task: the data set whose settings `released` is read with.
-        release: whose checkpoint `released` is.
-        vocabulary: the words of the BERT of `released`: vocab.txt, a folder or a hub id.
         split: the split to evaluate, or "all"; "test" by default where the table has splits.
         columns: the modalities to use; all by default.
         scores: of the joint directions; span, cone, centroid, cosine and volume by default.
@@ -97,11 +82,9 @@ def evaluate_table(
             the spectrum of a tuple, and how hard each objective would still pull.
         rerank: how many of the best candidates the model's matching head re-ranks, where it was trained with one.
         hubs: correct every score for hubs, by the training items that the model keeps (`gramian train --bank 1000`).
-        workers: processes that read raw media.
-        strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed in the report.
-        towers: modality → the tower of a class of your own that the model was trained with.
-        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
-        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
+        checkpoint: in place of `model`.
+        trust: towers, and what they may do.
+        reading: of raw cells.
 
     Raises:
         InputError: a table, a model or options that cannot be used; an output folder that holds a run.
@@ -115,11 +98,12 @@ def evaluate_table(
     with nullcontext() if output is None else claimed(output, is_main_process()):
         aligner: Aligner | None = None
         stage: Stage = "volume"
-        loaded = checkpoint(released, task, release, vocabulary, columns, model=model, towers=towers)
+        task = checkpoint.task
+        loaded = checkpoint.load(columns, model=model, towers=trust.towers)
         if loaded is not None:
             aligner, stage = loaded.aligner.to(device()), loaded.task.stage
         elif model is not None:
-            aligner = Aligner.from_pretrained(model, towers=build_towers(towers, trust_code=trust_code)).to(device())
+            aligner = trust.aligner(model).to(device())
         bank = None if aligner is None else aligner.bank
         if hubs and bank is None:
             raise InputError("`hubs` needs a model that keeps training items. Train it with --bank 1000.")
@@ -129,19 +113,18 @@ def evaluate_table(
             raise InputError("`prompts` are of the classes that `classify` names. Add --classify COLUMN.")
         told_by = "` or `".join(name for name, label in (("classify", classify), ("regress", regress)) if label is not None)
         with as_typed(labels=told_by):
-            whole_table = table = load(data, columns=columns, raw=raw, labels=labels, media_root=media_root)
+            whole_table = table = load(data, columns=columns, raw=raw, labels=labels, media_root=trust.media_root)
         if split is None:
             split = "all" if table.split is None else "test"
         count = whole(table, split)
         if split != "all":
             table = table.part(split)
         broken: list[Broken] = []
-        reading = Reading(workers, strict)
         found, candidates = None, None
         if corpus is not None:
             table = _named(table)
             found, candidates = embed_items(
-                _named(load(corpus, raw=raw, media_root=media_root)), aligner, None, reading, broken
+                _named(load(corpus, raw=raw, media_root=trust.media_root)), aligner, None, reading, broken
             )
         matcher: Matcher | Reranker | None = None
         first_stage = None
@@ -165,9 +148,9 @@ def evaluate_table(
         seen = _trained_on(items, model)
         if seen:
             logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(items))
-        named = model or released or "none, vectors as they are"
+        named = model or checkpoint.released or "none, vectors as they are"
         settings = {"data": data, "split": split, "model": named, "version": __version__}
-        settings |= _method(model) | ({} if task is None else {"task": task, "release": release})
+        settings |= _method(model) | ({} if task is None else {"task": task, "release": checkpoint.release})
         settings |= {} if corpus is None else {"corpus": corpus}
         with as_typed(bundle="data", missing="robustness", best="rerank"):
             report = evaluate(
@@ -194,12 +177,12 @@ def evaluate_table(
         console.print(f"{data}, split {split}: {bundle}")
         if isinstance(matcher, PackedReranker):
             how = "the volume" if first_stage is None else "the fused head"
-            console.print(paper_row(report, task or data, None if task is None else release, how).rich())
+            console.print(paper_row(report, task or data, None if task is None else checkpoint.release, how).rich())
         if labels:
             told = Told(aligner, columns, reading, broken, scores or DEFAULT, neighbours)
             names = {"train_labels": "classify", "classes": "prompts", "modalities": "columns", "k": "neighbours"}
             with as_typed(labels="classify", **names):
-                described = None if not prompts else told.prompts(prompts, str(classify), whole_table, media_root)
+                described = None if not prompts else told.prompts(prompts, str(classify), whole_table, trust.media_root)
                 report = told.of(report, whole_table, split, items, bundle, classify, regress, described)
         for sheet in report.sheets():
             console.print(sheet.rich())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from gramian.cli.shared import Trust
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import Reading, Table, load, stream
 from gramian.distributed import device
@@ -13,22 +14,8 @@ from gramian.errors import InputError, check_number
 from gramian.files import check_folder
 from gramian.index import FlatIndex
 from gramian.index.building import index_tables
-from gramian.model import Aligner
-from gramian.model.specs import Spec, build_towers
-from gramian.model.towers import Tower
 
-__all__ = ["index_command", "model_of", "named_model"]
-
-
-def model_of(run: Path, model: str | None, towers: Mapping[str, Tower | Spec] | None, trust_code: bool) -> Aligner:
-    """The model of a run: that of its folder `aligner`, itself if it is an aligner, or another by its name."""
-    source = model or str(run / "aligner" if (run / "aligner").is_dir() else run)
-    return Aligner.from_pretrained(source, towers=build_towers(towers, trust_code=trust_code))
-
-
-def named_model(run: Path, model: str | None, towers: Mapping[str, Tower | Spec] | None, trust_code: bool) -> Aligner | None:
-    """The model that options name, or None for that of the index's run, which is read when it is needed."""
-    return None if model is None and towers is None else model_of(run, model, towers, trust_code)
+__all__ = ["index_command"]
 
 
 def index_command(
@@ -47,11 +34,8 @@ def index_command(
     diagnose: bool = False,
     batch_size: int | None = None,
     part_size: int = 16384,
-    workers: int = 0,
-    strict: bool = False,
-    towers: Mapping[str, Tower | Spec] | None = None,
-    trust_code: bool = False,
-    media_root: list[Path] | None = None,
+    trust: Trust = Trust(),
+    reading: Reading = Reading(),
 ) -> None:
     """Embed a table with a run's model and add its items to the run's index, RUN/index, for `gramian search RUN`.
 
@@ -75,11 +59,8 @@ def index_command(
         diagnose: afterwards, check every file and measure what makes answers bad.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         part_size: items that are committed at a time.
-        workers: processes that read raw media.
-        strict: stop at a raw cell that cannot be read; otherwise it is left out and listed.
-        towers: modality → the tower of a class of your own that the model was trained with.
-        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
-        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
+        trust: towers, and what they may do.
+        reading: of raw cells.
 
     Raises:
         InputError: a run, a table or options that cannot be used; an index of another model.
@@ -96,18 +77,18 @@ def index_command(
     if int8 and index is not None and not index.int8 and not compact:
         raise InputError(f"{str(folder)!r} has no vectors in 8 bits. Add --compact to write it again with them.")
     if data is not None:
-        aligner = model_of(run, model, towers, trust_code)
+        aligner = trust.run_model(run, model)
         raw = [*(name for name in aligner.raw_modalities() if columns is None or name in columns), *(metadata or ())]
         raw = [name for name in raw if name not in ("split", "item")]
         every = None if columns is None else [*columns, *(name for name in raw if name not in columns)]
         tables: Iterator[Table]
         total = None
         if split is not None:
-            whole = load(data, split=split, columns=every, raw=raw, id_column=id_column, media_root=media_root)
+            whole = load(data, split=split, columns=every, raw=raw, id_column=id_column, media_root=trust.media_root)
             total = len(whole)
             tables = (whole[start : start + part_size] for start in range(0, total, part_size))
         else:
-            tables = stream(data, part_size, columns=every, raw=raw, id_column=id_column, media_root=media_root)
+            tables = stream(data, part_size, columns=every, raw=raw, id_column=id_column, media_root=trust.media_root)
         first = next(tables, None)  # refused before anything is written
         if first is not None and not set(first.modalities) & set(aligner.modalities):
             aligner.towers.known(first)
@@ -123,7 +104,7 @@ def index_command(
             metadata=metadata or (),
             replace=replace,
             batch_size=batch_size,
-            reading=Reading(workers, strict),
+            reading=reading,
             total=total,
         )
         notes = {"replaced": done.replaced, "were there already": done.kept, "had nothing to embed": done.empty}

@@ -16,8 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from rich.console import Console
 from torch import nn
 
+from gramian.cli.shared import SHARED
 from gramian.errors import InputError, check_choice, unknown_option
 from gramian.losses import Loss
 from gramian.model.options import Option, Word, alternatives, convert, options_of, parse_yaml
@@ -53,8 +55,16 @@ class Command:
     bare: str | None = None
 
     def table(self) -> dict[str, Option]:
-        """Its options by name."""
-        return options_of(self.options or self.run) or {}
+        """Its options by name; the fields of a parameter of a `SHARED` type are options."""
+        options: dict[str, Option] = {}
+        for name, option in self.parameters().items():
+            options |= (options_of(option.hint) or {}) if option.hint in SHARED else {name: option}
+        return options
+
+    def parameters(self) -> dict[str, Option]:
+        """The parameters of the function, but for its console."""
+        every = options_of(self.options or self.run) or {}
+        return {name: option for name, option in every.items() if Console not in alternatives(option.hint)}
 
 
 def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
@@ -66,7 +76,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
         words: of the command line.
 
     Returns:
-        Option → value, converted to the type of the parameter; only the options that were typed or stand in the file.
+        Parameter → value of its type; only of options that were typed or stand in the file.
 
     Raises:
         InputError: an option that the command does not have; a value of another type; one that is missing.
@@ -112,7 +122,12 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
     missing = [f"--{option.name}" for option in options.values() if option.required and option.name not in values]
     if missing:
         raise InputError(f"{' and '.join(missing)} must be given. See gramian {name} --help.")
-    return {key: _converted(value, options[key]) for key, value in values.items()}
+    values = {key: _converted(value, options[key]) for key, value in values.items()}
+    for parameter in command.parameters().values():
+        if parameter.hint in SHARED:
+            own = {key: values.pop(key) for key in options_of(parameter.hint) or () if key in values}
+            values[parameter.name] = parameter.hint(**own)
+    return values
 
 
 def _path(key: str, options: Mapping[str, Option]) -> tuple[list[str], bool]:

@@ -6,14 +6,13 @@ import shlex
 from pathlib import Path
 
 from gramian.cli.compare import named
+from gramian.cli.shared import media_table
 from gramian.cli.terminal import console_of
-from gramian.data import load
-from gramian.data.sets.stamps import FOLDER, raw
-from gramian.data.table import Table
 from gramian.errors import InputError, check_number
 from gramian.evaluation.page import size_of
 from gramian.evaluation.previews import Previews
 from gramian.evaluation.run_page import run_page
+from gramian.evaluation.stored import read_run
 
 __all__ = ["report_command"]
 
@@ -52,7 +51,8 @@ def report_command(
     runs = named(folders) if compare else {Path(run).name or run: run}
     previews = None
     if media is not None:
-        previews = Previews(_media(media, run, columns, media_root), media_mb)
+        names = columns or list(read_run(run).present)
+        previews = Previews(media_table(media, names, media_root, columns), media_mb)
     words = ["gramian", "report", run]
     for name, value in (("compare", compare), ("output", output), ("media", media), ("columns", columns)):
         for each in value if isinstance(value, list) else [] if value is None else [value]:
@@ -60,13 +60,3 @@ def report_command(
     page = run_page(runs, previews=previews, command=shlex.join(words))
     path = page.save(output or Path(run) / "report.html")
     console_of().print(f"wrote {path}, {size_of(path.stat().st_size)}")
-
-
-def _media(media: str, run: str, columns: list[str] | None, roots: list[Path] | None) -> Table:
-    """The table of raw cells."""
-    if media == "stamps":
-        return raw(FOLDER)
-    from gramian.evaluation.stored import read_run
-
-    names = columns or list(read_run(run).present)
-    return load(media, columns=columns, raw=names, media_root=roots)

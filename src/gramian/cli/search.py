@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gramian.bundle import Bundle
-from gramian.cli.index import named_model
+from gramian.cli.shared import Trust
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError
 from gramian.index import Index
 from gramian.index.asking import chosen, embedded, joined, lacking, row_of
 from gramian.index.protocol import SearchScore
-from gramian.model.specs import Spec
-from gramian.model.towers import Tower
 
 __all__ = ["search_command"]
 
@@ -42,9 +40,7 @@ def search_command(
     hubs: bool = False,
     json: bool = False,
     model: str | None = None,
-    towers: Mapping[str, Tower | Spec] | None = None,
-    trust_code: bool = False,
-    media_root: list[Path] | None = None,
+    trust: Trust = Trust(),
 ) -> None:
     """Search a run's index by a text, an image, a recording, or any of them together; a table of the best items.
 
@@ -70,14 +66,12 @@ def search_command(
         hubs: correct the scores for hubs, by the training items that the model keeps.
         json: print JSON, for programs.
         model: a saved Aligner that embeds the query, instead of the run's.
-        towers: modality → the tower of a class of your own that the model was trained with.
-        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
-        media_root: folders outside of the table's own that its cells may name files in; typed, never in a file.
+        trust: towers, and what they may do.
 
     Raises:
         InputError: nothing to search by, an index or options that cannot be used, a cell that cannot be read.
     """
-    index = Index.open(run, model=named_model(run, model, towers, trust_code))
+    index = Index.open(run, model=trust.named_model(run, model))
     plain = {"text": text, "image": image, "audio": audio, "video": video}
     typed = {name: value for name, value in plain.items() if value is not None} | dict(cells or {})
     parts: list[tuple[str, Bundle]] = []
@@ -88,7 +82,7 @@ def search_command(
     if (data is None) != (row is None):
         raise InputError("--data and --row go together: a table, and the id of the row to search by.")
     if data is not None and row is not None:
-        parts.append(("row ", chosen(row_of(index, data, row, by, media_root), by)))
+        parts.append(("row ", chosen(row_of(index, data, row, by, trust.media_root), by)))
     if not parts:
         raise InputError(
             "there is nothing to search by. Type --text, --image, --audio, --cells.NAME, --like or --data and --row."

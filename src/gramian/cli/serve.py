@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
-from gramian.cli.index import named_model
+from gramian.cli.shared import Trust
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError, check_number, require
 from gramian.index import Index
-from gramian.model.specs import Spec
-from gramian.model.towers import Tower
 
 __all__ = ["serve_command"]
 
@@ -23,13 +20,11 @@ def serve_command(
     host: str = "127.0.0.1",
     port: int = 8000,
     key: str | None = None,
-    media_root: list[Path] | None = None,
     most_bytes: int = 2**24,
     seconds: float = 30.0,
     at_once: int = 2,
     model: str | None = None,
-    towers: Mapping[str, Tower | Spec] | None = None,
-    trust_code: bool = False,
+    trust: Trust = Trust(),
 ) -> None:
     """Serve a run's index over HTTP: /search, /embed, /items, /media, /health, /metrics; /docs describes them.
 
@@ -40,13 +35,11 @@ def serve_command(
         host: to listen on.
         port: to listen on.
         key: that requests must have in their header X-API-Key; by default that of the variable GRAMIAN_API_KEY, if it is set.
-        media_root: folders whose files may be sent, where items name them; typed, never in a file.
         most_bytes: of a request.
         seconds: that a request may take.
         at_once: searches at the same time; others wait.
         model: a saved Aligner that embeds queries, instead of the run's.
-        towers: modality → the tower of a class of your own that the model was trained with.
-        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
+        trust: towers, and folders whose files may be sent.
 
     Raises:
         InputError: an index that cannot be used, a port that is none, or another host without a key.
@@ -59,15 +52,13 @@ def serve_command(
     key = key or os.environ.get("GRAMIAN_API_KEY") or None
     if host not in LOOPBACK and key is None:
         raise InputError(f"`host` {host!r} can be reached from other machines: that needs --key, or GRAMIAN_API_KEY.")
-    for root in media_root or ():
-        if not root.is_dir():
-            raise InputError(f"`media_root` must name existing folders; {str(root)!r} is none.")
+    roots = trust.roots()
     import uvicorn
 
     from gramian.index.service import service
 
-    index = Index.open(run, model=named_model(run, model, towers, trust_code))
+    index = Index.open(run, model=trust.named_model(run, model))
     assert index.model is None or index.dim  # a model of another space is refused before anything listens
-    app = service(index, key=key, media_root=media_root or (), most_bytes=most_bytes, seconds=seconds, at_once=at_once)
+    app = service(index, key=key, media_root=roots, most_bytes=most_bytes, seconds=seconds, at_once=at_once)
     console_of().print(f"{index!r} on http://{host}:{port}; Ctrl-C ends it")
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=75, timeout_graceful_shutdown=10)

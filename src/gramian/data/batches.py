@@ -28,8 +28,8 @@ class Reading:
     """How raw cells are read.
 
     Attributes:
-        workers: processes that read ahead of the model; 0 reads in this one. The result does not depend on it.
-        strict: raise at a cell that cannot be read, which otherwise counts as missing.
+        workers: processes that read raw cells ahead of the model; 0 reads in this one. The result does not depend on it.
+        strict: stop at a raw cell that cannot be read; otherwise it counts as missing and is listed.
 
     Raises:
         InputError: `workers` that is not an integer in [0, 1024].

@@ -50,7 +50,7 @@ def index_tables(
     metadata: Sequence[str] = (),
     replace: bool = False,
     batch_size: int | None = None,
-    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    reading: Reading = Reading(),
     total: int | None = None,
     progress: bool = True,
 ) -> Indexed:

@@ -102,7 +102,7 @@ class Aligner(nn.Module):
         *,
         dim: int = 512,
         head: HeadName | Mapping[str, HeadName] = "linear",
-        kernel: Kernel = Kernel(),  # noqa: B008 (frozen)
+        kernel: Kernel = Kernel(),
         towers: Mapping[str, Tower] | None = None,
         matcher: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -147,12 +147,12 @@ class Aligner(nn.Module):
         *,
         dim: int | None = None,
         head: HeadName | Mapping[str, HeadName] = "kernel",
-        kernel: Kernel = Kernel(),  # noqa: B008 (frozen)
+        kernel: Kernel = Kernel(),
         ridge: float | Mapping[str, float] = 1.0,
         power: float = 1.0,
         criterion: Criterion = "maxvar",
         towers: Mapping[str, Tower] | None = None,
-        reading: Reading = Reading(),  # noqa: B008 (frozen)
+        reading: Reading = Reading(),
         seed: int = 0,
     ) -> Aligner:
         """An Aligner solved in closed form, by canonical analysis (`gramian.canonical`): one pass over the table, no training.
@@ -308,7 +308,7 @@ class Aligner(nn.Module):
         table: Table | Loader,
         *,
         batch_size: int | None = None,
-        reading: Reading = Reading(),  # noqa: B008 (frozen)
+        reading: Reading = Reading(),
         broken: list[Broken] | None = None,
     ) -> Bundle:
         """Project a whole table without a graph, in evaluation mode; afterwards each module returns to its own mode.

@@ -212,7 +212,7 @@ def embed_with_contexts(
     folder: Path | None = None,
     dtype: Type = "float16",
     batch_size: int | None = None,
-    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    reading: Reading = Reading(),
     broken: list[Broken] | None = None,
     progress: bool = False,
 ) -> Embedded:

@@ -116,7 +116,7 @@ class Part:
     head: HeadName
     dim: int
     share: float
-    kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
+    kernel: Kernel = Kernel()
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Modality:
     width: int = 0
     head: HeadName | Literal["joined"] = "linear"
     tower: Tower | None = field(default=None, compare=False)
-    kernel: Kernel = Kernel()  # noqa: RUF009 (frozen)
+    kernel: Kernel = Kernel()
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class Modality:
         return " + ".join(part.head for part in self.parts) or self.head
 
 
-def build_head(name: HeadName, width: int, dim: int, kernel: Kernel = Kernel()) -> nn.Module:  # noqa: B008 (frozen)
+def build_head(name: HeadName, width: int, dim: int, kernel: Kernel = Kernel()) -> nn.Module:
     """A new head (n, width) → (n, dim).
 
     Args:

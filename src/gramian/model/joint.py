@@ -52,7 +52,7 @@ class JointHeads:
         train: Table,
         *,
         ridge: float = 1.0,
-        reading: Reading = Reading(),  # noqa: B008 (frozen)
+        reading: Reading = Reading(),
     ) -> None:
         check_type("aligner", aligner, Aligner)
         check_type("train", train, Table, fix="Table.from_columns makes one.")

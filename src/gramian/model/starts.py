@@ -35,7 +35,7 @@ class EncodedRows:
         broken: the cells that could not be read in the last pass.
     """
 
-    def __init__(self, towers: Towers, table: Table, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, towers: Towers, table: Table, reading: Reading = Reading()) -> None:
         self.towers: Towers = towers
         self.table: Table = table
         self._loader = Loader(table, towers.collator(), reading)

@@ -162,7 +162,7 @@ def fit_canonical(
     search: Search | None = None,
     towers: Mapping[str, Tower] | None = None,
     matcher: Mapping[str, Any] | None = None,
-    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    reading: Reading = Reading(),
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Aligner, Choice]:

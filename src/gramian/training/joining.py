@@ -68,7 +68,7 @@ def join(
     validation: Table,
     *,
     shares: Sequence[float] = SHARES,
-    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    reading: Reading = Reading(),
 ) -> tuple[Aligner, dict[float, float]]:
     """Two Aligners as one, if that ranks validation items better than either.
 

@@ -115,7 +115,7 @@ def fit_leashed(
     *,
     recipe: Recipe | None = None,
     output: str | Path | None = None,
-    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    reading: Reading = Reading(),
     **options: Any,
 ) -> Leashed:
     """Train from where the Aligner stands once for every leash, without one, and not at all; keep what is best on validation.

@@ -40,7 +40,7 @@ LENGTHS: Mapping[str, tuple[int, int]] = {
 """Data set → epochs and batch size of GRAM."""
 
 
-def released_recipe(task: str, release: Release = "gram", recipe: Recipe = Recipe()) -> Recipe:  # noqa: B008 (frozen)
+def released_recipe(task: str, release: Release = "gram", recipe: Recipe = Recipe()) -> Recipe:
     """How the authors fine-tuned on a data set.
 
     Args:

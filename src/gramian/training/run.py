@@ -91,9 +91,9 @@ def train(
     kernel: Kernel | None = None,
     also: HeadName | None = None,
     dim: int | None = None,
-    search: Search = Search(),  # noqa: B008 (frozen)
+    search: Search = Search(),
     landmarks: Sequence[int] | None = None,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    recipe: Recipe = Recipe(),
     matching: float = 0.0,
     bank: int = 0,
     validation_share: float = 0.1,

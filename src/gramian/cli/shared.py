@@ -1,0 +1,124 @@
+"""Options of several commands, written once: a parameter of a type in `SHARED` stands for its fields, as options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gramian.data import Reading, Table, load
+from gramian.data.released import TASKS, Release, TaskName
+from gramian.data.sets.stamps import FOLDER, raw
+from gramian.errors import InputError
+from gramian.model import Aligner
+from gramian.model.encoders.released.towers import VOCABULARY
+from gramian.model.released import Released, load_released
+from gramian.model.specs import Spec, build_towers
+from gramian.model.towers import Tower
+
+__all__ = ["SHARED", "Checkpoint", "Trust", "media_table"]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What may be read, and whose code may run.
+
+    Attributes:
+        towers: column → the encoder that reads its raw cells, in a YAML file; of a model only those of a class of your own that
+            it was trained with.
+        trust_code: let `towers` name classes of other modules, whose code then runs; typed, never in a file.
+        media_root: folders outside of the table's own in which its cells, or items of an index, may name files; typed, never in
+            a file.
+    """
+
+    towers: Mapping[str, Tower | Spec] | None = None
+    trust_code: bool = False
+    media_root: list[Path] | None = None
+
+    def roots(self) -> list[Path]:
+        """The folders of `media_root`.
+
+        Raises:
+            InputError: one that does not exist.
+        """
+        for root in self.media_root or ():
+            if not root.is_dir():
+                raise InputError(f"`media_root` must name existing folders; {str(root)!r} is none.")
+        return self.media_root or []
+
+    def built(self, columns: Sequence[str] | None = None) -> dict[str, Tower]:
+        """The towers, of `columns` alone."""
+        return build_towers(self.towers, columns, trust_code=self.trust_code)
+
+    def aligner(self, model: str) -> Aligner:
+        """A saved Aligner, with the towers."""
+        return Aligner.from_pretrained(model, towers=self.built())
+
+    def run_model(self, run: Path, model: str | None) -> Aligner:
+        """The model of a run: that of its folder `aligner`, itself if it is an aligner, or another by its name."""
+        return self.aligner(model or str(run / "aligner" if (run / "aligner").is_dir() else run))
+
+    def named_model(self, run: Path, model: str | None) -> Aligner | None:
+        """The model that options name, or None for that of the index's run, which is read when it is needed."""
+        return None if model is None and self.towers is None else self.run_model(run, model)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of others that a command may name.
+
+    Attributes:
+        released: a checkpoint as the authors of GRAM, PMRL or VAST published it, in place of a model or towers: a file, folder
+            or hub id.
+        task: the data set whose settings `released` is read with.
+        release: whose checkpoint `released` is.
+        vocabulary: the words of the BERT of `released`: vocab.txt, a folder or a hub id.
+    """
+
+    released: str | None = None
+    task: TaskName | None = None
+    release: Release = "gram"
+    vocabulary: str = VOCABULARY
+
+    def load(self, columns: list[str] | None, **others: object) -> Released | None:
+        """The checkpoint, if one is named.
+
+        Args:
+            columns: the modalities that are used; those of the task by default. "depth" is of no task, and must be named.
+            others: options that do not go with it, by name.
+
+        Returns:
+            What `load_released` gives; None without `released`.
+
+        Raises:
+            InputError: a checkpoint without a task, a task without a checkpoint, one of `others`, what cannot be loaded.
+        """
+        if self.released is None:
+            if self.task is not None:
+                raise InputError("`task` is for `released`, whose settings it names. Leave it out.")
+            return None
+        for name, value in others.items():
+            if value is not None:
+                raise InputError(f"`{name}` does not go with `released`. Leave one out.")
+        if self.task is None:
+            raise InputError(f"`released` needs the data set whose settings it is read with: --task {' or '.join(TASKS)}.")
+        modalities = columns if columns is not None and "depth" in columns else None
+        return load_released(self.released, self.task, release=self.release, modalities=modalities, vocabulary=self.vocabulary)
+
+
+SHARED = (Reading, Trust, Checkpoint)
+
+
+def media_table(media: str, names: Sequence[str], roots: Sequence[Path] | None, columns: Sequence[str] | None = None) -> Table:
+    """The raw cells that a page shows.
+
+    Args:
+        media: a table, or "stamps": the installed collection.
+        names: columns of raw cells.
+        roots: see `load`.
+        columns: of the table; all by default.
+
+    Returns:
+        The table.
+    """
+    return raw(FOLDER) if media == "stamps" else load(media, columns=columns, raw=names, media_root=roots)
