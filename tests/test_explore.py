@@ -194,6 +194,9 @@ def test_files_are_shown_from_allowed_folders_alone(world):
     assert some.preview("plain 6", "image", {"image": str(folder / "secret")}) is None
     assert some.preview("plain 7", "image", {"image": str(folder / "media" / ".." / "secret")}) is None
     assert explorer.preview("plain 5", "image", {}).uri.startswith("data:image/webp")  # of the table
+    explorer._previews.kinds["audio"] = "video"  # as of a recording in a file of video, by its ending
+    same = Explorer(explorer.index, previews=explorer._previews)
+    assert same.preview("plain 5", "audio", {}).kind == "audio"
 
 
 class Reader(HTMLParser):
@@ -212,6 +215,7 @@ class Reader(HTMLParser):
                 "img",
                 "audio",
                 "ol",
+                "wbr",
                 "li",
                 "article",
                 "table",

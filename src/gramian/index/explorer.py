@@ -181,6 +181,8 @@ class Explorer:
         self.hubs = model is not None and model.bank is not None
         self.ranges = tuple(self._range(name, kind) for name, kind in index.fields.items() if name not in self.inputs)
         self._previews = previews
+        if previews is not None:  # a recording may be that of a file of video
+            previews.kinds |= {name: kind for name, kind in self.inputs.items() if name in previews.columns}
         self._roots = tuple(root.resolve() for root in media_root)
         self._made: dict[tuple[str, str], Preview | None] = {}
 

@@ -39,6 +39,8 @@ element.addEventListener('click', event => {
   trigger('click', {id: button.dataset.id});
 });
 """
+TO_ANSWERS = "() => { if (innerWidth < 768) document.querySelector('#answers').scrollIntoView() }"
+"""Where the form is above the answers."""
 
 
 class _Guarded:
@@ -157,7 +159,10 @@ def form(explorer: Explorer, title: str = "gramian explore") -> Any:
         emptied = [*cells.values(), *([table] if table is not None else [])]
         options: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "search"}
         typing = [each for name, each in cells.items() if explorer.inputs[name] == "text"]
-        gr.on([ask.click, typed.submit, *(each.submit for each in typing)], searching, known, [answers, shown], **options)
+        asking = gr.on(
+            [ask.click, typed.submit, *(each.submit for each in typing)], searching, known, [answers, shown], **options
+        )
+        asking.then(None, js=TO_ANSWERS, api_visibility="private")
         answers.click(more, known, [answers, shown, like, *emptied], **options)
         colour.change(searching, known, [answers, shown], **options)
     return page
