@@ -10,11 +10,13 @@ pytest.importorskip("qdrant_edge")
 
 from gramian.data import load
 from gramian.errors import InputError
-from gramian.index import FlatIndex, QdrantIndex
+from gramian.index import FlatIndex, QdrantIndex, engines
+from gramian.index.building import index_tables
 from gramian.index.protocol import Options
 from gramian.model import Aligner
 from gramian.scores import SCORES
 from gramian.tokens import Tokens
+from synthetic import world
 from test_index import Bundle, D, built, items
 
 N = 60
@@ -76,14 +78,22 @@ def test_answers_are_those_of_a_flat_index(index, flat, score, width):
                 assert hit.contributions == pytest.approx(same.contributions, abs=1e-5)
 
 
-def test_the_formula_of_the_signed_span_is_that_of_float64(index):
-    """The engine's own numbers, before anything is scored again."""
-    query = items(1, seed=9, names=("text",), missing=0)
-    lanes, formula, defaults = index._plan(query, Options(9, "span", index.modalities))
-    axes = index._axes()
-    found = index._engine.search(lanes[0].prefetch, lanes[1:], formula, defaults, N, 9, (), axes)
-    table = SCORES["span"](query.to(dtype=torch.float64), items(N).to(dtype=torch.float64))[0]
-    assert [payload["id"] for _, _, payload in found] == [f"i{i}" for i in table.topk(9).indices.tolist()]
+@pytest.mark.parametrize("score", ["span", "centroid", "cosine", "max_cosine"])
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_formulas_are_those_of_float64(index, monkeypatch, score, width):
+    """The engine's own numbers for all items, before anything is scored again."""
+    query = items(1, seed=9, names=("text", "depth")[:width], missing=0)
+    told = {}
+    read = engines._read
+    monkeypatch.setattr(
+        engines, "_read", lambda points: told.update({p.payload["id"]: p.score for p in points}) or read(points)
+    )
+    lanes, formula, defaults = index._plan(query, Options(9, score, index.modalities))
+    index._engine.search(lanes[0].prefetch, lanes[1:], formula, defaults, N, N, (), index._axes())
+    table = SCORES[score](query.to(dtype=torch.float64), items(N).to(dtype=torch.float64))[0]
+    assert len(told) == N and bool((table < 0).any())
+    wanted = dict(zip([f"i{i}" for i in range(N)], table.tolist(), strict=True))
+    assert told == pytest.approx(wanted, abs=3e-7)
 
 
 def test_items_are_replaced_deleted_and_excluded(index, flat):
@@ -108,6 +118,30 @@ def test_an_embedded_index_is_read_again(tmp_path):
     again = QdrantIndex.edge(tmp_path / "e")
     assert (again.search(query, 3).ids, again.fields, len(again)) == (found, {"year": "int"}, 5)
     again.close()
+
+
+def test_16_bits_find_the_same_to_their_precision(flat, tmp_path):
+    half = QdrantIndex.edge(tmp_path / "e", dim=D, modalities=["text", "image", "audio"], half=True)
+    half.add(items(N), [f"i{i}" for i in range(N)])
+    queries = items(2, seed=9, names=("text",), missing=0)
+    for ours, exact in zip(half.search(queries, 7), flat.search(queries, 7), strict=True):
+        scores = {hit.id: hit.score for hit in ours}
+        assert len(scores.keys() & {hit.id for hit in exact}) >= 6
+        assert [scores[hit.id] for hit in exact if hit.id in scores] != [hit.score for hit in exact if hit.id in scores]
+        assert max(abs(scores[hit.id] - hit.score) for hit in exact if hit.id in scores) < 2e-3
+    half.close()
+
+
+def test_an_upload_that_was_stopped_goes_on():
+    table = world(40, missing=0.3)
+    model = Aligner.for_table(table, dim=8, seed=0).eval()
+    index = QdrantIndex.connect(model=model, modalities=table.modalities)
+    index_tables(index, model, [table[:25]], progress=False)
+    done = index_tables(index, model, [table[:20], table[20:]], metadata=["split"], progress=False)
+    assert (done.kept, done.added, len(index)) == (25, 15, 40)
+    everything = model.embed(table)
+    best = SCORES["centroid"](everything[:1].to(dtype=torch.float64), everything.to(dtype=torch.float64))[0].topk(5)
+    assert index.search(everything[:1], 5).ids[0] == [table.ids[i] for i in best.indices.tolist()]
 
 
 def test_bad_input_ends_in_one_line(index):

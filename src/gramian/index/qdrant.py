@@ -2,9 +2,9 @@
 
 A point has one named vector per modality, the normalised sum of them ("centroid"), and one per direction of an orthonormal
 basis of their span; the latter have no graph. A search takes C candidates: the union of searches by every modality and by the
-centroid. Centroid, span, cosine and its maximum are then computed in the engine, by a formula over nested prefetches; the best
-of these, and all candidates for the other scores, are fetched and scored by this library's own forms. So the scores are those
-of a FlatIndex, and what may be missed are items that are no candidates.
+centroid. Centroid, cosine, its maximum, and the span of queries of one or two vectors are then computed in the engine, by a
+formula over nested prefetches; the best of these, and all candidates for the other scores, are fetched and scored by this
+library's own forms. So the scores are those of a FlatIndex, and what may be missed are items that are no candidates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choices, check_number, check_type, listing, require
-from gramian.geometry import direction
+from gramian.geometry import direction, orthogonalize
 from gramian.index.answers import Answers, Diagnosis, Hit
 from gramian.index.engines import ClientEngine, EdgeEngine, Engine, Expression, Lane
 from gramian.index.fields import FieldType, Metadata, read_metadata
@@ -313,29 +313,48 @@ class QdrantIndex(Index):
         candidates = [(vector, axis) for vector in asked for axis in axes]
         candidates += [(vector, "centroid") for vector in asked] * every
         lanes = [Lane([(vector.tolist(), name) for vector, name in candidates])]
-        single = len(asked) == 1
-        in_engine = ("centroid", "cosine", "max_cosine", *(("span",) if single else ()))
+        several = len(asked) > 1
+        basis = orthogonalize(query.vectors.double(), query.present).basis[0]
+        basis = basis[basis.any(-1)]
+        in_engine = ("centroid", "cosine", "max_cosine", *(("span",) if len(basis) <= 2 else ()))
         if not every or options.score not in in_engine:
             return lanes, None, {}
         if options.score == "centroid":
             return [*lanes, Lane([(total.tolist(), "centroid")])], "$score[0]", {"$score[0]": 0.0}
         if options.score == "span":
             m = len(self.modalities)
-            lanes += [Lane([(asked[0].tolist(), _slot(slot))]) for slot in range(m)]
-            products = [f"$score[{slot}]" for slot in range(m)]
-            side = ("sum", [("mult", [f"r{slot}", product]) for slot, product in enumerate(products)])
-            length = ("sqrt", ("sum", [("mult", [product, product]) for product in products]))
+            lanes += [Lane([(vector.tolist(), _slot(slot))]) for vector in basis for slot in range(m)]
+            products = [f"$score[{lane}]" for lane in range(len(basis) * m)]
+            shares = (basis @ total.double()).tolist()  # of the query's sum, which decides the sign
+            side = ("sum", [("mult", [shares[i // m], f"r{i % m}", product]) for i, product in enumerate(products)])
             defaults = dict.fromkeys([*products, *(f"r{slot}" for slot in range(m))], 0.0)
+            length = ("sqrt", _squared_length([products[i : i + m] for i in range(0, len(products), m)]))
             return lanes, ("mult", [length, ("div", side, ("abs", side), 1.0)]), defaults
         if options.score == "cosine":
             mean = query.vectors[0].sum(0) / query.present.sum()
             lanes += [Lane([(mean.tolist(), axis)]) for axis in axes]
             products = [f"$score[{i}]" for i in range(len(axes))]
             return lanes, ("div", ("sum", products), "number", 0.0), dict.fromkeys(products, 0.0) | {"number": 1.0}
-        parts = asked[:1] if single else asked[:-1]
+        parts = asked[:-1] if several else asked
         lanes += [Lane([(vector.tolist(), axis)]) for vector in parts for axis in axes]
         products = [f"$score[{i}]" for i in range(len(parts) * len(axes))]
         return lanes, ("max", products), dict.fromkeys(products, -1.0)
+
+
+def _squared_length(rows: Sequence[Sequence[str]]) -> Expression:
+    """What an item's span holds of one or two orthonormal vectors, from their products with its basis.
+
+    1 − det(I − P) with P the projections' Gram matrix: P₁₁, or 1 − [(1 − P₁₁)(1 − P₂₂) − P₁₂²] = P₁₁ + P₂₂ − P₁₁P₂₂ + P₁₂².
+    """
+
+    def inner(a: Sequence[str], b: Sequence[str]) -> Expression:
+        return ("sum", [("mult", list(pair)) for pair in zip(a, b, strict=True)])
+
+    first = inner(rows[0], rows[0])
+    if len(rows) == 1:
+        return first
+    second, both = inner(rows[1], rows[1]), inner(*rows)
+    return ("sum", [first, second, ("mult", [-1.0, first, second]), ("mult", [both, both])])
 
 
 def _point(name: str) -> str:

@@ -175,14 +175,22 @@ def service(
             raise HTTPException(401, "a key is needed, in the header X-API-Key.")
 
     async def in_time(work: Callable[[], Value]) -> Value:
+        late = HTTPException(504, f"it takes more than {seconds:g} seconds.")
+        given_up = False
+
         async def queued() -> Value:
-            async with turn:
+            async with turn:  # until the work has ended: a thread cannot be stopped
+                if given_up:
+                    raise late
                 return await run_in_threadpool(work)
 
+        task = asyncio.ensure_future(queued())
         try:
-            return await asyncio.wait_for(queued(), seconds)
+            return await asyncio.wait_for(asyncio.shield(task), seconds)
         except TimeoutError:
-            raise HTTPException(504, f"it takes more than {seconds:g} seconds.") from None
+            given_up = True
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it
+            raise late from None
 
     def live() -> Index:
         nonlocal index
