@@ -18,7 +18,7 @@ from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_number
 from gramian.evaluation import DEFAULT, Reranker, Subsets, evaluate
 from gramian.evaluation.released import askable, paper_row
-from gramian.evaluation.report import REPORT
+from gramian.evaluation.report import CHOSEN, REPORT
 from gramian.files import claimed, read_json
 from gramian.model import Aligner, Matcher, ReleasedMatcher
 from gramian.model.contexts import PackedReranker, Stage, embed_with_contexts
@@ -196,11 +196,12 @@ def _named(table: Table) -> Table:
 
 
 def _method(model: str | None) -> dict[str, str]:
-    """The objective of the run that a model lies in, by the report of `gramian train`."""
+    """The objective of the run that a model lies in, and what was chosen for it, by the report of `gramian train`."""
     if model is None:
         return {}
     try:
-        return {"method": str(read_json(Path(model) / ".." / REPORT, finite=False)["settings"]["method"])}
+        settings = read_json(Path(model) / ".." / REPORT, finite=False)["settings"]
+        return {"method": str(settings["method"]), CHOSEN: str(settings[CHOSEN])}
     except (InputError, OSError, KeyError, TypeError):
         return {}
 

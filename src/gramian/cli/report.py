@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gramian.cli.compare import named
 from gramian.cli.shared import media_table
-from gramian.cli.terminal import console_of
+from gramian.cli.terminal import as_typed, console_of
 from gramian.errors import InputError, check_number
 from gramian.evaluation.page import size_of
 from gramian.evaluation.previews import Previews
@@ -52,7 +52,8 @@ def report_command(
     previews = None
     if media is not None:
         names = columns or list(read_run(run).present)
-        previews = Previews(media_table(media, names, media_root, columns), media_mb)
+        with as_typed(folder="media", data="media", labels="columns"):
+            previews = Previews(media_table(media, names, media_root, columns), media_mb)
     words = ["gramian", "report", run]
     for name, value in (("compare", compare), ("output", output), ("media", media), ("columns", columns)):
         for each in value if isinstance(value, list) else [] if value is None else [value]:

@@ -265,7 +265,8 @@ def compare(
         what = "" if directions == "all" else f" ({directions})"
         if scores is not None:
             what += f" by {' or '.join(scores)}"
-        raise InputError(f"`runs` must have a direction{what} in common; {listing(runs)} have none.")
+        own = [f"{name} {listing(dict.fromkeys(way.score for way in seeds[0]))}" for name, seeds in ranked.items()]
+        raise InputError(f"`runs` must have a direction{what} in common; they have directions by: {'; '.join(own)}.")
     value = reciprocal_ranks if metric == "mrr" else partial(hits_at_k, k=k)
     counts = {name: len(seeds) for name, seeds in ranked.items()}
     most = max(counts.values())

@@ -26,10 +26,13 @@ from gramian.evaluation.stats import Interval, share_interval
 from gramian.files import write_text
 from gramian.sheets import Sheet, unreadable
 
-__all__ = ["REPORT", "SPACE", "START", "Report"]
+__all__ = ["CHOSEN", "REPORT", "SPACE", "START", "Report"]
 
 REPORT, SPACE, START = "report.json", "space.safetensors", "start.safetensors"
 """What `Report.save` writes for `gramian report`: the figures, and the vectors of some items after and before training."""
+
+CHOSEN = "chosen on validation"
+"""The setting of a Report that tells the epoch, or the heads, of the model."""
 
 
 @dataclass(frozen=True)

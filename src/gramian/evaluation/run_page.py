@@ -17,6 +17,7 @@ from gramian.evaluation.examples import Example
 from gramian.evaluation.illustrations import Illustrations
 from gramian.evaluation.page import Block, Card, Cards, Code, Entry, Facts, Page, Picture, Section, Tile, size_of
 from gramian.evaluation.previews import Previews
+from gramian.evaluation.report import CHOSEN
 from gramian.evaluation.robustness import TITLES
 from gramian.evaluation.stats import Interval
 from gramian.evaluation.stored import Stored, read_run
@@ -55,7 +56,7 @@ def run_page(
     sections = []
     if comparison is not None:
         stored = {other: run if other == name else read_run(folder) for other, folder in runs.items()}
-        methods = {other: each.settings.get("method", "not known") for other, each in stored.items()}
+        methods = {other: _described(each) for other, each in stored.items()}
         sheets = [sheet for sheet in comparison.sheets() if sheet.title != "Directions"]  # the picture has its numbers
         sections.append(
             Section("Comparison", [Facts(methods, "What was compared"), *sheets, *pictures.differences(comparison)])
@@ -155,6 +156,11 @@ def _method(run: Stored) -> str:
     return re.sub(r"\([^()]*\)", "", run.settings.get("method", ""))
 
 
+def _described(run: Stored) -> str:
+    """The objective, and what was chosen for it."""
+    return "; ".join(run.settings[key] for key in ("method", CHOSEN) if run.settings.get(key)) or "not known"
+
+
 def _where(run: Stored) -> str:
     data, split = run.settings.get("data", ""), run.settings.get("split", "all")
     return f"On {_items(run)}" + (f" of {data}" if data else "") + (f" (split {split})" if split != "all" else "")
@@ -170,12 +176,18 @@ def _verdict(stored: Mapping[str, Stored], comparison: Comparison | None) -> lis
         best, second, *_ = comparison.recall
         lead = next(pair for pair in comparison.pairs if {pair.better, pair.worse} == {best, second})
         values = comparison.recall[best].value, comparison.recall[second].value
-        winner, other = (name + (f" ({_method(stored[name])})" if _method(stored[name]) else "") for name in (best, second))
+        methods = [_method(stored[name]) for name in (best, second)]
+        if methods[0] == methods[1]:  # which tells them apart in nothing
+            methods = ["", ""]
+        winner, other = (name + (f" ({how})" if how else "") for name, how in zip((best, second), methods, strict=True))
         other += ", the next best," if len(stored) > 2 else ""
         sure, decided = _p(lead.p), lead.differ
         said.append(leader(_where(run), winner, other, values, lead.difference, comparison.measure, sure, decided=decided))
         rest = [pair for pair in comparison.pairs if pair is not lead and best in (pair.better, pair.worse)]
         said += [pair.sentence(comparison.measure, comparison.items) for pair in rest[:4]]
+        shared = {_method(each) for each in stored.values()}
+        if len(shared) == 1 and "" not in shared:
+            said.append(f"The method of all is {shared.pop()}; what was chosen for each stands under Comparison.")
         many = len(comparison.ways)
         said.append(
             f"{comparison.measure} is the mean of {many} directions, each with {_galleries(comparison)} candidates; p is of "

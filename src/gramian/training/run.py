@@ -23,6 +23,7 @@ from gramian.errors import InputError, check_choice, check_number, check_type, l
 from gramian.evaluation import Report, evaluate
 from gramian.evaluation.evaluate import kept_vectors, sample_rows
 from gramian.evaluation.released import askable
+from gramian.evaluation.report import CHOSEN
 from gramian.files import check_folder, claimed, inside, write_lines, write_text
 from gramian.losses import Contrast, Loss, Matching, Pairwise
 from gramian.model.aligner import Aligner
@@ -333,7 +334,7 @@ def _described(how: Search | Recipe, objective: Loss, history: History | Choice)
         "method": f"closed form, {how.criterion}" if isinstance(how, Search) else repr(objective),
         "search" if isinstance(how, Search) else "recipe": ", ".join(f"{name} {value}" for name, value in changed.items())
         or "the default",
-        "chosen on validation": history.chosen,
+        CHOSEN: history.chosen,
     }
 
 
