@@ -162,6 +162,12 @@ def test_what_is_no_run_is_one_line(run, capsys, tmp_path):
     assert "holds no index. Make one: gramian index" in capsys.readouterr().err
     assert main(["index", str(run / "run")]) == 2
     assert "--data must be given" in capsys.readouterr().err
+    made = ["index", str(run / "run"), "--data", str(run / "world.parquet"), "--output", str(tmp_path / "made")]
+    assert main([*made, "--metadata", "split,colour"]) == 2
+    assert "no row has 'colour': it has split" in capsys.readouterr().err
+    assert main(made) == 0 == main(["index", str(tmp_path / "made"), "--diagnose"])  # an index without its run
+    assert main(["search", str(run / "run"), "--like", "item-1", "--filter", "split=none"]) == 0
+    assert "passes the filter" in " ".join(capsys.readouterr().out.split())
     assert main(["index", str(tmp_path), "--data", "stamps"]) == 2
     assert "is not a saved Aligner" in capsys.readouterr().err
     assert main(["search", str(run / "run"), "--data", str(run / "world.parquet"), "--row", "x"]) == 2

@@ -43,7 +43,7 @@ def index_command(
     stopped when it is started again: items whose id is in the index are kept as they are, unless --replace is given.
 
     Args:
-        run: folder that `gramian train` wrote, or of an aligner.
+        run: folder that `gramian train` wrote, or of an aligner; without --data of an index, too.
         data: the table: "stamps", a file, a folder or a hub id. Without one the index is only changed or diagnosed.
         model: a saved Aligner, a folder or a hub id, instead of the run's.
         output: folder of the index, instead of RUN/index.
@@ -69,11 +69,9 @@ def index_command(
     if data is None and not (delete or compact or diagnose):
         raise InputError("--data must be given: the table to index. Without one: --delete, --compact or --diagnose.")
     check_number("part_size", part_size, "[1, inf)", integer=True)
-    folder = output or run / "index"
+    folder = output or (run if data is None else run / "index")  # an index without its run can be looked after, too
     check_folder(folder)
-    index = FlatIndex.open(folder) if FlatIndex.found(folder) else None
-    if data is None and index is None:
-        raise InputError(f"{str(folder)!r} holds no index. Make one: gramian index {run} --data TABLE")
+    index = FlatIndex.open(folder) if data is None or FlatIndex.found(folder) else None
     if int8 and index is not None and not index.int8 and not compact:
         raise InputError(f"{str(folder)!r} has no vectors in 8 bits. Add --compact to write it again with them.")
     if data is not None:

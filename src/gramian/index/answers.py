@@ -45,13 +45,11 @@ class Answers:
         hits: one tuple per query.
         score: the name of the score.
         modalities: those that were searched.
-        notes: what to know about the answers, in plain words.
     """
 
     hits: tuple[tuple[Hit, ...], ...]
     score: str
     modalities: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -88,7 +86,9 @@ class Answers:
                 for hit in hits
             )
             title = "Answers" if len(self.hits) == 1 else f"Answers to query {number}"
-            note = " ".join(("Cosines to the query per modality; – where the item lacks it.", *self.notes))
+            note = "Cosines to the query per modality; – where the item lacks it."
+            if not hits:
+                note = f"No item has {' or '.join(self.modalities)} and passes the filter."
             sheets.append(Sheet(title, header, rows, note))
         return sheets
 

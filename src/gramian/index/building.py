@@ -11,7 +11,7 @@ from gramian.data.batches import Loader, Reading
 from gramian.data.cells import Broken, Cells
 from gramian.data.content import Folder, Unreadable
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, check_type
+from gramian.errors import InputError, check_choice, check_type, listing
 from gramian.index.protocol import Index
 from gramian.model.aligner import Aligner
 from gramian.model.towers import Features
@@ -63,7 +63,7 @@ def index_tables(
         model: whose space it is.
         tables: one after the other, as from `gramian.data.stream`; each is committed before the next is embedded.
         columns: the modalities to embed; by default all that the model reads.
-        metadata: columns to keep; "split" and "item" are those of the table.
+        metadata: columns to keep, which the first table has; "split" and "item" are those of the table.
         replace: embed items again whose id is known; by default they are kept as they are.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         reading: how raw cells are read.
@@ -85,6 +85,8 @@ def index_tables(
     with progress_bar(progress) as bar:
         task = bar.add_task("indexing", total=total)
         for table in tables:
+            if not rows:
+                _check_kept(table, metadata)
             rows += len(table)
             known = index.known(table.ids)
             fresh = table if replace or not any(known) else table[[i for i, has in enumerate(known) if not has]]
@@ -97,6 +99,17 @@ def index_tables(
     if not rows:
         raise InputError("`tables` must hold at least one row; got none.")
     return Indexed(added, replaced, kept, rows - kept - added - replaced, tuple(broken))
+
+
+def _check_kept(table: Table, metadata: Sequence[str]) -> None:
+    """Check that there is what is to be kept."""
+    about = {"split": table.split, "item": table.item_ids}
+    raw = [name for name, column in table.columns.items() if isinstance(column, Cells)]
+    known = [*raw, *(name for name, values in about.items() if values is not None)]
+    for name in metadata:
+        if name not in known:
+            has = f"it has {listing(known)}" if known else "it has features alone"
+            raise InputError(f"`metadata` must name columns of texts, numbers or truth values; no row has {name!r}: {has}.")
 
 
 def _embedded(

@@ -220,7 +220,7 @@ class Index(ABC):
         for name in cells:
             check_choice("cells", name, self.model.modalities)
         raw = self.model.raw_modalities()
-        filled = {name: cell for name, cell in cells.items() if cell is not None}
+        filled = {name: cell for name, cell in cells.items() if cell is not None and not (isinstance(cell, str) and not cell)}
         columns = {name: cell if _several(cell, name in raw) else [cell] for name, cell in filled.items()}
         if not columns:
             raise InputError(f"a query needs a cell of {', '.join(self.model.modalities)}; got none.")
