@@ -27,12 +27,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sentence_transformers
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from sentence_transformers.base.modules import Dense, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
 
 import tiny
 from gramian.cli import main
@@ -44,6 +41,7 @@ from gramian.data.readers import Media
 from gramian.errors import InputError
 from gramian.model import Aligner, HuggingFace, SentenceTransformers
 
+sentence_transformers = pytest.importorskip("sentence_transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")  # a warning that becomes an error must not be what stops an attack
 
 SECRET = "the-secret-of-outside"
@@ -189,6 +187,9 @@ def honest(tmp_path_factory):
         patch.chdir(folder)
         bert = tiny.build("bert", folder / "base")
         tiny.build("clip", folder / "base")
+        from sentence_transformers.base.modules import Dense, Transformer
+        from sentence_transformers.sentence_transformer.modules import Pooling
+
         modules = [Transformer(bert), Pooling(16), Dense(16, 8)]
         sentence_transformers.SentenceTransformer(modules=modules, device="cpu").save_pretrained("base/st")
         Aligner({"a": 2, "b": 2}, 4, matcher={"layers": 1, "width": 8}).save_pretrained("al")

@@ -6,9 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from transformers import BertTokenizer
 
 import released_tiny as tiny
 from gramian import InputError, Table
@@ -34,6 +32,9 @@ from gramian.data.released import (
 from gramian.data.video import read_frames
 from gramian.model.encoders.released.towers import _WordReader
 from reference import released as literal
+
+soundfile = pytest.importorskip("soundfile")
+transformers = pytest.importorskip("transformers")
 
 
 def test_the_middle_of_each_part_for_any_length():
@@ -216,7 +217,7 @@ def test_empty_cells_that_count_and_those_that_do_not(tmp_path):
 
 def subtitle_reader():
     """That of a subtitle tower, without its tower."""
-    return _WordReader(BertTokenizer(vocab={word: i for i, word in enumerate(tiny.WORDS)}), 70, True)
+    return _WordReader(transformers.BertTokenizer(vocab={word: i for i, word in enumerate(tiny.WORDS)}), 70, True)
 
 
 def test_what_is_cut_off_is_said():

@@ -101,7 +101,7 @@ def test_places_are_of_methods_that_all_sets_have():
     places, x, y = standing._sheets(results)
     assert {row[0] for row in places.rows} == {"a", "b"} and all(row[1] == "1.5" for row in places.rows)
     assert [row[0] for row in x.rows] == ["a", "b"] and [row[0] for row in y.rows] == ["b", "a", "c"]
-    assert [row[3] for row in x.rows] == ["a", "b"]
+    assert [row[2] for row in x.rows] == ["a", "b"]
 
 
 def test_the_interval_over_splits_is_the_published_formula():
@@ -115,3 +115,19 @@ def test_the_interval_over_splits_is_the_published_formula():
     assert resampled_interval(np.zeros(3), 0.3)[1] == 1
     with pytest.raises(InputError, match="two or more splits"):
         resampled_interval(np.array([0.1]), 0.3)
+
+
+def test_the_tables_show_the_difference_to_each_tuned_baseline():
+    recalls = {"InfoNCE, linear heads": (0.1, 0.2, 0.3), "InfoNCE, MLP heads": (0.2, 0.2, 0.2), "ours": (0.3, 0.5, 0.4)}
+    results = [
+        Result("x", "", split, method, "", recall, (), None, None, 0.25)
+        for method, several in recalls.items()
+        for split, recall in enumerate(several)
+    ]
+    (sheet,) = standing._sheets(results)
+    rows = {row[0]: row for row in sheet.rows}
+    assert sheet.header[2:4] == ("to InfoNCE, linear heads", "to InfoNCE, MLP heads")
+    for place, baseline in ((2, "InfoNCE, linear heads"), (3, "InfoNCE, MLP heads")):
+        interval, _ = resampled_interval(np.subtract(recalls["ours"], recalls[baseline]), 0.25)
+        assert rows["ours"][place] == standing.signed_percent(interval)
+        assert rows[baseline][place] == "–"

@@ -157,8 +157,9 @@ class Moments:
                 mask = mask.to(where)
                 read = read.masked_fill(~mask[:, None], 0)
             share[name] = once if mask is None else mask.double()
-            if not bool(read.isfinite().all()):
-                wrong = int((~read.isfinite().all(1)).sum())
+            total = read.sum(0)  # one pass, where a test of every value is four: NaN and infinity carry through a sum
+            wrong = 0 if bool(total.isfinite().all()) else int((~read.isfinite().all(1)).sum())
+            if wrong:
                 raise InputError(
                     f"column `{name}` holds NaN or infinite values in {wrong} of {n} rows. Correct them, or mask those cells."
                 )
@@ -167,7 +168,7 @@ class Moments:
             if not filled:
                 continue
             if not self.counts[i, i]:
-                self.shift[place] = read.sum(0) / filled
+                self.shift[place] = total / filled
             read = read - self.shift[place]  # float64 columns are the caller's own
             shifted[name] = read if mask is None else read.mul_(share[name][:, None])
         for first, second in combinations_with_replacement(shifted, 2):
