@@ -491,6 +491,7 @@ def test_mteb_embeddings_hold_vectors_and_masks():
 
 def test_a_retrieval_task_of_mteb_goes_out_and_comes_in(tmp_path):
     mteb = pytest.importorskip("mteb")
+    from datasets import load_dataset
     from mteb.abstasks import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
@@ -540,6 +541,12 @@ def test_a_retrieval_task_of_mteb_goes_out_and_comes_in(tmp_path):
     theirs = result.task_results[0].scores["test"][0]
     assert theirs["ndcg_at_10"] == pytest.approx(figures["ndcg_at_10"], abs=1e-4)
     assert theirs["map_at_10"] == pytest.approx(figures["mean_average_precision"], abs=1e-4)
+    other = write_task(tmp_path / "other" / "task", queries, corpus[[0, 2, 3]])  # of the same name, which datasets caches by
+    texts = [
+        load_dataset(str(each), "corpus", split="test", cache_dir=str(tmp_path / "cache"))["text"][:]
+        for each in (folder, other)
+    ]
+    assert texts == [documents["text"], ["sound 0", "sound 1", "sound 2"]]
     with pytest.raises(InputError, match="must be new or empty"):
         write_task(folder, queries, corpus)
     with pytest.raises(InputError, match="must hold the item of some query"):

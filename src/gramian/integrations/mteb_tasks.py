@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,10 @@ def write_task(folder: str | Path, queries: Table, corpus: Table, *, split: str 
             with atomic(folder / name / f"{split}.parquet") as partial:
                 part.to_parquet(str(partial))
             config = "default" if name == "qrels" else name
-            lines.append(f"- config_name: {config}\n  data_files:\n  - split: {split}\n    path: {name}/{split}.parquet\n")
+            # datasets caches a folder by its name and this text alone: without the hash it would read another folder's rows.
+            digest = hashlib.sha256((folder / name / f"{split}.parquet").read_bytes()).hexdigest()[:16]
+            lines.append(f"- config_name: {config}\n  description: {digest}\n  data_files:\n")
+            lines.append(f"  - split: {split}\n    path: {name}/{split}.parquet\n")
         write_text(folder / "README.md", f"---\nconfigs:\n{''.join(lines)}---\n\nA retrieval task in the format of mteb.\n")
     return folder
 
