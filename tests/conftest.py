@@ -1,3 +1,4 @@
+import gc
 import os
 import socket
 
@@ -17,6 +18,16 @@ if not torch.cuda.is_available():
 settings.register_profile("ci", max_examples=25, derandomize=True, deadline=None, database=None, print_blob=True)
 settings.register_profile("few", settings.get_profile("ci"), max_examples=6)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish():
+    """What the libraries have made by now stays, and is not looked through again each time the collector runs."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -24,7 +24,11 @@ BUILT = {"_build", "generated"}
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if not BUILT & set(page.relative_to(DOCS).parts)]
 LINKED = [*PAGES, *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
 FENCE = re.compile(r"^(<!-- not run: .+ -->\n)?```(?:\{code-cell\} )?(\w*)\n(.*?)^```", flags=re.M | re.S)
-SNIPPETS = [page for page in PAGES if any(match[2] in ("python", "sh") for match in FENCE.finditer(page.read_text()))]
+SNIPPETS = [
+    page
+    for page in (ROOT / "README.md", *PAGES)
+    if any(match[2] in ("python", "sh") for match in FENCE.finditer(page.read_text()))
+]
 NAMES = {"ids": lambda page: page.relative_to(ROOT).as_posix()}
 
 ROWS = {"train": 60, "validation": 16, "test": 48}
@@ -92,11 +96,13 @@ def commands(text):
 
 
 def cheap(words):
-    """A command with fewer epochs, and a search of one setting."""
+    """A command with fewer epochs, a search of one setting, a small bench."""
+    if words[0] == "bench":
+        return ["bench", "--tasks", "gram", "--sizes", "16", "--modalities", "2", "--rounds", "1", *words[-2:]]
     if words[0] != "train":
         return words
     if "canonical" in words:
-        return [word for word in words if word not in ("--search.heads", "linear")] + SEARCH
+        return [word for i, word in enumerate(words) if "--search.heads" not in (word, words[i - 1])] + SEARCH
     kept = [word for i, word in enumerate(words) if "--recipe.epochs" not in (word, words[i - 1])]
     return [*kept, "--recipe.epochs", "1"]
 
@@ -127,6 +133,7 @@ def test_snippets_run_in_order(page, tmp_path, monkeypatch, capsys):
     if "sentence_transformers" in text:
         pytest.importorskip("sentence_transformers")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     namespace: dict[str, object] = {}
     for skipped, language, code in FENCE.findall(text):
         if skipped:

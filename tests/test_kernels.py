@@ -94,7 +94,7 @@ def test_tiles_of_every_score_are_the_whole_table(monkeypatch, name, wide, missi
 
 
 @pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("tile", [1, 4, 64])
+@pytest.mark.parametrize("tile", [3, 64])
 @pytest.mark.parametrize(("keep", "shift", "repeated"), [(0, 0, True), (2**28, 2, True), (2**28, -1, False)])
 def test_log_sums_of_every_score(monkeypatch, name, tile, keep, shift, repeated):
     first, second = pair(name, 5, 7, 10, False, 0.3)
@@ -159,7 +159,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("ids", [None, [0, 1, 2, 3, 3, 5, 6, 7, 0, 9, 0]])
-@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize("size", [4, 100])
 def test_losses_in_blocks_are_the_losses(name, ids, size):
     items = bundle(11, 11, missing=0.3, ids=ids)
     results = []
@@ -274,7 +274,7 @@ def test_no_tensor_grows_with_all_pairs(name):
 
 
 @pytest.mark.parametrize("rest", [1.0, 1e-2, 1e-4, 1e-6])
-@pytest.mark.parametrize("size", [1, 5, 33])
+@pytest.mark.parametrize("size", [5, 33])
 def test_near_the_span_gradients_are_good_to_rounding_over_what_is_left(rest, size):
     """All vectors lie within √rest of one plane, so that 1 − ‖Qᵀa‖² ≈ rest for every pair: see `Residual`."""
     generator = torch.Generator().manual_seed(0)
@@ -304,7 +304,7 @@ def test_collapsed_tuples_have_at_most_the_error_that_residual_states(spread, m)
     eps = torch.finfo(torch.float32).eps
     vectors = F.normalize(units(0, 61, 1, 65) + spread * units(1, 61, m, 65), dim=-1).float()
     results = []
-    for dtype, block_size in ((torch.float64, None), (torch.float32, None), (torch.float32, 1), (torch.float32, 5)):
+    for dtype, block_size in ((torch.float64, None), (torch.float32, None), (torch.float32, 9)):
         leaf = vectors.to(dtype).requires_grad_()
         total = Gram(block_size=block_size)(Bundle(leaf, torch.ones(61, m, dtype=torch.bool), NAMES[:m])).total
         results.append((total.item(), torch.autograd.grad(total, leaf)[0].double()))

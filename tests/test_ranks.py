@@ -22,7 +22,7 @@ def _candidates(items):
 
 
 @pytest.mark.parametrize("name", SCORES)
-@pytest.mark.parametrize("block_size", [None, 4, 1])
+@pytest.mark.parametrize("block_size", [None, 4])
 def test_ranks_of_tiles_are_those_of_the_table(name, block_size):
     """Queries of one vector and of several, items with ids in common and without a match."""
     generator = torch.Generator().manual_seed(1)
@@ -81,7 +81,7 @@ def test_the_best_k_are_those_of_a_stable_sort(block_size, k):
 def test_no_tensor_of_ranks_or_best_k_grows_with_all_pairs():
     n, m, d = 192, 3, 4
     queries, items = _bundle(n, 1, d, missing=0), _bundle(n, m, d)
-    for name in ("cosine", "span", "volume", "cone", "maxsim", "spectral"):
+    for name in ("cosine", "span", "maxsim", "spectral"):
         with Largest() as largest, torch.no_grad():
             form = SCORES[name].of(queries, items)
             match_ranks(form, _candidates(range(n)), _candidates(range(n)), both=True, block_size=16)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import forked
 from gramian.benchmark import curves, families, learning_curve, objectives, pages, stamps_selection, study
 from gramian.benchmark.study import Method, Task
 from gramian.bundle import Bundle
@@ -294,7 +295,8 @@ class Constant:
         return Bundle.from_dict({name: torch.ones(len(table), 2) for name in table.modalities})
 
 
-def test_methods_of_others_and_runs_in_processes(tmp_path):
+def test_methods_of_others_and_runs_in_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "get_context", lambda _: forked.FORKS)  # which have imported the library
     tasks = [Task("world", world_of, dim=8, recipe=Recipe(epochs=1))]
     methods = [Method("theirs", None, train=constant), Method("ours", partial(Pairwise, temperature=0.2))]
     options = {"seeds": 2, "cpu": True}
