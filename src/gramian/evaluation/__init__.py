@@ -18,6 +18,7 @@ from gramian.evaluation.report import Report
 from gramian.evaluation.reranking import Reranked, Reranker, reranked_directions
 from gramian.evaluation.robustness import Robustness, robustness
 from gramian.evaluation.shape import diagnostics, saturation
+from gramian.evaluation.weighting import choose_weights, weighted
 
 __all__ = [
     "DEFAULT",
@@ -31,6 +32,7 @@ __all__ = [
     "Reranker",
     "Robustness",
     "Subsets",
+    "choose_weights",
     "compare",
     "diagnostics",
     "directions_of",
@@ -42,4 +44,5 @@ __all__ = [
     "saturation",
     "single_directions",
     "subset_directions",
+    "weighted",
 ]
