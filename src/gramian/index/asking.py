@@ -12,7 +12,7 @@ from gramian.bundle import Bundle
 from gramian.data import load
 from gramian.errors import InputError, check_choice
 from gramian.files import parse_json
-from gramian.geometry import direction
+from gramian.index.mapping import places_of
 from gramian.index.protocol import Index, embed_table
 from gramian.model.aligner import Aligner
 
@@ -113,8 +113,7 @@ def lacking(index: Index, part: Bundle | None = None, unlike: str | None = None)
     """
     parts = [] if part is None else [("", part)]
     if unlike:
-        total = direction(index.vectors([unlike]).vectors.float().sum(1))
-        parts.append(("the sum of ", Bundle.from_dict({"item": total})))
+        parts.append(("the sum of ", Bundle.from_dict({"item": places_of(index.vectors([unlike]))})))
     return joined(parts) if parts else None
 
 

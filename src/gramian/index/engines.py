@@ -19,7 +19,7 @@ __all__ = ["ClientEngine", "EdgeEngine", "Engine", "Expression", "Lane"]
 Expression: TypeAlias = Any
 """A name, a number, or ("sum", [...]), ("mult", [...]), ("max", [...]), ("sqrt", x), ("abs", x), ("div", x, y, if y is 0)."""
 
-Found: TypeAlias = "list[tuple[str, dict[str, list[float]], dict[str, Any]]]"
+Points: TypeAlias = "list[tuple[str, dict[str, list[float]], dict[str, Any]]]"
 """(point, vectors, payload), best first."""
 
 
@@ -45,7 +45,7 @@ class Engine(ABC):
         """Add points, or replace those that are there."""
 
     @abstractmethod
-    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Found:
+    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Points:
         """Those of some points that are there."""
 
     @abstractmethod
@@ -70,7 +70,7 @@ class Engine(ABC):
         limit: int,
         conditions: Sequence[Condition],
         vectors: Sequence[str],
-    ) -> Found:
+    ) -> Points:
         """The best points by the formula, or all candidates; `each` search for candidates gives so many."""
         chosen = _filtered(conditions, self._makers())
         if formula is None:
@@ -86,7 +86,7 @@ class Engine(ABC):
         """How filters are written."""
 
     @abstractmethod
-    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Found:
+    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
         """The nearest points that a filter lets through."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Engine(ABC):
     @abstractmethod
     def _ranked(
         self, parts: list[Any], formula: Expression, defaults: dict[str, float], limit: int, vectors: Sequence[str]
-    ) -> Found:
+    ) -> Points:
         """What the parts find, the best by the formula."""
 
     @abstractmethod
@@ -113,12 +113,12 @@ class Engine(ABC):
         return found[0][2] if found else None
 
 
-def _read(points: Sequence[Any]) -> Found:
+def _read(points: Sequence[Any]) -> Points:
     """What a client gives, as it is used here."""
     return [(str(each.id), dict(each.vector or {}), dict(each.payload or {})) for each in points]
 
 
-def _united(searches: Sequence[Found]) -> Found:
+def _united(searches: Sequence[Points]) -> Points:
     """The points of several searches, each once."""
     seen: dict[str, Any] = {}
     for found in searches:
@@ -161,7 +161,7 @@ class ClientEngine(Engine):
         structs = [self._models.PointStruct(id=point, vector=vectors, payload=payload) for point, vectors, payload in points]
         self._client.upsert(self._name, structs, wait=True)
 
-    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Found:
+    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Points:
         """Those of some points that are there."""
         found = self._client.retrieve(self._name, list(points), with_payload=True, with_vectors=list(vectors) or False)
         return _read(found)
@@ -180,7 +180,7 @@ class ClientEngine(Engine):
             schema = {"text": "keyword", "int": "integer", "float": "float", "bool": "keyword"}[kind]
             self._client.create_payload_index(self._name, key, field_schema=schema)
 
-    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Found:
+    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
         return self._queried(vectors, query=vector, using=name, limit=limit, query_filter=chosen)
 
     def _prefetch(self, vector: list[float], name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
@@ -188,11 +188,11 @@ class ClientEngine(Engine):
 
     def _ranked(
         self, parts: list[Any], formula: Expression, defaults: dict[str, float], limit: int, vectors: Sequence[str]
-    ) -> Found:
+    ) -> Points:
         query = self._models.FormulaQuery(formula=self._expression(formula), defaults=defaults)
         return self._queried(vectors, prefetch=parts, query=query, limit=limit)
 
-    def _queried(self, vectors: Sequence[str], **options: Any) -> Found:
+    def _queried(self, vectors: Sequence[str], **options: Any) -> Points:
         found = self._client.query_points(self._name, with_payload=True, with_vectors=list(vectors), **options)
         return _read(found.points)
 
@@ -296,19 +296,19 @@ class EdgeEngine(Engine):
     def put(self, points: Sequence[tuple[str, dict[str, list[float]], dict[str, Any]]]) -> None:
         """Add points, or replace them."""
         edge = self._edge
-        made = [edge.Point(_uuid(point), vectors, payload) for point, vectors, payload in points]
+        made = [edge.Point(UUID(point), vectors, payload) for point, vectors, payload in points]
         self._shard.update(edge.UpdateOperation.upsert_points(made))
 
-    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Found:
+    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Points:
         """Those of some points that are there."""
         if not points:
             return []
-        found = self._shard.retrieve([_uuid(point) for point in points], with_payload=True, with_vector=list(vectors) or False)
+        found = self._shard.retrieve([UUID(point) for point in points], with_payload=True, with_vector=list(vectors) or False)
         return _read(found)
 
     def delete(self, points: Sequence[str]) -> None:
         """Delete points."""
-        self._shard.update(self._edge.UpdateOperation.delete_points([_uuid(point) for point in points]))
+        self._shard.update(self._edge.UpdateOperation.delete_points([UUID(point) for point in points]))
 
     def count(self) -> int:
         """How many points there are."""
@@ -320,7 +320,7 @@ class EdgeEngine(Engine):
         schema = getattr(self._edge.PayloadSchemaType, names[kind])
         self._shard.update(self._edge.UpdateOperation.create_field_index(key, schema))
 
-    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Found:
+    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
         query = self._edge.Query.Nearest(vector, using=name)
         return self._queried(vectors, query=query, limit=limit, filter=chosen)
 
@@ -330,11 +330,11 @@ class EdgeEngine(Engine):
 
     def _ranked(
         self, parts: list[Any], formula: Expression, defaults: dict[str, float], limit: int, vectors: Sequence[str]
-    ) -> Found:
+    ) -> Points:
         query = self._edge.Formula(self._expression(formula), defaults)
         return self._queried(vectors, query=query, limit=limit, prefetches=parts)
 
-    def _queried(self, vectors: Sequence[str], **options: Any) -> Found:
+    def _queried(self, vectors: Sequence[str], **options: Any) -> Points:
         request = self._edge.QueryRequest(with_payload=True, with_vector=list(vectors), **options)
         return _read(self._shard.query(request))
 
@@ -369,7 +369,3 @@ class EdgeEngine(Engine):
         """Write everything to the disk."""
         self._shard.flush()
         self._shard.close()
-
-
-def _uuid(point: str) -> Any:
-    return UUID(point)

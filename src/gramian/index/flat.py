@@ -25,7 +25,7 @@ from gramian.index.answers import Answers, Diagnosis
 from gramian.index.codes import check_int8
 from gramian.index.diagnosis import diagnose
 from gramian.index.fields import FieldType, Metadata, read_metadata
-from gramian.index.protocol import Index, Options, checked_ids
+from gramian.index.protocol import Index, Options, checked_ids, checked_items
 from gramian.index.search import best
 from gramian.index.segments import Entry, Segment, hash_ids, sides_of, write_live
 from gramian.index.store import MANIFEST, check_new, file_name, joined, read_manifest, write_manifest
@@ -207,16 +207,7 @@ class FlatIndex(Index):
         Raises:
             InputError: see `Index.add`.
         """
-        check_type("bundle", bundle, Bundle)
-        names = checked_ids(ids, len(bundle))
-        bundle = bundle.detach().to("cpu")
-        if bundle.dim != self.dim:
-            raise InputError(f"`bundle` must have the width {self.dim} of the index; got {bundle.dim}. Use the same model.")
-        if not bool(bundle.vectors.isfinite().all()):
-            raise InputError("`bundle` must be finite; got NaN or infinite numbers.")
-        empty = (~bundle.has()).nonzero().flatten().tolist()
-        if empty:
-            raise InputError(f"`bundle` has {len(empty)} of {len(bundle)} items without a vector (rows {listing(empty)}).")
+        bundle, names = checked_items(bundle, ids, self.dim)
         bundle = Bundle.from_dict(
             {name: bundle.tokens.get(name, bundle.column(name)) for name in bundle.modalities},
             present={name: bundle.has(name) for name in bundle.modalities},

@@ -21,7 +21,7 @@ from gramian.index.answers import Answers, Diagnosis
 from gramian.index.fields import Condition, FieldType, Filter, Metadata, read_filter
 from gramian.model.aligner import Aligner
 
-__all__ = ["SEARCHED", "Index", "Options", "Queries", "SearchScore", "checked_ids", "combined", "embed_table"]
+__all__ = ["SEARCHED", "Index", "Options", "Queries", "SearchScore", "checked_ids", "checked_items", "combined", "embed_table"]
 
 Queries: TypeAlias = "Bundle | Tensor"
 """q items: a Bundle of any modalities, or a (q, d) tensor with one vector each."""
@@ -266,6 +266,25 @@ def checked_ids(ids: Sequence[str], n: int | None = None) -> list[str]:
         repeated = next(name for name in listed if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise InputError(f"`ids` must be different; {repeated!r:.60} occurs twice.")
     return listed
+
+
+def checked_items(bundle: Bundle, ids: Sequence[str], dim: int) -> tuple[Bundle, list[str]]:
+    """Items that are to be added, on the CPU, and their ids.
+
+    Raises:
+        InputError: vectors of another width or not finite, items without a vector, ids that do not fit.
+    """
+    check_type("bundle", bundle, Bundle)
+    names = checked_ids(ids, len(bundle))
+    bundle = bundle.detach().to("cpu")
+    if bundle.dim != dim:
+        raise InputError(f"`bundle` must have the width {dim} of the index; got {bundle.dim}. Use the same model.")
+    if not bool(bundle.vectors.isfinite().all()):
+        raise InputError("`bundle` must be finite; got NaN or infinite numbers.")
+    empty = (~bundle.has()).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(f"`bundle` has {len(empty)} of {len(bundle)} items without a vector (rows {listing(empty)}).")
+    return bundle, names
 
 
 def combined(queries: Bundle, weights: Mapping[str, float] | None = None, without: Bundle | None = None) -> Bundle:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choices, check_number, check_type, listing, require
+from gramian.errors import InputError, check_choices, check_number, listing, require
 from gramian.geometry import direction, orthogonalize
 from gramian.index.answers import Answers, Diagnosis, Hit
 from gramian.index.engines import ClientEngine, EdgeEngine, Engine, Expression, Lane
 from gramian.index.fields import FieldType, Metadata, read_metadata
-from gramian.index.protocol import Index, Options, checked_ids
+from gramian.index.protocol import Index, Options, checked_ids, checked_items
 from gramian.index.segments import sides_of
 from gramian.index.telling import compared
 from gramian.model.aligner import Aligner
@@ -168,14 +168,7 @@ class QdrantIndex(Index):
         Raises:
             InputError: see `Index.add`; a modality that the collection lacks, or several vectors of one.
         """
-        check_type("bundle", bundle, Bundle)
-        names = checked_ids(ids, len(bundle))
-        if bundle.dim != self.dim:
-            raise InputError(f"`bundle` must have the width {self.dim} of the index; got {bundle.dim}. Use the same model.")
-        if not bool(bundle.vectors.isfinite().all()):  # Qdrant would take them silently
-            raise InputError("`bundle` must be finite; got NaN or infinite numbers.")
-        if not bool(bundle.has().all()):
-            raise InputError("`bundle` has items without a vector. Leave them out.")
+        bundle, names = checked_items(bundle, ids, self.dim)  # Qdrant would take NaN silently
         check_choices("bundle.modalities", bundle.modalities, self.modalities)
         if bundle.tokens:
             raise InputError(f"`bundle` has several vectors of {listing(bundle.tokens)}, which only a FlatIndex holds.")
@@ -186,7 +179,7 @@ class QdrantIndex(Index):
             for name, column in fields.items():
                 self._engine.index_field(f"{'flags' if column.kind == 'bool' else 'fields'}.{name}", column.kind)
             self._engine.put([(ABOUT, {}, {"about": self._about})])
-        bundle = bundle.detach().to("cpu", dtype=torch.float32)
+        bundle = bundle.to(dtype=torch.float32)
         axes = [self.modalities.index(name) for name in bundle.modalities]
         for start in range(0, len(bundle), BATCH):
             part = bundle[start : start + BATCH]

@@ -27,9 +27,9 @@ from gramian.scores import SCORES, hub_scores
 from gramian.scores.sides import Side
 from gramian.tokens import Tokens
 
-__all__ = ["Found", "best"]
+__all__ = ["Ranking", "best"]
 
-Found: TypeAlias = "list[tuple[float, int, int]]"
+Ranking: TypeAlias = "list[tuple[float, int, int]]"
 """(score, segment, row), best first."""
 
 MORE, MORE_CODED = 24, 246  # candidates beyond k: of 100,000 items, 8 bits leave some dozens
@@ -50,7 +50,7 @@ ROUNDING = 64 * torch.finfo(torch.float32).eps  # of bounds, and of their order
 @torch.no_grad()
 def best(
     segments: Sequence[Segment], visible: Sequence[Tensor], queries: Bundle, options: Options, bank: Bundle | None = None
-) -> list[Found]:
+) -> list[Ranking]:
     """The k best visible items for each query.
 
     Args:
@@ -71,7 +71,7 @@ def best(
     if bank is not None and (scorer is None or scorer.residual):
         raise InputError(f"`hubs` does not correct the score {options.score}. Use centroid, span or cosine.")
     k = min(options.k, sum(int(mask.sum()) for mask in visible))
-    answers: list[Found] = [[] for _ in range(len(queries))]
+    answers: list[Ranking] = [[] for _ in range(len(queries))]
     codes = scorer is not None and scorer.coarse and all(each.codes is not None for each in segments)
     codes = codes and len(queries) * (len(queries.modalities) + 1) <= FEW_VECTORS and multiplies_exactly()
     rounds = [(torch.arange(len(queries)), k + max(MORE_CODED if codes else MORE, k // 2), codes)] if k else []
@@ -110,7 +110,7 @@ class _Search:
             self.asked = scorer.queries(Side(queries.vectors.double(), queries.present))
             self.coded = coded(self.asked[0]) if codes else None
 
-    def run(self, k: int, count: int) -> tuple[list[Found], Tensor]:
+    def run(self, k: int, count: int) -> tuple[list[Ranking], Tensor]:
         """The k best of `count` candidates for each query, and whether no other item can be among them, (q,)."""
         parts = [self._scan(number, count) for number, mask in enumerate(self.visible) if mask.any()]
         values, numbers, rows = (torch.cat([part[i] for part in parts], 1) for i in range(3))

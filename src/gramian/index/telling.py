@@ -9,14 +9,14 @@ import torch
 from gramian.bundle import Bundle
 from gramian.geometry import direction
 from gramian.index.answers import Hit
-from gramian.index.search import Found
+from gramian.index.search import Ranking
 from gramian.index.segments import Segment
 
 __all__ = ["compared", "told"]
 
 
 def told(
-    segments: Sequence[Segment], queries: Bundle, found: Sequence[Found], modalities: Sequence[str]
+    segments: Sequence[Segment], queries: Bundle, found: Sequence[Ranking], modalities: Sequence[str]
 ) -> tuple[tuple[Hit, ...], ...]:
     """What is told of each answer: its vectors are compared with the query's, all at once."""
     places = [(query, number, row) for query, answers in enumerate(found) for _, number, row in answers]
