@@ -13,7 +13,7 @@ from gramian.cli.terminal import console_of
 from gramian.errors import InputError
 from gramian.index import Index
 from gramian.index.asking import chosen, embedded, joined, lacking, row_of
-from gramian.index.protocol import SearchScore
+from gramian.index.protocol import DEFAULT, SearchScore
 
 __all__ = ["search_command"]
 
@@ -33,7 +33,7 @@ def search_command(
     unlike: str | None = None,
     weights: Mapping[str, float] | None = None,
     k: int = 10,
-    score: SearchScore = "centroid",
+    score: SearchScore = DEFAULT,
     beta: float = 1.0,
     filter: str | None = None,
     modalities: list[str] | None = None,

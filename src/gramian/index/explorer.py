@@ -21,7 +21,7 @@ from gramian.index.asking import chosen, embedded, joined, lacking, row_of
 from gramian.index.fields import FieldType, Value
 from gramian.index.flat import FlatIndex
 from gramian.index.mapping import HAS, Map, places_of
-from gramian.index.protocol import SEARCHED, SearchScore, combined
+from gramian.index.protocol import DEFAULT, SEARCHED, SearchScore, combined
 
 __all__ = ["Answer", "Explorer", "Found", "Mark", "Question", "Range"]
 
@@ -62,7 +62,7 @@ class Question:
     filter: Sequence[str | Mapping[str, Any]] = ()
     modalities: Sequence[str] = ()
     k: int = 10
-    scores: Sequence[SearchScore] = ("centroid",)
+    scores: Sequence[SearchScore] = (DEFAULT,)
     hubs: bool = False
     colour: str = ""
 

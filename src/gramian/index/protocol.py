@@ -21,7 +21,18 @@ from gramian.index.answers import Answers, Diagnosis
 from gramian.index.fields import Condition, FieldType, Filter, Metadata, read_filter
 from gramian.model.aligner import Aligner
 
-__all__ = ["SEARCHED", "Index", "Options", "Queries", "SearchScore", "checked_ids", "checked_items", "combined", "embed_table"]
+__all__ = [
+    "DEFAULT",
+    "SEARCHED",
+    "Index",
+    "Options",
+    "Queries",
+    "SearchScore",
+    "checked_ids",
+    "checked_items",
+    "combined",
+    "embed_table",
+]
 
 Queries: TypeAlias = "Bundle | Tensor"
 """q items: a Bundle of any modalities, or a (q, d) tensor with one vector each."""
@@ -41,6 +52,9 @@ SearchScore: TypeAlias = Literal[
 ]
 SEARCHED: tuple[SearchScore, ...] = get_args(SearchScore)
 """The scores to search by. The others of `gramian.scores.SCORES` rank items by how many modalities they have."""
+
+DEFAULT: SearchScore = "centroid"
+"""Where nothing is said; docs/search.md tells where others find more."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,7 @@ class Index(ABC):
         queries: Queries | None = None,
         k: int = 10,
         *,
-        score: SearchScore = "centroid",
+        score: SearchScore = DEFAULT,
         filter: Filter | None = None,
         modalities: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
