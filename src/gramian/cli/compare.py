@@ -36,7 +36,7 @@ def compare_command(
         k: cut-off of the recall; for accuracy, how many classes may be named.
         directions: which are averaged: between two modalities (singles), of several modalities together (joint), or all; by
             default singles, for accuracy all.
-        scores: of the directions, such as span, or methods that tell classes, such as "linear probe"; all by default.
+        scores: of the directions, such as span, or methods that predict classes, such as "linear probe"; all by default.
         test: of the differences over items: permutation or bootstrap.
         train_items: that each seed was trained on, where every seed has a split of its own; by default as splits.json says.
         output: folder for comparison.json and comparison.md; nothing is written without one.

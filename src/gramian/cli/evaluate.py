@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gramian import __version__
+from gramian.cli.predicting import Predictor, embed_items
 from gramian.cli.shared import Checkpoint, Trust
-from gramian.cli.telling import Told, embed_items
 from gramian.cli.terminal import as_typed, console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, summary
@@ -70,12 +70,12 @@ def evaluate_table(
         mixed: rank each modality against one gallery of the vectors of all modalities, too, and show which come first.
         robustness: show what is left when modalities are missing, too: with ever more cells dropped, without each modality, and
             for complete and incomplete items.
-        classify: tell the class of each item, a column of text, by nearest neighbours and a linear probe that learn from the
+        classify: predict the class of each item, a column of text, by nearest neighbours and a linear probe that learn from the
             split "train", and by `prompts`.
         prompts: of the classes: sentences with {} for the class, in quotation marks, for a model that reads text; or a table
             with the same column of classes, several rows for a class where there are several prompts.
         neighbours: training items that vote on a class.
-        regress: tell a number, a column, by a linear probe that learns from the split "train".
+        regress: predict a number, a column, by a linear probe that learns from the split "train".
         output: folder for report.json, report.md and ranks.parquet, which `gramian compare` reads; nothing is written without
             one.
         diagnose: show the shape of the space, too: uniformity, effective rank, modality gap, antipodal pairs, hubness, volume,
@@ -179,11 +179,11 @@ def evaluate_table(
             how = "the volume" if first_stage is None else "the fused head"
             console.print(paper_row(report, task or data, None if task is None else checkpoint.release, how).rich())
         if labels:
-            told = Told(aligner, columns, reading, broken, scores or DEFAULT, neighbours)
+            predictor = Predictor(aligner, columns, reading, broken, scores or DEFAULT, neighbours)
             names = {"train_labels": "classify", "classes": "prompts", "modalities": "columns", "k": "neighbours"}
             with as_typed(labels="classify", **names):
-                described = None if not prompts else told.prompts(prompts, str(classify), whole_table, trust.media_root)
-                report = told.of(report, whole_table, split, items, bundle, classify, regress, described)
+                described = None if not prompts else predictor.prompts(prompts, str(classify), whole_table, trust.media_root)
+                report = predictor.of(report, whole_table, split, items, bundle, classify, regress, described)
         for sheet in report.sheets():
             console.print(sheet.rich())
         for path in report.save(output) if output is not None and is_main_process() else ():

@@ -116,5 +116,4 @@ def index_command(
         index.compact(int8=int8 or None)
         console.print(f"{index.path}: compact, {len(index.segments)} segments")
     if diagnose:
-        told = index.diagnose()
-        console.print(told.sheet().rich())
+        console.print(index.diagnose().sheet().rich())

@@ -36,7 +36,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class Classified:
-    """How well the classes of some items are told.
+    """How well the classes of some items are predicted.
 
     Attributes:
         method: "zero-shot", "nearest neighbours" or "linear probe".
@@ -98,7 +98,7 @@ class Classified:
         return share_interval(hits_at_k(self.ranks, k), self.items)
 
     def balanced_accuracy(self) -> Interval:
-        """Mean over the classes of the share of their items that are told right; classes without an item do not count."""
+        """Mean over the classes of the share of their items that are predicted right; classes without an item do not count."""
         hits = hits_at_k(self.ranks, 1)
         strata = np.where(self.truth == np.arange(len(self.classes))[:, None], hits, np.nan)
         return share_interval(strata[~np.isnan(strata).all(1)], self.items)

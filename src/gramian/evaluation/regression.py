@@ -1,4 +1,4 @@
-"""Regression in a shared space: a number that a linear probe tells."""
+"""Regression in a shared space: a number that a linear probe predicts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Regressed:
-    """How well a number is told of some items.
+    """How well a number of some items is predicted.
 
     Attributes:
         target: what it is.
@@ -102,7 +102,7 @@ def regress(
     numbers, rows = _numbers(bundle, values, names, target)
     learnt, of_train = _numbers(train, train_values, names, target)
     if np.ptp(learnt) == 0:
-        raise InputError(f"`{target}` is {learnt[0]:g} in every training item; there is nothing to tell.")
+        raise InputError(f"`{target}` is {learnt[0]:g} in every training item; there is nothing to predict.")
     masks = not bool(train[of_train].select(*names).present.all())
     features = features_of(train[of_train], names, masks)
     if validation is None:
@@ -157,7 +157,7 @@ def _numbers(bundle: Bundle, values: Labels, names: Names, target: str) -> tuple
         numbers = np.array([float(str(values[row])) for row in rows])
     except ValueError:
         wrong = next(str(values[row]) for row in rows if not _is_number(str(values[row])))
-        raise InputError(f"`{target}` must hold numbers to be told by regression; got {wrong!r:.60}.") from None
+        raise InputError(f"`{target}` must hold numbers, for regression; got {wrong!r:.60}.") from None
     if len(numbers) < 2 or not np.isfinite(numbers).all():
         raise InputError(f"`{target}` must hold at least two numbers, all finite; got {len(numbers)}.")
     return numbers, np.array(rows, np.int64)

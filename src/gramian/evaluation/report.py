@@ -53,7 +53,7 @@ class Report:
         robustness: what is left when modalities are missing, where it was asked for.
         label: by what the items were classified.
         classified: by each method, of each set of modalities.
-        regressed: numbers that were told.
+        regressed: numbers that were predicted.
         corpus: rows, and rows of each modality, of the table that the candidates come from, where it is another.
         items: (n,) the item of each row; every row is an item of its own by default. Intervals are over items.
         ids: n names of the rows, for `ranks.parquet`; their numbers by default.

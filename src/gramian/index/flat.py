@@ -24,12 +24,12 @@ from gramian.files import claimed
 from gramian.index.answers import Answers, Diagnosis
 from gramian.index.codes import check_int8
 from gramian.index.diagnosis import diagnose
+from gramian.index.explaining import explained
 from gramian.index.fields import FieldType, Metadata, read_metadata
 from gramian.index.protocol import Index, Options, checked_ids, checked_items
 from gramian.index.search import best
 from gramian.index.segments import Entry, Segment, hash_ids, sides_of, write_live
 from gramian.index.store import MANIFEST, check_new, file_name, joined, read_manifest, write_manifest
-from gramian.index.telling import told
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import fingerprint
 from gramian.tokens import Tokens
@@ -357,7 +357,7 @@ class FlatIndex(Index):
                     mask[row] = False
             visible.append(mask)
         found = best(self.segments, visible, queries, options, bank)
-        return Answers(told(self.segments, queries, found, options.modalities), options.score, options.modalities)
+        return Answers(explained(self.segments, queries, found, options.modalities), options.score, options.modalities)
 
     def diagnose(self) -> Diagnosis:
         """Measure what makes answers bad; see `Index.diagnose`."""

@@ -21,10 +21,10 @@ from gramian.errors import InputError, check_choices, check_number, listing, req
 from gramian.geometry import direction, orthogonalize
 from gramian.index.answers import Answers, Diagnosis, Hit
 from gramian.index.engines import ClientEngine, EdgeEngine, Engine, Expression, Lane
+from gramian.index.explaining import compared
 from gramian.index.fields import FieldType, Metadata, read_metadata
 from gramian.index.protocol import Index, Options, checked_ids, checked_items
 from gramian.index.segments import sides_of
-from gramian.index.telling import compared
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import fingerprint
 from gramian.scores import SCORES

@@ -67,7 +67,7 @@ def fit(
     With a validation table the Aligner ends with the weights of the epoch whose mean reciprocal rank over the directions
     between two modalities was best there; without one, with the last. With `output`, `metrics.jsonl` gets one line per epoch,
     `speed.jsonl` its time, and `checkpoints/` the state: a run that was killed and resumed ends with exactly the weights of one
-    that was not (on the CPU). A collapse of the validation items is told once, as a warning.
+    that was not (on the CPU). A collapse of the validation items is reported once, as a warning.
 
     Args:
         aligner: the model; its features should be adapted to `train` (`Aligner.for_table`).

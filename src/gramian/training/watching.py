@@ -1,4 +1,4 @@
-"""What `fit` tells while it trains: figures of the validation items, speed and time left, and trouble in one line."""
+"""What `fit` reports while it trains: figures of the validation items, speed and time left, and trouble in one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TURNED = 0.75
 """Share of antipodal pairs from which on two modalities count as turned away from each other; ½ is chance."""
 
 LEAST = 8
-"""Validation items, or pairs, from which trouble is told."""
+"""Validation items, or pairs, from which trouble is reported."""
 
 
 def validation_figures(bundle: Bundle) -> dict[str, float]:
@@ -112,19 +112,19 @@ class Watch:
     """Tells of a collapse once, with the epoch and what to try.
 
     Args:
-        items: of the validation table; with fewer than eight nothing is told.
+        items: of the validation table; with fewer than eight nothing is reported.
         sign_blind: whether the loss does not distinguish a vector from its negative.
     """
 
     def __init__(self, items: int, *, sign_blind: bool) -> None:
         self.enough, self.sign_blind = items >= LEAST, sign_blind
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def look(self, record: dict[str, float]) -> None:
         """Warn of what a record with validation figures shows."""
         for kind, message in self._trouble(record) if self.enough else ():
-            if kind not in self.told:
-                self.told.add(kind)
+            if kind not in self.reported:
+                self.reported.add(kind)
                 logger.warning("epoch %d: %s", record["epoch"], message)
 
     def _trouble(self, record: dict[str, float]) -> Iterator[tuple[str, str]]:

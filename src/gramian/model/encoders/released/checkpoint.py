@@ -20,7 +20,7 @@ from gramian.errors import InputError, check_type, first_line, is_exhausted, lis
 from gramian.model.encoders.folders import CONTROL, fetch, is_hub_id
 from gramian.model.encoders.released.keys import current_name
 
-__all__ = ["Checkpoint", "is_checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint"]
 
 _FILES = ("*.pt", "*.pth", "*.bin", "*.safetensors")
 _NOT_WEIGHTS = ("*optimizer*", "*scheduler*", "*training_args*", "*rng_state*")
@@ -39,13 +39,6 @@ class Checkpoint:
 
     source: str
     tensors: Mapping[str, Tensor]
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a path is a file with weights, or a folder as the authors' programs write them."""
-    if path.is_dir():
-        return bool(_weights_in(path)) and not (path / "model.safetensors").is_file()
-    return path.is_file()
 
 
 def open_checkpoint(

@@ -1,4 +1,4 @@
-"""What `gramian evaluate --classify` and `--regress` do: embed what is learnt from, and tell classes and numbers."""
+"""What `gramian evaluate --classify` and `--regress` do: embed the items to learn from, and predict classes and numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gramian.evaluation.regression import regress
 from gramian.model import Aligner
 from gramian.scores import ScoreName
 
-__all__ = ["Told", "embed_items"]
+__all__ = ["Predictor", "embed_items"]
 
 
 def embed_items(
@@ -39,8 +39,8 @@ def embed_items(
 
 
 @dataclass(frozen=True)
-class Told:
-    """Tells classes and numbers of embedded items.
+class Predictor:
+    """Predicts classes and numbers of embedded items.
 
     Attributes:
         aligner: the model; None for vectors as they are.
@@ -69,7 +69,7 @@ class Told:
         number: str | None,
         prompts: tuple[Bundle, Sequence[str | None]] | None,
     ) -> Report:
-        """The report with what can be told of the items.
+        """The report with what is predicted of the items.
 
         Args:
             report: of the same items.
@@ -85,7 +85,7 @@ class Told:
             The Report.
 
         Raises:
-            InputError: nothing to learn from, or columns that cannot be told.
+            InputError: nothing to learn from, or columns that cannot be predicted.
         """
         learnt = {
             name: embed_items(table.part(name), self.aligner, self.columns, self.reading, self.broken)

@@ -1,4 +1,4 @@
-"""From the items found to what is told of them: contributions of modalities, what they lack, metadata."""
+"""What an answer says of the items found: contributions of modalities, what they lack, metadata."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gramian.index.answers import Hit
 from gramian.index.search import Ranking
 from gramian.index.segments import Segment
 
-__all__ = ["compared", "told"]
+__all__ = ["compared", "explained"]
 
 
-def told(
+def explained(
     segments: Sequence[Segment], queries: Bundle, found: Sequence[Ranking], modalities: Sequence[str]
 ) -> tuple[tuple[Hit, ...], ...]:
-    """What is told of each answer: its vectors are compared with the query's, all at once."""
+    """What is said of each answer: its vectors are compared with the query's, all at once."""
     places = [(query, number, row) for query, answers in enumerate(found) for _, number, row in answers]
     vectors = torch.zeros(len(places), len(modalities), queries.dim)
     present = torch.zeros(len(places), len(modalities), dtype=torch.bool)
