@@ -190,6 +190,10 @@ def test_the_command_tells_classes_and_numbers(tmp_path, capsys):
     assert "| image+sound | zero-shot | span | 90 |" in report and "| image+sound | linear probe | – | 90 |" in report
     assert "Regression by a linear probe" in report and "What is taken for what" in report
     capsys.readouterr()
+    pq.write_table(pa.table({"image": prompts()[0].column("text").tolist()}), tmp_path / "plain.parquet")
+    assert main([*words, "--prompts", str(tmp_path / "plain.parquet")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gramian: `prompts` and its column `kind` must be one of image; got 'kind'.")
     assert main(["evaluate", "--data", data, "--prompts", described]) == 2
     assert main([*words, "--prompts", "a photo of a {}"]) == 2
     assert main([*words, "--split", "all"]) == 2

@@ -71,7 +71,7 @@ def evaluate_table(
         robustness: show what is left when modalities are missing, too: with ever more cells dropped, without each modality, and
             for complete and incomplete items.
         classify: predict the class of each item, a column of text, by nearest neighbours and a linear probe that learn from the
-            split "train", and by `prompts`.
+            split "train", and by `prompts`; of each modality alone and of all together, with --subsets all of every subset.
         prompts: of the classes: sentences with {} for the class, in quotation marks, for a model that reads text; or a table
             with the same column of classes, several rows for a class where there are several prompts.
         neighbours: training items that vote on a class.
@@ -179,7 +179,7 @@ def evaluate_table(
             how = "the volume" if first_stage is None else "the fused head"
             console.print(paper_row(report, task or data, None if task is None else checkpoint.release, how).rich())
         if labels:
-            predictor = Predictor(aligner, columns, reading, broken, scores or DEFAULT, neighbours)
+            predictor = Predictor(aligner, columns, reading, broken, scores or DEFAULT, neighbours, subsets == "all")
             names = {"train_labels": "classify", "classes": "prompts", "modalities": "columns", "k": "neighbours"}
             with as_typed(labels="classify", **names):
                 described = None if not prompts else predictor.prompts(prompts, str(classify), whole_table, trust.media_root)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from gramian.bundle import Bundle
+from gramian.cli.terminal import as_typed
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, Cells
 from gramian.errors import InputError
@@ -49,6 +51,7 @@ class Predictor:
         broken: gets the cells that cannot be read.
         scores: of class prompts, for several modalities together.
         neighbours: that vote on a class.
+        every: predict by every subset of the modalities, and not by each alone and all together.
     """
 
     aligner: Aligner | None
@@ -57,6 +60,7 @@ class Predictor:
     broken: list[Broken]
     scores: Sequence[ScoreName]
     neighbours: int
+    every: bool = False
 
     def of(
         self,
@@ -97,7 +101,9 @@ class Predictor:
                 "`classify` and `regress` learn from the split 'train', which must not be evaluated itself; got split "
                 f"{split!r}. Give the table a column `split`, or name the classes by `prompts`."
             )
-        sets = [(name,) for name in bundle.modalities] + [bundle.modalities] * (len(bundle.modalities) > 1)
+        m = len(bundle.modalities)
+        sizes = range(1, m + 1) if self.every else sorted({1, m})
+        sets = [names for size in sizes for names in combinations(bundle.modalities, size)]
         classified: list[Classified] = []
         if label is not None:
             for names in sets:
@@ -141,7 +147,8 @@ class Predictor:
         """
         raw = () if self.aligner is None else self.aligner.raw_modalities()
         if len(prompts) == 1 and "{}" not in prompts[0]:
-            described = load(prompts[0], raw=raw, labels=[label], media_root=media_root)
+            with as_typed(labels=f"prompts` and its column `{label}", data="prompts"):
+                described = load(prompts[0], raw=raw, labels=[label], media_root=media_root)
         else:
             if self.aligner is None or "text" not in raw:
                 raise InputError(

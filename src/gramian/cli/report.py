@@ -8,7 +8,7 @@ from pathlib import Path
 from gramian.cli.compare import named
 from gramian.cli.shared import media_table
 from gramian.cli.terminal import as_typed, console_of
-from gramian.errors import InputError, check_number
+from gramian.errors import InputError, check_number, listing
 from gramian.evaluation.page import size_of
 from gramian.evaluation.previews import Previews
 from gramian.evaluation.run_page import run_page
@@ -51,9 +51,16 @@ def report_command(
     runs = named(folders) if compare else {Path(run).name or run: run}
     previews = None
     if media is not None:
-        names = columns or list(read_run(run).present)
+        stored = read_run(run)
+        names = columns or list(stored.present)
         with as_typed(folder="media", data="media", labels="columns"):
             previews = Previews(media_table(media, names, media_root, columns), media_mb)
+        asked = [example.id for example in stored.examples]
+        if asked and not set(asked) & set(previews.rows):
+            raise InputError(
+                f"`media` must name its rows as the run does, such as {asked[0]!r}; it has {listing(previews.rows)}. Give it a "
+                "column `id`."
+            )
     words = ["gramian", "report", run]
     for name, value in (("compare", compare), ("output", output), ("media", media), ("columns", columns)):
         for each in value if isinstance(value, list) else [] if value is None else [value]:

@@ -147,16 +147,16 @@ class Previews:
     def __init__(self, table: Table, megabytes: float = 8.0) -> None:
         check_number("media_mb", megabytes, "[0, 100]")
         self.columns = {name: column for name, column in table.columns.items() if isinstance(column, Cells)}
-        if not self.columns:
-            raise InputError(
-                "`media` must have columns of raw cells, texts or paths of media; it has features alone: "
-                f"{', '.join(table.modalities)}."
-            )
         self.rows = {name: row for row, name in enumerate(table.ids)}
         self.kinds: dict[str, Kind | None] = {}
         for name, column in self.columns.items():
             first = next((column[int(row)] for row in column.present.nonzero().flatten()[:1]), None)
             self.kinds[name] = None if first is None else kind_of(first, column.folder)
+        if not any(self.kinds.values()):
+            raise InputError(
+                "`media` must have columns of raw cells, texts or paths of media; it has features alone: "
+                f"{', '.join(table.modalities)}."
+            )
         self.left = megabytes * 1e6
         self.octets = 0
         self.left_out = 0
