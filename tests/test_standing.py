@@ -74,6 +74,12 @@ def test_methods_are_compared_over_splits_and_others_merged(run, tmp_path):
     write(theirs, [row | {"method": "theirs", "recall": 0.5} for row in rows if row["method"] == "oracle"])
     merged = run(merge=[theirs], resume=True)[1].read_text()
     assert "| theirs | 50.0 |" in merged
+    write(theirs, [row | {"data": "elsewhere", "digest": "other"} for row in rows])
+    merged = run(merge=[theirs], resume=True)[1].read_text()
+    assert "### elsewhere" in merged and "| oracle | 1.0 | 1 | 1 |" in merged
+    write(theirs, [row | {"method": "theirs"} for row in rows if row["method"] == "oracle" and row["split"] == 1])
+    with pytest.raises(InputError, match=r"'theirs' on splits 1 of world; the other methods are on 0, 1"):
+        run(merge=[theirs], resume=True)
     write(theirs, [row | {"digest": "other"} for row in rows])
     with pytest.raises(InputError, match="of other items than here"):
         run(merge=[theirs], resume=True)

@@ -95,7 +95,7 @@ def read_results(path: Path) -> list[Result]:
 
 
 def matching(merged: Sequence[Result], ours: Sequence[Result]) -> list[Result]:
-    """Results of others on the same items.
+    """Results of others, on the same items or on data sets of their own.
 
     Args:
         merged: of others.
@@ -105,14 +105,28 @@ def matching(merged: Sequence[Result], ours: Sequence[Result]) -> list[Result]:
         `merged`.
 
     Raises:
-        InputError: other items under the same name, or a method that is there already.
+        InputError: other items under the same name, other splits than those of the set's other methods, or a method that is
+            there already.
     """
-    digests = {(result.data, result.split): result.digest for result in ours}
-    known = {(result.data, result.split, result.method) for result in ours}
-    for result in merged:
+    digests: dict[tuple[str, int], str] = {}
+    splits: dict[tuple[str, str], set[int]] = {}
+    for result in (*ours, *merged):
         where = f"`merge` holds {result.method!r} on {result.data}, split {result.split}"
-        if digests.get((result.data, result.split)) != result.digest:
+        if digests.setdefault((result.data, result.split), result.digest) != result.digest:
             raise InputError(f"{where}, which is of other items than here. Run it on the same table, or leave it out.")
-        if (result.data, result.split, result.method) in known:
+        seen = splits.setdefault((result.data, result.method), set())
+        if result.split in seen:
             raise InputError(f"{where}, which was run here as well. Rename it in the file, or leave it out of `methods`.")
+        seen.add(result.split)
+    expected: dict[str, set[int]] = {}
+    for (data, method), seen in splits.items():
+        if expected.setdefault(data, seen) != seen:
+            raise InputError(
+                f"`merge` holds {method!r} on splits {_numbers(seen)} of {data}; the other methods are on "
+                f"{_numbers(expected[data])}. Run it on the same splits (`seeds`)."
+            )
     return list(merged)
+
+
+def _numbers(splits: set[int]) -> str:
+    return ", ".join(map(str, sorted(splits)))
