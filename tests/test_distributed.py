@@ -54,7 +54,8 @@ def test_the_first_process_is_known_before_the_group_is(monkeypatch):
 
 def test_devices_and_their_precisions():
     assert distributed.device(cpu=True) == torch.device("cpu")
-    assert distributed.device().type == (torch.accelerator.current_accelerator() or torch.device("cpu")).type
+    available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    assert distributed.device().type == (available or torch.device("cpu")).type
     distributed.check_precision("bf16", torch.device("cpu"))
     with pytest.raises(InputError, match="`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'"):
         distributed.check_precision("fp16", torch.device("cpu"))
