@@ -344,7 +344,7 @@ LINES = [
     (f"{TRAIN} --columns image,sound", "`columns` must be one of .* got 'sound'"),
     (f"{TRAIN} --columns text", "`train` must have two modalities to align; it has text alone"),
     (f"{TRAIN} --columns split", "column `split` must hold lists of floats; it holds string"),
-    (f"{EVALUATE} --columns text", "`bundle` must have at least two modalities to evaluate; got text"),
+    (f"{EVALUATE} --columns text", "`data` must have at least two modalities to evaluate; got text"),
     (f"{EVALUATE} --columns text,video", "`columns` must be one of .* got 'video'"),
     (f"{EMBED} --columns video", "`columns` must be one of text, image, audio; got 'video'"),
     (f"{EMBED} --columns text,text", "`columns` must not repeat an entry"),
