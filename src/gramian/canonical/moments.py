@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Moments"]
 
-ROWS = 4096  # taken at a time: float64 copies of them are all that `add` holds beside the sums
+ROWS = 1024  # taken at a time: float64 copies of them are all that `add` holds beside the sums, and stay in the cache
 SUMS = ("counts", "shift", "sums", "products")
 _FORMAT = "gramian.moments.v1"
 
@@ -169,7 +169,8 @@ class Moments:
                 continue
             if not self.counts[i, i]:
                 self.shift[place] = total / filled
-            read = read - self.shift[place]  # float64 columns are the caller's own
+            # A column in float64 is the caller's own; what was converted is not.
+            read = read - self.shift[place] if read is column else read.sub_(self.shift[place])
             shifted[name] = read if mask is None else read.mul_(share[name][:, None])
         for first, second in combinations_with_replacement(shifted, 2):
             i, j = self.names.index(first), self.names.index(second)
