@@ -2,8 +2,8 @@
 
     python benchmarks/search.py                                     # benchmarks/results/search.csv, an hour on two busy cores
     python benchmarks/search.py --sizes 10000 --modalities 3 --output runs/search.csv
-    python benchmarks/search.py --sizes 100000 --modalities 3 --indices edge --edge 100000 --append        # ten minutes, 7 GB
-    python benchmarks/search.py --sizes 1000000 --indices flat --scores "volume β=1" --append
+    python benchmarks/search.py --sizes 100000 --modalities 3 --indices edge --edge 100000 --merge
+    python benchmarks/search.py --sizes 1000000 --indices flat --scores "volume β=1" --merge
 
 Synthetic catalogues, d = 512: each item is a latent seen through two or three modalities, 20 % of them missing; a query is
 the latent of one item, its true item, seen through another modality. Recall@10 is against the top 10 by float64; `true` is the
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import itertools
 import platform
 import shutil
@@ -37,6 +38,7 @@ import numpy as np
 import torch
 
 from gramian.bundle import Bundle
+from gramian.files import write_text
 from gramian.geometry import direction
 from gramian.index import FlatIndex, QdrantIndex
 from gramian.scores import SCORES, span
@@ -283,7 +285,7 @@ def run() -> None:
     parser.add_argument("--edge", type=int, default=10_000, help="the largest size that Qdrant Edge is measured at")
     parser.add_argument("--faiss", type=int, default=100_000, help="the largest size that faiss is measured at")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search.csv"))
-    parser.add_argument("--append", action="store_true", help="add to the output, as one size after the other")
+    parser.add_argument("--merge", action="store_true", help="keep what else the output has")
     parser.add_argument("--folder", type=Path, help="where the indices are made: 8 GB for a million items")
     parser.add_argument("--resident", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
@@ -293,22 +295,36 @@ def run() -> None:
         hold(options.resident, options.plain)
         return
     print(f"torch {torch.__version__}, one thread, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}")
-    with (
-        tempfile.TemporaryDirectory(dir=options.folder) as folder,
-        options.output.open("a" if options.append else "w", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, HEADER)
-        if not options.append:
-            writer.writeheader()
+    rows: list[Row] = []
+    if options.merge:
+        with options.output.open(newline="") as file:
+            rows += csv.DictReader(file)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for n in options.sizes:
             for m in options.modalities if n < 10**6 else options.modalities[-1:]:
                 largest = {"edge": options.edge, "faiss": options.faiss}
                 kinds = {kind for kind in options.indices if n <= largest.get(kind, n)}
                 for row in measure(n, m, Path(folder), kinds, options.scores):
-                    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
-                    writer.writerow(shown)
-                    file.flush()
+                    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in row.items()}
+                    rows = merged(rows, shown)
+                    save(options.output, rows)
                     print(shown, flush=True)
+
+
+def merged(rows: list[Row], row: Row) -> list[Row]:
+    """The rows with one more, instead of what the file had of the same; rows of one size stand together."""
+    key = HEADER[: HEADER.index("recall@10")]
+    kept = [each for each in rows if any(each[name] != row[name] for name in key)]
+    return sorted([*kept, row], key=lambda each: (int(each["items"]), int(each["modalities"])))
+
+
+def save(path: Path, rows: list[Row]) -> None:
+    """The rows as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, HEADER)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 if __name__ == "__main__":
