@@ -170,6 +170,8 @@ EVALUATE = "evaluate --data ok.parquet --model al"
 EMBED = "embed --data ok.parquet --model al --output out"
 BENCH = "bench --output out --tasks gram --sizes 4 --modalities 2 --dim 4 --rounds 1"
 LOSS = f"{TRAIN} --loss"
+SEALED = "/proc" if Path("/proc").is_dir() else "/System"
+"""Where not even root makes folders, on Linux and on macOS."""
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 
 LINES = [
@@ -380,7 +382,7 @@ LINES = [
         for output, message in {
             "x.npz/deeper": "`output` must be a folder; '.*x.npz' is a file",
             "/dev/null": "`output` must be .*/dev/null",
-            "/proc/nowhere/out": "/proc/nowhere cannot be used",
+            f"{SEALED}/nowhere/out": f"{SEALED}/nowhere cannot be used",
             "o" * 300: "File name too long",
         }.items()
     ),

@@ -54,13 +54,20 @@ def test_the_first_process_is_known_before_the_group_is(monkeypatch):
 
 def test_devices_and_their_precisions():
     assert distributed.device(cpu=True) == torch.device("cpu")
-    available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    assert distributed.device().type == (available or torch.device("cpu")).type
+    assert distributed.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     distributed.check_precision("bf16", torch.device("cpu"))
     with pytest.raises(InputError, match="`precision` 'fp16' needs an accelerator; on the CPU use 'bf16' or 'no'"):
         distributed.check_precision("fp16", torch.device("cpu"))
     with pytest.raises(InputError, match="`precision` must be one of no, bf16, fp16; got 'fp8'"):
         distributed.check_precision("fp8", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("accelerator", "used"), [("cuda", "cuda"), ("xpu", "xpu"), ("mps", "cpu")])
+def test_an_accelerator_without_float64_is_left_alone(monkeypatch, accelerator, used):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(accelerator))
+    assert distributed.device() == torch.device(used)
+    assert distributed.device(cpu=True) == torch.device("cpu")
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -9,12 +9,14 @@ import socket
 import stat
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import gramian
+from gramian import files
 from gramian.cli import main
 from gramian.cli.terminal import stoppable
 from gramian.errors import InputError
@@ -90,9 +92,16 @@ def test_long_names_can_be_written(tmp_path):
 
 @pytest.mark.parametrize("writer", [atomic, atomic_folder])
 def test_what_is_renamed_is_on_the_disk(tmp_path, monkeypatch, writer):
-    happened = []
-    sync, rename = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (happened.append(os.readlink(f"/proc/self/fd/{handle}")), sync(handle)))
+    happened, opened = [], {}
+    sync, rename, opening = os.fsync, os.replace, os.open
+
+    def remembered(path, *options, **more):
+        handle = opening(path, *options, **more)
+        opened[handle] = str(path)
+        return handle
+
+    monkeypatch.setattr(os, "open", remembered)
+    monkeypatch.setattr(os, "fsync", lambda handle: (happened.append(opened[handle]), sync(handle)))
     monkeypatch.setattr(os, "rename", lambda *paths: (happened.append("rename"), rename(*paths)))
     monkeypatch.setattr(os, "replace", lambda *paths: (happened.append("rename"), rename(*paths)))
     with writer(tmp_path / "new" / "thing") as partial:
@@ -102,6 +111,20 @@ def test_what_is_renamed_is_on_the_disk(tmp_path, monkeypatch, writer):
     assert str(tmp_path) in happened[:at]  # the name of the new folder
     assert {str(written), str(partial)} <= set(happened[:at])
     assert happened[at + 1 :] == [str(tmp_path / "new")]
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["asked", "refused"])
+def test_on_macos_the_drive_empties_its_cache(tmp_path, monkeypatch, refused):
+    asked = []
+
+    def fcntl(handle, command):
+        asked.append((os.path.samestat(os.fstat(handle), tmp_path.stat()), command))
+        if refused:
+            raise OSError(errno.ENOTSUP, "no such command on this file system")
+
+    monkeypatch.setattr(files, "fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=fcntl))
+    assert write_text(tmp_path / "x", "x").read_text() == "x"
+    assert asked == [(False, 51), (True, 51)]  # the file, and then its name in the folder
 
 
 def in_a_child(work):

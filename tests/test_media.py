@@ -1036,7 +1036,7 @@ def test_a_table_names_no_files_outside_of_its_folder_and_its_roots(tmp_path):
             open_source(name, wide)
     for name, reason in (
         ("circle", "no possible path|no such file"),
-        ("a\0b", "no possible path: embedded null"),
+        ("a\0b", "no possible path: .*embedded null"),
         ("in", "a folder"),
     ):
         with pytest.raises(Unreadable, match=reason):

@@ -57,7 +57,9 @@ def is_main_process() -> bool:
 
 
 def device(cpu: bool = False) -> torch.device:
-    """The accelerator of this machine if it has one, and the CPU otherwise.
+    """The accelerator of this machine if it has one that knows float64, and the CPU otherwise.
+
+    Apple's GPU does not, and closed-form solutions and sums over all items are float64.
 
     Args:
         cpu: stay on the CPU even so.
@@ -66,7 +68,7 @@ def device(cpu: bool = False) -> torch.device:
         The device, without an index.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return torch.device("cpu") if cpu or accelerator is None else accelerator
+    return torch.device("cpu") if cpu or accelerator is None or accelerator.type == "mps" else accelerator
 
 
 def join(cpu: bool = False) -> torch.device:
