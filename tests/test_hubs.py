@@ -1,5 +1,8 @@
 """Scores corrected for hubs by a bank of training vectors: 2 s − the mean of the item's highest scores with the bank."""
 
+import shutil
+from fnmatch import fnmatch
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from gramian.errors import InputError
 from gramian.evaluation.rankings import Rankings
 from gramian.geometry import unit
 from gramian.kernels import log_sums
+from gramian.model.encoders import folders
 from gramian.scores import SCORES, corrected, hub_scores
 from synthetic import world
 
@@ -101,3 +105,19 @@ def test_a_bank_is_kept_with_the_aligner(tmp_path, capsys):
     again.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match=r"bank\.safetensors is of another space"):
         Aligner.from_pretrained(tmp_path / "other")
+
+
+def test_a_download_brings_the_bank(tmp_path, monkeypatch):
+    aligner = Aligner(dict.fromkeys(NAMES, 3), dim=6)
+    aligner.bank = bundle(4, 0)
+    aligner.save_pretrained(tmp_path / "hub")
+
+    def fetched(_, *, allow_patterns, **options):
+        for path in (tmp_path / "hub").iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, tmp_path)
+        return tmp_path
+
+    monkeypatch.setattr(folders, "snapshot_download", fetched)
+    again = Aligner.from_pretrained("me/aligner")
+    assert torch.equal(again.bank.vectors, aligner.bank.vectors)

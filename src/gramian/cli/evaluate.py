@@ -170,6 +170,7 @@ def evaluate_table(
                 best=rerank,
                 stage=first_stage,
                 bank=bank if hubs else None,
+                weights=None if aligner is None else aligner.query_weights,
                 progress=True,
                 ids=items.ids,
                 whole=count if count > len(set(items.item_ids or items.ids)) else None,

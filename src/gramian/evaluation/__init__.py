@@ -18,7 +18,7 @@ from gramian.evaluation.report import Report
 from gramian.evaluation.reranking import Reranked, Reranker, reranked_directions
 from gramian.evaluation.robustness import Robustness, robustness
 from gramian.evaluation.shape import diagnostics, saturation
-from gramian.evaluation.weighting import choose_weights, weighted
+from gramian.evaluation.weighting import all_weights, choose_weights, weighted
 
 __all__ = [
     "DEFAULT",
@@ -32,6 +32,7 @@ __all__ = [
     "Reranker",
     "Robustness",
     "Subsets",
+    "all_weights",
     "choose_weights",
     "compare",
     "diagnostics",

@@ -25,7 +25,7 @@ from gramian.evaluation.metrics import (
     median_rank,
     recall_at_k,
 )
-from gramian.evaluation.rankings import Names, RankedRows, Rankings
+from gramian.evaluation.rankings import WEIGHTS, Names, RankedRows, Ranking, Rankings
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
 from gramian.scores import ScoreName
 
@@ -59,7 +59,7 @@ class Direction:
     Attributes:
         query: modalities of the queries, known together.
         target: modalities of the candidates, known together.
-        score: name of the score.
+        score: name of the score; "weights" for weights that were chosen before.
         rows: (q,) row numbers of the queries in the evaluated Bundle.
         items: (q,) the item of each query; intervals are drawn over items.
         ranks: of the q queries' best matches.
@@ -219,10 +219,11 @@ def subset_directions(
 def _gains(
     rankings: Rankings, query: Names, target: Names, scores: Sequence[ScoreName], rows: NDArray[np.int64]
 ) -> Iterator[Gain]:
-    """The joint direction by each score, against the best pair of single modalities."""
+    """The joint direction by each score, and by weights where there are any, against the best pair of single modalities."""
     alone = [_alone(rankings, target, one, other, rows) for one in query for other in target]
     best = max(alone, key=lambda single: recall_at_k(single.ranks, 1))
-    for score in scores:
+    ways: list[Ranking] = [*scores, *([WEIGHTS] if rankings.weighs(query, target) else ())]
+    for score in ways:
         yield Gain(direction(rankings, query, target, score, rows), best)
 
 
@@ -230,7 +231,7 @@ def direction(
     rankings: Rankings,
     query: Names,
     target: Names,
-    score: ScoreName,
+    score: Ranking,
     rows: NDArray[np.int64],
     ranked: RankedRows | None = None,
 ) -> Direction:

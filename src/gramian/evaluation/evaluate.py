@@ -57,6 +57,7 @@ def evaluate(
     best: int = 50,
     stage: Bundle | None = None,
     bank: Bundle | None = None,
+    weights: Mapping[str, Mapping[str, float]] | None = None,
     progress: bool = False,
     settings: Mapping[str, str] | None = None,
     broken: Sequence[Broken] = (),
@@ -90,6 +91,8 @@ def evaluate(
         stage: another Bundle of the same rows, whose candidates it re-ranks by cosine, as of fused vectors.
         bank: training items in the same space, never test queries: every score s becomes 2 s − h, h the mean of the item's ten
             highest scores with the bank's vectors of the modality that asks (CSLS), which takes off the hubs.
+        weights: modality asked for → modality → how much it counts where several ask, as `choose_weights` finds them on other
+            items: `Aligner.query_weights`. The joint directions are ranked by them, too, as score "weights".
         progress: show a progress bar.
         settings: kept in the Report.
         broken: cells that could not be read and count as missing; listed in the Report.
@@ -126,7 +129,7 @@ def evaluate(
     if corpus is not None and any(own.values()):
         used = next(name for name, wanted in own.items() if wanted)
         raise InputError(f"`{used}` is for items that are their own candidates. Leave `corpus` out.")
-    rankings = Rankings(bundle, bank, corpus)
+    rankings = Rankings(bundle, bank, corpus, weights)
     if directions is None and corpus is not None:
         directions = _of_corpus(rankings, subsets)
     m = len(bundle.modalities)
@@ -135,7 +138,7 @@ def evaluate(
     gains: tuple[Gain, ...]
     with Progress(transient=True, disable=not progress) as bar:
         if directions is None:
-            task = bar.add_task("ranking", total=m * (m - 1) + m * count * 2 * len(scores))
+            task = bar.add_task("ranking", total=m * (m - 1) + m * count * 2 * (len(scores) + bool(weights)))
             singles = tuple(_counted(single_directions(rankings), bar, task))
             if not singles:
                 raise InputError("`bundle` has no two modalities that share at least two items; there is nothing to retrieve.")

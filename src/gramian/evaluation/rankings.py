@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError
+from gramian.errors import InputError, check_number
 from gramian.evaluation.metrics import Matches, Ranks
 from gramian.geometry import widened
 from gramian.kernels import Form
 from gramian.kernels.ranks import Candidates, MatchRanks, match_ranks, pair_ranks
-from gramian.scores import SCORES, ScoreName, corrected, hub_scores
+from gramian.scores import SCORES, Score, ScoreName, corrected, hub_scores
 
-__all__ = ["Names", "RankedRows", "Rankings", "Side"]
+__all__ = ["WEIGHTS", "Names", "RankedRows", "Ranking", "Rankings", "Side"]
 
 Names = tuple[str, ...]
+
+WEIGHTS: Literal["weights"] = "weights"
+"""Ranks by the centroid, in which each modality counts as much as the weights of the one on the other side say."""
+
+Ranking: TypeAlias = ScoreName | Literal["weights"]
 
 CHUNK = 4096  # rows compared at a time
 
@@ -73,6 +78,7 @@ class Rankings:
         bundle: n rows.
         bank: training items in the same space, by which every score is corrected for hubs (`gramian.scores.corrected`).
         corpus: the candidates, in the same space, where they are not the items of the Bundle; matches have equal `item_ids`.
+        weights: modality asked for → modality → how much it counts where several ask, by "weights"; see `choose_weights`.
 
     Attributes:
         bundle: the rows that ask, and behind them those of the corpus.
@@ -81,10 +87,17 @@ class Rankings:
         targets: the modalities that some candidate has.
 
     Raises:
-        InputError: a bank that lacks a modality of the Bundle, or of another width; a corpus of another width, or without ids.
+        InputError: a bank that lacks a modality of the Bundle, or of another width; a corpus of another width, or without ids;
+            weights that are not positive.
     """
 
-    def __init__(self, bundle: Bundle, bank: Bundle | None = None, corpus: Bundle | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        bank: Bundle | None = None,
+        corpus: Bundle | None = None,
+        weights: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         self.asking: int = len(bundle)
         self.apart: bool = corpus is not None
         asked = bundle if corpus is None else corpus
@@ -100,13 +113,17 @@ class Rankings:
                 raise InputError(f"`bank` must have the modalities and the width of the items, {bundle!r}; got {bank!r}.")
             bank = bank.detach().to(bundle.vectors.device)
         self.bank = bank
+        self.weights: dict[str, dict[str, float]] = {target: dict(each) for target, each in (weights or {}).items()}
+        for target, each in self.weights.items():
+            for name, weight in each.items():
+                check_number(f"weights[{target!r}][{name!r}]", weight, "(0, inf)")
         ids = np.arange(len(bundle)) if bundle.item_ids is None else bundle.item_ids.cpu().numpy()
         self.items: NDArray[np.int64] = np.unique(ids, return_inverse=True)[1].astype(np.int64).reshape(-1)
         self._vectors: dict[str, NDArray[np.int64]] = {}
         self._sides: dict[tuple[Names, bool], Side] = {}
-        self._rows: dict[tuple[Names, Names, ScoreName], RankedRows] = {}
+        self._rows: dict[tuple[Names, Names, Ranking], RankedRows] = {}
 
-    def rows(self, query: Names, target: Names, score: ScoreName) -> RankedRows:
+    def rows(self, query: Names, target: Names, score: Ranking) -> RankedRows:
         """The rank of each row's match, with `query` as the query and `target` as the gallery.
 
         A symmetric score ranks both ways by one table, with the side of fewer modalities as the query; corrected for hubs it is
@@ -114,7 +131,7 @@ class Rankings:
         """
         key = query, target, score
         if key not in self._rows:
-            both = SCORES[score].symmetric and self.bank is None and not self.apart
+            both = _score(score).symmetric and self.bank is None and not self.apart
             if both and len(query) > len(target):
                 self.rows(target, query, score)
             else:
@@ -125,7 +142,7 @@ class Rankings:
                     self._rows[target, query, score] = _by_row(ranked[1], sides[1])
         return self._rows[key]
 
-    def matches(self, query: Names, target: Names, score: ScoreName, rows: NDArray[np.int64]) -> Matches | None:
+    def matches(self, query: Names, target: Names, score: Ranking, rows: NDArray[np.int64]) -> Matches | None:
         """The rank of every match of the queries in `rows`; None where each has one, whose rank `rows` gives."""
         sides = self.side(query, asks=True), self.side(target)
         counts = np.bincount(sides[1].candidates.items.numpy(), minlength=len(self.items))
@@ -142,14 +159,14 @@ class Rankings:
 
     @torch.no_grad()
     def _ranked(
-        self, first: Side, second: Side, query: Names, target: Names, score: ScoreName, *, both: bool
+        self, first: Side, second: Side, query: Names, target: Names, score: Ranking, *, both: bool
     ) -> tuple[MatchRanks, ...]:
         form, candidates = self._form(first, second, query, target, score)
         return match_ranks(form, *candidates, both=both)
 
     @torch.no_grad()
     def _form(
-        self, first: Side, second: Side, query: Names, target: Names, score: ScoreName
+        self, first: Side, second: Side, query: Names, target: Names, score: Ranking
     ) -> tuple[Form, tuple[Candidates, Candidates]]:
         device = self.bundle.vectors.device
         queries, items = (
@@ -157,12 +174,20 @@ class Rankings:
         )
         return self.form(queries, items, score), (first.candidates.to(device), second.candidates.to(device))
 
-    def form(self, queries: Bundle, items: Bundle, score: ScoreName) -> Form:
+    def form(self, queries: Bundle, items: Bundle, score: Ranking) -> Form:
         """The score of queries × items, corrected for hubs if there is a bank."""
-        form = SCORES[score].of(queries, items)
-        if self.bank is None:
-            return form
-        return corrected(form, hub_scores(SCORES[score], self.bank.select(*queries.modalities), items))
+        bank = None if self.bank is None else self.bank.select(*queries.modalities)
+        if score == WEIGHTS:
+            weights = self.weights[min(queries.modalities, items.modalities, key=len)[0]]
+            queries, items = _weighed(queries, weights), _weighed(items, weights)
+            bank = None if bank is None else _weighed(bank, weights)
+        form = _score(score).of(queries, items)
+        return form if bank is None else corrected(form, hub_scores(_score(score), bank, items))
+
+    def weighs(self, query: Names, target: Names) -> bool:
+        """Whether there are weights for several modalities on one side and the single one on the other."""
+        one, several = sorted((query, target), key=len)
+        return len(one) == 1 and len(several) > 1 and set(several) <= set(self.weights.get(one[0], ()))
 
     def asked(self, query: Names, target: Names) -> NDArray[np.int64]:
         """The rows that can be queries: those with some of `query` and some of `target`; none where they are all one item."""
@@ -208,6 +233,16 @@ class Rankings:
                 numbers = _folded(parts, self.items, has)
             self._vectors[name] = np.where(has, _alike(parts, numbers), -1)
         return self._vectors[name]
+
+
+def _score(score: Ranking) -> Score:
+    return SCORES["centroid" if score == WEIGHTS else score]
+
+
+def _weighed(bundle: Bundle, weights: Mapping[str, float]) -> Bundle:
+    """The vectors of a Bundle, each as long as its modality counts; 1 where it has no weight."""
+    factors = torch.tensor([weights.get(name, 1.0) for name in bundle.modalities], device=bundle.vectors.device)
+    return Bundle(widened(bundle.vectors) * factors[:, None], bundle.present, bundle.modalities, bundle.item_ids)
 
 
 def _joined(bundle: Bundle, corpus: Bundle) -> Bundle:

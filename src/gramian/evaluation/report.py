@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -209,10 +210,11 @@ class Report:
                 "queries and gallery, paired."
             )
             if self.singles:
-                scores = dict.fromkeys(one.score for one in self.joints)
-                count = len(self.singles) + len(self.joints) // len(scores)
-                listed = ", ".join(f"{score} {self.average_recall(score, 1).percent()}" for score in scores)
-                note += f" Mean R@1 of all {count} directions: {listed}."
+                counts = Counter(one.score for one in self.joints)
+                most = max(counts.values())
+                whole = [score for score, count in counts.items() if count == most]  # weights are not for every direction
+                listed = ", ".join(f"{score} {self.average_recall(score, 1).percent()}" for score in whole)
+                note += f" Mean R@1 of all {len(self.singles) + most} directions: {listed}."
             joint_header = ("direction", "score", *header, "incomplete", "best single", "gain [95 %]")
             sheets.append(Sheet("Subsets of modalities ↔ one, by joint score", joint_header, tuple(lines), note))
         if self.reranked:

@@ -14,7 +14,7 @@ from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.evaluation.rankings import Rankings
 from gramian.geometry import direction
 
-__all__ = ["choose_weights", "weighted"]
+__all__ = ["all_weights", "choose_weights", "weighted"]
 
 LEAST = 0.01
 """Above zero: an item that has nothing else still asks with it."""
@@ -70,6 +70,31 @@ def choose_weights(validation: Bundle, target: str, *, queries: Sequence[str] | 
         for name in asking:
             best = max([best, *({**best, name: weight} for weight in GRID)], key=found)
     return best
+
+
+def all_weights(validation: Bundle) -> dict[str, dict[str, float]]:
+    """`choose_weights` for each modality that two or more others ask for together: what `Aligner.query_weights` keeps.
+
+    Args:
+        validation: n items in the shared space; not those that the weights are tested on.
+
+    Returns:
+        Modality asked for → modality → weight; without those that no two items can be asked for.
+
+    Raises:
+        InputError: something else than a Bundle.
+    """
+    check_type("validation", validation, Bundle)
+    known = [name for name, count in validation.counts().items() if count]
+    if len(known) < 3:
+        return {}
+    rankings = Rankings(validation)
+    others = {target: tuple(name for name in known if name != target) for target in known}
+    return {
+        target: choose_weights(validation, target, queries=queries)
+        for target, queries in others.items()
+        if len(rankings.asked(queries, (target,)))
+    }
 
 
 def weighted(bundle: Bundle, weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:

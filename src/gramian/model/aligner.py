@@ -51,6 +51,8 @@ class Aligner(nn.Module):
         towers: modality → tower, `Features` where the cells are features.
         heads: one per modality, in their order.
         bank: training items in the shared space, by which `evaluate` corrects scores for hubs; none by default.
+        query_weights: modality asked for → modality → how much it counts where several ask together, as
+            `gramian.evaluation.choose_weights` finds them; none by default.
         card: the model card; None for one that `save_pretrained` writes from the Aligner itself.
 
     Raises:
@@ -93,6 +95,7 @@ class Aligner(nn.Module):
         self.heads: nn.ModuleList = nn.ModuleList([head_of(entry, dim) for entry in self.modalities.values()])
         self.matcher: AnyMatcher | None = None if matcher is None else build_matcher(matcher, self.towers, dim)
         self.bank: Bundle | None = None
+        self.query_weights: dict[str, dict[str, float]] = {}
         self.card: str | None = None
 
     @classmethod
@@ -452,6 +455,7 @@ class Aligner(nn.Module):
         saving.load_weights(aligner, folder)
         aligner.card = saved.card
         aligner.bank = saved.bank
+        aligner.query_weights = saved.query_weights
         return aligner.eval()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.canonical.features import Kernel
-from gramian.errors import InputError, first_line, listing
+from gramian.errors import InputError, check_choice, check_number, first_line, listing
 from gramian.files import atomic_folder, inside, read_json
 from gramian.model.card import Described, bare_card
 from gramian.model.encoders import ENCODERS, Encoder, Writing
@@ -42,6 +42,7 @@ class Savable(Described, Protocol):
     tokens: tuple[str, ...]
     card: str | None
     bank: Bundle | None
+    query_weights: dict[str, dict[str, float]]
 
     def state_dict(self) -> dict[str, Any]:
         """Names and weights."""
@@ -61,6 +62,7 @@ class Saved:
         tokens: modalities whose tokens are projected.
         card: the model card, or None.
         bank: training items in the shared space, or None.
+        query_weights: modality asked for → modality → its weight.
     """
 
     modalities: dict[str, Modality]
@@ -69,6 +71,7 @@ class Saved:
     tokens: tuple[str, ...]
     card: str | None
     bank: Bundle | None
+    query_weights: dict[str, dict[str, float]]
 
 
 def write(aligner: Savable, folder: Path, how: Writing) -> None:
@@ -101,6 +104,7 @@ def _write(aligner: Savable, folder: Path, how: Writing) -> None:
         "towers": towers,
         "tokens": aligner.tokens,
         "matcher": None if aligner.matcher is None else aligner.matcher.options,
+        "query_weights": aligner.query_weights,
     }
     outside = _outside(aligner)
     weights = {
@@ -186,7 +190,7 @@ def download(model_id: str, **options: Any) -> Path:
     Raises:
         InputError: an unknown id, or a hub that cannot be reached.
     """
-    patterns = (CONFIG, WEIGHTS, CARD, *(f"towers/{pattern}" for pattern in FETCHED))
+    patterns = (CONFIG, WEIGHTS, CARD, BANK, *(f"towers/{pattern}" for pattern in FETCHED))
     return fetch(model_id, "`model` must be a folder written by `save_pretrained`, or a hub id", patterns, **options)
 
 
@@ -218,6 +222,11 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
         described = {name: dict(entry) for name, entry in config["towers"].items()}
         dim, tokens = convert(config["dim"], int, "dim"), convert(config["tokens"], tuple[str, ...], "tokens")
         matcher = convert(config["matcher"], dict[str, int | float | str] | None, "matcher")
+        query_weights = convert(config.get("query_weights", {}), dict[str, dict[str, float]], "query_weights")
+        for target, weights in query_weights.items():
+            for name, weight in weights.items():
+                check_choice("query_weights", name, [other for other in modalities if other != target])
+                check_number(f"query_weights[{name!r}]", weight, "(0, inf)")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(folder, f"{CONFIG}: {error if isinstance(error, InputError) else repr(error)}") from None
     unknown = [name for name in towers if name not in described]
@@ -235,7 +244,7 @@ def read(folder: Path, towers: Mapping[str, Tower]) -> Saved:
     bank = Bundle.load(path) if path.is_file() else None
     if bank is not None and (bank.dim != dim or bank.modalities != tuple(entries)):
         raise _damaged(folder, f"{BANK} is of another space, {bank!r}")
-    return Saved(entries, dim, matcher, tokens, text, bank)
+    return Saved(entries, dim, matcher, tokens, text, bank, query_weights)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

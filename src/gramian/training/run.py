@@ -20,7 +20,7 @@ from gramian.data.released import TASKS, Release, TaskName, task_settings
 from gramian.data.splits import drawn, hold_out, paired_items
 from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_choice, check_number, check_type, listing
-from gramian.evaluation import Report, evaluate
+from gramian.evaluation import Report, all_weights, evaluate
 from gramian.evaluation.evaluate import kept_vectors, sample_rows
 from gramian.evaluation.released import askable
 from gramian.evaluation.report import CHOSEN
@@ -47,6 +47,9 @@ from gramian.training.released import VISION_RATE, released_recipe
 __all__ = ["Run", "train"]
 
 logger = logging.getLogger("gramian")
+
+WEIGHED = 1000
+"""Validation items, at most, by which the weights of joint queries are chosen."""
 
 
 Method: TypeAlias = Literal["contrast", "canonical"]
@@ -106,6 +109,9 @@ def train(
     media_root: list[Path] | None = None,
 ) -> Run:
     """Train an Aligner on a table and save the weights that are best on the validation split, with a report and a model card.
+
+    With three modalities or more the validation split also says how much each of them counts in a joint query
+    (`Aligner.query_weights`); the report has a row for it where its items are others.
 
     Two methods give the same kind of Aligner: "contrast" descends a loss, "canonical" solves canonical analysis in closed
     form, in seconds, for frozen towers (docs/canonical.md).
@@ -293,9 +299,11 @@ def train(
             aligner.bank = aligner.embed(drawn(training.has_any(), bank, recipe.seed), reading=reading).to("cpu")
         if not is_main_process():
             return Run(aligner, history, None, ())
+        chosen_on = drawn(validation.select(*aligner.modalities).has_any(), WEIGHED, recipe.seed)
+        aligner.query_weights = all_weights(aligner.embed(chosen_on, reading=reading))
         settings = {"data": data, "split": split, "columns": ", ".join(aligner.modalities), "model": str(output / "aligner")}
         settings |= _described(search if method == "canonical" else recipe, objective, history) | {"version": __version__}
-        report = _report(aligner, held_out, settings, reading)
+        report = _report(aligner, held_out, settings, reading, aligner.query_weights if tested else {})
         written = [output / "aligner"]
         if report is None:
             logger.warning("no report: no two items of the %s split share two modalities.", split)
@@ -386,13 +394,19 @@ def _narrowed(
     return search if landmarks is None else search.of_landmarks(landmarks)
 
 
-def _report(aligner: Aligner, table: Table, settings: Mapping[str, str], reading: Reading) -> Report | None:
+def _report(
+    aligner: Aligner,
+    table: Table,
+    settings: Mapping[str, str],
+    reading: Reading,
+    weights: Mapping[str, Mapping[str, float]],
+) -> Report | None:
     """The figures of a split; None if no two of its items share two modalities."""
     if paired_items(table) < 2:
         return None
     broken: list[Broken] = []
     bundle = aligner.embed(table, reading=reading, broken=broken)
-    return evaluate(bundle, settings=settings, broken=broken, ids=table.ids)
+    return evaluate(bundle, settings=settings, broken=broken, ids=table.ids, weights=weights)
 
 
 def _anchor(loss: Loss, modalities: Sequence[str]) -> str:
