@@ -112,7 +112,7 @@ def test_a_download_brings_the_bank(tmp_path, monkeypatch):
     aligner.bank = bundle(4, 0)
     aligner.save_pretrained(tmp_path / "hub")
 
-    def fetched(_, *, allow_patterns, **options):
+    def fetched(_model, *, allow_patterns, **_options):
         for path in (tmp_path / "hub").iterdir():
             if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
                 shutil.copy(path, tmp_path)
