@@ -58,8 +58,9 @@ numeric-plain: setup
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1 $(NUMERIC) $(NUMERIC_TESTS) $(NUMERIC_DOCTESTS) \
 		$(patsubst %,tests/test_%.py,metrics losses losses_options)
 
+# Elsewhere than on x86 the number of threads alone differs: torch warns of instructions that it does not know.
 numeric-avx2: setup
-	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=2 $(NUMERIC) $(NUMERIC_TESTS)
+	$(if $(filter x86_64,$(shell uname -m)),ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2) OMP_NUM_THREADS=2 $(NUMERIC) $(NUMERIC_TESTS)
 
 # Old releases warn about things that newer ones have fixed, so warnings are not errors here.
 floors:
@@ -97,7 +98,7 @@ figures: setup
 
 types: setup
 	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt pyright
-	$(BIN)/python .ci/types.py
+	$(BIN)/python .ci/public_types.py
 
 release-check: setup
 	rm -rf dist .venv-release

@@ -9,7 +9,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batched factorisations are many times slower across threads
 
 import torch
-from hypothesis import settings
+from hypothesis import given, settings
+from hypothesis.strategies import none
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined, Triton's own included
@@ -22,6 +23,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_collection_finish():
     """What the libraries have made by now stays, and is not looked through again each time the collector runs."""
+    given(none())(
+        lambda _: None
+    )()  # hypothesis asks the collector who holds its generator, once, and what is frozen is not named
     gc.collect()
     gc.freeze()
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gramian.bundle import Bundle
-from gramian.data import Cells, Reading, Table
+from gramian.data import Cells, Reading, Table, batches
 from gramian.data.batches import Loader
 from gramian.embedding import encode_table
 from gramian.errors import InputError
@@ -309,6 +309,13 @@ def test_processes_of_a_loader_serve_every_pass():
     partial = loader([[0], [1], [2], [3]], seed=1)
     next(partial)  # what is left of a pass does not come with the next one
     assert [batch.ids for batch in loader.in_order(3, range(1, 4))] == [("1", "2", "3")]
+
+
+def test_readers_that_new_processes_cannot_be_given(monkeypatch):
+    monkeypatch.setattr(batches, "START", "spawn")  # as on macOS
+    aligner, table = _sensors(lambda cell: cell["value"])
+    with pytest.raises(InputError, match=r"`workers` must be 0 here, .*<lambda>.*\. Functions defined at the top of a module"):
+        aligner.embed(table, reading=Reading(1))
 
 
 def test_one_tower_of_features_for_two_modalities(tmp_path):

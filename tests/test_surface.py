@@ -12,8 +12,15 @@ import pytest
 
 import gramian
 
+ROOT = Path(__file__).parents[1]
 SOURCE = Path(gramian.__file__).parent
 MODULES = [module.name for module in pkgutil.walk_packages(gramian.__path__, "gramian.")]
+
+
+def test_no_script_hides_a_module_of_python():
+    scripts = [path for folder in (".ci", "benchmarks", "docs", "examples", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert len(scripts) > 100
+    assert not {path.stem for path in scripts} & (sys.stdlib_module_names | {"gramian", "torch", "numpy"})
 
 
 def test_core_imports_without_extras_and_without_effects():

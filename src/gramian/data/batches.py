@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pickle import PicklingError
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from gramian.data.media import Unreadable
 from gramian.data.readers import FeatureReader, Reader
 from gramian.data.table import Table
 from gramian.distributed import device
-from gramian.errors import InputError, check_number, listing
+from gramian.errors import InputError, check_number, first_line, listing
 
 __all__ = ["Batch", "Collator", "Loader", "Reading"]
 
@@ -205,6 +208,11 @@ def _generator(seed: int, row: str, modality: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(row.encode()), zlib.crc32(modality.encode())])
 
 
+START: str | None = "fork" if sys.platform == "linux" else None
+"""How processes start. By fork they share the table's memory and any function, and are there at once; elsewhere than on Linux
+it is not safe, and Python's default, a new process, is sent all it needs. They use no thread or device of this process."""
+
+
 class Loader:
     """Reads the Batches of a table any number of times; its worker processes live as long as it does.
 
@@ -233,6 +241,7 @@ class Loader:
             prefetch_factor=2 if workers else None,
             persistent_workers=workers > 0,
             worker_init_fn=_quiet_worker,
+            multiprocessing_context=START if workers else None,
             pin_memory=device().type == "cuda",
             generator=torch.Generator().manual_seed(0),  # nothing is drawn: our seeds are per cell
         )
@@ -254,10 +263,23 @@ class Loader:
             InputError: a cell that cannot be read, if the reading is strict.
         """
         self._groups.groups = ((seed, size, list(rows)) for rows in order)
-        for parts in self._loader:
+        for parts in self._started():
             if isinstance(parts, InputError):
                 raise parts
             yield parts
+
+    def _started(self) -> Iterator[list[Batch] | InputError]:
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Got pickle error")  # torch's words on what follows
+                return iter(self._loader)
+        except (PicklingError, AttributeError, TypeError) as error:
+            if self._loader.num_workers == 0 or "pickle" not in str(error):
+                raise
+            raise InputError(
+                f"`workers` must be 0 here, as new processes cannot be given these readers ({first_line(error)}). Functions "
+                "defined at the top of a module can be."
+            ) from None
 
     def in_order(self, size: int | None = None, rows: range | None = None) -> Iterator[Batch]:
         """The Batches of the table in its own order, without random draws; an empty table gives one Batch without rows.

@@ -6,7 +6,9 @@ generator of the same seed the same window. A source that cannot be read is neve
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ __all__ = [
     "open_content",
     "open_recording",
     "open_source",
+    "state_of",
     "until_end",
 ]
 
@@ -82,6 +85,20 @@ class Folder:
         return path
 
 
+def state_of(path: Path) -> os.stat_result | None:
+    """What lies at a path, links followed; None if nothing does.
+
+    Raises:
+        OSError: a name that is too long, or a folder that may not be entered; `Path.exists` says no to them since Python 3.14.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return None
+
+
 Place: TypeAlias = "Path | Folder"
 """What relative paths are relative to. From a plain path, which Python code gives, a cell may lead anywhere."""
 
@@ -118,12 +135,12 @@ def open_source(source: Source, folder: Place | None = None) -> bytes | Path:
         raise Unreadable("a URL; download the file and give its path")
     try:
         path = folder.find(content) if isinstance(folder, Folder) else Path(folder or "") / content
-        if not path.is_file():
-            raise Unreadable("a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "no such file")
-        size = path.stat().st_size
-        if size == 0:
+        state = state_of(path)
+        if state is None or not stat.S_ISREG(state.st_mode):
+            raise Unreadable("no such file" if state is None else "a folder" if path.is_dir() else "a pipe or a device")
+        if state.st_size == 0:
             raise Unreadable("0 bytes")
-        return path if part is None else _part_of(path, size, *part)
+        return path if part is None else _part_of(path, state.st_size, *part)
     except (OSError, ValueError) as error:  # a name that is too long or holds a null byte
         if is_exhausted(error):
             raise

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gramian.data.arrow import RESERVED
-from gramian.data.content import Folder, Unreadable
+from gramian.data.content import Folder, Unreadable, state_of
 from gramian.data.formats import READERS, Part, Wanted, in_split, joined, read_file, rebatched
 from gramian.data.hub import hub_folder, read_hub
 from gramian.data.media import MEDIA
@@ -174,12 +174,12 @@ def _parts(
     elif path.is_dir():
         folder = Folder.of(path, roots)
         parts = _of_folder(path, folder, wanted, mapped)
-    elif not path.exists() and _HUB_ID.fullmatch(source) and path.suffix not in (*READERS, ".safetensors"):
+    elif state_of(path) is None and _HUB_ID.fullmatch(source) and path.suffix not in (*READERS, ".safetensors"):
         folder, parts = hub_folder(source, roots), read_hub(source, revision, wanted, streaming)
     else:
         kinds = f"a file, a folder, a hub id or one of {', '.join(('stamps', *SETS))}"
         raise InputError(
-            f"`data` must be {kinds}; {source!r} {'is a pipe or a device' if path.exists() else 'does not exist'}."
+            f"`data` must be {kinds}; {source!r} {'is a pipe or a device' if state_of(path) else 'does not exist'}."
         )
     for part in parts:
         yield replace(part, folder=folder)
