@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gramian import __version__
 from gramian.cli.predicting import Predictor, embed_items
-from gramian.cli.shared import Checkpoint, Trust
+from gramian.cli.shared import Checkpoint, Trust, split_ids
 from gramian.cli.terminal import as_typed, console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, summary
@@ -211,8 +211,5 @@ def _trained_on(table: Table, model: str | None) -> int:
     """How many of the items the model was trained on, by the `splits.json` beside a model that `gramian train` wrote."""
     if model is None:
         return 0
-    try:
-        ids = set(read_json(Path(model) / ".." / "splits.json")["train"])
-    except (InputError, OSError, KeyError, TypeError):
-        return 0
+    ids = set(split_ids(model, "train"))
     return sum(name in ids for name in table.ids)

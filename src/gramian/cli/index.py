@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
-from gramian.cli.shared import Trust
+from gramian.cli.shared import Trust, model_of, split_ids
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import Reading, Table, load, stream
 from gramian.distributed import device
 from gramian.errors import InputError, check_number
-from gramian.files import check_folder
+from gramian.evaluation.report import REPORT
+from gramian.files import check_folder, read_json
 from gramian.index import FlatIndex
-from gramian.index.building import index_tables
+from gramian.index.building import Indexed, index_tables
+from gramian.index.protocol import SearchScore
 
 __all__ = ["index_command"]
 
@@ -31,6 +34,7 @@ def index_command(
     delete: list[str] | None = None,
     compact: bool = False,
     int8: bool = False,
+    score: SearchScore | Literal["validation"] | None = None,
     diagnose: bool = False,
     batch_size: int | None = None,
     part_size: int = 16384,
@@ -56,6 +60,8 @@ def index_command(
         compact: afterwards, write the index again in few files, without what was deleted.
         int8: keep the vectors of a new index in 8 bits, too, or with --compact those of an old one: a quarter more on the disk,
             and a query reads a quarter as much; answers are the same. It pays on processors with AVX-512 VNNI or AMX.
+        score: of searches that name none; by default, and with "validation", what finds the run's validation items best, if the
+            index has them: span or max_cosine where it is better beyond noise, else centroid.
         diagnose: afterwards, check every file and measure what makes answers bad.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         part_size: items that are committed at a time.
@@ -66,8 +72,10 @@ def index_command(
         InputError: a run, a table or options that cannot be used; an index of another model.
     """
     console = console_of()
-    if data is None and not (delete or compact or diagnose):
-        raise InputError("--data must be given: the table to index. Without one: --delete, --compact or --diagnose.")
+    if data is None and (score == "validation" or not (delete or compact or diagnose or score)):
+        raise InputError(
+            "--data must be given: the table to index. Without one: --delete, --compact, --score NAME, --diagnose."
+        )
     check_number("part_size", part_size, "[1, inf)", integer=True)
     folder = output or (run if data is None else run / "index")  # an index without its run can be looked after, too
     check_folder(folder)
@@ -94,6 +102,9 @@ def index_command(
             index = FlatIndex.create(folder, dim=aligner.dim, model=aligner, int8=int8)
         index = FlatIndex.open(index.path, model=aligner)
         assert index.model is not None  # of another space it would be refused here
+        if score == "validation":
+            index.set_score(None)
+        validation = _validation(model or model_of(run), data) if score in (None, "validation") else []
         done = index_tables(
             index,
             aligner.to(device()),
@@ -101,6 +112,7 @@ def index_command(
             columns=columns,
             metadata=metadata or (),
             replace=replace,
+            validation=validation,
             batch_size=batch_size,
             reading=reading,
             total=total,
@@ -109,11 +121,43 @@ def index_command(
         note = "".join(f", {count} {what}" for what, count in notes.items() if count)
         console.print(f"{index.path}: {done.added} items added{note}; {len(index)} in all, of {', '.join(index.modalities)}")
         warn_unreadable(done.broken)
+        if score in (None, "validation"):
+            console.print(f"score {_chosen(index, done, bool(validation))}")
     assert index is not None
     if delete:
         console.print(f"{index.path}: {index.delete(delete)} items deleted; {len(index)} remain")
+    if score is not None and score != "validation":
+        index.set_score(score)
+        console.print(f"score {score}, as typed, where a search names none")
     if compact:
         index.compact(int8=int8 or None)
         console.print(f"{index.path}: compact, {len(index.segments)} segments")
     if diagnose:
         console.print(index.diagnose().sheet().rich())
+
+
+def _validation(model: str, data: str) -> list[str]:
+    """The ids of the items that a model's run was validated on; none where they may name other items in this table.
+
+    Rows without names are numbered, in every table: those of one by another name are other items.
+    """
+    ids = split_ids(model, "validation")
+    if not all(name.isdecimal() for name in ids):
+        return ids
+    try:
+        trained = str(read_json(Path(model) / ".." / REPORT, finite=False)["settings"]["data"])
+    except (InputError, OSError, KeyError, TypeError):
+        return []
+    return ids if Path(trained).name == Path(data).name else []
+
+
+def _chosen(index: FlatIndex, done: Indexed, known: bool) -> str:
+    """The score of searches that name none, and why."""
+    if done.choice is not None:
+        return str(done.choice)
+    if index.score_is_set:
+        return f"{index.score}, as it was set"
+    why = (
+        "the index has none of the run's validation items" if known else "no validation items of a run are known for this table"
+    )
+    return f"{index.score}: {why}, which choose another where it is better"

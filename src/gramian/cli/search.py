@@ -13,7 +13,7 @@ from gramian.cli.terminal import console_of
 from gramian.errors import InputError
 from gramian.index import Index
 from gramian.index.asking import chosen, embedded, joined, lacking, row_of
-from gramian.index.protocol import DEFAULT, SearchScore
+from gramian.index.protocol import SearchScore
 
 __all__ = ["search_command"]
 
@@ -33,7 +33,7 @@ def search_command(
     unlike: str | None = None,
     weights: Mapping[str, float] | None = None,
     k: int = 10,
-    score: SearchScore = DEFAULT,
+    score: SearchScore | None = None,
     beta: float = 1.0,
     filter: str | None = None,
     modalities: list[str] | None = None,
@@ -59,7 +59,7 @@ def search_command(
         unlike: id of an item of the index that the answers should not resemble: its sum is subtracted. It is not among them.
         weights: modality of the query → its weight, negative for what the answers should lack: --weights.text 2.
         k: how many answers.
-        score: how an item is compared with the query; see docs/search.md.
+        score: how an item is compared with the query, see docs/search.md; by default that of the index.
         beta: of the score volume: the exponent of the item's own volume; 0 for none.
         filter: conditions on the metadata that all must hold, as in "year>=1990; lang=fr,de; ok!=false".
         modalities: of the items, to search in; all by default.

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gramian.data import Reading, Table, load
 from gramian.data.released import TASKS, Release, TaskName
 from gramian.data.sets.stamps import FOLDER, raw
 from gramian.errors import InputError
+from gramian.files import read_json
 from gramian.model import Aligner
 from gramian.model.encoders.released.towers import VOCABULARY
 from gramian.model.released import Released, load_released
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 
-__all__ = ["SHARED", "Checkpoint", "Trust", "media_table"]
+__all__ = ["SHARED", "Checkpoint", "Trust", "media_table", "model_of", "split_ids"]
+
+
+def model_of(run: Path) -> str:
+    """Where the model of a run is: its folder `aligner`, or itself, if it is an aligner."""
+    return str(run / "aligner" if (run / "aligner").is_dir() else run)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Trust:
 
     def run_model(self, run: Path, model: str | None) -> Aligner:
         """The model of a run: that of its folder `aligner`, itself if it is an aligner, or another by its name."""
-        return self.aligner(model or str(run / "aligner" if (run / "aligner").is_dir() else run))
+        return self.aligner(model or model_of(run))
 
     def named_model(self, run: Path, model: str | None) -> Aligner | None:
         """The model that options name, or None for that of the index's run, which is read when it is needed."""
@@ -107,6 +114,14 @@ class Checkpoint:
 
 
 SHARED = (Reading, Trust, Checkpoint)
+
+
+def split_ids(model: str, split: Literal["train", "validation"]) -> list[str]:
+    """The ids of a split of the run that a model lies in, by the `splits.json` beside it; none where there is no such file."""
+    try:
+        return list(map(str, read_json(Path(model) / ".." / "splits.json")[split]))
+    except (InputError, OSError, KeyError, TypeError):
+        return []
 
 
 def media_table(media: str, names: Sequence[str], roots: Sequence[Path] | None, columns: Sequence[str] | None = None) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from gramian.data.cells import Broken, Cells
 from gramian.data.content import Folder, Unreadable
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_type, listing
+from gramian.index.choosing import Choice, chosen_by
 from gramian.index.protocol import Index
 from gramian.model.aligner import Aligner
 from gramian.model.towers import Features
@@ -32,6 +33,7 @@ class Indexed(NamedTuple):
         kept: items that were in the index already.
         empty: rows without anything that could be read.
         broken: cells that could not be read.
+        choice: of the index's score, if there were items to choose by.
     """
 
     added: int
@@ -39,6 +41,7 @@ class Indexed(NamedTuple):
     kept: int
     empty: int
     broken: tuple[Broken, ...]
+    choice: Choice | None = None
 
 
 def index_tables(
@@ -49,6 +52,7 @@ def index_tables(
     columns: Sequence[str] | None = None,
     metadata: Sequence[str] = (),
     replace: bool = False,
+    validation: Collection[str] = (),
     batch_size: int | None = None,
     reading: Reading = Reading(),
     total: int | None = None,
@@ -65,6 +69,8 @@ def index_tables(
         columns: the modalities to embed; by default all that the model reads.
         metadata: columns to keep, which the first table has; "split" and "item" are those of the table.
         replace: embed items again whose id is known; by default they are kept as they are.
+        validation: ids of items that the model was validated on, never of those that it is tested on. Those that are in the
+            index choose its score (`gramian.index.choosing.choose_score`), unless one is set.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         reading: how raw cells are read.
         total: of the rows, where it is known, for the progress bar.
@@ -82,12 +88,16 @@ def index_tables(
         check_choice("columns", name, model.modalities)
     added = replaced = kept = rows = 0
     broken: list[Broken] = []
+    validation = dict.fromkeys(validation)
+    items: dict[str, str] = {}
     with progress_bar(progress) as bar:
         task = bar.add_task("indexing", total=total)
         for table in tables:
             if not rows:
                 _check_kept(table, metadata)
             rows += len(table)
+            if table.item_ids is not None:
+                items |= {name: item for name, item in zip(table.ids, table.item_ids, strict=True) if name in validation}
             known = index.known(table.ids)
             fresh = table if replace or not any(known) else table[[i for i, has in enumerate(known) if not has]]
             kept += len(table) - len(fresh)
@@ -98,7 +108,10 @@ def index_tables(
             bar.update(task, advance=len(table))
     if not rows:
         raise InputError("`tables` must hold at least one row; got none.")
-    return Indexed(added, replaced, kept, rows - kept - added - replaced, tuple(broken))
+    choice = None if index.score_is_set else chosen_by(index, list(validation), items)
+    if choice is not None:
+        index.set_score(choice.score, chosen=True)
+    return Indexed(added, replaced, kept, rows - kept - added - replaced, tuple(broken), choice)
 
 
 def _check_kept(table: Table, metadata: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from gramian.index.asking import chosen, embedded, joined, lacking, row_of
 from gramian.index.fields import FieldType, Value
 from gramian.index.flat import FlatIndex
 from gramian.index.mapping import HAS, Map, places_of
-from gramian.index.protocol import DEFAULT, SEARCHED, SearchScore, combined
+from gramian.index.protocol import SEARCHED, SearchScore, combined
 
 __all__ = ["Answer", "Explorer", "Found", "Mark", "Question", "Range"]
 
@@ -47,7 +47,7 @@ class Question:
         filter: of the metadata; see `gramian.index.Filter`.
         modalities: of the items, to search in; all by default.
         k: how many answers.
-        scores: one or two, whose answers are set side by side.
+        scores: one or two, whose answers are set side by side; by default that of the index.
         hubs: correct the scores for hubs.
         colour: what colours the map: a field of the metadata, or `HAS`, the modalities of the items.
     """
@@ -62,7 +62,7 @@ class Question:
     filter: Sequence[str | Mapping[str, Any]] = ()
     modalities: Sequence[str] = ()
     k: int = 10
-    scores: Sequence[SearchScore] = (DEFAULT,)
+    scores: Sequence[SearchScore] = ()
     hubs: bool = False
     colour: str = ""
 
@@ -197,9 +197,9 @@ class Explorer:
         Raises:
             InputError: nothing is asked, or something that cannot be: an unknown item or field, a cell that cannot be read.
         """
-        check_choices("scores", question.scores, SEARCHED)
-        if not 1 <= len(question.scores) <= 2:
-            raise InputError(f"`scores` must name one or two of {', '.join(SEARCHED)}; got {len(question.scores)}.")
+        scores = check_choices("scores", question.scores or (self.index.score,), SEARCHED)
+        if len(scores) > 2:
+            raise InputError(f"`scores` must name one or two of {', '.join(SEARCHED)}; got {len(scores)}.")
         parts, asked = self._parts(question)
         query = joined(parts)
         names = [name for _, part in parts for name in part.modalities]
@@ -207,7 +207,7 @@ class Explorer:
         weights = named if any(weight != 1 for weight in named.values()) else None
         without = self._without(question)
         lists: dict[str, tuple[Hit, ...]] = {}
-        for score in question.scores:
+        for score in scores:
             answers = self.index.search(
                 query,
                 question.k,

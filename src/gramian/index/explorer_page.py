@@ -16,7 +16,7 @@ from gramian.errors import InputError, check_number, first_line, require
 from gramian.index.explorer import Explorer, Question, Range
 from gramian.index.flat import FlatIndex
 from gramian.index.mapping import HAS
-from gramian.index.protocol import DEFAULT, SEARCHED
+from gramian.index.protocol import SEARCHED
 from gramian.index.showing import STYLE, answers_html, head_html, map_html, notice_html
 
 __all__ = ["HOST", "check_port", "form", "opened"]
@@ -106,7 +106,7 @@ def form(explorer: Explorer, title: str = "gramian explore") -> Any:
                         filters[one.name] = (one, *_filter(gr, one))
                     typed = gr.Textbox(label="Conditions", info='as in "year>=1990; lang=fr,de; ok!=false"')
                 with gr.Accordion("How to search", open=True):
-                    first = gr.Dropdown(list(SEARCHED), value=DEFAULT, label="Score")
+                    first = gr.Dropdown(list(SEARCHED), value=index.score, label="Score")
                     second = gr.Dropdown(["none", *SEARCHED], value="none", label="Second score, side by side")
                     k = gr.Slider(1, 50, value=8, step=1, label="Answers")
                     searched = gr.CheckboxGroup(

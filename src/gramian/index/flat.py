@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_number, check_type, listing
+from gramian.errors import InputError, check_choice, check_number, check_type, listing
 from gramian.files import claimed
 from gramian.index.answers import Answers, Diagnosis
 from gramian.index.codes import check_int8
 from gramian.index.diagnosis import diagnose
 from gramian.index.explaining import explained
 from gramian.index.fields import FieldType, Metadata, read_metadata
-from gramian.index.protocol import Index, Options, checked_ids, checked_items
+from gramian.index.protocol import DEFAULT, SEARCHED, Index, Options, SearchScore, checked_ids, checked_items
 from gramian.index.search import best
 from gramian.index.segments import Entry, Segment, hash_ids, sides_of, write_live
 from gramian.index.store import MANIFEST, check_new, file_name, joined, read_manifest, write_manifest
@@ -89,7 +89,8 @@ class FlatIndex(Index):
             space = fingerprint(model)
         with claimed(folder):
             check_new(folder)
-            write_manifest(folder, {"dim": dim, "space": space, "modalities": [], "fields": {}, "int8": int8, "changes": 0}, [])
+            state: dict[str, Any] = {"dim": dim, "space": space, "modalities": [], "fields": {}, "int8": int8, "changes": 0}
+            write_manifest(folder, state, [])
         return cls(folder, model)
 
     @staticmethod
@@ -156,6 +157,30 @@ class FlatIndex(Index):
     def int8(self) -> bool:
         """Whether the vectors are kept in 8 bits, too."""
         return bool(self._state["int8"])
+
+    @property
+    def score(self) -> SearchScore:
+        """The score of a search that names none."""
+        score: SearchScore | None = self._state["score"]
+        return score or DEFAULT
+
+    @property
+    def score_is_set(self) -> bool:
+        """Whether somebody has set the score, so that none is chosen by validation items."""
+        return self._state["score"] is not None and not self._state["score_chosen"]
+
+    def set_score(self, score: SearchScore | None, *, chosen: bool = False) -> None:
+        """Set the score of searches that name none; arguments as of `Index.set_score`.
+
+        Raises:
+            InputError: an unknown score.
+        """
+        if score is not None:
+            check_choice("score", score, SEARCHED)
+        with claimed(self.path):
+            self._begin()
+            if (score, chosen) != (self._state["score"], self._state["score_chosen"]):
+                self._commit([segment.entry for segment in self.segments], score=score, score_chosen=chosen)
 
     def __len__(self) -> int:
         return sum(segment.entry.rows - segment.entry.gone for segment in self.segments)

@@ -54,7 +54,7 @@ SEARCHED: tuple[SearchScore, ...] = get_args(SearchScore)
 """The scores to search by. The others of `gramian.scores.SCORES` rank items by how many modalities they have."""
 
 DEFAULT: SearchScore = "centroid"
-"""Where nothing is said; docs/search.md tells where others find more."""
+"""Of an index for which no other was chosen (`gramian.index.choosing`) or set."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,28 @@ class Index(ABC):
     def fields(self) -> Mapping[str, FieldType]:
         """Metadata field → its type."""
 
+    @property
+    @abstractmethod
+    def score(self) -> SearchScore:
+        """The score of a search that names none: the one that was set, or the centroid."""
+
+    @property
+    @abstractmethod
+    def score_is_set(self) -> bool:
+        """Whether somebody has set the score, so that none is chosen by validation items."""
+
+    @abstractmethod
+    def set_score(self, score: SearchScore | None, *, chosen: bool = False) -> None:
+        """Set the score of searches that name none, for good.
+
+        Args:
+            score: its name; None for the centroid, or what is chosen later.
+            chosen: by validation items, which may choose again.
+
+        Raises:
+            InputError: an unknown score.
+        """
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -166,7 +188,7 @@ class Index(ABC):
         queries: Queries | None = None,
         k: int = 10,
         *,
-        score: SearchScore = DEFAULT,
+        score: SearchScore | None = None,
         filter: Filter | None = None,
         modalities: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
@@ -181,7 +203,7 @@ class Index(ABC):
         Args:
             queries: q items with any of their modalities, of any names, in the space of the index; or (q, d) vectors.
             k: how many; fewer are found where fewer pass the filter.
-            score: how an item is compared with a query; docs/scores.md and docs/search.md.
+            score: how an item is compared with a query, docs/scores.md and docs/search.md; by default that of the index.
             filter: conditions on the metadata that all must hold: {"lang": "fr", "year": {"gte": 1990}}, or texts "year>=1990".
             modalities: of the items, to search in; all by default. An item with none of them is not found.
             weights: query's modality → its weight, negative for what the answers should lack; the query is then one vector, the
@@ -205,6 +227,7 @@ class Index(ABC):
         if queries is None and not cells:
             raise InputError("`queries` must be given: a Bundle, (q, d) vectors, or cells such as text='a bird'.")
         bundle = self.embed(cells) if queries is None else _as_bundle("queries", queries)
+        score = self.score if score is None else score
         names = _checked(self, bundle, k, score, modalities, beta)
         minus = (
             self.embed(without) if isinstance(without, Mapping) else None if without is None else _as_bundle("without", without)

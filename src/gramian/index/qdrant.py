@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choices, check_number, listing, require
+from gramian.errors import InputError, check_choice, check_choices, check_number, listing, require
 from gramian.geometry import direction, orthogonalize
 from gramian.index.answers import Answers, Diagnosis, Hit
 from gramian.index.engines import ClientEngine, EdgeEngine, Engine, Expression, Lane
 from gramian.index.explaining import compared
 from gramian.index.fields import FieldType, Metadata, read_metadata
-from gramian.index.protocol import Index, Options, checked_ids, checked_items
+from gramian.index.protocol import DEFAULT, SEARCHED, Index, Options, SearchScore, checked_ids, checked_items
 from gramian.index.segments import sides_of
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import fingerprint
@@ -158,6 +158,28 @@ class QdrantIndex(Index):
         """Metadata field → its type."""
         fields: dict[str, FieldType] = self._about["fields"]
         return fields
+
+    @property
+    def score(self) -> SearchScore:
+        """The score of a search that names none."""
+        score: SearchScore | None = self._about.get("score")
+        return score if score in SEARCHED else DEFAULT
+
+    @property
+    def score_is_set(self) -> bool:
+        """Whether somebody has set the score, so that none is chosen by validation items."""
+        return self._about.get("score") is not None and not self._about.get("score_chosen", False)
+
+    def set_score(self, score: SearchScore | None, *, chosen: bool = False) -> None:
+        """Set the score of searches that name none; arguments as of `Index.set_score`.
+
+        Raises:
+            InputError: an unknown score.
+        """
+        if score is not None:
+            check_choice("score", score, SEARCHED)
+        self._about |= {"score": score, "score_chosen": chosen}
+        self._engine.put([(ABOUT, {}, {"about": self._about})])
 
     def __len__(self) -> int:
         return self._engine.count() - 1

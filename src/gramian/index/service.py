@@ -30,7 +30,7 @@ from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.errors import InputError, first_line
 from gramian.index.asking import chosen, joined, lacking
-from gramian.index.protocol import DEFAULT, Index, SearchScore
+from gramian.index.protocol import Index, SearchScore
 
 __all__ = ["service"]
 
@@ -67,7 +67,7 @@ class Query(BaseModel):
     without: dict[str, Cell] = Field(default_factory=dict, max_length=64)
     weights: dict[str, Finite] = Field(default_factory=dict)
     k: int = Field(default=10, ge=1, le=1000)
-    score: SearchScore = DEFAULT
+    score: SearchScore | None = None
     beta: float = Field(default=1.0, ge=0, le=100)
     filter: dict[str, Any] | list[str] | str | None = None
     modalities: list[str] | None = None
@@ -278,7 +278,13 @@ def service(
     async def health() -> dict[str, Any]:
         """Whether it serves, and what."""
         now = live()
-        return {"status": "ok", "version": __version__, "items": len(now), "modalities": list(now.modalities)}
+        return {
+            "status": "ok",
+            "version": __version__,
+            "items": len(now),
+            "modalities": list(now.modalities),
+            "score": now.score,
+        }
 
     @app.get("/metrics", dependencies=[Depends(allowed)], response_class=PlainTextResponse, responses=_refusals())
     async def metrics() -> PlainTextResponse:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gramian.errors import InputError, check_number, first_line, listing
 from gramian.files import inside, read_json, write_text
 from gramian.index.fields import FieldType, Values, read_metadata
+from gramian.index.protocol import SearchScore
 from gramian.index.segments import Entry, Segment, Sides
 from gramian.model.options import convert
 
@@ -74,8 +75,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "changes": int,
             "segments": list[Any],
             "int8": bool,
+            "score": SearchScore | None,
+            "score_chosen": bool,
         }
-        state.setdefault("int8", False)
+        for name, value in (("int8", False), ("score", None), ("score_chosen", False)):  # which older ones lack
+            state.setdefault(name, value)
         state |= {name: convert(state[name], hint, name) for name, hint in hints.items()}
         check_number("dim", state["dim"], "[1, 1048576]", integer=True)
         state["segments"] = [_entry(segment) for segment in state["segments"]]
