@@ -4,7 +4,8 @@ import torch
 from gramian import Bundle, InputError
 from gramian.evaluation.metrics import ranks
 from gramian.kernels import Given
-from gramian.kernels.ranks import Candidates, match_ranks, top_k
+from gramian.kernels.ranks import Candidates, match_ranks, pair_ranks, top_k
+from gramian.kernels.rules import Form, Traced
 from gramian.scores import SCORES
 from test_kernels import Largest
 
@@ -65,6 +66,32 @@ def test_scores_that_rounding_takes_out_of_their_range_tie_at_its_end():
     for case, expected in ((beyond, (1, 0)), (bounded, (0, 1))):
         (found,) = match_ranks(case, *sides)
         assert (int(found.better), int(found.tied)) == expected
+
+
+@pytest.mark.parametrize("step", [-1.0, 1.0])
+def test_a_match_is_not_counted_against_itself_where_the_passes_differ_in_the_last_bit(step):
+    """As the first matrix product of a process and the next may."""
+    scores = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
+    calls = []
+
+    def wobbling(queries, items):
+        calls.append(None)
+        table = queries[0][:, items[0]]
+        return table if len(calls) == 1 else torch.nextafter(table, torch.full_like(table, step * torch.inf))
+
+    def form():
+        calls.clear()
+        return Form(Traced(wobbling), (scores,), (torch.arange(9),))
+
+    expected = ranks(scores, torch.eye(9, dtype=torch.bool))
+    for found, wanted in zip(
+        match_ranks(form(), _candidates(range(9)), _candidates(range(9)), both=True),
+        (expected, ranks(scores.T, torch.eye(9, dtype=torch.bool))),
+        strict=True,
+    ):
+        assert (found.better.tolist(), found.tied.tolist()) == (wanted.better.tolist(), wanted.tied.tolist())
+    pairs = pair_ranks(form(), _candidates(range(9)), _candidates(range(9)))
+    assert (pairs.better.tolist(), pairs.tied.tolist()) == (expected.better.tolist(), expected.tied.tolist())
 
 
 @pytest.mark.parametrize("block_size", [None, 3, 1])

@@ -1,7 +1,9 @@
 """Where matches rank and which candidates are best: reductions over the same tiles, in memory that grows with q + n.
 
 A rank takes two passes. The first computes only the tiles that hold a match and records the best score of each; the second
-counts the candidates that score more and those that tie. Both cut the table alike, so that a pair has the same float in both.
+counts the candidates that score more and those that tie. Both cut the table alike, so that a pair has the same float in both
+but for what a library of matrix products does: MKL's first product of a process can differ from the next in the last bit. So
+a match is never counted against itself.
 """
 
 from __future__ import annotations
@@ -100,21 +102,25 @@ class _Ranking(Reduction):
     def directions(self) -> int:
         return 2 if self.both else 1
 
+    def matches(self, at: Place) -> bool:
+        """Whether a tile holds a match."""
+        rows, columns = (side.items[side.within(part)[0]] for side, part in zip(self.sides, at[:2], strict=True))
+        return bool(torch.isin(rows, columns).any())
+
 
 @dataclass(frozen=True)
 class _ToBest(_Ranking):
-    """For each direction the best score of a match, (c,), and how many matches have it, (c,)."""
+    """For each direction the best score of a match, (c,), and whether there is one, (c,)."""
 
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
         del q, n
         totals = []
         for side in self.sides[: self.directions]:
-            totals += [like.new_full((len(side),), -torch.inf), torch.zeros_like(side.items)]
+            totals += [like.new_full((len(side),), -torch.inf), torch.zeros_like(side.items, dtype=torch.bool)]
         return totals
 
     def reads(self, at: Place) -> bool:
-        rows, columns = (side.items[side.within(part)[0]] for side, part in zip(self.sides, at[:2], strict=True))
-        return bool(torch.isin(rows, columns).any())
+        return self.matches(at)
 
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
         scores = scores.clamp(*self.bounds)
@@ -125,17 +131,15 @@ class _ToBest(_Ranking):
         same = rows[:, None] == columns
         scores = scores.masked_fill(~same, -torch.inf)
         for axis in range(self.directions):
-            best, level = totals[2 * axis : 2 * axis + 2]
+            best, matched = totals[2 * axis : 2 * axis + 2]
             where = places[axis][0]
-            here = scores.amax(1 - axis)
-            count = ((scores == here.unsqueeze(1 - axis)) & same).sum(1 - axis)
-            level[where] = torch.where(here > best[where], count, level[where] + torch.where(here == best[where], count, 0))
-            best[where] = torch.maximum(best[where], here)
+            best[where] = torch.maximum(best[where], scores.amax(1 - axis))
+            matched[where] |= same.any(1 - axis)
 
 
 @dataclass(frozen=True)
 class _ToRanks(_Ranking):
-    """For each direction how many candidates score more than the best match, (c,), and how many as much, itself included.
+    """For each direction how many candidates of other items score more than the best match, (c,), and how many as much.
 
     Attributes:
         best: the best scores from `_ToBest`, one (c,) per direction.
@@ -154,6 +158,16 @@ class _ToRanks(_Ranking):
         if scores.sum().isnan() and scores.isnan().any():
             raise InputError("the scores hold NaN, which has no rank. Check that the vectors are finite.")
         parts = at[:2]
+        if self.matches(at):  # they are counted below, too, whatever their scores are there
+            places = [side.within(part) for side, part in zip(self.sides, parts, strict=True)]
+            rows, columns = (side.items[where] for side, (where, _) in zip(self.sides, places, strict=True))
+            pairs = (rows[:, None] == columns).nonzero().unbind(1)
+            own = scores[tuple(pair if index is None else index[pair] for pair, (_, index) in zip(pairs, places, strict=True))]
+            for axis in range(self.directions):
+                where = places[axis][0]
+                best = self.best[axis][where][pairs[axis]]
+                for total, counted in zip(totals[2 * axis : 2 * axis + 2], (own > best, own == best), strict=True):
+                    total[where].index_add_(0, pairs[axis], -counted.long())
         for axis in range(self.directions):
             where, index = self.sides[axis].within(parts[axis])
             table = scores if index is None else scores.index_select(axis, index)
@@ -203,7 +217,7 @@ class _ToPairScores(Reduction):
 
 @dataclass(frozen=True)
 class _ToPairRanks(_ToPairScores):
-    """For each of p pairs how many candidates score more, (p,), and how many at least as much, (p,).
+    """For each of p pairs how many other candidates score more, (p,), and how many at least as much, (p,).
 
     Attributes:
         scores: (p,) of the pairs, ascending within a row.
@@ -236,6 +250,10 @@ class _ToPairRanks(_ToPairScores):
             above = torch.searchsorted(levels, scores, right=right)  # how many levels each score is above, or reaches
             counts = self.weights.new_zeros(len(scores), levels.shape[1] + 1).scatter_add_(1, above, weights)
             total[first:last] += counts.flip(1).cumsum(1).flip(1)[rows, places + 1]
+        pairs = self.inside(at)  # each is counted above, too, whatever its score is there
+        own = scores[self.rows[pairs] - at.rows.start, self.columns[pairs] - at.columns.start]
+        for total, counted in zip(totals, (own > self.scores[pairs], own >= self.scores[pairs]), strict=True):
+            total[pairs] -= counted.long()
 
 
 @dataclass(frozen=True)
@@ -332,8 +350,7 @@ def match_ranks(
     counts = to_ranks.start(q, n, form.queries[0])
     forward(form.rule, to_ranks, counts, form.queries, form.items, tile=tile)
     return tuple(
-        MatchRanks(better, level - own, own > 0)
-        for better, level, own in zip(counts[::2], counts[1::2], best[1::2], strict=True)
+        MatchRanks(better, tied, matched) for better, tied, matched in zip(counts[::2], counts[1::2], best[1::2], strict=True)
     )
 
 
@@ -365,11 +382,11 @@ def pair_ranks(form: Form, queries: Candidates, items: Candidates, *, block_size
     order = scores[0].argsort(stable=True)
     order = order[rows[order].argsort(stable=True)]
     place = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-    to_ranks = _ToPairRanks(rows, columns, bounds, scores=scores[0][order], places=place, weights=items.weights(n))
+    to_ranks = _ToPairRanks(rows, columns[order], bounds, scores=scores[0][order], places=place, weights=items.weights(n))
     counts = to_ranks.start(*form.shape, form.queries[0])
     forward(form.rule, to_ranks, counts, form.queries, form.items, tile=tile)
     better, level = (torch.empty_like(count).scatter_(0, order, count) for count in counts)
-    return PairRanks(query, item, better, level - better - 1)
+    return PairRanks(query, item, better, level - better)
 
 
 def top_k(form: Form, k: int, *, block_size: int | None = None) -> tuple[Tensor, Tensor]:
