@@ -113,8 +113,8 @@ def main() -> None:
     gains = (f"{score} − centroid, {part}" for score in CANDIDATES for part in ("validation", "test"))
     header = ("space", "more missing", "validation items", "test items", "chosen", *gains)
     note = (
-        "Points of MRR over all queries of one and of two modalities against the items' other modalities; intervals of 95 % for "
-        "both candidates together. The score is chosen on the validation items alone."
+        "Points of MRR over all queries of one and of two modalities against the items' other modalities; intervals of 95 % "
+        "for both candidates together. The score is chosen on the validation items alone."
     )
     choice = Sheet("What validation items choose", header, tuple(choices), note)
     told = f"Written by `python benchmarks/index_score.py`.\n\n{sheet.markdown()}\n\n{choice.markdown()}"

@@ -100,7 +100,7 @@ def test_what_is_refused(target, queries, message):
 def test_one_item_cannot_choose():
     with pytest.raises(InputError, match="`validation` must have two items"):
         choose_weights(space(1), "image")
-    with pytest.raises(InputError, match="`weights` must be finite"):
+    with pytest.raises(InputError, match=r"`weights\['clear'\]` must be a finite number"):
         weighted(space(), {"clear": float("nan")})
 
 

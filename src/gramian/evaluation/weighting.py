@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -109,12 +110,14 @@ def weighted(bundle: Bundle, weights: Mapping[str, float]) -> tuple[Tensor, Tens
         vectors cancel, have none.
 
     Raises:
-        InputError: an unknown modality, or a weight that is not finite.
+        InputError: an unknown modality, or a weight that is no finite number.
     """
+    for name, weight in weights.items():
+        check_choice("weights", name, bundle.modalities)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise InputError(f"`weights[{name!r}]` must be a finite number; got {weight!r:.40}.")
     chosen = bundle.select(*weights)
     factors = torch.tensor(list(weights.values()), dtype=torch.float64)
-    if not bool(factors.isfinite().all()):
-        raise InputError(f"`weights` must be finite numbers; got {dict(weights)}.")
     vectors = direction(torch.einsum("nmd,m->nd", chosen.vectors.double(), factors.to(chosen.vectors.device)))
     return vectors.to(chosen.vectors.dtype), vectors.any(1)
 

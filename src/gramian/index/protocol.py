@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_choices, check_number, check_type, listing
-from gramian.geometry import direction
+from gramian.evaluation.weighting import weighted
 from gramian.index.answers import Answers, Diagnosis
 from gramian.index.fields import Condition, FieldType, Filter, Metadata, read_filter
 from gramian.model.aligner import Aligner
@@ -344,24 +343,23 @@ def combined(queries: Bundle, weights: Mapping[str, float] | None = None, withou
     """
     if not weights and without is None:
         return queries
-    factors = torch.ones(len(queries.modalities), dtype=torch.float64)
-    for name, weight in (weights or {}).items():
-        check_choice("weights", name, queries.modalities)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise InputError(f"`weights[{name!r}]` must be a finite number; got {weight!r:.40}.")
-        factors[queries.position(name)] = weight
-    total = torch.einsum("qmd,m->qd", queries.vectors.double(), factors)
+    q, kind = len(queries), torch.promote_types(queries.vectors.dtype, torch.float32)
+    names, vectors, present = list(queries.modalities), [queries.vectors.to(kind)], [queries.present]
     if without is not None:
-        if without.dim != queries.dim or len(without) not in (1, len(queries)):
+        if without.dim != queries.dim or len(without) not in (1, q):
             raise InputError(
-                f"`without` must hold {len(queries)} items of width {queries.dim}, or one; got {len(without)} of {without.dim}."
+                f"`without` must hold {q} items of width {queries.dim}, or one; got {len(without)} of {without.dim}."
             )
-        total = total - without.vectors.double().sum(1)
-    vector = direction(total).to(torch.promote_types(queries.vectors.dtype, torch.float32))
-    cancelled = ~vector.any(1) & queries.has()
-    if cancelled.any():
+        names += [f"without {name}" for name in without.modalities]
+        vectors.append(without.vectors.to(kind).expand(q, -1, -1))
+        present.append(without.present.expand(q, -1))
+    for name in weights or {}:
+        check_choice("weights", name, queries.modalities)
+    signs = {name: 1.0 if name in queries.modalities else -1.0 for name in names} | dict(weights or {})
+    vector, has = weighted(Bundle(torch.cat(vectors, 1), torch.cat(present, 1), tuple(names)), signs)
+    if (queries.has() & ~has).any():
         raise InputError("the query cancels: its weighted parts sum to zero. Change `weights`, or leave a part out.")
-    return Bundle(vector.unsqueeze(1), queries.has().unsqueeze(1), ("query",))
+    return Bundle(vector.unsqueeze(1), has.unsqueeze(1), ("query",))
 
 
 def _several(cell: Any, raw: bool) -> bool:
