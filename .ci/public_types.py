@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FLOOR = 0.94
+FLOOR = 0.99
 SHOWN = 20
 
 

@@ -27,6 +27,7 @@ from gramian.kernels import Exchange
 from gramian.losses.base import Loss, LossOutput, Sum
 from gramian.losses.pmrl import PMRL
 from gramian.losses.softmax import SoftmaxLoss
+from gramian.papers import Paper
 from gramian.processes import Group, check_precision, device, is_main_process, join, rank, share, world_size
 from gramian.ring import RingExchange, all_gather, join_rows, pack, unpack
 from gramian.tokens import Tokens
@@ -149,7 +150,7 @@ class _OverAll(Loss):
     def __init__(self, loss: Loss, group: Group = None) -> None:
         super().__init__()
         self.loss = loss
-        self.papers = loss.papers
+        self.papers: tuple[Paper, ...] = loss.papers
         self.group = group
 
     @property

@@ -33,7 +33,8 @@ class RingExchange(Exchange):
 
     def __init__(self, group: Group, device: torch.device, generator: torch.Generator | None = None) -> None:
         super().__init__(generator)
-        self.group, self.device = group, device
+        self.group = group
+        self.device = device
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -88,7 +89,7 @@ class _Neighbours:
     """A ring of processes: how many items each has, and a way to pass rows on to the next."""
 
     def __init__(self, group: Group, n: int, device: torch.device) -> None:
-        self.group = group
+        self.group: Group = group
         self.size = world_size(group)
         self.rank = rank(group) if self.size > 1 else 0
         self.counts = _counts(n, device, group)

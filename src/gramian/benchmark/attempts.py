@@ -43,7 +43,7 @@ __all__ = ["attempts"]
 SMALL = replace(KERNEL, kernels=KERNEL.kernels[:1], ridges=(1.0,), powers=(0.5, 1.0, 2.0), dims=(128,))
 """For criteria that are solved anew for every width."""
 
-info_nce = partial(Pairwise, temperature=0.2)
+info_nce: partial[Pairwise] = partial(Pairwise, temperature=0.2)
 
 
 class Beside(Loss):
@@ -59,12 +59,13 @@ class Beside(Loss):
         super().__init__()
         self.temperature = temperature
         codes = read_ids(train.item_ids or train.ids, len(train))
+        self.codes: Tensor
         self.codes, order = codes.sort()
         columns: dict[str, list[Tensor]] = {}
         for batch in EncodedRows(aligner.towers, train):
             for name, (vectors, _) in batch.items():
                 columns.setdefault(name, []).append(unit(vectors))
-        self.columns = {name: torch.cat(parts)[order] for name, parts in columns.items()}
+        self.columns: dict[str, Tensor] = {name: torch.cat(parts)[order] for name, parts in columns.items()}
 
     @property
     def sign_blind(self) -> bool:

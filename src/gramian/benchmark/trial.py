@@ -104,11 +104,14 @@ class Trial:
     """One task with one seed."""
 
     def __init__(self, task: Task, seed: int, split: str, cpu: bool) -> None:
-        self.task, self.seed, self.split, self.cpu = task, seed, split, cpu
+        self.task = task
+        self.seed = seed
+        self.split = split
+        self.cpu = cpu
         self._solved: dict[Search | None, tuple[Aligner, float, float]] = {}
         table = task.table(seed)
-        self.digest = table.digest()
-        self.parts = {name: table.part(name).has_any() for name in SPLITS}
+        self.digest: str = table.digest()
+        self.parts: dict[str, Table] = {name: table.part(name).has_any() for name in SPLITS}
 
     @cached_property
     def start(self) -> Aligner | None:

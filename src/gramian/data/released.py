@@ -231,7 +231,7 @@ class FrameReader(Media):
         colours: Colours = "bt601",
     ) -> None:
         super().__init__("video", frames=frames)
-        self.train_frames = check_number("train_frames", train_frames, "[1, 4096]", integer=True, optional=True) or frames
+        self.train_frames: int = check_number("train_frames", train_frames, "[1, 4096]", integer=True, optional=True) or frames
         self.size: int = check_number("size", size, "[1, 4096]", integer=True)
         self.resize: Resize = check_choice("resize", resize, RESIZES)
         self.colours: Colours = check_choice("colours", colours, COLOURS)

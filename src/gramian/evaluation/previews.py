@@ -19,7 +19,7 @@ from gramian.errors import InputError, check_number
 
 __all__ = ["Preview", "Previews", "kind_of", "preview"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 LETTERS = 280
 SIDE = 128  # pixels of a thumbnail's longer side
@@ -146,8 +146,8 @@ class Previews:
 
     def __init__(self, table: Table, megabytes: float = 8.0) -> None:
         check_number("media_mb", megabytes, "[0, 100]")
-        self.columns = {name: column for name, column in table.columns.items() if isinstance(column, Cells)}
-        self.rows = {name: row for row, name in enumerate(table.ids)}
+        self.columns: dict[str, Cells] = {name: column for name, column in table.columns.items() if isinstance(column, Cells)}
+        self.rows: dict[str, int] = {name: row for row, name in enumerate(table.ids)}
         self.kinds: dict[str, Kind | None] = {}
         for name, column in self.columns.items():
             first = next((column[int(row)] for row in column.present.nonzero().flatten()[:1]), None)
@@ -157,9 +157,9 @@ class Previews:
                 "`media` must have columns of raw cells, texts or paths of media; it has features alone: "
                 f"{', '.join(table.modalities)}."
             )
-        self.left = megabytes * 1e6
-        self.octets = 0
-        self.left_out = 0
+        self.left: float = megabytes * 1e6
+        self.octets: int = 0
+        self.left_out: int = 0
         self._made: dict[tuple[str, str], Preview] = {}
 
     def made(self, modality: str, row: str) -> Preview | None:

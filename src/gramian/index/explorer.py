@@ -169,7 +169,7 @@ class Explorer:
 
     def __init__(self, index: FlatIndex, *, previews: Previews | None = None, media_root: Sequence[Path] = ()) -> None:
         self.index = index
-        self.map = Map(index)
+        self.map: Map = Map(index)
         self.inputs: dict[str, Kind] = {}
         self.features: tuple[str, ...] = ()
         model = index.model
@@ -178,8 +178,10 @@ class Explorer:
             kinds = {name: getattr(model.towers[name].reader, "kind", None) for name in raw}
             self.inputs = {name: kind for name, kind in kinds.items() if kind is not None}
             self.features = tuple(name for name in model.modalities if name not in raw)
-        self.hubs = model is not None and model.bank is not None
-        self.ranges = tuple(self._range(name, kind) for name, kind in index.fields.items() if name not in self.inputs)
+        self.hubs: bool = model is not None and model.bank is not None
+        self.ranges: tuple[Range, ...] = tuple(
+            self._range(name, kind) for name, kind in index.fields.items() if name not in self.inputs
+        )
         self._previews = previews
         if previews is not None:  # a recording may be that of a file of video
             previews.kinds |= {name: kind for name, kind in self.inputs.items() if name in previews.columns}

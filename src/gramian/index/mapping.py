@@ -70,9 +70,10 @@ class Map:
         check_number("count", count, "[1, inf)", integer=True)
         if not len(index):
             raise InputError("the index is empty. Add items first.")
-        self.ids = sample(index, count, seed)
+        self.ids: list[str] = sample(index, count, seed)
+        self.metadata: list[dict[str, Any]]
         bundle, self.metadata = index.items(self.ids)
-        self.modalities = [" + ".join(names) for names in _names(bundle)]
+        self.modalities: list[str] = [" + ".join(names) for names in _names(bundle)]
         vectors = places_of(bundle).double()
         self._mean = vectors.mean(0)
         _, values, axes = torch.linalg.svd(vectors - self._mean, full_matrices=False)
@@ -82,7 +83,7 @@ class Map:
         energies = values.square()
         shares = (energies / energies.sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist()
         self.shares: tuple[float, float] = (shares[0], shares[1] if len(shares) > 1 else 0.0)
-        self.points = self.place(vectors)
+        self.points: Tensor = self.place(vectors)
 
     def place(self, vectors: Tensor) -> Tensor:
         """(n, d) unit vectors on the map, (n, 2)."""

@@ -52,8 +52,9 @@ class QdrantIndex(Index):
         self._engine = engine
         self._about = about
         self.model = model
-        self.dim, self.space = about["dim"], about["space"]
-        self.candidates = check_number("candidates", candidates, "[1, inf)", integer=True)
+        self.dim: int = about["dim"]
+        self.space: str | None = about["space"]
+        self.candidates: int = check_number("candidates", candidates, "[1, inf)", integer=True)
 
     @classmethod
     def edge(

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
@@ -41,7 +41,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class Media(BaseModel):
     """Bytes of a file, in base64."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     base64: str
 
 
@@ -52,14 +52,14 @@ Id = Annotated[str, Field(min_length=1, max_length=4096)]
 class Cells(BaseModel):
     """What to embed: modality → a text, features, or the bytes of a file."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     cells: dict[str, Cell] = Field(min_length=1, max_length=64)
 
 
 class Query(BaseModel):
     """A search. At least one of cells, vectors and like; see `gramian.index.Index.search` for the rest."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     cells: dict[str, Cell] = Field(default_factory=dict, max_length=64)
     vectors: dict[str, list[Finite]] = Field(default_factory=dict, max_length=64)
     like: Id | None = None

@@ -62,7 +62,8 @@ class Embed:
             check_choice("columns", name, known)
         self.columns: tuple[str, ...] = tuple(columns or known)
         self.model.to(device or distributed.device()).eval()
-        self.keep, self.suffix = keep, suffix
+        self.keep = keep
+        self.suffix = suffix
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """The batch with the vectors, as lists of float32 (`large_list`)."""
@@ -105,7 +106,7 @@ class SumMoments:
     """
 
     def __init__(self, widths: Mapping[str, int]) -> None:
-        self.widths = Moments(widths).widths  # checked
+        self.widths: dict[str, int] = Moments(widths).widths  # checked
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """One row: "moments", the bytes of a file that `Moments.load` reads."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ class ToLogSums(Differentiable):
     """`LogSums`."""
 
     totals: bool = False
-    of_items = (1, 4)
+    of_items: ClassVar[tuple[int, ...]] = (1, 4)
 
     def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
         # A band adds little to a large sum: in float32 each addition would round the whole.

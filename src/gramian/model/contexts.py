@@ -60,8 +60,8 @@ class Contexts:
     """
 
     def __init__(self, width: int, *, folder: Path | None = None, dtype: Type = "float16") -> None:
-        self.width = check_number("width", width, "[1, inf)", integer=True)
-        self.dtype = np.dtype(check_choice("dtype", dtype, ("float16", "float32")))
+        self.width: int = check_number("width", width, "[1, inf)", integer=True)
+        self.dtype: np.dtype[Any] = np.dtype(check_choice("dtype", dtype, ("float16", "float32")))
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as the object, without a name)
         weakref.finalize(self, self._file.close)
         self._ends = [0]
@@ -121,8 +121,13 @@ class PackedReranker:
         packed: int = PACKED,
         progress: bool = False,
     ) -> None:
-        self.matcher, self.contexts, self.places, self.packed, self.progress = matcher, contexts, places, packed, progress
-        self.modalities, self.anchors = modalities, matcher.anchors
+        self.matcher = matcher
+        self.contexts = contexts
+        self.places = places
+        self.packed = packed
+        self.progress = progress
+        self.modalities = modalities
+        self.anchors: tuple[str, ...] = matcher.anchors
         self._words = texts
         self._known: dict[tuple[int, int], float] = {}
 

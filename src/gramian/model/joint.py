@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gramian.canonical import Moments
 from gramian.canonical.criteria import Affine
 from gramian.canonical.regression import joint
 from gramian.data.batches import Reading
@@ -57,10 +58,12 @@ class JointHeads:
         check_type("aligner", aligner, Aligner)
         check_type("train", train, Table, fix="Table.from_columns makes one.")
         aligner.check(train, "train")
-        self.aligner, self.ridge, self.reading = aligner, ridge, reading
+        self.aligner = aligner
+        self.ridge = ridge
+        self.reading = reading
         heads = aligner.named_heads()
         self._weights = {name: linear_of(head).weight.detach().mT for name, head in heads.items()}
-        self.moments = moments_of(EncodedRows(aligner.towers, train.select(*self._read(train)), reading), heads)
+        self.moments: Moments = moments_of(EncodedRows(aligner.towers, train.select(*self._read(train)), reading), heads)
         self._maps: dict[tuple[str, ...], dict[str, Affine]] = {}
 
     def _read(self, table: Table) -> list[str]:

@@ -57,11 +57,12 @@ class RunFolder:
         self.path = path
         self.speeds: list[Mapping[str, float]] = []
         self.accelerator = accelerator
-        self.objective = accelerator.unwrap_model(trained[0])
-        self.optimizer, self.schedule = trained[1].optimizer, trained[2].scheduler
+        self.objective: Any = accelerator.unwrap_model(trained[0])
+        self.optimizer: Any = trained[1].optimizer
+        self.schedule: Any = trained[2].scheduler
         digests = [table.digest() if table is not None and is_main_process() else None for table in tables]
         settings = {name: value for name, value in run.items() if name not in _FREE}
-        self.run = settings | {"data": broadcast_object_list(digests)}
+        self.run: dict[str, Any] = settings | {"data": broadcast_object_list(digests)}
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fit"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 
 def fit(

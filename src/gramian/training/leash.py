@@ -31,7 +31,7 @@ from gramian.training.watching import validation_figures
 
 __all__ = ["Leash", "Leashed", "fit_leashed"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 
 class Leash(Loss):
@@ -51,8 +51,8 @@ class Leash(Loss):
 
     def __init__(self, heads: Mapping[str, nn.Module], moments: Moments) -> None:
         super().__init__()
-        self.names = [name for name in heads if moments.count(name)]
-        self.heads = nn.ModuleList([heads[name] for name in self.names])
+        self.names: list[str] = [name for name in heads if moments.count(name)]
+        self.heads: nn.ModuleList = nn.ModuleList([heads[name] for name in self.names])
         for i, (name, head) in enumerate(zip(self.names, self.heads, strict=True)):
             linear = linear_of(head)
             start = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,11 +46,12 @@ class Objective(nn.Module):
         self.dropout = dropout
         self.aligner = aligner
         self.loss = loss
-        self.contrast = (spread or loss).__call__  # its parameters are those of `loss`, which are registered once
+        # Its parameters are those of `loss`, which are registered once.
+        self.contrast: Callable[..., Any] = (spread or loss).__call__
         # A matching head is part of both, and a tower may serve two modalities: their weights are stored once.
-        self.shared = tied_parameters(self)
+        self.shared: dict[str, str] = tied_parameters(self)
         # A checkpoint omits what training cannot change.
-        self.fixed = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trainable_state().keys()}
+        self.fixed: set[str] = {f"aligner.{name}" for name in aligner.state_dict().keys() - aligner.trainable_state().keys()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Every tensor once, but for the weights of frozen towers."""

@@ -46,7 +46,7 @@ from gramian.training.released import VISION_RATE, released_recipe
 
 __all__ = ["Run", "train"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 WEIGHED = 1000
 """Validation items, at most, by which the weights of joint queries are chosen."""

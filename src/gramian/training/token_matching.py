@@ -40,10 +40,10 @@ class TokenMatching:
     def __init__(self, aligner: Aligner, weight: float, score: ScoreName = "volume", temperature: float = 0.07) -> None:
         if not isinstance(aligner.matcher, ReleasedMatcher):
             raise InputError("`matching` is for the head of a released model; another is trained by the loss Matching.")
-        self.matcher = aligner.matcher
-        self.weight = check_number("matching", weight, "[0, inf)")
+        self.matcher: ReleasedMatcher = aligner.matcher
+        self.weight: float = check_number("matching", weight, "[0, inf)")
         self.score = score
-        self.temperature = check_number("temperature", temperature, "(0, 100]")
+        self.temperature: float = check_number("temperature", temperature, "(0, 100]")
 
     def added(
         self, output: LossOutput, bundle: Bundle, batch: Batch, encodings: Mapping[str, tuple[Encoded, Tensor]]

@@ -22,7 +22,7 @@ from gramian.training.recipe import Recipe
 
 __all__ = ["Clock", "Watch", "check_finite", "clock_face", "validation_figures", "validation_loss"]
 
-logger = logging.getLogger("gramian")
+logger: logging.Logger = logging.getLogger("gramian")
 
 COLLAPSED = 0.99
 """Mean cosine of a modality's different items from which on they count as one point."""
@@ -117,7 +117,8 @@ class Watch:
     """
 
     def __init__(self, items: int, *, sign_blind: bool) -> None:
-        self.enough, self.sign_blind = items >= LEAST, sign_blind
+        self.enough: bool = items >= LEAST
+        self.sign_blind = sign_blind
         self.reported: set[str] = set()
 
     def look(self, record: dict[str, float]) -> None:
@@ -164,9 +165,11 @@ class Clock:
     """
 
     def __init__(self, epochs: int, done: int) -> None:
-        self.epochs, self.done = epochs, done
-        self.began = self.start = time.perf_counter()
-        self.trained = self.start
+        self.epochs: int = epochs
+        self.done: int = done
+        self.start: float = time.perf_counter()
+        self.began: float = self.start
+        self.trained: float = self.start
 
     def rest(self) -> None:
         """Training of the epoch ends here; what follows is validation and files."""

@@ -38,7 +38,8 @@ __all__ = ["SentenceTransformers"]
 class _SentenceReader(Media):
     def __init__(self, kind: Kind, prepare: _Preprocess, length: int | None, **media: Any) -> None:
         super().__init__(kind, **media)
-        self.prepare, self.length = prepare, length
+        self.prepare = prepare
+        self.length = length
 
     def collate(self, cells: list[Any]) -> Any:
         if self.kind == "image":
@@ -61,7 +62,7 @@ class _Preprocess:
     """The preprocessing of a model of sentence-transformers, which can be pickled without the weights."""
 
     def __init__(self, model: Any, prompt: str) -> None:
-        self.first = copy.copy(model[0])
+        self.first: Any = copy.copy(model[0])
         self.first._modules = {}
         self.first.__dict__["model"] = SimpleNamespace(config=getattr(model[0], "config", None))  # all that preprocessing reads
         self.prompt = prompt

@@ -65,7 +65,9 @@ class _HuggingFaceReader(Media):
     ) -> None:
         super().__init__(kind, **media)
         self.processor = processor
-        self.length, self.padding, self.per_frame = length, padding, per_frame
+        self.length = length
+        self.padding = padding
+        self.per_frame = per_frame
 
     def collate(self, cells: list[Any]) -> dict[str, Tensor]:
         """What the model takes."""

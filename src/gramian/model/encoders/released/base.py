@@ -32,7 +32,7 @@ class ReleasedTower(Encoder):
     """
 
     part: str
-    tokens_of_part = 1
+    tokens_of_part: int = 1
 
     _by_value = True
 
@@ -54,7 +54,7 @@ class ReleasedTower(Encoder):
             except (SafetensorError, OSError) as error:
                 raise InputError(f"the weights in {str(folder)!r} are damaged ({first_line(error):.100}).") from None
         with loading(f"the weights of {type(self).__name__} in {self.source!r}"), torch.device("meta"):
-            self.model = self._build({name: tuple(value.shape) for name, value in weights.items()})
+            self.model: Any = self._build({name: tuple(value.shape) for name, value in weights.items()})
         fill(self.model, weights, self.source)
         self._prepare(folder)
         self._read()

@@ -60,10 +60,10 @@ class BEATs(nn.Module):
 
     def __init__(self, sizes: BEATsSizes, gradient_scale: float = 1.0) -> None:
         super().__init__()
-        self.patch_embedding = nn.Conv2d(1, sizes.embedding, sizes.patch, stride=sizes.patch, bias=False)
-        self.layer_norm = nn.LayerNorm(sizes.embedding)
-        self.post_extract_proj = nn.Linear(sizes.embedding, sizes.width)
-        self.encoder = _Layers(sizes, gradient_scale)
+        self.patch_embedding: nn.Conv2d = nn.Conv2d(1, sizes.embedding, sizes.patch, stride=sizes.patch, bias=False)
+        self.layer_norm: nn.LayerNorm = nn.LayerNorm(sizes.embedding)
+        self.post_extract_proj: nn.Linear = nn.Linear(sizes.embedding, sizes.width)
+        self.encoder: _Layers = _Layers(sizes, gradient_scale)
 
     def forward(self, filterbank: Tensor) -> Tensor:
         """Normalised log energies (n, frames, bands) → states (n, patches, width), in the order of time."""

@@ -115,7 +115,7 @@ class ReleasedVision(ReleasedTower):
 
     def _read(self) -> None:
         size = self.model.config.image_size
-        self.tokens_of_part = self.model.embeddings.num_positions
+        self.tokens_of_part: int = self.model.embeddings.num_positions
         own = {name: self.options[name] for name in ("frames", "train_frames", "resize", "colours")}
         self.reader: FrameReader = FrameReader(size=size, **own)
 
@@ -147,7 +147,7 @@ class ReleasedAudio(ReleasedTower):
 
     part = "audio"
 
-    lora_modules = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    lora_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class ReleasedAudio(ReleasedTower):
             **{name: self.options[name] for name in ("slices", "channels", "missing")}
         )
         patch = self.model.patch_embedding.kernel_size[0]
-        self.tokens_of_part = math.prod(side // patch for side in self.reader.shape)
+        self.tokens_of_part: int = math.prod(side // patch for side in self.reader.shape)
 
     def _measure(self) -> int:
         return int(self.model.post_extract_proj.out_features)
@@ -203,7 +203,9 @@ class _WordReader(Media):
 
     def __init__(self, tokenizer: Any, length: int, fills: bool) -> None:
         super().__init__("text")
-        self.tokenizer, self.length, self.fills = tokenizer, length, fills
+        self.tokenizer = tokenizer
+        self.length = length
+        self.fills = fills
 
     def read(self, cell: Any, *, folder: Place | None = None, generator: Any = None) -> str:
         """A text; the empty one, where it counts."""
