@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from gramian import __version__
-from gramian.canonical import PAPERS
 from gramian.canonical.features import Kernel
 from gramian.data import Reading, Table, load
-from gramian.data.cells import Broken
 from gramian.data.released import TASKS, Release, TaskName, task_settings
-from gramian.data.splits import drawn, hold_out, paired_items
+from gramian.data.splits import drawn, paired_items
 from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_choice, check_number, check_type, listing
-from gramian.evaluation import Report, all_weights, evaluate
 from gramian.evaluation.evaluate import kept_vectors, sample_rows
 from gramian.evaluation.released import askable
-from gramian.evaluation.report import CHOSEN
-from gramian.files import check_folder, claimed, inside, write_lines, write_text
+from gramian.files import check_folder, claimed, inside, write_lines
 from gramian.losses import Contrast, Loss, Matching, Pairwise
 from gramian.model.aligner import Aligner
-from gramian.model.card import run_card
 from gramian.model.encoders.base import Mode
 from gramian.model.encoders.released.towers import VOCABULARY
 from gramian.model.heads import HeadName
@@ -38,41 +30,21 @@ from gramian.model.starts import identity_heads
 from gramian.model.towers import Tower
 from gramian.processes import watched
 from gramian.training.canonical import STARTING, Choice, Search, fit_canonical
+from gramian.training.finishing import Parts, Run, finish
 from gramian.training.fit import fit
 from gramian.training.joining import JoinedHistory, join
 from gramian.training.leash import fit_leashed
 from gramian.training.recipe import History, Recipe
 from gramian.training.released import VISION_RATE, released_recipe
 
-__all__ = ["Run", "train"]
+__all__ = ["train"]
 
 logger: logging.Logger = logging.getLogger("gramian")
-
-WEIGHED = 1000
-"""Validation items, at most, by which the weights of joint queries are chosen."""
 
 
 Method: TypeAlias = Literal["contrast", "canonical"]
 Start: TypeAlias = Literal["random", "canonical", "identity"]
 Preset: TypeAlias = Literal["released", "none"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """The result of `train`.
-
-    Attributes:
-        aligner: with the best weights.
-        history: of the training; a `Choice` of the closed form.
-        report: of the test split, or of the validation split if the table has no test split; None if no two of its items share
-            two modalities, and in processes other than the first.
-        written: the folder of the Aligner, and the report.
-    """
-
-    aligner: Aligner
-    history: History | Choice
-    report: Report | None
-    written: tuple[Path, ...]
 
 
 def train(
@@ -214,19 +186,15 @@ def train(
         encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
         raw = list(encoders) if task is None else list(columns or task_settings(task, release).modalities)
         table = load(data, columns=columns, raw=raw, media_root=media_root)
-        if released is not None:
-            table = askable(table)
-        training, validation = hold_out(table, validation_share, recipe.seed)
-        anchor = _anchor(objective, training.modalities)
-        matcher = {"anchor": anchor} if matching else None
-        if is_main_process():
-            logger.info("training on %s, choosing on %s", training, validation)
+        parts = Parts.of(table if released is None else askable(table), validation_share, recipe.seed)
+        anchor = _anchor(objective, parts.training.modalities)
         reading = Reading(recipe.workers, strict)
         if unsaid and not encoders and released is None:
             start, also = "canonical", also or (None if matching else "mlp")
         elif also is not None:
-            _check_also(encoders, validation)
-        options: dict[str, Any] = {"towers": encoders, "matcher": matcher, "seed": recipe.seed}
+            _check_also(encoders, parts.validation)
+        options: dict[str, Any] = {"towers": encoders, "matcher": {"anchor": anchor} if matching else None, "seed": recipe.seed}
+        choice: Choice | None = None
         if released is not None and task is not None:
             loaded = load_released(
                 released,
@@ -237,113 +205,70 @@ def train(
                 vocabulary=vocabulary,
                 gradient_checkpointing=gradient_checkpointing,
             )
-            aligner = loaded.aligner
-            objective = _at_temperature(objective, loss, loaded.temperature)
+            aligner, objective = loaded.aligner, _at_temperature(objective, loss, loaded.temperature)
             if mode == "train" and preset == "released" and "video" in aligner.towers:
                 aligner.towers["video"].learning_rate = VISION_RATE
         elif method == "canonical" or start == "canonical":
             if method == "contrast" and not unsaid:
                 head, dim = head or "linear", 512 if dim is None else dim
-            if unsaid and search == Search():
-                search = STARTING
-            search = _narrowed(search, head, kernel, dim, landmarks)
+            search = _narrowed(STARTING if unsaid and search == Search() else search, head, kernel, dim, landmarks)
             try:
-                solve = partial(fit_canonical, training, validation, search=search, reading=reading)
-                aligner, choice = solve(progress=progress, **options)
+                aligner, choice = fit_canonical(
+                    parts.training, parts.validation, search=search, reading=reading, progress=progress, **options
+                )
                 objective = Pairwise(temperature=0.2) if unsaid else objective
             except InputError as error:
                 if not unsaid:
                     raise
                 logger.warning("training starts from random heads, since the closed form cannot be solved: %s", error)
                 start, also = "random", None
-        if method == "contrast" and start != "canonical" and released is None:
+        if released is None and choice is None:
             fresh: dict[str, Any] = {"dim": 512 if dim is None else dim, "head": head or "linear", "kernel": kernel or Kernel()}
-            aligner = Aligner.for_table(training.has_any(), **fresh, **options)
+            aligner = Aligner.for_table(parts.training.has_any(), **fresh, **options)
             if start == "identity":
                 identity_heads(aligner.towers, aligner.named_heads())
-        tested = table.split is not None and "test" in table.split
-        split, held_out = ("test", table.part("test").has_any()) if tested else ("validation", validation.has_any())
-        held_out = held_out.select(*aligner.modalities).has_any()
-        begun: Table | None = None
         history: History | Choice
-        if method == "canonical":
+        begun: Table | None = None
+        if method == "canonical" and choice is not None:
             history = choice
             if is_main_process():
                 write_lines(output / "metrics.jsonl", choice.records)
         else:
             if is_main_process():
-                shown = held_out[sample_rows(len(held_out))]
+                shown = parts.held_out(aligner)
+                shown = shown[sample_rows(len(shown))]
                 begun = kept_vectors(aligner.to(device()).embed(shown, reading=reading), shown.ids)
-            if start == "canonical" and is_main_process():
-                logger.info("starting from the closed form: validation MRR %.1f %%, %s", 100 * choice.best, choice.chosen)
+                if choice is not None:
+                    logger.info("starting from the closed form: validation MRR %.1f %%, %s", 100 * choice.best, choice.chosen)
             if isinstance(aligner.matcher, Matcher):
                 score = objective.score if isinstance(objective, Contrast) and not callable(objective.score) else "centroid"
                 objective = objective + matching * Matching(aligner.matcher, score=score, anchor=anchor)
-            how: dict[str, Any] = {"recipe": recipe, "output": output, "resume": resume, "progress": progress}
-            how |= {"report_to": report_to}
-            if released is not None:
-                history = fit(aligner, objective, training, validation, strict=strict, matching=matching, **how)
-            elif leash is None:
-                other = None if also is None else deepcopy(objective)
-                history = fit(aligner, objective, training, validation, strict=strict, **how)
-                if other is not None:
-                    fresh = {"dim": 256 if dim is None else dim, "head": also, "kernel": kernel or Kernel()}
-                    second = Aligner.for_table(training.has_any(), **fresh, **options)
-                    how["output"] = output / "also"
-                    beside = fit(second, other, training, validation, strict=strict, **how)
-                    aligner, shares = join(aligner, second, validation, reading=reading)
-                    history = JoinedHistory.of(history, beside, shares)
+            how: dict[str, Any] = {"recipe": recipe, "resume": resume, "progress": progress, "report_to": report_to}
+            if leash is not None:
+                history = fit_leashed(
+                    aligner, objective, parts.training, parts.validation, leash, reading=reading, output=output, **how
+                )
+            elif also is not None:
+                fresh = {"dim": 256 if dim is None else dim, "head": also, "kernel": kernel or Kernel()}
+                second, beside = Aligner.for_table(parts.training.has_any(), **fresh, **options), deepcopy(objective)
+                first = fit(aligner, objective, parts.training, parts.validation, output=output, strict=strict, **how)
+                other = fit(second, beside, parts.training, parts.validation, output=output / "also", strict=strict, **how)
+                aligner, shares = join(aligner, second, parts.validation, reading=reading)
+                history = JoinedHistory.of(first, other, shares)
             else:
-                history = fit_leashed(aligner, objective, training, validation, leash, reading=reading, **how)
+                how["matching"] = matching if released is not None else 0.0
+                history = fit(aligner, objective, parts.training, parts.validation, output=output, strict=strict, **how)
         if bank:
-            aligner.bank = aligner.embed(drawn(training.has_any(), bank, recipe.seed), reading=reading).to("cpu")
+            aligner.bank = aligner.embed(drawn(parts.training.has_any(), bank, recipe.seed), reading=reading).to("cpu")
         if not is_main_process():
             return Run(aligner, history, None, ())
-        chosen_on = drawn(validation.select(*aligner.modalities).has_any(), WEIGHED, recipe.seed)
-        aligner.query_weights = all_weights(aligner.embed(chosen_on, reading=reading))
-        settings = {"data": data, "split": split, "columns": ", ".join(aligner.modalities), "model": str(output / "aligner")}
-        settings |= _described(search if method == "canonical" else recipe, objective, history) | {"version": __version__}
-        report = _report(aligner, held_out, settings, reading, aligner.query_weights if tested else {})
-        written = [output / "aligner"]
-        if report is None:
-            logger.warning("no report: no two items of the %s split share two modalities.", split)
-        else:
-            splits = {"train": training, "validation": validation} | ({"test": held_out} if tested else {})
-            aligner.card = run_card(
-                aligner,
-                data=data,
-                counts={name: {"items": len(part)} | part.counts() for name, part in splits.items()},
-                objective=search.criterion if method == "canonical" else repr(objective),
-                papers=PAPERS[search.criterion] if method == "canonical" else objective.papers,
-                options=asdict(search if method == "canonical" else recipe),
-                figures=report.sheets()[:1],
-                split=split,
-                chosen=history.chosen,
-                broken=history.broken,
-                version=__version__,
-            )
-            replace(report, start=begun).save(output)
-            written.append(output / "report.md")
-        write_text(output / "splits.json", json.dumps({"train": training.ids, "validation": validation.ids}))
-        aligner.save_pretrained(output / "aligner")  # last: a folder that has one holds a whole run
-        return Run(aligner, history, report, tuple(written))
+        how = {"how": search if method == "canonical" else recipe, "objective": objective, "data": data, "seed": recipe.seed}
+        return finish(aligner, history, parts, output, begun, reading=reading, **how)
 
 
 def _begun(output: Path) -> bool:
     """Whether a folder holds a run, whole or not."""
     return (output / "aligner").exists() or any(any(output.glob(f"{each}checkpoints/*")) for each in ("", "also/", "leash-*/"))
-
-
-def _described(how: Search | Recipe, objective: Loss, history: History | Choice) -> dict[str, str]:
-    """How a run was trained, for its report: the objective, the options that are not the default, what was chosen."""
-    default = type(how)()
-    changed = {name: value for name, value in asdict(how).items() if value != asdict(default)[name]}
-    return {
-        "method": f"closed form, {how.criterion}" if isinstance(how, Search) else repr(objective),
-        "search" if isinstance(how, Search) else "recipe": ", ".join(f"{name} {value}" for name, value in changed.items())
-        or "the default",
-        CHOSEN: history.chosen,
-    }
 
 
 def _check_closed(recipe: Recipe, **options: Any) -> None:
@@ -392,21 +317,6 @@ def _narrowed(
     fixed: dict[str, Any] = {name: (value,) for name, value in chosen.items() if value is not None}
     search = replace(search, **fixed)
     return search if landmarks is None else search.of_landmarks(landmarks)
-
-
-def _report(
-    aligner: Aligner,
-    table: Table,
-    settings: Mapping[str, str],
-    reading: Reading,
-    weights: Mapping[str, Mapping[str, float]],
-) -> Report | None:
-    """The figures of a split; None if no two of its items share two modalities."""
-    if paired_items(table) < 2:
-        return None
-    broken: list[Broken] = []
-    bundle = aligner.embed(table, reading=reading, broken=broken)
-    return evaluate(bundle, settings=settings, broken=broken, ids=table.ids, weights=weights)
 
 
 def _anchor(loss: Loss, modalities: Sequence[str]) -> str:
