@@ -286,6 +286,15 @@ def test_names_with_markup_and_control_characters_are_shown(tmp_path, capsys):
     assert f"{run / 'aligner'}" in out.replace("\n", "")
 
 
+def test_a_reader_that_has_had_enough_ends_a_command_quietly(monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["--help"]) == 128 + 13
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("tested", [False, True])
 def test_the_card_says_when_the_figures_flatter(tmp_path, tested):
     table = world()

@@ -107,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             with stoppable(), watched(patience):
                 _run(words[0], words[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has had enough of it, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be written at the end
+        return 128 + signal.SIGPIPE
     except InputError as error:
         return fail(str(error))
     except OSError as error:

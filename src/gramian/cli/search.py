@@ -12,7 +12,7 @@ from gramian.cli.shared import Trust
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError
 from gramian.index import Index
-from gramian.index.asking import chosen, embedded, joined, lacking, row_of
+from gramian.index.asking import chosen, embedded, item_of, joined, lacking, row_of
 from gramian.index.protocol import SearchScore
 
 __all__ = ["search_command"]
@@ -78,7 +78,7 @@ def search_command(
     if typed:
         parts.append(("", embedded(index, typed)))
     if like is not None:
-        parts.append(("like ", chosen(index.vectors([like]), by)))
+        parts.append(("like ", chosen(item_of(index, like, "like")[0], by)))
     if (data is None) != (row is None):
         raise InputError("--data and --row go together: a table, and the id of the row to search by.")
     if data is not None and row is not None:

@@ -16,7 +16,7 @@ from gramian.index.mapping import places_of
 from gramian.index.protocol import Index, embed_table
 from gramian.model.aligner import Aligner
 
-__all__ = ["chosen", "embedded", "joined", "lacking", "row_of"]
+__all__ = ["chosen", "embedded", "item_of", "joined", "lacking", "row_of"]
 
 
 def embedded(index: Index, cells: Mapping[str, Any]) -> Bundle:
@@ -77,6 +77,26 @@ def row_of(
     return embed_table(model, one.select(*names)).select(*names)
 
 
+def item_of(index: Index, name: str, argument: str) -> tuple[Bundle, dict[str, Any]]:
+    """One item of an index.
+
+    Args:
+        index: that has it.
+        name: its id.
+        argument: that names it, for the error.
+
+    Returns:
+        Its vectors and its metadata.
+
+    Raises:
+        InputError: an unknown item.
+    """
+    if not index.known([name])[0]:
+        raise InputError(f"`{argument}` must be the id of an item of the index; it has no {name!r:.80}.")
+    bundle, metadata = index.items([name])
+    return bundle, metadata[0]
+
+
 def chosen(item: Bundle, by: Sequence[str] | None = None) -> Bundle:
     """Those of an item's modalities that it has and that count.
 
@@ -113,7 +133,7 @@ def lacking(index: Index, part: Bundle | None = None, unlike: str | None = None)
     """
     parts = [] if part is None else [("", part)]
     if unlike:
-        parts.append(("the sum of ", Bundle.from_dict({"item": places_of(index.vectors([unlike]))})))
+        parts.append(("the sum of ", Bundle.from_dict({"item": places_of(item_of(index, unlike, "unlike")[0])})))
     return joined(parts) if parts else None
 
 

@@ -17,7 +17,7 @@ from gramian.errors import InputError, check_choice, check_choices
 from gramian.evaluation.page import Entry
 from gramian.evaluation.previews import Preview, Previews, preview
 from gramian.index.answers import Hit
-from gramian.index.asking import chosen, embedded, joined, lacking, row_of
+from gramian.index.asking import chosen, embedded, item_of, joined, lacking, row_of
 from gramian.index.fields import FieldType, Value
 from gramian.index.flat import FlatIndex
 from gramian.index.mapping import HAS, Map, places_of
@@ -253,10 +253,10 @@ class Explorer:
             parts.append(("row ", row))
             asked += [Entry(name, "the first row of your table") for name in row.modalities]
         if question.like:
-            items, metadata = self.index.items([question.like])
+            items, metadata = item_of(self.index, question.like, "like")
             item = chosen(items, question.by or None)
             parts.append((LIKE, item))
-            asked += self._entries(question.like, metadata[0], item.modalities)
+            asked += self._entries(question.like, metadata, item.modalities)
         if not parts:
             raise InputError("there is nothing to search by. Type, drop or record something, or name an item of the index.")
         return parts, tuple(asked)

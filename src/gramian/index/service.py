@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.errors import InputError, first_line
-from gramian.index.asking import chosen, joined, lacking
+from gramian.index.asking import chosen, item_of, joined, lacking
 from gramian.index.protocol import Index, SearchScore
 
 __all__ = ["service"]
@@ -211,7 +211,7 @@ def service(
         if query.cells:
             parts.append(("", embed(query.cells)))
         if query.like is not None:
-            parts.append(("like ", chosen(now.vectors([query.like]))))
+            parts.append(("like ", chosen(item_of(now, query.like, "like")[0])))
         if query.vectors:
             if {len(vector) for vector in query.vectors.values()} != {now.dim}:
                 raise InputError(f"`vectors` must have the width {now.dim} of the index.")
