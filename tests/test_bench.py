@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 
 from gramian import PMRL, Bundle, Gram
 from gramian.benchmark import cases, costs, published
+from gramian.benchmark.memory import PeakMemory
 from gramian.cli import main
 from reference import gram as reference_gram
 from reference import pmrl as reference_pmrl
@@ -56,7 +58,7 @@ def test_the_command_writes_a_row_a_form(tmp_path, monkeypatch, capsys):
 
 
 def test_what_does_not_fit_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "_free_bytes", lambda _: 2000)
+    monkeypatch.setattr(costs, "free_bytes", lambda _: 2000)
     rows = costs.bench(tmp_path, tasks=["gram"], sizes=[16], modalities=[2], dim=4, rounds=1)
     assert {row.form for row in rows} == {"blocked"} and rows[0].published_to is None
 
@@ -65,3 +67,19 @@ def test_moments_are_timed_against_an_epoch(tmp_path):
     rows = costs.bench(tmp_path, tasks=["moments"], modalities=[2], galleries=[30], dim=4, rounds=1, device="cpu")
     assert [row.form for row in rows] == ["library", "solve", "epoch", "products"]
     assert all(row.seconds > 0 and row.n == 30 for row in rows)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks are read on Linux alone")
+def test_peak_memory_is_that_of_the_block_alone():
+    def block(megabytes):
+        return torch.ones(megabytes, 250_000)
+
+    block(100)
+    with PeakMemory() as small:
+        block(20)
+    with PeakMemory() as large:
+        kept = block(60)
+        block(60)
+    with PeakMemory() as none:
+        kept.add_(1)
+    assert 15 < small.megabytes < 45 < 110 < large.megabytes < 160 and none.megabytes < 15

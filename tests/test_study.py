@@ -306,6 +306,7 @@ def test_methods_of_others_and_runs_in_processes(tmp_path, monkeypatch):
         for one, other in zip(runs, apart[name], strict=True):
             torch.testing.assert_close(one.embedded.vectors, other.embedded.vectors, rtol=1e-4, atol=1e-4)
             assert one.seconds > 0 and other.seconds > 0
+            assert all(run.memory is None or run.memory >= 0 for run in (one, other))  # Linux alone tells
     assert alone["theirs"][0].report.singles[0].recall(1).value == pytest.approx(1 / alone["theirs"][0].report.n)
     assert json.loads((tmp_path / "apart" / "world" / "theirs-1.json").read_text())["settings"]["loss"].endswith(":constant")
 

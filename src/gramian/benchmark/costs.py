@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import ctypes
-import ctypes.util
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +15,7 @@ from rich.console import Console
 
 from gramian.benchmark.cases import NAMES, TASKS, Case, cases
 from gramian.benchmark.environment import environment
+from gramian.benchmark.memory import PeakMemory, free_bytes
 from gramian.distributed import device as best_device
 from gramian.errors import check_choice, check_choices, check_number, require
 from gramian.evaluation.plots import cost_curves
@@ -142,7 +141,7 @@ def bench(
 
 
 def _measure(case: Case, rounds: int, device: torch.device) -> list[Measurement]:
-    room = _free_bytes(device) // 2
+    room = free_bytes(device) // 2
     forms = {name: run for name, (run, size) in case.forms.items() if size <= room}
     peaks = {name: _peak(run, device) for name, run in forms.items()}  # the first run of each warms up, too
     times: dict[str, list[float]] = {name: [] for name in forms}
@@ -192,36 +191,11 @@ def _wait(device: torch.device) -> None:
 def _peak(run: Callable[[], object], device: torch.device) -> float | None:
     """Peak memory of one run beyond what is held before it, in 10⁶ bytes."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    if device.type != "cuda":
+        run()  # what a first call allocates permanently does not count
+    with PeakMemory(device) as peak:
         run()
-        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    run()  # what a first call allocates permanently does not count
-    name = ctypes.util.find_library("c")
-    try:
-        ctypes.CDLL(name).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
-    except (AttributeError, OSError):
-        return None
-    before = _bytes("/proc/self/status", "VmRSS")
-    run()
-    return (_bytes("/proc/self/status", "VmHWM") - before) / 1e6
-
-
-def _bytes(path: str, key: str) -> int:
-    """An entry in kB of a file below /proc."""
-    lines = Path(path).read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return _bytes("/proc/meminfo", "MemAvailable")
-    except OSError:
-        return 2**33
+    return peak.megabytes
 
 
 def _write(path: Path, rows: Sequence[Measurement]) -> None:

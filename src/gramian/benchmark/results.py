@@ -31,6 +31,7 @@ class Result(NamedTuple):
         gain: mean R@1 that `centroid` over all other modalities adds to the best single one; None with two modalities.
         seconds: that training the chosen setting took, if it is known.
         tested: test items per item to train and choose with.
+        memory: that training the chosen setting needed at most, in 10⁶ bytes, if it is known.
     """
 
     data: str
@@ -43,6 +44,7 @@ class Result(NamedTuple):
     gain: float | None
     seconds: float | None
     tested: float
+    memory: float | None = None
 
 
 def write_results(path: Path, results: Sequence[Result]) -> Path:
@@ -89,7 +91,7 @@ def read_results(path: Path) -> list[Result]:
     hints = get_type_hints(Result)
     try:
         rows = pq.read_table(path).to_pylist()
-        return [Result(**{name: convert(row[name], hint, name) for name, hint in hints.items()}) for row in rows]
+        return [Result(**{name: convert(row.get(name), hint, name) for name, hint in hints.items()}) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise InputError(f"`merge` {str(path)!r} is not a results.parquet of the benchmark ({first_line(error)}).") from None
 

@@ -94,7 +94,19 @@ def _measured(name: str, table: Table, tried: Families, plan: Plan, console: Con
             dropped = tuple(np.nanmean(hits) for hits in dropped_hits(run.embedded, JOINT, DROPS)) if scores else ()
             means = tuple(map(float, dropped))
             found.append(
-                Result(name, digest, seed, family, setting, recall([run]).value, means, _gain(run), run.seconds, tested)
+                Result(
+                    name,
+                    digest,
+                    seed,
+                    family,
+                    setting,
+                    recall([run]).value,
+                    means,
+                    _gain(run),
+                    run.seconds,
+                    tested,
+                    run.memory,
+                )
             )
     return found
 
@@ -176,7 +188,8 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
     against = [name for name in (REFERENCE, MLP) if name in own]
     rows = []
     for name, several in own.items():
-        gain, seconds = _mean([each.gain for each in several]), _mean([each.seconds for each in several])
+        gain = _mean([each.gain for each in several])
+        costs = (_mean([each.seconds for each in several]), _mean([each.memory for each in several]))
         lost = [each.dropped or (None,) * len(DROPS) for each in several]
         rows.append(
             (
@@ -186,7 +199,7 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
                 letters[name],
                 "–" if gain is None else f"{100 * gain:+.1f}",
                 *("–" if mean is None else f"{100 * mean:.1f}" for mean in map(_mean, zip(*lost, strict=True))),
-                "–" if seconds is None else f"{seconds:.1f}",
+                *("–" if cost is None else f"{cost:.{places}f}" for cost, places in zip(costs, (1, 0), strict=True)),
             )
         )
     number = len(own[names[0]])
@@ -195,11 +208,21 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
         f"Mean R@1 in % over the directions between two modalities and {number} splits;{paired} methods that share a letter "
         "cannot be told apart (all pairs, Holm's correction); Nadeau and Bengio's variance throughout, as splits overlap; "
         f"what `{JOINT}` over all other modalities adds to the best single one; R@1 of `{JOINT}` between each modality and all "
-        "others together as p of the cells are dropped; seconds to train the chosen setting, on a machine that was not idle."
+        "others together as p of the cells are dropped; seconds to train the chosen setting, on a machine that was not idle, "
+        "and the memory that it takes beyond the data."
     )
     return Sheet(
         data,
-        ("method", "R@1", *(f"to {name}" for name in against), "group", "gain", *(f"p = {drop:g}" for drop in DROPS), "s"),
+        (
+            "method",
+            "R@1",
+            *(f"to {name}" for name in against),
+            "group",
+            "gain",
+            *(f"p = {drop:g}" for drop in DROPS),
+            "s",
+            "MB",
+        ),
         tuple(rows),
         note,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Run:
         best: best validation MRR.
         best_epoch: the epoch of `best`, from which the embeddings come.
         seconds: that training took, on whatever else the machine did; None of a run stored without it.
+        memory: at most, beyond what was held before, in 10⁶ bytes; None where it is not known.
     """
 
     method: Method
@@ -48,6 +49,7 @@ class Run:
     best: float
     best_epoch: int
     seconds: float | None = None
+    memory: float | None = None
 
     @property
     def embedded(self) -> Bundle:
@@ -122,10 +124,8 @@ def study(
                     )
                     report = evaluate(embedded, scores=scores, subsets="others" if scores else "none")
                     report = replace(report, space=None)
-                    best, epoch = outcome["best"], outcome["best_epoch"]
-                    runs.append(
-                        Run(method, trial.seed, path.with_suffix(".safetensors"), report, best, epoch, outcome.get("seconds"))
-                    )
+                    figures: dict[str, Any] = {name: outcome.get(name) for name in ("best", "best_epoch", "seconds", "memory")}
+                    runs.append(Run(method, trial.seed, path.with_suffix(".safetensors"), report, **figures))
                     bar.advance(row)
                 results[task.name][method.name] = tuple(runs)
         bar.update(row, description="trained")

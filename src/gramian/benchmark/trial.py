@@ -10,12 +10,16 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import torch
 
 from gramian.benchmark.environment import versions
+from gramian.benchmark.memory import PeakMemory
 from gramian.bundle import Bundle
 from gramian.canonical.features import Kernel
 from gramian.data import Table
+from gramian.distributed import device
 from gramian.evaluation.directions import all_ranks
 from gramian.evaluation.metrics import mean_reciprocal_rank
 from gramian.files import read_json, write_text
@@ -100,6 +104,15 @@ def same(table: Table, seed: int) -> Table:
     return table
 
 
+class _Solved(NamedTuple):
+    """What the closed form gives, its validation MRR, and what it took."""
+
+    aligner: Aligner
+    best: float
+    seconds: float
+    megabytes: float | None
+
+
 class Trial:
     """One task with one seed."""
 
@@ -108,7 +121,8 @@ class Trial:
         self.seed = seed
         self.split = split
         self.cpu = cpu
-        self._solved: dict[Search | None, tuple[Aligner, float, float]] = {}
+        self.device: torch.device = torch.device("cpu") if cpu else device()
+        self._solved: dict[Search | None, _Solved] = {}
         table = task.table(seed)
         self.digest: str = table.digest()
         self.parts: dict[str, Table] = {name: table.part(name).has_any() for name in SPLITS}
@@ -125,15 +139,16 @@ class Trial:
         if search not in self._solved:
             train, validation = self.parts["train"], self.parts["validation"]
             started = perf_counter()
-            aligner, choice = fit_canonical(train, validation, search=search, seed=self.seed, progress=False)
-            self._solved[search] = aligner, choice.best, perf_counter() - started
-        aligner, best, _ = self._solved[search]
-        return deepcopy(aligner), best
+            with PeakMemory(self.device) as peak:
+                aligner, choice = fit_canonical(train, validation, search=search, seed=self.seed, progress=False)
+            self._solved[search] = _Solved(aligner, choice.best, perf_counter() - started, peak.megabytes)
+        found = self._solved[search]
+        return deepcopy(found.aligner), found.best
 
-    def _spared(self, method: Method) -> float:
-        """Seconds that the method does not take again, for the closed form that it begins with is known."""
+    def _begun(self, method: Method) -> _Solved | None:
+        """The closed form that the method begins with, if it is known."""
         uses = method.train is None and (method.search is not None or method.loss is None)
-        return self._solved[method.search][2] if uses and method.search in self._solved else 0.0
+        return self._solved.get(method.search) if uses else None
 
     def settings(self, method: Method) -> dict[str, Any]:
         """Everything that determines a run's result, as plain JSON values."""
@@ -161,6 +176,7 @@ class Trial:
                 "best": convert(outcome["best"], float, "best"),
                 "best_epoch": convert(outcome["best_epoch"], int, "epoch"),
                 "seconds": convert(outcome.get("seconds"), float | None, "seconds"),
+                "memory": convert(outcome.get("memory"), float | None, "memory"),
             }
             if outcome["settings"] == self.settings(method):
                 return Bundle.load(path.with_suffix(".safetensors")), outcome | figures
@@ -171,17 +187,22 @@ class Trial:
     def train(self, method: Method, path: Path) -> tuple[Bundle, dict[str, Any]]:
         """Train and embed, and store the result at `path`; the settings last, so that they never describe other embeddings."""
         start = deepcopy(self.start)
-        started = perf_counter() - self._spared(method)
-        if method.train is not None:
-            embeds, best, epoch = method.train(self.parts["train"], self.parts["validation"], self.seed), None, 0
-        else:
-            embeds, history = self._fit(start, method)
-            best, epoch = history.best, history.best_epoch
+        known = self._begun(method)
+        started = perf_counter() - (0.0 if known is None else known.seconds)  # which another method has taken already
+        with PeakMemory(self.device) as peak:
+            if method.train is not None:
+                embeds, best, epoch = method.train(self.parts["train"], self.parts["validation"], self.seed), None, 0
+            else:
+                embeds, history = self._fit(start, method)
+                best, epoch = history.best, history.best_epoch
         seconds = perf_counter() - started
+        begun = self._begun(method)
+        memory = max((one for one in (peak.megabytes, begun and begun.megabytes) if one is not None), default=None)
         embedded = embeds.embed(self.parts[self.split]).to("cpu")
         if method.train is not None:
             best = mean_reciprocal_rank(all_ranks(embeds.embed(self.parts["validation"]).to("cpu")))
-        outcome = {"settings": self.settings(method), "best": best or 0.0, "best_epoch": epoch, "seconds": seconds}
+        outcome = {"settings": self.settings(method), "best": best or 0.0, "best_epoch": epoch}
+        outcome |= {"seconds": seconds, "memory": memory}
         path.unlink(missing_ok=True)
         embedded.save(path.with_suffix(".safetensors"))
         write_text(path, json.dumps(outcome, ensure_ascii=False, indent=2) + "\n")
