@@ -11,7 +11,7 @@ from gramian.cli.shared import Trust, model_of, split_ids
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import Reading, Table, load, stream
 from gramian.distributed import device
-from gramian.errors import InputError, check_number
+from gramian.errors import InputError, check_choice, check_number
 from gramian.evaluation.report import REPORT
 from gramian.files import check_folder, read_json
 from gramian.index import FlatIndex
@@ -84,6 +84,8 @@ def index_command(
         raise InputError(f"{str(folder)!r} has no vectors in 8 bits. Add --compact to write it again with them.")
     if data is not None:
         aligner = trust.run_model(run, model)
+        for name in columns or ():
+            check_choice("columns", name, aligner.modalities)
         raw = [*(name for name in aligner.raw_modalities() if columns is None or name in columns), *(metadata or ())]
         raw = [name for name in raw if name not in ("split", "item")]
         every = None if columns is None else [*columns, *(name for name in raw if name not in columns)]

@@ -62,7 +62,13 @@ class Trust:
         return Aligner.from_pretrained(model, towers=self.built())
 
     def run_model(self, run: Path, model: str | None) -> Aligner:
-        """The model of a run: that of its folder `aligner`, itself if it is an aligner, or another by its name."""
+        """The model of a run: that of its folder `aligner`, itself if it is an aligner, or another by its name.
+
+        Raises:
+            InputError: a run that does not exist, a model that cannot be read.
+        """
+        if model is None and not run.is_dir():
+            raise InputError(f"`run` must be a folder that `gramian train` wrote; {str(run)!r} does not exist.")
         return self.aligner(model or model_of(run))
 
     def named_model(self, run: Path, model: str | None) -> Aligner | None:
