@@ -90,6 +90,8 @@ def load(
                     f"`labels` must be columns of {str(data)!r}: {', '.join(known) or 'it has none'}; got {label!r}."
                 )
         if columns is not None:
+            for column in columns:
+                check_choice("columns", column, table.columns)
             table = table.select(*columns)
     else:
         roots, kept = _roots(media_root), [*raw, *labels]
