@@ -112,7 +112,8 @@ def test_train_evaluate_embed_hand_over(data, model, tmp_path, capsys):
     again = tmp_path / "again"
     assert main(["evaluate", "--data", str(vectors), "--output", str(again)]) == 0
     directions = json.loads((again / "report.json").read_text())["directions"]
-    assert [row["recall"] for row in directions] == [row["recall"] for row in figures["directions"]]
+    before = [row for row in figures["directions"] if row["score"] != "weights"]  # which the vectors do not come with
+    assert [row["recall"] for row in directions] == [row["recall"] for row in before]
 
 
 def test_the_test_split_is_never_read_in_training(data, tmp_path):

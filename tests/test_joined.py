@@ -137,6 +137,6 @@ def test_what_was_chosen_in_words():
         shares = {share: 0.6 if share == best else 0.5 for share in (1.0, 0.25, 0.0)}
         return JoinedHistory.of(first, second, shares).chosen
 
-    assert words(1.0) == "epoch 3 of 4, alone"
-    assert words(0.0) == "epoch 2 of 4 of the heads beside it, alone"
+    assert words(1.0) == "epoch 3 of 4, without the heads beside it"
+    assert words(0.0) == "epoch 2 of 4 of the heads beside it, without the first"
     assert words(0.25) == "25 % epoch 3 of 4, 75 % epoch 2 of 4 of the heads beside it"

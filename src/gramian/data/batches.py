@@ -208,6 +208,25 @@ def _generator(seed: int, row: str, modality: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(row.encode()), zlib.crc32(modality.encode())])
 
 
+def started(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Any]:
+    """A pass of a loader, whose processes run then.
+
+    Raises:
+        InputError: processes that start anew (`START`), and readers that they cannot be sent.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Got pickle error")  # torch's words on what follows
+            return iter(loader)
+    except (PicklingError, AttributeError, TypeError) as error:
+        if loader.num_workers == 0 or "pickle" not in str(error):
+            raise
+        raise InputError(
+            f"`workers` must be 0 here, as new processes cannot be given these readers ({first_line(error)}). Functions "
+            "defined at the top of a module can be."
+        ) from None
+
+
 START: str | None = "fork" if sys.platform == "linux" else None
 """How processes start. By fork they share the table's memory and any function, and are there at once; elsewhere than on Linux
 it is not safe, and Python's default, a new process, is sent all it needs. They use no thread or device of this process."""
@@ -263,23 +282,10 @@ class Loader:
             InputError: a cell that cannot be read, if the reading is strict.
         """
         self._groups.groups = ((seed, size, list(rows)) for rows in order)
-        for parts in self._started():
+        for parts in started(self._loader):
             if isinstance(parts, InputError):
                 raise parts
             yield parts
-
-    def _started(self) -> Iterator[list[Batch] | InputError]:
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Got pickle error")  # torch's words on what follows
-                return iter(self._loader)
-        except (PicklingError, AttributeError, TypeError) as error:
-            if self._loader.num_workers == 0 or "pickle" not in str(error):
-                raise
-            raise InputError(
-                f"`workers` must be 0 here, as new processes cannot be given these readers ({first_line(error)}). Functions "
-                "defined at the top of a module can be."
-            ) from None
 
     def in_order(self, size: int | None = None, rows: range | None = None) -> Iterator[Batch]:
         """The Batches of the table in its own order, without random draws; an empty table gives one Batch without rows.

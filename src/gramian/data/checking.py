@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from gramian.data import batches
 from gramian.data.batches import Collator, Reading
 from gramian.data.cells import Broken, Cells
 from gramian.data.media import Unreadable
@@ -27,6 +28,7 @@ class Checked:
     Attributes:
         rows: number of rows.
         filled: modality → cells that are not empty.
+        widths: modality → width of its features; of raw cells none.
         broken: cells that cannot be read.
         cut: modality → id → what the tower will not see of the cell.
         empty: rows with nothing that can be read.
@@ -39,17 +41,25 @@ class Checked:
     cut: dict[str, dict[str, str]] = field(default_factory=dict)
     empty: int = 0
     splits: dict[str, int] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
 
     def sheets(self) -> list[Sheet]:
         """A sheet with one row per column; then the first of the cells that are unreadable or cut off."""
         count = Counter(modality for _, modality, _ in self.broken)
         rows = tuple(
-            (name, str(filled), str(self.rows - filled), str(count[name]), str(len(self.cut.get(name, {}))))
+            (
+                name,
+                f"{self.widths[name]} floats" if name in self.widths else "raw",
+                str(filled),
+                str(self.rows - filled),
+                str(count[name]),
+                str(len(self.cut.get(name, {}))),
+            )
             for name, filled in self.filled.items()
         )
         splits = "".join(f" {name} {n}," for name, n in self.splits.items()).rstrip(",")
         note = f"{self.rows} rows{':' + splits if splits else ''}; {self.empty} with nothing that can be read."
-        sheets = [Sheet("Columns", ("column", "filled", "missing", "unreadable", "cut"), rows, note)]
+        sheets = [Sheet("Columns", ("column", "cells", "filled", "missing", "unreadable", "cut"), rows, note)]
         if self.broken:
             sheets.append(unreadable(self.broken))
         cut = [(name, row, what) for name, cells in self.cut.items() for row, what in cells.items()]
@@ -74,16 +84,17 @@ def check_table(table: Table, collator: Collator, *, workers: int = 0, progress:
         InputError: columns and towers that do not fit; a number of processes below 0.
     """
     collator.check(table)
-    checked = Checked(len(table), table.counts())
+    checked = Checked(len(table), table.counts(), widths=dict(table.widths))
     if table.split is not None:
         checked.splits = dict(Counter(table.split))
-    rows = torch.utils.data.DataLoader(
+    rows: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
         _CheckedRows(table, collator.readers),
         batch_size=None,
         num_workers=Reading(workers).workers,
+        multiprocessing_context=batches.START if workers else None,
         generator=torch.Generator(),
     )
-    for result in track(rows, description="reading", total=len(table), disable=not progress):
+    for result in track(batches.started(rows), description="reading", total=len(table), disable=not progress):
         checked.empty += not result["readable"]
         checked.broken.extend(result["broken"])
         for modality, row, what in result["cut"]:

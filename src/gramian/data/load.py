@@ -243,7 +243,8 @@ def _table_of(
         if raw:
             raise InputError(f"{source!r} has no column `{raw[0]}`; its columns are {kinds}.")
         raise InputError(
-            f"{source!r} has no column that holds lists of floats; its columns are {kinds}. Towers read text and media."
+            f"{source!r} has no column that holds lists of floats; its columns are {kinds}. Text and media need towers "
+            "that read them: name one per column under `towers` in a YAML file."
         )
     if ignored and not raw and not partial:
         logger.warning("%s: left out columns that are not lists of floats: %s", source, listing(ignored))

@@ -125,6 +125,10 @@ def finish(
         broken: list[Broken] = []
         bundle = aligner.embed(held_out, reading=reading, broken=broken)
         weights = aligner.query_weights if parts.tested else None  # chosen on the validation items
+        if not parts.tested:
+            logger.info(
+                "reporting on the validation items, which chose the settings; only items of a split 'test' are new to the model"
+            )
         report = evaluate(bundle, settings=settings, broken=broken, ids=held_out.ids, weights=weights)
         splits = {"train": parts.training, "validation": parts.validation} | ({"test": held_out} if parts.tested else {})
         aligner.card = run_card(

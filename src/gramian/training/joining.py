@@ -58,7 +58,7 @@ class JoinedHistory(History):
         share = max(self.shares, key=lambda share: self.shares[share])
         ours, theirs = super().chosen, f"{self.second.chosen} of the heads beside it"
         if share in (0.0, 1.0):
-            return f"{ours if share else theirs}, alone"
+            return f"{ours}, without the heads beside it" if share else f"{theirs}, without the first"
         return f"{100 * share:g} % {ours}, {100 - 100 * share:g} % {theirs}"
 
 

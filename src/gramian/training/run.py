@@ -252,6 +252,7 @@ def train(
                 fresh = {"dim": 256 if dim is None else dim, "head": also, "kernel": kernel or Kernel()}
                 second, beside = Aligner.for_table(parts.training.has_any(), **fresh, **options), deepcopy(objective)
                 first = fit(aligner, objective, parts.training, parts.validation, output=output, strict=strict, **how)
+                logger.info("training %s heads beside them, which join as far as validation likes that", also)
                 other = fit(second, beside, parts.training, parts.validation, output=output / "also", strict=strict, **how)
                 aligner, shares = join(aligner, second, parts.validation, reading=reading)
                 history = JoinedHistory.of(first, other, shares)

@@ -194,4 +194,5 @@ class SentenceTransformers(Encoder):
         return Encoded(vectors, Tokens(tokens, present))
 
     def _write_files(self, model: Any, folder: Path) -> None:
-        model.save_pretrained(str(folder), create_model_card=False)
+        with without_bars():
+            model.save_pretrained(str(folder), create_model_card=False)
