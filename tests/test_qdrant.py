@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-pytest.importorskip("qdrant_client")
+qdrant_client = pytest.importorskip("qdrant_client")
 pytest.importorskip("qdrant_edge")
 
 from gramian.data import load
@@ -176,6 +176,32 @@ def test_what_is_there_is_not_opened_as_something_else(tmp_path, monkeypatch):
     monkeypatch.setattr("gramian.index.qdrant.VERSION", 0)
     with pytest.raises(InputError, match=r"written by a newer gramian \(version 1\)"):
         QdrantIndex.edge(tmp_path / "e")
+
+
+@pytest.mark.filterwarnings("ignore:Failed to obtain server version")
+def test_what_cannot_be_opened_is_told_in_one_line(tmp_path):
+    new = {"dim": D, "modalities": ["text"]}
+    index = QdrantIndex.edge(tmp_path / "e", **new)
+    with pytest.raises(InputError, match="is open already"):
+        QdrantIndex.edge(tmp_path / "e")
+    index.close()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no index of Qdrant Edge"):
+        QdrantIndex.edge(tmp_path / "foreign", **new)
+    with pytest.raises(InputError, match="`path` must be a folder"):
+        QdrantIndex.edge(tmp_path / "foreign" / "notes.txt", **new)
+    with pytest.raises(InputError, match="`dim` must be an integer in"):
+        QdrantIndex.edge(tmp_path / "new", dim=0, modalities=["text"])
+    with pytest.raises(InputError, match="cannot be asked"):
+        QdrantIndex.connect("http://127.0.0.1:1", **new)
+    with pytest.raises(InputError, match="Write 'http://localhost:6333'"):
+        QdrantIndex.connect("localhost:6333", **new)
+    client = qdrant_client.QdrantClient(path=str(tmp_path / "local"))
+    client.create_collection("gramian", vectors_config={})
+    client.close()
+    with pytest.raises(InputError, match="was not made by gramian"):
+        QdrantIndex.connect(str(tmp_path / "local"), **new)
 
 
 def test_stamps_have_the_same_ten_answers_embedded_and_in_a_folder(tmp_path):

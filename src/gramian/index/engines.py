@@ -6,12 +6,14 @@ prefetches) and a formula over the lanes' scores: text for a variable, a number,
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
+from gramian.errors import InputError, first_line
 from gramian.index.fields import Condition, FieldType
 
 __all__ = ["ClientEngine", "EdgeEngine", "Engine", "Expression", "Lane"]
@@ -135,13 +137,26 @@ class ClientEngine(Engine):
 
         self._models: Any = models
         remote = "://" in location
+        if not remote and re.fullmatch(r"[\w.-]+:\d+/?", location):
+            raise InputError(f"`location` {location!r} is no address and no folder. Write 'http://{location}', or https.")
         place: dict[str, Any] = {"location": location} if location == ":memory:" else {"path": location}
         self._client: Any = QdrantClient(**({"url": location, "api_key": key} if remote else place))
-        self._name, self._half, self._shards, self._remote = collection, half, shards, remote
+        self._name, self._half, self._shards, self._remote, self._location = collection, half, shards, remote, location
 
     def exists(self) -> bool:
-        """Whether the collection is there."""
-        return bool(self._client.collection_exists(self._name))
+        """Whether the collection is there.
+
+        Raises:
+            InputError: a server that cannot be reached, or that refuses the key.
+        """
+        from qdrant_client.http.exceptions import ApiException
+
+        try:
+            return bool(self._client.collection_exists(self._name))
+        except ApiException as error:
+            raise InputError(
+                f"`location` {self._location!r} cannot be asked: {first_line(error):.120}. Check the address, and `key`."
+            ) from None
 
     def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
         """Make it."""
@@ -273,8 +288,18 @@ class EdgeEngine(Engine):
         self._edge: Any = qdrant_edge
         self._path, self._half = path, half
         self._shard: Any = None
+        if path.exists() and not path.is_dir():
+            raise InputError(f"`path` must be a folder; {str(path)!r} is a file.")
         if path.is_dir() and any(path.iterdir()):
-            self._shard = qdrant_edge.EdgeShard.load(str(path))
+            try:
+                self._shard = qdrant_edge.EdgeShard.load(str(path))
+            except Exception as error:  # it raises nothing narrower
+                reason = first_line(error)
+                if "WouldBlock" in reason:
+                    raise InputError(
+                        f"`path` {str(path)!r} is open already, here or in another process. Close it there."
+                    ) from None
+                raise InputError(f"`path` {str(path)!r} holds no index of Qdrant Edge ({reason:.160}). Name another.") from None
 
     def exists(self) -> bool:
         """Whether the collection is there."""

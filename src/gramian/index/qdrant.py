@@ -127,11 +127,15 @@ class QdrantIndex(Index):
         cls, engine: Engine, dim: int | None, modalities: Sequence[str], model: Aligner | None, candidates: int
     ) -> QdrantIndex:
         space = None if model is None else fingerprint(model)
-        about = engine.payload(ABOUT) if engine.exists() else None
+        made = engine.exists()
+        about = engine.payload(ABOUT) if made else None
+        if made and about is None:
+            raise InputError("the collection was not made by gramian, or that was cut off. Delete it, or name another.")
         if about is None:
             dim = model.dim if dim is None and model is not None else dim
             if dim is None or not modalities or isinstance(modalities, str):
                 raise InputError("`dim` and `modalities` must be given for a new index; got none there yet.")
+            check_number("dim", dim, "[1, 65536]", integer=True)
             check_choices("modalities", modalities, modalities)
             about = {"version": VERSION, "dim": dim, "modalities": list(modalities), "space": space, "fields": {}}
             names = [_axis(i) for i in range(len(modalities))]
