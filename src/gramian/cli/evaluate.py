@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gramian import __version__
+from gramian.bundle import Bundle
 from gramian.cli.predicting import Predictor, embed_items
 from gramian.cli.shared import Checkpoint, Trust, split_ids
 from gramian.cli.terminal import as_typed, console_of
@@ -126,25 +127,16 @@ def evaluate_table(
             found, candidates = embed_items(
                 _named(load(corpus, raw=raw, media_root=trust.media_root)), aligner, None, reading, broken
             )
-        matcher: Matcher | Reranker | None = None
-        first_stage = None
         asks = columns is None or "text" in columns  # without a text there is nothing to re-rank
         if aligner is not None and isinstance(aligner.matcher, ReleasedMatcher) and candidates is None and asks:
             items = askable(aligner.towers.known(table, columns))
-            embedded = embed_with_contexts(
-                aligner, items, stage=stage, folder=output, reading=reading, broken=broken, progress=console.is_terminal
-            )
-            bundle, matcher = embedded.bundle, embedded.reranker
-            if broken and not bool(bundle.has(*(name for name in items.modalities if name != "text")).any()):
-                raise InputError(f"no video or recording of `data` can be read: {summary(broken)}.")
-            first_stage = embedded.stage if embedded.stage is not bundle else None
+            embedded = _with_contexts(aligner, items, stage, output, reading, broken, progress=console.is_terminal)
         else:
             items, bundle = embed_items(table, aligner, columns, reading, broken)
-            if aligner is not None and isinstance(aligner.matcher, Matcher) and candidates is None:
-                matcher = aligner.matcher
-        if matcher is not None and first_stage is None and set(matcher.modalities) - set(bundle.modalities):
-            logger.warning("not re-ranked: the matching head reads %s.", ", ".join(matcher.modalities))
-            matcher = None
+            head = None if aligner is None or candidates is not None else aligner.matcher
+            embedded = _Embedded(bundle, head if isinstance(head, Matcher) else None)
+        embedded = embedded.checked()
+        bundle, matcher = embedded.bundle, embedded.matcher
         seen = _trained_on(items, model)
         if seen:
             logger.warning("%d of the %d evaluated items were trained on: the figures flatter the model.", seen, len(items))
@@ -168,7 +160,7 @@ def evaluate_table(
                 diagnose=diagnose,
                 rerank=matcher,
                 best=rerank,
-                stage=first_stage,
+                stage=embedded.stage,
                 bank=bank if hubs else None,
                 weights=None if aligner is None else aligner.query_weights,
                 progress=True,
@@ -177,7 +169,7 @@ def evaluate_table(
             )
         console.print(f"{data}, split {split}: {bundle}")
         if isinstance(matcher, PackedReranker):
-            how = "the volume" if first_stage is None else "the fused head"
+            how = "the volume" if embedded.stage is None else "the fused head"
             console.print(paper_row(report, task or data, None if task is None else checkpoint.release, how).rich())
         if labels:
             predictor = Predictor(aligner, columns, reading, broken, scores or DEFAULT, neighbours, subsets == "all")
@@ -189,6 +181,39 @@ def evaluate_table(
             console.print(sheet.rich())
         for path in report.save(output) if output is not None and is_main_process() else ():
             console.print(f"wrote {path}")
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """Items in the shared space, the head that re-ranks them, and the vectors whose candidates it re-ranks, if others."""
+
+    bundle: Bundle
+    matcher: Matcher | Reranker | None = None
+    stage: Bundle | None = None
+
+    def checked(self) -> _Embedded:
+        """The same without a head that reads modalities which are not there."""
+        if self.matcher is None or self.stage is not None or not set(self.matcher.modalities) - set(self.bundle.modalities):
+            return self
+        logger.warning("not re-ranked: the matching head reads %s.", ", ".join(self.matcher.modalities))
+        return replace(self, matcher=None)
+
+
+def _with_contexts(
+    aligner: Aligner,
+    items: Table,
+    stage: Stage,
+    folder: Path | None,
+    reading: Reading,
+    broken: list[Broken],
+    *,
+    progress: bool,
+) -> _Embedded:
+    """Items as a released model embeds them, with what its matching head reads."""
+    found = embed_with_contexts(aligner, items, stage=stage, folder=folder, reading=reading, broken=broken, progress=progress)
+    if broken and not bool(found.bundle.has(*(name for name in items.modalities if name != "text")).any()):
+        raise InputError(f"no video or recording of `data` can be read: {summary(broken)}.")
+    return _Embedded(found.bundle, found.reranker, None if found.stage is found.bundle else found.stage)
 
 
 def _named(table: Table) -> Table:
