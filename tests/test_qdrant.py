@@ -1,13 +1,15 @@
 """On Qdrant, in the client's local mode and embedded, a search finds what a FlatIndex finds, by the same filters."""
 
+import json
 import os
 
 import pytest
 import torch
 
-qdrant_client = pytest.importorskip("qdrant_client")
+pytest.importorskip("qdrant_client")
 pytest.importorskip("qdrant_edge")
 
+from gramian.cli import main
 from gramian.data import load
 from gramian.errors import InputError
 from gramian.index import FlatIndex, QdrantIndex, engines
@@ -120,6 +122,18 @@ def test_an_embedded_index_is_read_again(tmp_path):
     again.close()
 
 
+def test_commands_search_and_serve_an_embedded_index(tmp_path, capsys):
+    index = QdrantIndex.edge(tmp_path / "run" / "index", dim=D, modalities=["text"])
+    index.add(Bundle.from_dict({"text": torch.eye(D)}), [f"item {i}" for i in range(D)])
+    index.close()
+    for place in (tmp_path / "run", tmp_path / "run" / "index"):
+        assert main(["search", str(place), "--like", "item 3", "-k", "2", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["score"] == "centroid" and len(found["hits"]) == 2
+    assert main(["explore", str(tmp_path / "run")]) == 2
+    assert "holds an index of Qdrant, which the page does not read" in capsys.readouterr().err
+
+
 def test_16_bits_find_the_same_to_their_precision(flat, tmp_path):
     half = QdrantIndex.edge(tmp_path / "e", dim=D, modalities=["text", "image", "audio"], half=True)
     half.add(items(N), [f"i{i}" for i in range(N)])
@@ -197,7 +211,9 @@ def test_what_cannot_be_opened_is_told_in_one_line(tmp_path):
         QdrantIndex.connect("http://127.0.0.1:1", **new)
     with pytest.raises(InputError, match="Write 'http://localhost:6333'"):
         QdrantIndex.connect("localhost:6333", **new)
-    client = qdrant_client.QdrantClient(path=str(tmp_path / "local"))
+    from qdrant_client import QdrantClient
+
+    client = QdrantClient(path=str(tmp_path / "local"))
     client.create_collection("gramian", vectors_config={})
     client.close()
     with pytest.raises(InputError, match="was not made by gramian"):

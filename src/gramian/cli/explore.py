@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gramian.cli.shared import Trust, media_table
 from gramian.cli.terminal import console_of
-from gramian.errors import require
+from gramian.errors import InputError, require
 from gramian.evaluation.previews import Previews
-from gramian.index import FlatIndex
+from gramian.index import FlatIndex, Index
 from gramian.index.mapping import export as export_map
 
 __all__ = ["explore_command"]
@@ -43,7 +43,9 @@ def explore_command(
     Raises:
         InputError: an index that cannot be used, a port in use, a table without raw cells, Gradio that is not installed.
     """
-    index = FlatIndex.open(run, model=trust.named_model(run, model))
+    index = Index.open(run, model=trust.named_model(run, model))
+    if not isinstance(index, FlatIndex):
+        raise InputError(f"{str(run)!r} holds an index of Qdrant, which the page does not read. Make one by gramian index.")
     if export is not None:
         count = export_map(index, export, items)
         console_of().print(f"wrote {export}, {count} items of {len(index)}")

@@ -130,7 +130,11 @@ def _united(searches: Sequence[Points]) -> Points:
 
 
 class ClientEngine(Engine):
-    """A collection of a server, a cluster, or the client's local mode."""
+    """A collection of a server, a cluster, or the client's local mode.
+
+    Raises:
+        InputError: an address that is none.
+    """
 
     def __init__(self, location: str, collection: str, key: str | None, half: bool, shards: int | None) -> None:
         from qdrant_client import QdrantClient, models
@@ -280,7 +284,11 @@ class _Makers(NamedTuple):
 
 
 class EdgeEngine(Engine):
-    """A shard in this process, in a folder."""
+    """A shard in this process, in a folder.
+
+    Raises:
+        InputError: a folder that holds something else, or that is open already.
+    """
 
     def __init__(self, path: Path, half: bool) -> None:
         import qdrant_edge

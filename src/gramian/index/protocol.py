@@ -87,7 +87,7 @@ class Index(ABC):
         """Open an index, or the one in a run's folder together with the run's model.
 
         Args:
-            path: a folder that `gramian index` or `FlatIndex.create` wrote.
+            path: a folder that `gramian index`, `FlatIndex.create` or `QdrantIndex.edge` wrote.
             model: embeds cells of queries; by default that of the run, read when it is first needed.
 
         Returns:

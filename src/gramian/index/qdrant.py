@@ -36,6 +36,7 @@ ABOUT = str(uuid.uuid5(SPACE, "about the collection"))
 VERSION = 1  # of how items are laid out
 MORE = 16  # answers of the engine beyond k, which are scored again
 BATCH = 256  # points of one upload
+CONFIG = "edge_config.json"  # of a folder of Qdrant Edge
 
 
 class QdrantIndex(Index):
@@ -55,6 +56,25 @@ class QdrantIndex(Index):
         self.dim: int = about["dim"]
         self.space: str | None = about["space"]
         self.candidates: int = check_number("candidates", candidates, "[1, inf)", integer=True)
+
+    @staticmethod
+    def found(path: Path) -> bool:
+        """Whether a folder, or the folder `index` in it, is an index of Qdrant Edge."""
+        return any((folder / CONFIG).is_file() for folder in (path, path / "index"))
+
+    @classmethod
+    def open(cls, path: str | Path, *, model: Aligner | None = None) -> QdrantIndex:
+        """Open an embedded index; arguments and result as of `Index.open`.
+
+        Raises:
+            InputError: see `Index.open`.
+        """
+        folder = Path(path)
+        if not (folder / CONFIG).is_file():
+            run, folder = folder, folder / "index"
+            if model is None and (run / "aligner").is_dir():
+                model = Aligner.from_pretrained(run / "aligner")
+        return cls.edge(folder, model=model)
 
     @classmethod
     def edge(
@@ -185,6 +205,9 @@ class QdrantIndex(Index):
             check_choice("score", score, SEARCHED)
         self._about |= {"score": score, "score_chosen": chosen}
         self._engine.put([(ABOUT, {}, {"about": self._about})])
+
+    def __repr__(self) -> str:
+        return f"QdrantIndex({len(self)} items, {self.dim} dimensions; {', '.join(self.modalities)})"
 
     def __len__(self) -> int:
         return self._engine.count() - 1
