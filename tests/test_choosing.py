@@ -139,6 +139,23 @@ def test_indexing_chooses_by_the_validation_items_it_holds(tmp_path):
     assert index.score == "cone"
 
 
+def test_rows_of_one_item_choose_as_one_when_they_are_indexed(tmp_path):
+    table = table_of(UNEVEN)
+    columns = {name: torch.cat([table.features(name)] * 2) for name in table.modalities}
+    ids = [f"{copy} {name}" for copy in "ab" for name in table.ids]
+    model = Aligner.for_table(table, dim=D, head="identity").eval()
+    found = []
+    for place, items in (("items", list(table.ids) * 2), ("rows", None)):
+        index = FlatIndex.create(tmp_path / place, dim=D, model=model)
+        twice = Table.from_columns(columns, ids=ids, item_ids=items)
+        done = index_tables(index, model, [twice[:200], twice[200:]], validation=ids, progress=False)
+        gain = done.choice.gains["span"]
+        found.append(gain.high - gain.low)
+    once = choose_score(model.embed(table)).gains["span"]
+    assert found[0] == pytest.approx(once.high - once.low, abs=0.005)
+    assert found[1] < 0.8 * found[0]  # twice as many witnesses
+
+
 def test_the_command_tells_what_it_chose(tmp_path, capsys):
     table = table_of(UNEVEN)
     run, data = tmp_path / "run", tmp_path / "t.parquet"
