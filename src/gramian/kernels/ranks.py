@@ -102,11 +102,6 @@ class _Ranking(Reduction):
     def directions(self) -> int:
         return 2 if self.both else 1
 
-    def matches(self, at: Place) -> bool:
-        """Whether a tile holds a match."""
-        rows, columns = (side.items[side.within(part)[0]] for side, part in zip(self.sides, at[:2], strict=True))
-        return bool(torch.isin(rows, columns).any())
-
 
 @dataclass(frozen=True)
 class _ToBest(_Ranking):
@@ -120,7 +115,8 @@ class _ToBest(_Ranking):
         return totals
 
     def reads(self, at: Place) -> bool:
-        return self.matches(at)
+        rows, columns = (side.items[side.within(part)[0]] for side, part in zip(self.sides, at[:2], strict=True))
+        return bool(torch.isin(rows, columns).any())
 
     def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
         scores = scores.clamp(*self.bounds)
@@ -158,10 +154,9 @@ class _ToRanks(_Ranking):
         if scores.sum().isnan() and scores.isnan().any():
             raise InputError("the scores hold NaN, which has no rank. Check that the vectors are finite.")
         parts = at[:2]
-        if self.matches(at):  # they are counted below, too, whatever their scores are there
-            places = [side.within(part) for side, part in zip(self.sides, parts, strict=True)]
-            rows, columns = (side.items[where] for side, (where, _) in zip(self.sides, places, strict=True))
-            pairs = (rows[:, None] == columns).nonzero().unbind(1)
+        places = [side.within(part) for side, part in zip(self.sides, parts, strict=True)]
+        pairs = _equal(*(side.items[where] for side, (where, _) in zip(self.sides, places, strict=True)))
+        if len(pairs[0]):  # they are counted below, too, whatever their scores are there
             own = scores[tuple(pair if index is None else index[pair] for pair, (_, index) in zip(pairs, places, strict=True))]
             for axis in range(self.directions):
                 where = places[axis][0]
@@ -169,7 +164,7 @@ class _ToRanks(_Ranking):
                 for total, counted in zip(totals[2 * axis : 2 * axis + 2], (own > best, own == best), strict=True):
                     total[where].index_add_(0, pairs[axis], -counted.long())
         for axis in range(self.directions):
-            where, index = self.sides[axis].within(parts[axis])
+            where, index = places[axis]
             table = scores if index is None else scores.index_select(axis, index)
             best = self.best[axis][where].unsqueeze(1 - axis)
             # Zeros and ones as numbers of the tile's type: their product with the weights is many times faster than a sum of
@@ -370,11 +365,7 @@ def pair_ranks(form: Form, queries: Candidates, items: Candidates, *, block_size
         InputError: NaN among the scores.
     """
     tile, bounds, n = tile_size(form, block_size), (form.low, form.high), form.shape[1]
-    known, by_item = items.items.sort(stable=True)
-    first, last = (torch.searchsorted(known, queries.items, right=right) for right in (False, True))
-    query = torch.arange(len(queries), device=known.device).repeat_interleave(last - first)
-    offset = torch.arange(len(query), device=known.device) - ((last - first).cumsum(0) - (last - first))[query]
-    item = by_item[first[query] + offset]
+    query, item = _equal(queries.items, items.items)
     rows, columns = queries.rows[query], items.rows[item]  # queries.rows ascend, so these do
     to_scores = _ToPairScores(rows, columns, bounds)
     scores = to_scores.start(*form.shape, form.queries[0])
@@ -387,6 +378,16 @@ def pair_ranks(form: Form, queries: Candidates, items: Candidates, *, block_size
     forward(form.rule, to_ranks, counts, form.queries, form.items, tile=tile)
     better, level = (torch.empty_like(count).scatter_(0, order, count) for count in counts)
     return PairRanks(query, item, better, level - better)
+
+
+def _equal(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Where two lists have the same number, pair by pair, in the order of the first and then of the second."""
+    known, order = second.sort(stable=True)
+    start, stop = (torch.searchsorted(known, first, right=right) for right in (False, True))
+    counts = stop - start
+    place = torch.arange(len(first), device=first.device).repeat_interleave(counts)
+    offset = torch.arange(len(place), device=first.device) - (counts.cumsum(0) - counts)[place]
+    return place, order[start[place] + offset]
 
 
 def top_k(form: Form, k: int, *, block_size: int | None = None) -> tuple[Tensor, Tensor]:
