@@ -277,9 +277,17 @@ def test_cells_that_cannot_be_read_are_reported_by_a_direct_call(caplog):
             call()
 
 
+def _value_of(cell):
+    return cell["value"]
+
+
+def _own_pid(_):
+    return torch.tensor([float(os.getpid())], dtype=torch.float64)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_in_ones_own_reader_is_no_broken_cell(workers):
-    aligner, table = _sensors(lambda cell: cell["value"])
+    aligner, table = _sensors(_value_of)
     with pytest.raises(TypeError, match="not subscriptable") as caught:
         aligner.embed(table, reading=Reading(workers))
     notes = "\n".join([*getattr(caught.value, "__notes__", []), str(caught.value)])
@@ -301,7 +309,7 @@ def test_numbers_of_processes_that_are_none(workers):
 
 
 def test_processes_of_a_loader_serve_every_pass():
-    tower = Custom(nn.Linear(1, 2), 2, read=lambda _: torch.tensor([float(os.getpid())], dtype=torch.float64))
+    tower = Custom(nn.Linear(1, 2), 2, read=_own_pid)
     towers = Towers({"sensor": tower})
     loader = Loader(Table.from_columns({"sensor": Cells(["a", "b", "c", "d"])}), towers.collator(), Reading(workers=2))
     passes = [{int(pid) for batch in loader.in_order(1) for pid in batch.inputs["sensor"]} for _ in range(2)]
