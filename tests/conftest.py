@@ -1,6 +1,7 @@
 import gc
 import os
 import socket
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined, Triton's own included
 
 # In CI every run draws the same examples, so that a red one can be repeated; HYPOTHESIS_PROFILE=default draws anew.
-settings.register_profile("ci", max_examples=25, derandomize=True, deadline=None, database=None, print_blob=True)
+settings.register_profile("ci", max_examples=15, derandomize=True, deadline=None, database=None, print_blob=True)
 settings.register_profile("few", settings.get_profile("ci"), max_examples=6)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
@@ -32,6 +33,13 @@ def pytest_collection_finish():
 
 def pytest_sessionfinish():
     gc.unfreeze()
+
+
+@pytest.fixture
+def rough_maps(monkeypatch):
+    """t-SNE by a quarter of its steps, for tests that only look whether the maps are drawn."""
+    manifold = pytest.importorskip("sklearn.manifold")
+    monkeypatch.setattr(manifold, "TSNE", partial(manifold.TSNE, max_iter=250))
 
 
 @pytest.fixture

@@ -3,13 +3,16 @@
 A process of its own for each would import torch, which takes longer than most of these tests.
 """
 
+import io
 import itertools
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
+import sys
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from gramian import PMRL, Bundle, Gram, Pairwise
 from gramian.canonical import Moments
 from gramian.canonical.features import Kernel
+from gramian.cli import main
 from gramian.data import Cells, Table
 from gramian.distributed import Gathered, Ring, average_gradients, gather
 from gramian.embedding import embed_shards
@@ -83,6 +87,21 @@ def together(function, *arguments, processes):
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     ranks = [place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
     return [outcome(*started) for started in [start(function, *arguments, place=rank) for rank in ranks]]
+
+
+def printed(words, script=None):
+    """The exit code of the command line, or of a script, and what it prints."""
+    out, error = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(error):
+        if script is None:
+            code = main(words)
+        else:
+            sys.argv, sys.path[0:0], code = [str(script), *words], [str(script.parent)], 0
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except SystemExit as end:
+                code = end.code
+    return code, out.getvalue(), error.getvalue()
 
 
 def alone(function, *arguments):

