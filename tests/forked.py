@@ -27,7 +27,6 @@ from torch.distributed.tensor import DTensor
 from gramian import PMRL, Bundle, Gram, Pairwise
 from gramian.canonical import Moments
 from gramian.canonical.features import Kernel
-from gramian.cli import main
 from gramian.data import Cells, Table
 from gramian.distributed import Gathered, Ring, average_gradients, gather
 from gramian.embedding import embed_shards
@@ -89,18 +88,15 @@ def together(function, *arguments, processes):
     return [outcome(*started) for started in [start(function, *arguments, place=rank) for rank in ranks]]
 
 
-def printed(words, script=None):
-    """The exit code of the command line, or of a script, and what it prints."""
+def printed(words, script):
+    """The exit code of a script, and what it prints."""
     out, error = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(error):
-        if script is None:
-            code = main(words)
-        else:
-            sys.argv, sys.path[0:0], code = [str(script), *words], [str(script.parent)], 0
-            try:
-                runpy.run_path(str(script), run_name="__main__")
-            except SystemExit as end:
-                code = end.code
+        sys.argv, sys.path[0:0], code = [str(script), *words], [str(script.parent)], 0
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
     return code, out.getvalue(), error.getvalue()
 
 
