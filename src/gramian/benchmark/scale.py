@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gramian.benchmark.calibrated import calibrate
 from gramian.benchmark.curves import Curves, draw_curves, overtaking
-from gramian.benchmark.families import SEARCH, best_settings, data_sets, families
+from gramian.benchmark.families import SEARCH, TwoHeads, best_settings, data_sets, ensembles, families
 from gramian.benchmark.learning_curve import curve_sheet
 from gramian.benchmark.plan import Plan, study_of
 from gramian.benchmark.study import Method, Task
@@ -40,7 +40,7 @@ LEFT_OUT = ("GRAM, published", "PMRL, published", "InfoNCE from MAXVAR, kernel h
 )
 def scale(plan: Plan, console: Console | None) -> list[Path]:
     """Train every method on ever more items of a family calibrated on each data set; on a GPU where there is one."""
-    names = plan.names(name for name in families() if name not in LEFT_OUT)
+    names = plan.names(name for name in [*families(), *ensembles()] if name not in LEFT_OUT)
     search = replace(SEARCH, kernels=(Kernel(power=2), Kernel("rbf", power=1)), dims=(128, 256))
     texts: list[str] = []
     drawn: dict[str, Curves] = {}
@@ -51,7 +51,7 @@ def scale(plan: Plan, console: Console | None) -> list[Path]:
                 for one in several
                 if one.loss is None or one.name.endswith(TRIED)
             )
-            for each, several in families(table.modalities[0]).items()
+            for each, several in (families(table.modalities[0]) | ensembles()).items()
         }
         flat = [method for each in names for method in tried[each]]
         for bend in BENDS:
@@ -73,9 +73,13 @@ def scale(plan: Plan, console: Console | None) -> list[Path]:
 
 
 def _for(method: Method, items: int, epochs: int | None) -> Method:
-    if method.loss is None:
-        return method
+    """The method with batches and epochs for a number of items."""
     batch = min(1024, max(128, items // 50))
     most = max(1, min(40, ceil(STEPS * batch / items)))
-    recipe = replace(method.recipe or Recipe(), batch_size=batch, epochs=epochs or most, evaluate_every=max(1, most // 10))
-    return replace(method, recipe=recipe)
+
+    def long_enough(recipe: Recipe) -> Recipe:
+        return replace(recipe, batch_size=batch, epochs=epochs or most, evaluate_every=max(1, most // 10))
+
+    if isinstance(method.train, TwoHeads):
+        return replace(method, train=TwoHeads(long_enough(method.train.recipe)))
+    return method if method.loss is None else replace(method, recipe=long_enough(method.recipe or Recipe()))
