@@ -12,7 +12,7 @@ pytest.importorskip("qdrant_edge")
 from gramian.cli import main
 from gramian.data import load
 from gramian.errors import InputError
-from gramian.index import FlatIndex, QdrantIndex, engines
+from gramian.index import FlatIndex, Index, QdrantIndex, engines, qdrant
 from gramian.index.building import index_tables
 from gramian.index.protocol import Options
 from gramian.model import Aligner
@@ -109,6 +109,63 @@ def test_items_are_replaced_deleted_and_excluded(index, flat):
     assert index.delete(["new", "old"]) == 1
     assert len(index) == N
     assert index.search(query, 4, modalities=["audio"]).ids == flat.search(query, 4, modalities=["audio"]).ids
+
+
+def test_a_saved_copy_is_a_flat_index_of_the_same_items(index, flat, tmp_path, monkeypatch):
+    monkeypatch.setattr(qdrant, "PART", 25)
+    monkeypatch.setattr(qdrant, "BATCH", 10)
+    monkeypatch.setattr(engines, "PAGE", 7)
+    index.save(tmp_path / "copy")
+    copy = Index.open(tmp_path / "copy")
+    assert isinstance(copy, FlatIndex) and len(copy.segments) == 2
+    assert (len(copy), copy.modalities, copy.fields, copy.score) == (N, flat.modalities, flat.fields, flat.score)
+    ids = [f"i{i}" for i in range(N)]
+    (ours, metadata), (wanted, kept) = copy.items(ids), flat.items(ids)
+    assert metadata == kept and torch.equal(ours.present, wanted.present)
+    assert torch.allclose(ours.vectors, wanted.vectors, atol=1e-6)
+    queries = items(3, seed=9, names=("text",), missing=0)
+    assert copy.search(queries, 7, filter="ok=true").ids == flat.search(queries, 7, filter="ok=true").ids
+    with pytest.raises(InputError, match="holds files"):
+        index.save(tmp_path / "copy")
+    monkeypatch.setattr(index._engine, "_page", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        index.save(tmp_path / "cut")
+    assert not FlatIndex.found(tmp_path / "cut")
+
+
+def test_a_copy_keeps_the_score_that_was_set(tmp_path):
+    index = QdrantIndex.connect(dim=D, modalities=["text"])
+    index.save(tmp_path / "empty")
+    assert len(Index.open(tmp_path / "empty")) == 0
+    for chosen in (False, True):
+        index.set_score("span", chosen=chosen)
+        index.save(tmp_path / f"{chosen}")
+        copy = FlatIndex.open(tmp_path / f"{chosen}")
+        assert (copy.score, copy.score_is_set) == ("span", not chosen)
+
+
+def test_a_diagnosis_is_that_of_a_flat_index(tmp_path, monkeypatch):
+    bundle = items(150)
+    close, present = items(150, missing=0).vectors.clone(), bundle.present.clone()
+    close[:2, 1] = torch.nn.functional.normalize(close[:2, 0] + 1e-3 * torch.randn(2, D), dim=1)
+    present[:2] = True
+    close[2], present[2] = close[3], present[3]
+    bundle = Bundle(close * present[..., None], present, bundle.modalities)
+    names = [f"i{i}" for i in range(150)]
+    exact = built(tmp_path / "i", bundle, step=150).diagnose()
+    index = QdrantIndex.connect(dim=D, modalities=bundle.modalities)
+    assert index.diagnose().warnings == ("The index is empty.",)
+    index.add(bundle, names)
+    told = index.diagnose()
+    assert told.warnings == exact.warnings and any("β = 1" in warning for warning in told.warnings)
+    assert told.figures["duplicates"] == 1
+    wanted = {name: value for name, value in exact.figures.items() if name != "segments"}
+    assert told.figures == pytest.approx(wanted | {"items measured": 150, "candidates": 500}, rel=1e-4)
+    monkeypatch.setattr(qdrant, "MEASURED", 40)
+    assert {name: index.diagnose().figures[name] for name in ("items", "items measured")} == {
+        "items": 150,
+        "items measured": 40,
+    }
 
 
 def test_an_embedded_index_is_read_again(tmp_path):

@@ -29,7 +29,7 @@ from gramian.index.fields import FieldType, Metadata, read_metadata
 from gramian.index.protocol import DEFAULT, SEARCHED, Index, Options, SearchScore, checked_ids, checked_items
 from gramian.index.search import best
 from gramian.index.segments import Entry, Segment, hash_ids, sides_of, write_live
-from gramian.index.store import MANIFEST, check_new, file_name, joined, read_manifest, write_manifest
+from gramian.index.store import MANIFEST, check_new, file_name, joined, read_manifest, write_copy, write_manifest
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import fingerprint
 from gramian.tokens import Tokens
@@ -303,15 +303,8 @@ class FlatIndex(Index):
             InputError: a folder that holds files.
         """
         self.refresh()
-        folder = Path(path)
-        with claimed(folder):
-            check_new(folder)
-            entries: list[Entry] = []
-            for segment in self.segments:
-                part = joined([segment], self.modalities)
-                if part is not None:
-                    entries.append(Segment.write(folder / file_name(0), part[0], self.modalities, *part[1:], int8=self.int8))
-            write_manifest(folder, self._state | {"changes": 0}, entries)
+        parts = (joined([segment], self.modalities) for segment in self.segments)
+        write_copy(Path(path), self._state, (part for part in parts if part is not None))
 
     def verify(self) -> None:
         """Read every file in full and compare its hash.

@@ -263,6 +263,17 @@ class Index(ABC):
         return embed_table(self.model, self.model.collator().table(columns))
 
     @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write all items as a FlatIndex to another folder, which holds no index until the copy is whole.
+
+        Args:
+            path: a folder that is empty or does not exist.
+
+        Raises:
+            InputError: a folder that holds files.
+        """
+
+    @abstractmethod
     def diagnose(self) -> Diagnosis:
         """Measure what makes answers bad: spread of the items' own volumes, duplicates, hubs, numbers of modalities."""
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from gramian.errors import InputError, check_number, first_line, listing
-from gramian.files import inside, read_json, write_text
+from gramian.files import claimed, inside, read_json, write_text
 from gramian.index.fields import FieldType, Values, read_metadata
 from gramian.index.protocol import SearchScore
 from gramian.index.segments import Entry, Segment, Sides
 from gramian.model.options import convert
 
-__all__ = ["MANIFEST", "check_new", "file_name", "joined", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "check_new", "file_name", "joined", "read_manifest", "write_copy", "write_manifest"]
 
 FORMAT, VERSION = "gramian.index", 1
 MANIFEST = "index.json"
+Part: TypeAlias = "tuple[Sequence[str], Sides, Mapping[str, Values]]"
+"""Items as they are written: ids, vectors, fields."""
 _NAME = re.compile(r"\d{10}-[0-9a-f]{8}(\.deleted)?\.safetensors")
 
 
@@ -43,6 +45,26 @@ def check_new(folder: Path) -> None:
         raise InputError(f"`path` {str(folder)!r} holds files ({listing(strangers)}). Name another folder, or open it.")
     for entry in entries:
         entry.unlink()
+
+
+def write_copy(folder: Path, state: Mapping[str, Any], parts: Iterable[Part]) -> None:
+    """Make an index of items that come part by part: a segment for each, and then the manifest.
+
+    Args:
+        folder: empty, or none yet.
+        state: of the manifest; its modalities are those of the parts.
+        parts: the items.
+
+    Raises:
+        InputError: a folder that holds files.
+    """
+    with claimed(folder):
+        check_new(folder)
+        entries = [
+            Segment.write(folder / file_name(0), ids, state["modalities"], sides, fields, int8=state["int8"])
+            for ids, sides, fields in parts
+        ]
+        write_manifest(folder, {**state, "changes": 0}, entries)
 
 
 def write_manifest(folder: Path, state: Mapping[str, Any], entries: Sequence[Entry]) -> None:
@@ -98,7 +120,7 @@ def _entry(segment: Any) -> Entry:
     return Entry(**{name: convert(getattr(entry, name), hint, name) for name, hint in hints.items()})
 
 
-def joined(segments: Sequence[Segment], modalities: Sequence[str]) -> tuple[list[str], Sides, dict[str, Values]] | None:
+def joined(segments: Sequence[Segment], modalities: Sequence[str]) -> Part | None:
     """The live items of some segments as they are written: ids, vectors over `modalities`, fields; None if there is none."""
     rows = [segment.live.nonzero().flatten() for segment in segments]
     n = sum(map(len, rows))
