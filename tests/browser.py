@@ -20,7 +20,7 @@ def opened(page: Path, *, profile: Path, milliseconds: int = 4000) -> tuple[str,
     """The document after its scripts have run, and what the browser logged."""
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--window-size=1200,900"]
     options += [f"--user-data-dir={profile}", f"--virtual-time-budget={milliseconds}", "--dump-dom", page.resolve().as_uri()]
-    done = subprocess.run([str(CHROMIUM), *options], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([str(CHROMIUM), *options], capture_output=True, text=True, check=True, timeout=300)
     log = [line for line in done.stderr.splitlines() if "CONSOLE" in line or "Content Security Policy" in line]
     return done.stdout, "\n".join(log)
 

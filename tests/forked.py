@@ -69,8 +69,8 @@ def _run(answer, place, function, arguments):
 
 def outcome(process, answer):
     """The exit code, and the value of the function; with exit code 1 the traceback."""
-    process.join(timeout=120)
-    value = "still running after two minutes" if process.is_alive() else None
+    process.join(timeout=300)
+    value = "still running after five minutes" if process.is_alive() else None
     process.kill()
     process.join()
     with suppress(EOFError):

@@ -30,7 +30,7 @@ def run(example: str, *words: object) -> str:
     """Start an example; what it prints."""
     command = [sys.executable, str(EXAMPLES / example / "run.py"), *map(str, words)]
     environment = os.environ | {"COLUMNS": "160"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     return done.stdout

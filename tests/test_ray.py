@@ -85,7 +85,7 @@ def test_the_example_on_two_workers(saved, tmp_path):
     rows = [{"id": f"n{i}", "text": None if i % 5 == 4 else f"a red cat {'and ' * i}"} for i in range(30)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     words = ["--data", str(tmp_path / "rows.parquet"), "--model", saved, "--output", str(tmp_path / "out"), "--batch-size", "8"]
-    done = subprocess.run([sys.executable, str(EXAMPLE), *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, str(EXAMPLE), *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     found = {row["id"]: row for row in pq.read_table(tmp_path / "out").to_pylist()}
     assert sorted(found) == sorted(row["id"] for row in rows)
