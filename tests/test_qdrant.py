@@ -249,7 +249,6 @@ def test_what_is_there_is_not_opened_as_something_else(tmp_path, monkeypatch):
         QdrantIndex.edge(tmp_path / "e")
 
 
-@pytest.mark.filterwarnings("ignore:Failed to obtain server version")
 def test_what_cannot_be_opened_is_told_in_one_line(tmp_path):
     new = {"dim": D, "modalities": ["text"]}
     index = QdrantIndex.edge(tmp_path / "e", **new)
@@ -292,6 +291,45 @@ def test_stamps_have_the_same_ten_answers_embedded_and_in_a_folder(tmp_path):
         for score in ("centroid", "span"):
             assert ours.search(queries, 10, score=score).ids == exact.search(queries, 10, score=score).ids
     ours.close()
+
+
+def test_a_command_fills_qdrant_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
+    table = world(40, missing=0.3)
+    Aligner.for_table(table, dim=8, seed=1).eval().save_pretrained(tmp_path / "run" / "aligner")
+    table[:25].save(tmp_path / "part.parquet")
+    table.save(tmp_path / "world.parquet")
+    words = ["index", str(tmp_path / "run"), "--metadata", "split", "--data"]
+    assert main([*words, str(tmp_path / "part.parquet"), "--qdrant", "edge"]) == 0
+    assert main([*words, str(tmp_path / "world.parquet")]) == 0  # it sees what is there
+    assert "15 items added, 25 were there already; 40 in all, of text, image, audio" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main([*words, str(tmp_path / "world.parquet"), "--output", str(tmp_path / "flat")]) == 0
+    assert main([*words[:2], "--delete", "item-1", "--diagnose"]) == 0
+    assert "1 items deleted; 39 remain" in capsys.readouterr().out
+    flat, edge = FlatIndex.open(tmp_path / "flat"), Index.open(tmp_path / "run")
+    query = torch.randn(1, 8)
+    assert (
+        edge.search(query, 5, filter="split=train").ids == flat.search(query, 5, filter="split=train", exclude=["item-1"]).ids
+    )
+    edge.close()
+
+    asked, connect = [], QdrantIndex.connect
+    monkeypatch.setattr(QdrantIndex, "connect", lambda *place, **options: asked.append(place) or connect(**options))
+    monkeypatch.setenv("QDRANT_KEY", "secret")
+    assert main([*words, str(tmp_path / "world.parquet"), "--qdrant", "http://host:6333", "--collection", "mine"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert asked == [("http://host:6333", "mine")] and "http://host:6333 mine: 40 items added" in told and "secret" not in told
+    monkeypatch.undo()
+    for more, message in (
+        (["--qdrant", "host"], "`qdrant` must be 'edge', or an address such as http://host:6333; got 'host'"),
+        (["--qdrant", "http://127.0.0.1:1"], "`location` 'http://127.0.0.1:1' cannot be asked"),
+        (["--qdrant", "edge", "--output", str(tmp_path / "flat")], "holds a FlatIndex"),
+        (["--compact"], "--int8 and --compact are for a FlatIndex"),
+    ):
+        assert main([*words, str(tmp_path / "world.parquet"), *more]) == 2
+        told = capsys.readouterr().err
+        assert message in told and told.count("\n") == 1
 
 
 def test_another_model_is_refused(tmp_path):

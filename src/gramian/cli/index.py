@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ from gramian.distributed import device
 from gramian.errors import InputError, check_choice, check_number
 from gramian.evaluation.report import REPORT
 from gramian.files import check_folder, read_json
-from gramian.index import FlatIndex
+from gramian.index import FlatIndex, Index, QdrantIndex
 from gramian.index.building import Indexed, index_tables
 from gramian.index.protocol import SearchScore
 
@@ -34,6 +35,8 @@ def index_command(
     delete: list[str] | None = None,
     compact: bool = False,
     int8: bool = False,
+    qdrant: str | None = None,
+    collection: str = "gramian",
     score: SearchScore | Literal["validation"] | None = None,
     diagnose: bool = False,
     batch_size: int | None = None,
@@ -60,6 +63,9 @@ def index_command(
         compact: afterwards, write the index again in few files, without what was deleted.
         int8: keep the vectors of a new index in 8 bits, too, or with --compact those of an old one: a quarter more on the disk,
             and a query reads a quarter as much; answers are the same. It pays on processors with AVX-512 VNNI or AMX.
+        qdrant: "edge" for a new index of Qdrant Edge in the folder, instead of a FlatIndex; or the address of a server to fill,
+            as http://host:6333, whose key is that of the variable QDRANT_KEY, if it is set.
+        collection: of the server.
         score: of searches that name none; by default, and with "validation", what finds the run's validation items best, if the
             index has them: span or max_cosine where it is better beyond noise, else centroid.
         diagnose: afterwards, check every file and measure what makes answers bad.
@@ -79,8 +85,22 @@ def index_command(
     check_number("part_size", part_size, "[1, inf)", integer=True)
     folder = output or (run if data is None else run / "index")  # an index without its run can be looked after, too
     check_folder(folder)
-    index = FlatIndex.open(folder) if data is None or FlatIndex.found(folder) else None
-    if int8 and index is not None and not index.int8 and not compact:
+    remote = qdrant if qdrant is not None and "://" in qdrant else None
+    place = folder if remote is None else f"{remote} {collection}"
+    if qdrant not in (None, "edge", remote):
+        raise InputError(f"`qdrant` must be 'edge', or an address such as http://host:6333; got {qdrant!r:.60}.")
+    if qdrant == "edge" and FlatIndex.found(folder):
+        raise InputError(f"{str(folder)!r} holds a FlatIndex. Name another folder by --output.")
+    on_qdrant = qdrant is not None or (QdrantIndex.found(folder) and not FlatIndex.found(folder))
+    if on_qdrant and (int8 or compact):
+        raise InputError("--int8 and --compact are for a FlatIndex: Qdrant looks after its own files.")
+    key = os.environ.get("QDRANT_KEY")
+    index: Index | None = None
+    if data is None and on_qdrant:
+        index = QdrantIndex.open(folder) if remote is None else QdrantIndex.connect(remote, collection, key=key)
+    elif data is None or FlatIndex.found(folder):
+        index = FlatIndex.open(folder)
+    if int8 and isinstance(index, FlatIndex) and not index.int8 and not compact:
         raise InputError(f"{str(folder)!r} has no vectors in 8 bits. Add --compact to write it again with them.")
     if data is not None:
         aligner = trust.run_model(run, model)
@@ -100,9 +120,15 @@ def index_command(
         first = next(tables, None)  # refused before anything is written
         if first is not None and not set(first.modalities) & set(aligner.modalities):
             aligner.towers.known(first)
-        if index is None:
-            index = FlatIndex.create(folder, dim=aligner.dim, model=aligner, int8=int8)
-        index = FlatIndex.open(index.path, model=aligner)
+        names = [] if first is None else [name for name in columns or first.modalities if name in aligner.modalities]
+        if remote is not None:
+            index = QdrantIndex.connect(remote, collection, key=key, model=aligner, modalities=names)
+        elif on_qdrant:
+            index = QdrantIndex.edge(folder, model=aligner, modalities=names)
+        else:
+            if index is None:
+                FlatIndex.create(folder, dim=aligner.dim, model=aligner, int8=int8)
+            index = FlatIndex.open(folder, model=aligner)
         assert index.model is not None  # of another space it would be refused here
         if score == "validation":
             index.set_score(None)
@@ -121,21 +147,25 @@ def index_command(
         )
         notes = {"replaced": done.replaced, "were there already": done.kept, "had nothing to embed": done.empty}
         note = "".join(f", {count} {what}" for what, count in notes.items() if count)
-        console.print(f"{index.path}: {done.added} items added{note}; {len(index)} in all, of {', '.join(index.modalities)}")
+        if isinstance(index, QdrantIndex):
+            index.optimize()
+        console.print(f"{place}: {done.added} items added{note}; {len(index)} in all, of {', '.join(index.modalities)}")
         warn_unreadable(done.broken)
         if score in (None, "validation"):
             console.print(f"score {_chosen(index, done, bool(validation))}")
     assert index is not None
     if delete:
-        console.print(f"{index.path}: {index.delete(delete)} items deleted; {len(index)} remain")
+        console.print(f"{place}: {index.delete(delete)} items deleted; {len(index)} remain")
     if score is not None and score != "validation":
         index.set_score(score)
         console.print(f"score {score}, as typed, where a search names none")
-    if compact:
+    if compact and isinstance(index, FlatIndex):
         index.compact(int8=int8 or None)
-        console.print(f"{index.path}: compact, {len(index.segments)} segments")
+        console.print(f"{place}: compact, {len(index.segments)} segments")
     if diagnose:
         console.print(index.diagnose().sheet().rich())
+    if isinstance(index, QdrantIndex):
+        index.close()
 
 
 def _validation(model: str, data: str) -> list[str]:
@@ -153,7 +183,7 @@ def _validation(model: str, data: str) -> list[str]:
     return ids if Path(trained).name == Path(data).name else []
 
 
-def _chosen(index: FlatIndex, done: Indexed, known: bool) -> str:
+def _chosen(index: Index, done: Indexed, known: bool) -> str:
     """The score of searches that name none, and why."""
     if done.choice is not None:
         return str(done.choice)

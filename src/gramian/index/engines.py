@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -159,7 +160,9 @@ class ClientEngine(Engine):
         if not remote and re.fullmatch(r"[\w.-]+:\d+/?", location):
             raise InputError(f"`location` {location!r} is no address and no folder. Write 'http://{location}', or https.")
         place: dict[str, Any] = {"location": location} if location == ":memory:" else {"path": location}
-        self._client: Any = QdrantClient(**({"url": location, "api_key": key} if remote else place))
+        if remote:  # whether it answers, `exists` tells; a thread of the client's would warn, too
+            place = {"url": location, "api_key": key, "check_compatibility": False}
+        self._client: Any = QdrantClient(**place)
         self._name, self._half, self._shards, self._remote, self._location = collection, half, shards, remote, location
 
     def exists(self) -> bool:
@@ -168,14 +171,8 @@ class ClientEngine(Engine):
         Raises:
             InputError: a server that cannot be reached, or that refuses the key.
         """
-        from qdrant_client.http.exceptions import ApiException
-
-        try:
+        with self._asked():
             return bool(self._client.collection_exists(self._name))
-        except ApiException as error:
-            raise InputError(
-                f"`location` {self._location!r} cannot be asked: {first_line(error):.120}. Check the address, and `key`."
-            ) from None
 
     def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
         """Make it."""
@@ -193,12 +190,27 @@ class ClientEngine(Engine):
     def put(self, points: Sequence[tuple[str, dict[str, list[float]], dict[str, Any]]]) -> None:
         """Add points, or replace them."""
         structs = [self._models.PointStruct(id=point, vector=vectors, payload=payload) for point, vectors, payload in points]
-        self._client.upsert(self._name, structs, wait=True)
+        with self._asked():
+            self._client.upsert(self._name, structs, wait=True)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """What a server does not answer is told in one line."""
+        from qdrant_client.http.exceptions import ApiException
+
+        try:
+            yield
+        except ApiException as error:
+            raise InputError(
+                f"`location` {self._location!r} cannot be asked: {first_line(error):.120}. Check the address, and `key`."
+            ) from None
 
     def get(self, points: Sequence[str], vectors: Sequence[str]) -> Points:
         """Those of some points that are there."""
-        found = self._client.retrieve(self._name, list(points), with_payload=True, with_vectors=list(vectors) or False)
-        return _read(found)
+        with self._asked():
+            return _read(
+                self._client.retrieve(self._name, list(points), with_payload=True, with_vectors=list(vectors) or False)
+            )
 
     def delete(self, points: Sequence[str]) -> None:
         """Delete points."""
