@@ -330,6 +330,8 @@ def test_a_command_fills_qdrant_and_goes_on_where_it_stopped(tmp_path, capsys, m
         assert main([*words, str(tmp_path / "world.parquet"), *more]) == 2
         told = capsys.readouterr().err
         assert message in told and told.count("\n") == 1
+    assert main(["index", str(tmp_path / "none"), "--qdrant", "edge", "--diagnose"]) == 2
+    assert "holds no index. Make one" in capsys.readouterr().err
 
 
 def test_another_model_is_refused(tmp_path):

@@ -96,9 +96,9 @@ def index_command(
         raise InputError("--int8 and --compact are for a FlatIndex: Qdrant looks after its own files.")
     key = os.environ.get("QDRANT_KEY")
     index: Index | None = None
-    if data is None and on_qdrant:
-        index = QdrantIndex.open(folder) if remote is None else QdrantIndex.connect(remote, collection, key=key)
-    elif data is None or FlatIndex.found(folder):
+    if data is None:
+        index = Index.open(folder) if remote is None else QdrantIndex.connect(remote, collection, key=key)
+    elif FlatIndex.found(folder):
         index = FlatIndex.open(folder)
     if int8 and isinstance(index, FlatIndex) and not index.int8 and not compact:
         raise InputError(f"{str(folder)!r} has no vectors in 8 bits. Add --compact to write it again with them.")

@@ -162,7 +162,7 @@ class QdrantIndex(Index):
         if about is None:
             dim = model.dim if dim is None and model is not None else dim
             if dim is None or not modalities or isinstance(modalities, str):
-                raise InputError("`dim` and `modalities` must be given for a new index; got none there yet.")
+                raise InputError("`dim` and `modalities` must be given: there is no index yet, and a new one needs them.")
             check_number("dim", dim, "[1, 65536]", integer=True)
             check_choices("modalities", modalities, modalities)
             about = {"version": VERSION, "dim": dim, "modalities": list(modalities), "space": space, "fields": {}}
