@@ -186,10 +186,11 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
     corrected = dict(zip(pairs, holm([p for _, p in tests]), strict=True))
     letters = groups(names, {pair for pair, p in corrected.items() if p < LEVEL})
     against = [name for name in (REFERENCE, MLP) if name in own]
+    weighed = any(each.memory is not None for several in own.values() for each in several)
     rows = []
     for name, several in own.items():
         gain = _mean([each.gain for each in several])
-        costs = (_mean([each.seconds for each in several]), _mean([each.memory for each in several]))
+        seconds, memory = _mean([each.seconds for each in several]), _mean([each.memory for each in several])
         lost = [each.dropped or (None,) * len(DROPS) for each in several]
         rows.append(
             (
@@ -199,7 +200,8 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
                 letters[name],
                 "–" if gain is None else f"{100 * gain:+.1f}",
                 *("–" if mean is None else f"{100 * mean:.1f}" for mean in map(_mean, zip(*lost, strict=True))),
-                *("–" if cost is None else f"{cost:.{places}f}" for cost, places in zip(costs, (1, 0), strict=True)),
+                "–" if seconds is None else f"{seconds:.1f}",
+                *(["–" if memory is None else f"{memory:.0f}"] if weighed else []),
             )
         )
     number = len(own[names[0]])
@@ -208,8 +210,8 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
         f"Mean R@1 in % over the directions between two modalities and {number} splits;{paired} methods that share a letter "
         "cannot be told apart (all pairs, Holm's correction); Nadeau and Bengio's variance throughout, as splits overlap; "
         f"what `{JOINT}` over all other modalities adds to the best single one; R@1 of `{JOINT}` between each modality and all "
-        "others together as p of the cells are dropped; seconds to train the chosen setting, on a machine that was not idle, "
-        "and the memory that it takes beyond the data."
+        "others together as p of the cells are dropped; seconds to train the chosen setting, on a machine that was not idle"
+        + (", and the megabytes that it takes beyond the data." if weighed else ".")
     )
     return Sheet(
         data,
@@ -221,7 +223,7 @@ def _sheet(data: str, own: Mapping[str, Sequence[Result]]) -> Sheet:
             "gain",
             *(f"p = {drop:g}" for drop in DROPS),
             "s",
-            "MB",
+            *(["MB"] if weighed else []),
         ),
         tuple(rows),
         note,
