@@ -306,6 +306,7 @@ def test_the_card_says_when_the_figures_flatter(tmp_path, tested):
     card = (tmp_path / "run" / "aligner" / "README.md").read_text(encoding="utf-8")
     assert ("These items chose the epoch, which flatters the figures." in card) == (not tested)
     assert f"Retrieval on the {'test' if tested else 'validation'} split" in card
+    assert "Data: `t.safetensors`." in card and str(tmp_path) not in card
 
 
 def test_training_is_one_line_of_python(data, tmp_path, capsys):

@@ -325,6 +325,7 @@ def test_saved_and_read_again(models, tmp_path, how, text, image):
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".pth"))]
     card = (tmp_path / "saved" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: gramian\n")
+    assert str(models) not in card and "/" not in card.split("## Use")[0]  # folders of this machine say whose it is
 
 
 def test_trained_towers_cannot_be_saved_by_reference(models, tmp_path):

@@ -85,7 +85,7 @@ def run_card(
     rows = [(part, str(count["items"]), *(str(count[name]) for name in names)) for part, count in counts.items()]
     training = [
         "## Training",
-        f"Data: `{data}`.",
+        f"Data: `{_without_folders(data)}`.",
         Sheet("Items", ("split", "all", *names), tuple(rows)).markdown(),
         f"Objective: `{objective}`.",
         "\n".join(f"- {paper.cite()}" for paper in papers),
@@ -129,10 +129,18 @@ def _on_hub(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
 
 
+def _without_folders(name: str) -> str:
+    """A hub id or a relative path as it is; of an absolute path, which says whose machine it was, the last part."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def _what(aligner: Described) -> str:
     rows = []
     for name, tower in aligner.towers.items():
-        rows.append((name, str(getattr(tower, "summary", f"features of width {tower.width}")), aligner.modalities[name].kind))
+        summary = str(getattr(tower, "summary", f"features of width {tower.width}"))
+        if isinstance(tower, Encoder):
+            summary = summary.replace(tower.source, _without_folders(tower.source))
+        rows.append((name, summary, aligner.modalities[name].kind))
     sheet = Sheet("Modalities", ("modality", "tower", "head"), tuple(rows))
     return (
         f"# An aligner of {', '.join(aligner.modalities)}\n\n"
