@@ -388,9 +388,7 @@ def _sync(path: Path) -> None:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
-            if hasattr(
-                fcntl, "F_FULLFSYNC"
-            ):  # macOS: `fsync` ends when the drive has the data, which may be in its cache alone
+            if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where `fsync` leaves the data in the drive's cache
                 with suppress(OSError):  # a file system without it
                     fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
         finally:

@@ -37,6 +37,7 @@ __all__ = [
     "families",
     "rivals",
     "short",
+    "with_recipe",
 ]
 
 Families = dict[str, tuple[Method, ...]]
@@ -201,12 +202,14 @@ def short(tried: Families, epochs: int | None) -> Families:
     if epochs is None:
         return tried
 
-    def shorter(one: Method) -> Method:
-        if isinstance(one.train, TwoHeads):
-            return replace(one, train=TwoHeads(replace(one.train.recipe, epochs=epochs)))
-        return one if one.loss is None else replace(one, recipe=replace(one.recipe or Recipe(), epochs=epochs))
+    return {name: tuple(with_recipe(one, epochs=epochs) for one in several) for name, several in tried.items()}
 
-    return {name: tuple(map(shorter, several)) for name, several in tried.items()}
+
+def with_recipe(method: Method, **changes: Any) -> Method:
+    """The method with fields of its recipe replaced; the closed form, which has none, as it is."""
+    if isinstance(method.train, TwoHeads):
+        return replace(method, train=TwoHeads(replace(method.train.recipe, **changes)))
+    return method if method.loss is None else replace(method, recipe=replace(method.recipe or Recipe(), **changes))
 
 
 def best_settings(

@@ -11,12 +11,11 @@ from rich.console import Console
 
 from gramian.benchmark.calibrated import calibrate
 from gramian.benchmark.curves import Curves, draw_curves, overtaking
-from gramian.benchmark.families import SEARCH, TwoHeads, best_settings, data_sets, ensembles, families
+from gramian.benchmark.families import SEARCH, best_settings, data_sets, ensembles, families, with_recipe
 from gramian.benchmark.learning_curve import curve_sheet
 from gramian.benchmark.plan import Plan, study_of
 from gramian.benchmark.study import Method, Task
 from gramian.canonical.features import Kernel
-from gramian.training import Recipe
 
 __all__ = ["scale"]
 
@@ -76,10 +75,4 @@ def _for(method: Method, items: int, epochs: int | None) -> Method:
     """The method with batches and epochs for a number of items."""
     batch = min(1024, max(128, items // 50))
     most = max(1, min(40, ceil(STEPS * batch / items)))
-
-    def long_enough(recipe: Recipe) -> Recipe:
-        return replace(recipe, batch_size=batch, epochs=epochs or most, evaluate_every=max(1, most // 10))
-
-    if isinstance(method.train, TwoHeads):
-        return replace(method, train=TwoHeads(long_enough(method.train.recipe)))
-    return method if method.loss is None else replace(method, recipe=long_enough(method.recipe or Recipe()))
+    return with_recipe(method, batch_size=batch, epochs=epochs or most, evaluate_every=max(1, most // 10))

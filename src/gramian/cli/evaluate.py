@@ -10,7 +10,7 @@ from pathlib import Path
 from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.cli.predicting import Predictor, embed_items
-from gramian.cli.shared import Checkpoint, Trust, split_ids
+from gramian.cli.shared import Checkpoint, Trust, run_settings, split_ids
 from gramian.cli.terminal import as_typed, console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, summary
@@ -19,8 +19,8 @@ from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_number
 from gramian.evaluation import DEFAULT, Reranker, Subsets, evaluate
 from gramian.evaluation.released import askable, paper_row
-from gramian.evaluation.report import CHOSEN, REPORT
-from gramian.files import claimed, read_json
+from gramian.evaluation.report import CHOSEN
+from gramian.files import claimed
 from gramian.model import Aligner, Matcher, ReleasedMatcher
 from gramian.model.contexts import PackedReranker, Stage, embed_with_contexts
 from gramian.scores import ScoreName
@@ -223,13 +223,7 @@ def _named(table: Table) -> Table:
 
 def _method(model: str | None) -> dict[str, str]:
     """The objective of the run that a model lies in, and what was chosen for it, by the report of `gramian train`."""
-    if model is None:
-        return {}
-    try:
-        settings = read_json(Path(model) / ".." / REPORT, finite=False)["settings"]
-        return {"method": str(settings["method"]), CHOSEN: str(settings[CHOSEN])}
-    except (InputError, OSError, KeyError, TypeError):
-        return {}
+    return {} if model is None else run_settings(model, "method", CHOSEN)
 
 
 def _trained_on(table: Table, model: str | None) -> int:

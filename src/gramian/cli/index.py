@@ -8,13 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from gramian.cli.shared import Trust, model_of, split_ids
+from gramian.cli.shared import Trust, model_of, run_settings, split_ids
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import Reading, Table, load, stream
 from gramian.distributed import device
 from gramian.errors import InputError, check_choice, check_number
-from gramian.evaluation.report import REPORT
-from gramian.files import check_folder, read_json
+from gramian.files import check_folder
 from gramian.index import FlatIndex, Index, QdrantIndex
 from gramian.index.building import Indexed, index_tables
 from gramian.index.protocol import SearchScore
@@ -176,11 +175,8 @@ def _validation(model: str, data: str) -> list[str]:
     ids = split_ids(model, "validation")
     if not all(name.isdecimal() for name in ids):
         return ids
-    try:
-        trained = str(read_json(Path(model) / ".." / REPORT, finite=False)["settings"]["data"])
-    except (InputError, OSError, KeyError, TypeError):
-        return []
-    return ids if Path(trained).name == Path(data).name else []
+    trained = run_settings(model, "data")
+    return ids if trained and Path(trained["data"]).name == Path(data).name else []
 
 
 def _chosen(index: Index, done: Indexed, known: bool) -> str:

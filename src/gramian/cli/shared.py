@@ -11,6 +11,7 @@ from gramian.data import Reading, Table, load
 from gramian.data.released import TASKS, Release, TaskName
 from gramian.data.sets.stamps import FOLDER, raw
 from gramian.errors import InputError
+from gramian.evaluation.report import REPORT
 from gramian.files import read_json
 from gramian.model import Aligner
 from gramian.model.encoders.released.towers import VOCABULARY
@@ -18,7 +19,7 @@ from gramian.model.released import Released, load_released
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 
-__all__ = ["SHARED", "Checkpoint", "Trust", "media_table", "model_of", "split_ids"]
+__all__ = ["SHARED", "Checkpoint", "Trust", "media_table", "model_of", "run_settings", "split_ids"]
 
 
 def model_of(run: Path) -> str:
@@ -128,6 +129,15 @@ def split_ids(model: str, split: Literal["train", "validation"]) -> list[str]:
         return list(map(str, read_json(Path(model) / ".." / "splits.json")[split]))
     except (InputError, OSError, KeyError, TypeError):
         return []
+
+
+def run_settings(model: str, *names: str) -> dict[str, str]:
+    """What the report of `gramian train`, beside a model, says of its run; nothing where it does not say all that is named."""
+    try:
+        settings = read_json(Path(model) / ".." / REPORT, finite=False)["settings"]
+        return {name: str(settings[name]) for name in names}
+    except (InputError, OSError, KeyError, TypeError):
+        return {}
 
 
 def media_table(media: str, names: Sequence[str], roots: Sequence[Path] | None, columns: Sequence[str] | None = None) -> Table:
