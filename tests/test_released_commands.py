@@ -100,7 +100,7 @@ def test_an_item_without_a_modality_is_read_by_what_it_has(released, table):
 
 def test_captions_of_one_item_share_its_context(released, table):
     rows = [0, 0, 1, 1, 2]
-    columns = {name: column.take(rows) for name, column in table.columns.items()}
+    columns = {name: column[rows] for name, column in table.columns.items()}
     columns["text"] = Cells(["a red clip", "something red", "blue", "a dark clip", "white"])
     present = {name: column.present for name, column in columns.items()}
     doubled = Table(columns, present, tuple("abcde"), item_ids=("x", "x", "y", "y", "z"))

@@ -138,13 +138,13 @@ class Collator:
                 f"`{argument}` has unknown modalities {listing(unknown)}; the model knows {', '.join(self.readers)}."
             )
         raw = self.raw_modalities()
-        for name, column in table.columns.items():
-            if isinstance(column, Cells) and name not in raw:
+        for name in table.modalities:
+            if name in table.raw and name not in raw:
                 raise InputError(
                     f"column `{name}` holds raw cells and needs a tower that reads them: "
                     f"`towers={{{name!r}: HuggingFace(…)}}`. Without one it must hold features."
                 )
-            if name in raw and not isinstance(column, Cells):
+            if name in raw and name not in table.raw:
                 raise InputError(f"column `{name}` must hold raw cells, which its tower reads; it holds features.")
 
     def __call__(self, table: Table, *, seed: int | None = None, strict: bool = False) -> Batch:
@@ -165,14 +165,15 @@ class Collator:
         inputs: dict[str, Any] = {}
         present: dict[str, Tensor] = {}
         broken: list[Broken] = []
+        raw = table.raw
         for name in table.modalities:
-            column, mask = table.columns[name], table.present[name]
-            if not isinstance(column, Cells):
+            mask = table.present[name]
+            if name not in raw:
                 present[name] = mask
                 if mask.any():
-                    inputs[name] = column[mask]
+                    inputs[name] = table.features(name)[mask]
                 continue
-            reader, read = self.readers[name], []
+            column, reader, read = raw[name], self.readers[name], []
             mask = torch.ones_like(mask) if reader.fills else mask.clone()
             for row in mask.nonzero().flatten().tolist():
                 generator = None if seed is None else _generator(seed, table.ids[row], name)
@@ -248,7 +249,7 @@ class Loader:
 
     def __init__(self, table: Table, collator: Collator, reading: Reading = Reading()) -> None:
         self.table = table
-        self.raw: bool = any(isinstance(column, Cells) for column in table.columns.values())
+        self.raw: bool = bool(table.raw)
         self._rows = _Rows(table, collator, reading.strict)
         self._groups = _Groups()
         workers = reading.workers if self.raw else 0

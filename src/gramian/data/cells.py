@@ -1,4 +1,4 @@
-"""`Cells`: a column of raw cells, which towers read: text, media files, bytes, lists of numbers."""
+"""`Cells`: a column of raw cells, which towers read: text, media files, bytes, lists of numbers; and which columns are raw."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from gramian.data.content import Folder, Place, Unreadable
 from gramian.errors import InputError, first_line
+from gramian.rows import read_mask, read_rows
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Broken", "Cells", "is_empty", "summary"]
+__all__ = ["Broken", "Cells", "is_empty", "read_column", "summary"]
 
 
 class Broken(NamedTuple):
@@ -60,7 +61,7 @@ class Cells:
         InputError: a single text instead of a list.
 
     >>> cells = Cells(["a cat", None, "a dog"])
-    >>> len(cells), cells[0], cells.present.tolist(), list(cells.take([2, 1]))
+    >>> len(cells), cells[0], cells.present.tolist(), list(cells[[2, 1]])
     (3, 'a cat', [True, False, True], ['a dog', None])
     """
 
@@ -84,12 +85,18 @@ class Cells:
     def __repr__(self) -> str:
         return f"Cells({len(self)}, {int(self.present.sum())} filled)"
 
-    def __getitem__(self, row: int) -> Any:
-        """One cell; `None` where it is empty.
+    @overload
+    def __getitem__(self, row: list[int]) -> Cells: ...
+    @overload
+    def __getitem__(self, row: int) -> Any: ...
+    def __getitem__(self, row: int | list[int]) -> Any:
+        """One cell, `None` where it is empty; or the cells at several rows.
 
         Raises:
             InputError: a date or time that Python's types do not reach.
         """
+        if isinstance(row, list):
+            return Cells(self._values, self.folder, self._rows[row], self.present[row])
         if not self.present[row]:
             return None
         value = self._values[int(self._rows[row])]
@@ -102,10 +109,6 @@ class Cells:
 
     def __iter__(self) -> Iterator[Any]:
         return (self[row] for row in range(len(self)))
-
-    def take(self, rows: Sequence[int]) -> Cells:
-        """The cells at `rows`."""
-        return Cells(self._values, self.folder, self._rows[list(rows)], self.present[list(rows)])
 
     def fingerprint(self) -> bytes:
         """A hash of the cells in full; of a file that a cell names, of its size and time."""
@@ -123,6 +126,46 @@ def is_empty(cell: Any) -> bool:
         file = set(cell) <= {"bytes", "path", "offset", "size"}
         return cell.get("bytes") is None and not cell.get("path") if file else not cell
     return hasattr(cell, "__len__") and not isinstance(cell, bytes) and len(cell) == 0
+
+
+def read_column(name: str, column: Any, present: Any = None) -> tuple[Tensor | Cells, Tensor]:
+    """One column as features (n, width), zero where missing, or as raw cells, and the (n,) mask of its filled cells.
+
+    Raises:
+        InputError: a single text instead of a list, vectors of different widths, or a mask `present` that does not fit.
+    """
+    if isinstance(column, np.ndarray) and column.dtype.kind in "OSU":  # objects and texts
+        column = column.tolist()
+    if isinstance(column, str | bytes) or not isinstance(column, Cells | Tensor | np.ndarray | Sequence):
+        raise InputError(
+            f"`columns[{name!r}]` must be a list with one cell per item; got {column!r:.60}. Write [{column!r:.60}]."
+        )
+    if not isinstance(column, Cells | Tensor | np.ndarray) and _is_raw(column):
+        column = Cells(list(column))
+    if isinstance(column, Cells):
+        return column, _masked(name, column.present, present)
+    values, mask = read_rows(f"column `{name}`", column)
+    if present is None:
+        return values, mask
+    mask = _masked(name, mask, present)
+    return values.masked_fill(~mask[:, None], 0), mask
+
+
+def _masked(name: str, mask: Tensor, present: Any) -> Tensor:
+    return mask if present is None else mask & read_mask(name, present, len(mask)).to(mask.device)
+
+
+def _is_raw(cells: Sequence[Any]) -> bool:
+    """Whether cells are raw: the first filled one is no vector of features."""
+    first = next((cell for cell in cells if not is_empty(cell)), None)
+    return first is not None and not _is_vector(first)
+
+
+def _is_vector(cell: Any) -> bool:
+    """Whether a cell is one vector of features: a flat list of numbers."""
+    if isinstance(cell, Tensor | np.ndarray):
+        return cell.ndim == 1
+    return isinstance(cell, list | tuple) and isinstance(cell[0], int | float | np.number | Tensor) and np.ndim(cell[0]) == 0
 
 
 def _present(values: Any) -> Tensor:

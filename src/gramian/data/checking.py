@@ -12,7 +12,7 @@ from rich.progress import track
 
 from gramian.data import batches
 from gramian.data.batches import Collator, Reading
-from gramian.data.cells import Broken, Cells
+from gramian.data.cells import Broken
 from gramian.data.media import Unreadable
 from gramian.data.readers import Reader
 from gramian.data.table import Table
@@ -113,16 +113,17 @@ class _CheckedRows(torch.utils.data.Dataset[Any]):
         table, name = self.table, self.table.ids[row]
         broken, cut = [], []
         readable = 0
-        for modality, column in table.columns.items():
+        raw = table.raw
+        for modality in table.modalities:
             if not table.present[modality][row] and not self.readers[modality].fills:
                 continue
-            if not isinstance(column, Cells):
+            if modality not in raw:
                 readable += 1
                 continue
-            reader, cell = self.readers[modality], column[row]
+            reader, cell, folder = self.readers[modality], raw[modality][row], raw[modality].folder
             try:
-                decoded = reader.read(cell, folder=column.folder)
-                what = reader.cut(cell, decoded, folder=column.folder)
+                decoded = reader.read(cell, folder=folder)
+                what = reader.cut(cell, decoded, folder=folder)
             except Unreadable as error:
                 broken.append(Broken(name, modality, str(error)))
                 continue

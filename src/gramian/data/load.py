@@ -16,7 +16,7 @@ from gramian.data.cells import Cells, is_empty
 from gramian.data.formats import Part
 from gramian.data.sets import SETS, another_split, prepared, set_of
 from gramian.data.sources import SPLITS, read_rows, stream_rows
-from gramian.data.table import Table, read_column
+from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_type, listing, shown
 
 __all__ = ["EMBEDDED", "load", "stream"]
@@ -237,7 +237,8 @@ def _table_of(
             ignored.append(f"{name} ({kind_of(column)})")
     if not read and partial and (raw or empty):  # other parts have something
         name = [*raw, *empty][0]
-        read = {name: read_column(name, Cells([None] * part.rows))}
+        nothing = Cells([None] * part.rows)
+        read = {name: (nothing, nothing.present)}
     if not read:
         kinds = ", ".join(f"{name} ({kind_of(column)})" for name, column in part.columns.items())
         if raw:

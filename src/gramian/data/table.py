@@ -15,13 +15,13 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.data.arrow import write_vectors
-from gramian.data.cells import Cells, is_empty
+from gramian.data.cells import Cells, read_column
 from gramian.errors import InputError, check_choice, check_type, listing
 from gramian.files import atomic
-from gramian.rows import read_mask, read_rows, row_index
+from gramian.rows import row_index
 from gramian.tensors import read_tensors, write_tensors
 
-__all__ = ["ENDINGS", "Table", "read_column"]
+__all__ = ["ENDINGS", "Table"]
 
 ENDINGS = (".safetensors", ".parquet")
 """What `Table.save` writes."""
@@ -83,16 +83,17 @@ class Table:
         for name, labels in self.labels.items():
             if isinstance(labels, str) or len(labels) != n:
                 raise InputError(f"`labels[{name!r}]` must hold a text or None for each of the {n} items; got {len(labels)}.")
-        for name, column in self.columns.items():
-            if isinstance(column, Cells):
-                if len(column) != n:
-                    raise InputError(f"`columns[{name!r}]` must hold {n} cells; got {len(column)}.")
-            elif column.ndim != 2 or column.dtype not in _TYPES or len(column) != n:
+        for name, cells in self.raw.items():
+            if len(cells) != n:
+                raise InputError(f"`columns[{name!r}]` must hold {n} cells; got {len(cells)}.")
+        for name, column in self._features.items():
+            if column.ndim != 2 or column.dtype not in _TYPES or len(column) != n:
                 raise InputError(
                     f"`columns[{name!r}]` must be floating point of shape ({n}, width); "
                     f"got {column.dtype} of shape {tuple(column.shape)}."
                 )
-            if self.present[name].shape != (n,) or self.present[name].dtype != torch.bool:
+        for name, mask in self.present.items():
+            if mask.shape != (n,) or mask.dtype != torch.bool:
                 raise InputError(f"`present[{name!r}]` must be bool of shape ({n},).")
 
     @classmethod
@@ -124,7 +125,9 @@ class Table:
         """
         fix = "Map names to lists: table.to_pydict(), frame.to_dict('list') and dataset.to_dict() do."
         check_type("columns", columns, Mapping, fix=fix)
-        read = {name: read_column(name, column) for name, column in columns.items()}
+        for name in present or ():
+            check_choice("present", name, columns)
+        read = {name: read_column(name, column, (present or {}).get(name)) for name, column in columns.items()}
         lengths = {name: len(mask) for name, (_, mask) in read.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(
@@ -134,11 +137,6 @@ class Table:
         n = next(iter(lengths.values()), 0)
         if n == 0:
             raise InputError("the table is empty: no items. Give it at least one row.")
-        for name, rows in (present or {}).items():
-            check_choice("present", name, read)
-            values, mask = read[name]
-            mask = mask & read_mask(name, rows, n).to(mask.device)
-            read[name] = (values if isinstance(values, Cells) else values.masked_fill(~mask[:, None], 0), mask)
         return cls.of_columns(read, ids, split, item_ids, labels)
 
     @classmethod
@@ -202,9 +200,7 @@ class Table:
             leaks = [name for name, several in splits.items() if len(several) > 1]
             if leaks:
                 raise InputError(f"`item_ids` must each lie in one split; {len(leaks)} lie in several ({listing(leaks)}).")
-        for name, column in self.columns.items():
-            if isinstance(column, Cells):
-                continue
+        for name, column in self._features.items():
             wrong = self.present[name] & ~column.isfinite().all(1)
             if wrong.any():
                 rows = listing(self.ids[i] for i in wrong.nonzero().flatten().tolist())
@@ -228,7 +224,16 @@ class Table:
     @property
     def widths(self) -> dict[str, int]:
         """Width of each column of features."""
-        return {name: column.shape[1] for name, column in self.columns.items() if isinstance(column, Tensor)}
+        return {name: column.shape[1] for name, column in self._features.items()}
+
+    @property
+    def raw(self) -> dict[str, Cells]:
+        """The columns of raw cells, which towers read."""
+        return {name: column for name, column in self.columns.items() if isinstance(column, Cells)}
+
+    @property
+    def _features(self) -> dict[str, Tensor]:
+        return {name: column for name, column in self.columns.items() if isinstance(column, Tensor)}
 
     def features(self, name: str) -> Tensor:
         """The features of one column, (n, width), zero where missing.
@@ -236,10 +241,9 @@ class Table:
         Raises:
             InputError: no such column, or one of raw cells.
         """
-        column = self.columns[check_choice("name", name, self.columns)]
-        if isinstance(column, Cells):
+        if check_choice("name", name, self.columns) in self.raw:
             raise InputError(f"column `{name}` holds raw cells, no features. A tower reads it: see `gramian.model`.")
-        return column
+        return self._features[name]
 
     def counts(self) -> dict[str, int]:
         """How many items have each modality."""
@@ -256,10 +260,7 @@ class Table:
         index = torch.arange(len(self))[rows if isinstance(rows, slice) else row_index(rows)].tolist()
         return replace(
             self,
-            columns={
-                name: column.take(index) if isinstance(column, Cells) else column[index]
-                for name, column in self.columns.items()
-            },
+            columns={name: column[index] for name, column in self.columns.items()},
             present={name: mask[index] for name, mask in self.present.items()},
             ids=tuple(self.ids[i] for i in index),
             split=None if self.split is None else tuple(self.split[i] for i in index),
@@ -309,11 +310,13 @@ class Table:
         """
         about: list[Any] = [self.ids, self.item_ids, self.split]
         digest = hashlib.sha256(json.dumps(about + [self.labels] * bool(self.labels)).encode())
-        for name, column in self.columns.items():
+        raw = self.raw
+        for name in self.columns:
             digest.update(json.dumps(name).encode() + self.present[name].cpu().numpy().tobytes())
-            if isinstance(column, Cells):
-                digest.update(column.fingerprint())
+            if name in raw:
+                digest.update(raw[name].fingerprint())
             else:
+                column = self.features(name)
                 digest.update(f"{column.dtype}{tuple(column.shape)}".encode())
                 digest.update(column.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
@@ -376,34 +379,3 @@ class Table:
             raise InputError(f"{str(path)!r} is a damaged table ({error}). Write it again.") from None
         table.check()
         return table
-
-
-def read_column(name: str, column: Any) -> tuple[Tensor | Cells, Tensor]:
-    """One column as features (n, width) or as raw cells, and the (n,) mask of its filled cells.
-
-    Raises:
-        InputError: a single text instead of a list, or vectors of different widths.
-    """
-    if isinstance(column, Cells):
-        return column, column.present
-    if isinstance(column, str | bytes) or not isinstance(column, Tensor | np.ndarray | Sequence):
-        raise InputError(
-            f"`columns[{name!r}]` must be a list with one cell per item; got {column!r:.60}. Write [{column!r:.60}]."
-        )
-    subject = f"column `{name}`"
-    if isinstance(column, np.ndarray) and column.dtype.kind in "OSU":  # objects and texts
-        column = column.tolist()
-    if isinstance(column, Tensor | np.ndarray):
-        return read_rows(subject, column)
-    first = next((cell for cell in column if not is_empty(cell)), None)
-    if first is None or _is_vector(first):
-        return read_rows(subject, column)
-    cells = Cells(list(column))
-    return cells, cells.present
-
-
-def _is_vector(cell: Any) -> bool:
-    """Whether a cell is one vector of features: a flat list of numbers."""
-    if isinstance(cell, Tensor | np.ndarray):
-        return cell.ndim == 1
-    return isinstance(cell, list | tuple) and isinstance(cell[0], int | float | np.number | Tensor) and np.ndim(cell[0]) == 0

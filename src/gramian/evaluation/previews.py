@@ -146,7 +146,7 @@ class Previews:
 
     def __init__(self, table: Table, megabytes: float = 8.0) -> None:
         check_number("media_mb", megabytes, "[0, 100]")
-        self.columns: dict[str, Cells] = {name: column for name, column in table.columns.items() if isinstance(column, Cells)}
+        self.columns: dict[str, Cells] = table.raw
         self.rows: dict[str, int] = {name: row for row, name in enumerate(table.ids)}
         self.kinds: dict[str, Kind | None] = {}
         for name, column in self.columns.items():

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 from gramian.bundle import Bundle
 from gramian.data.batches import Loader, Reading
-from gramian.data.cells import Broken, Cells
+from gramian.data.cells import Broken
 from gramian.data.content import Folder, Unreadable
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_type, listing
 from gramian.index.choosing import Choice, chosen_by
 from gramian.index.protocol import Index
 from gramian.model.aligner import Aligner
-from gramian.model.towers import Features
 from gramian.sheets import progress_bar
 
 __all__ = ["Indexed", "index_tables"]
@@ -117,8 +116,7 @@ def index_tables(
 def _check_kept(table: Table, metadata: Sequence[str]) -> None:
     """Check that there is what is to be kept."""
     about = {"split": table.split, "item": table.item_ids}
-    raw = [name for name, column in table.columns.items() if isinstance(column, Cells)]
-    known = [*raw, *(name for name, values in about.items() if values is not None)]
+    known = [*table.raw, *(name for name, values in about.items() if values is not None)]
     for name in metadata:
         if name not in known:
             has = f"it has {listing(known)}" if known else "it has features alone"
@@ -155,14 +153,13 @@ def _kept(table: Table, model: Aligner, metadata: Sequence[str]) -> dict[str, li
     for name, values in (("split", table.split), ("item", table.item_ids)):
         if name in metadata and values is not None:
             fields[name] = list(values)
-    for name, column in table.columns.items():
-        if isinstance(column, Cells):
-            tower = model.towers[name] if name in model.modalities else None
-            if tower is not None and not isinstance(tower, Features):
-                text = getattr(tower.reader, "kind", "text") == "text"
-                fields[name] = [_text(cell) if text else _path(cell, column.folder) for cell in column]
-            elif name in metadata:
-                fields[name] = list(column)
+    read = model.raw_modalities()
+    for name, column in table.raw.items():
+        if name in read:
+            text = getattr(model.towers[name].reader, "kind", "text") == "text"
+            fields[name] = [_text(cell) if text else _path(cell, column.folder) for cell in column]
+        elif name in metadata:
+            fields[name] = list(column)
     return {name: values for name, values in fields.items() if any(value is not None for value in values)}
 
 

@@ -85,7 +85,7 @@ def write_task(folder: str | Path, queries: Table, corpus: Table, *, split: str 
         check_type(name, table, Table, fix="Table.from_columns makes one.")
         for column in table.modalities:
             check_choice(name, column, MEDIA)
-            if not isinstance(table.columns[column], Cells):
+            if column not in table.raw:
                 raise InputError(f"`{name}` must hold raw cells for mteb to read; column `{column}` holds features.")
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
@@ -153,10 +153,9 @@ def _dataset(table: Table) -> Any:
 
     columns: dict[str, list[Any]] = {"id": list(table.ids)}
     features = {name: next(medium.feature for kind, medium in MEDIA.items() if kind == name) for name in table.modalities}
-    for name, column in table.columns.items():
-        folder = column.folder if isinstance(column, Cells) else None
+    for name, column in table.raw.items():
         cells = [None if is_empty(cell) else cell for cell in column]
-        columns[name] = [None if cell is None else _file(cell, folder) for cell in cells] if features[name] else cells
+        columns[name] = [None if cell is None else _file(cell, column.folder) for cell in cells] if features[name] else cells
     made = datasets.Dataset.from_dict(columns)
     for name, feature in features.items():
         if feature:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.data.batches import Batch, Loader, Reading
-from gramian.data.cells import Broken, Cells
+from gramian.data.cells import Broken
 from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_number, check_type
 from gramian.model.aligner import Aligner
@@ -302,7 +302,7 @@ def _different(table: Table, names: Sequence[str]) -> tuple[list[int], NDArray[n
     """The first row of each different item, by its cells, and which of them each row has."""
     if table.item_ids is None:
         return list(range(len(table))), np.arange(len(table))
-    columns = [column for name in names if isinstance(column := table.columns[name], Cells)]
+    columns = [table.raw[name] for name in names if name in table.raw]
     first: dict[tuple[Any, ...], int] = {}
     rows: list[int] = []
     places: list[int] = []
