@@ -28,7 +28,7 @@ ROOMS = {
     "gramian.model": "Towers, heads and the Aligner.",
     "gramian.training": "Training, from Python.",
     "gramian.evaluation": "Ranks, intervals, directions, diagnostics.",
-    "gramian.embedding": "Tables of any size to vectors, in shards.",
+    "gramian.embedding": "Tables of any size to vectors, in a file or in shards.",
     "gramian.distributed": "Losses over the items of several processes.",
     "gramian.errors": "What bad input raises.",
 }

@@ -29,7 +29,7 @@ from gramian.canonical import Moments
 from gramian.canonical.features import Kernel
 from gramian.data import Cells, Table
 from gramian.distributed import Gathered, Ring, average_gradients, gather
-from gramian.embedding import embed_shards
+from gramian.embedding import embed_table
 from gramian.errors import InputError, TooSmallError
 from gramian.losses import Centroid, Contrast, HyperGram, Matching, Symile, Triangle
 from gramian.model import Aligner, Custom, Towers
@@ -345,4 +345,4 @@ def embedding(output, victim):
     torch.manual_seed(0)
     towers = Towers({"sensor": Custom(nn.Linear(1, 2), 2, read=read)})
     table = Table.from_columns({"sensor": Cells([float(i) for i in range(20)])})
-    return tuple(embed_shards(towers, table, output, shard_size=2, batch_size=1, progress=False)), len(cells)
+    return tuple(embed_table(towers, table, output, shard_size=2, batch_size=1, progress=False)), len(cells)

@@ -23,7 +23,7 @@ from gramian.data import Cells, Table, load, stream
 from gramian.data.checking import check_table
 from gramian.data.content import Folder, open_source
 from gramian.data.readers import Media
-from gramian.embedding import embed_shards
+from gramian.embedding import embed_table
 from gramian.errors import InputError
 from gramian.model import Aligner, Custom, Features, HuggingFace, Towers
 
@@ -419,7 +419,7 @@ def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_p
     rows = media[1]
     table = Table.from_columns({"text": [row["text"] for row in rows]}, ids=[row["id"] for row in rows])
     model = Towers({"text": HuggingFace(tiny.build("bert", models), "text")})
-    whole = embed_shards(model, table, tmp_path / "whole", shard_size=5, progress=False)
+    whole = embed_table(model, table, tmp_path / "whole", shard_size=5, progress=False)
     assert whole[:3] == (36, 8, 0)
     from gramian import embedding
 
@@ -433,11 +433,11 @@ def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_p
 
     monkeypatch.setattr(embedding, "_encode", killed)
     with pytest.raises(KeyboardInterrupt):
-        embed_shards(model, table, tmp_path / "killed", shard_size=5, progress=False)
+        embed_table(model, table, tmp_path / "killed", shard_size=5, progress=False)
     with pytest.raises(InputError, match=r"was not finished\. Run the same `gramian embed` again"):
         load(tmp_path / "killed")
     (tmp_path / "killed" / ".part-00003.parquet.7@there.0123abcd.partial").write_bytes(b"half")
-    again = embed_shards(model, table, tmp_path / "killed", shard_size=5, progress=False)
+    again = embed_table(model, table, tmp_path / "killed", shard_size=5, progress=False)
     assert again[:3] == (36, 8, 3)
     assert load(tmp_path / "killed").digest() == load(tmp_path / "whole").digest()
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
@@ -445,7 +445,7 @@ def test_a_killed_embedding_goes_on_without_loss_or_doubles(models, media, tmp_p
     with torch.no_grad():
         nn.mul_(2)
     with pytest.raises(InputError, match="holds another embedding; changed are towers"):
-        embed_shards(model, table, tmp_path / "killed", shard_size=5, progress=False)
+        embed_table(model, table, tmp_path / "killed", shard_size=5, progress=False)
 
 
 def test_embedding_is_killed_for_real_and_by_two_processes(config, parquet, tmp_path):
@@ -467,13 +467,13 @@ def test_folders_that_hold_something_else_are_left_alone(models, tmp_path):
     model = Towers({"text": HuggingFace(tiny.build("bert", models), "text")})
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds other files \(notes.txt\). Name another folder"):
-        embed_shards(model, table, tmp_path, progress=False)
+        embed_table(model, table, tmp_path, progress=False)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="`output` must be a folder"):
-        embed_shards(model, table, tmp_path / "file", progress=False)
+        embed_table(model, table, tmp_path / "file", progress=False)
     for options in ({"batch_size": 0}, {"shard_size": 0}, {"shard_size": 1.5}, {"precision": "fp8"}):
         with pytest.raises(InputError, match="must be"):
-            embed_shards(model, table, tmp_path / "other", progress=False, **options)
+            embed_table(model, table, tmp_path / "other", progress=False, **options)
 
 
 def test_two_processes_train_on_media_as_one_does(config, tmp_path):
@@ -542,14 +542,14 @@ def test_towers_of_ones_own_are_told_apart(tmp_path):
         return Towers({"x": Custom(torch.nn.Linear(2, 3), 3)})
 
     table = Table.from_columns({"x": Cells([[1.0, 2.0], [3.0, 4.0]])})
-    embed_shards(custom(0), table, tmp_path / "out", progress=False)
+    embed_table(custom(0), table, tmp_path / "out", progress=False)
     with pytest.raises(InputError, match="holds another embedding; changed are towers"):
-        embed_shards(custom(1), table, tmp_path / "out", progress=False)
+        embed_table(custom(1), table, tmp_path / "out", progress=False)
     with pytest.raises(InputError, match="`columns` has unknown modalities y; the model knows x"):
-        embed_shards(custom(0), Table.from_columns({"y": Cells(["a"])}), tmp_path / "y", progress=False)
+        embed_table(custom(0), Table.from_columns({"y": Cells(["a"])}), tmp_path / "y", progress=False)
     assert not (tmp_path / "y").exists()
     with pytest.raises(InputError, match="column `x` must hold raw cells, which its tower reads; it holds features"):
-        embed_shards(custom(0), Table.from_columns({"x": torch.randn(2, 2)}), tmp_path / "z", progress=False)
+        embed_table(custom(0), Table.from_columns({"x": torch.randn(2, 2)}), tmp_path / "z", progress=False)
 
 
 def test_the_columns_written_are_those_asked_for_or_those_of_the_table(tmp_path):
@@ -557,7 +557,7 @@ def test_the_columns_written_are_those_asked_for_or_those_of_the_table(tmp_path)
     table = Table.from_columns({name: Cells([[1.0, 2.0], None]) for name in ("x", "y")})
     for columns in (None, ["y"]):
         folder = tmp_path / str(columns)
-        embed_shards(towers, table, folder, columns=columns, progress=False)
+        embed_table(towers, table, folder, columns=columns, progress=False)
         assert list(load(folder).modalities) == (columns or ["x", "y"])
 
 
@@ -567,8 +567,8 @@ def test_another_table_in_a_finished_folder_is_refused(tmp_path):
         return Table.from_columns({"x": Cells([list(cell) for cell in cells])}, **options)
 
     towers = Towers({"x": Custom(torch.nn.Identity(), 2)})
-    embed_shards(towers, table(), tmp_path / "out", progress=False)
-    assert embed_shards(towers, table(), tmp_path / "out", progress=False).kept == 1
+    embed_table(towers, table(), tmp_path / "out", progress=False)
+    assert embed_table(towers, table(), tmp_path / "out", progress=False).kept == 1
     for other in (
         table(split=["train", "train"]),
         table(split=None),
@@ -579,7 +579,7 @@ def test_another_table_in_a_finished_folder_is_refused(tmp_path):
         table(present={"x": [True, False]}),
     ):
         with pytest.raises(InputError, match="holds another embedding; changed are data"):
-            embed_shards(towers, other, tmp_path / "out", progress=False)
+            embed_table(towers, other, tmp_path / "out", progress=False)
 
 
 def test_a_digest_sees_the_middle_of_bytes_and_files_under_their_names(tmp_path):
@@ -602,11 +602,29 @@ def test_a_digest_sees_the_middle_of_bytes_and_files_under_their_names(tmp_path)
     assert digest(["a" * 5000, "a\0b", "\ud800"]) == digest(["a" * 5000, "a\0b", "\ud800"])
 
 
+def test_one_file_holds_what_a_folder_holds_but_for_rows_with_nothing(tmp_path):
+    table = Table.from_columns({"x": Cells(["1.5", "none", "2.5"]), "y": [[1.0], None, [2.0]]}, ids=["a", "b", "c"])
+    read = lambda cell: torch.tensor([float(cell)])  # noqa: E731
+    towers = Towers({"x": Custom(torch.nn.Linear(1, 2), 2, read=read), "y": Features(1)})
+    folder = embed_table(towers, table, tmp_path / "out", progress=False)
+    for ending in ("parquet", "safetensors"):
+        one = embed_table(towers, table, tmp_path / f"v.{ending}", progress=False)
+        assert one.broken == folder.broken
+        assert one.rows == 2
+        assert one.left_out == 1
+        assert one.counts == {"x": 2, "y": 2}
+        whole, kept = load(tmp_path / "out"), load(tmp_path / f"v.{ending}")
+        assert kept.ids == ("a", "c")
+        assert whole[[0, 2]].digest() == kept.digest()
+    with pytest.raises(InputError, match="`output` must be a folder, since `streaming` writes shards"):
+        embed_table(towers, [table], tmp_path / "w.parquet", progress=False)
+
+
 def test_a_stream_of_other_files_is_another_embedding(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"x": [1.0, 2.0]}\n')
     towers = Towers({"x": Custom(torch.nn.Identity(), 2)})
-    embed = lambda: embed_shards(towers, stream(path, 4, raw=["x"]), tmp_path / "out", source=str(path), progress=False)  # noqa: E731
+    embed = lambda: embed_table(towers, stream(path, 4, raw=["x"]), tmp_path / "out", source=str(path), progress=False)  # noqa: E731
     assert embed().rows == 1
     assert embed().kept == 1
     path.write_text('{"x": [1.0, 2.0]}\n{"x": [1.0, 2.0]}\n')
@@ -619,7 +637,7 @@ def test_parts_of_a_stream_may_lack_columns(models, tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     aligner = Aligner({"text": HuggingFace(tiny.build("bert", models), "text"), "image": 2}, dim=4)
     parts = stream(tmp_path / "t.jsonl", 4, raw=["text"])
-    assert embed_shards(aligner, parts, tmp_path / "out", progress=False).rows == 9
+    assert embed_table(aligner, parts, tmp_path / "out", progress=False).rows == 9
     assert load(tmp_path / "out").counts() == {"text": 9, "image": 4}
 
 
@@ -653,7 +671,7 @@ def test_a_stream_in_which_a_part_has_nothing(tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for model in (Aligner({"image": 2, "text": 3}, dim=4), Towers({"image": Features(2)})):
         output = tmp_path / type(model).__name__
-        embed_shards(model, stream(tmp_path / "t.jsonl", 4, columns=["image"]), output, columns=["image"], progress=False)
+        embed_table(model, stream(tmp_path / "t.jsonl", 4, columns=["image"]), output, columns=["image"], progress=False)
         assert set(pq.read_table(output / "part-00000.parquet").column_names) == {"id", "image"}
         assert load(output, columns=["image"]).present["image"].tolist() == [False] * 4 + [True] * 4
 

@@ -36,7 +36,7 @@ from gramian.data.sets import cache_folder, emoji
 from gramian.data.sets.packages import Package, fetch, members
 from gramian.data.sets.splitting import split_by_hash
 from gramian.data.video import read_video
-from gramian.embedding import embed_shards
+from gramian.embedding import embed_table
 from gramian.errors import InputError, require
 from gramian.files import write_text
 from gramian.model.towers import Tower, Towers
@@ -162,7 +162,7 @@ def embed(folder: Path, table: Path) -> Path:
     """Features of the frozen encoders, in shards, with the classes beside them."""
     towers = {"video": MovingTower(), "speech": SpeechTower(folder / "whisper-base", os.cpu_count() or 1), "text": minilm()}
     rows = load(table, columns=COLUMNS, raw=COLUMNS, labels=["group", "kind"])
-    made = embed_shards(Towers(towers), rows, folder / "features", batch_size=8, shard_size=16)
+    made = embed_table(Towers(towers), rows, folder / "features", batch_size=8, shard_size=16)
     print(
         f"{made.rows} rows in {made.shards} shards, {made.kept} of which existed already; {len(made.broken)} unreadable cells"
     )
@@ -177,7 +177,7 @@ def write_prompts(folder: Path, label: str) -> Path:
     path = write_text(folder / f"prompts_{label}.jsonl", "".join(lines))
     prompts = load(path, columns=["text"], raw=["text"], labels=[label])
     shards = folder / f"prompts_{label}"
-    embed_shards(Towers({"text": minilm()}), prompts, shards, progress=False)
+    embed_table(Towers({"text": minilm()}), prompts, shards, progress=False)
     return shards
 
 

@@ -20,7 +20,7 @@ from gramian.benchmark.demo import demo
 from gramian.benchmark.frozen import DrawingTower, minilm
 from gramian.data import Table, load
 from gramian.data.sets.stamps import FOLDER, discover, provenance, raw, source_sha256
-from gramian.embedding import embed_shards
+from gramian.embedding import embed_table
 from gramian.errors import InputError
 from gramian.model.towers import Towers
 from gramian.training import Recipe
@@ -74,7 +74,7 @@ def main() -> int:
         towers = {"image": DrawingTower(), "text": minilm(), "speech_fr": speech}
         if arguments.ship:
             towers |= {"speech_es": speech, "sound": speech}
-        made = embed_shards(Towers(towers), stamps, output / "features", batch_size=8, shard_size=16)
+        made = embed_table(Towers(towers), stamps, output / "features", batch_size=8, shard_size=16)
         print(
             f"{made.rows} rows in {made.shards} shards, {made.kept} of which existed already; "
             f"{len(made.broken)} unreadable cells"

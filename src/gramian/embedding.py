@@ -1,4 +1,4 @@
-"""Bulk embedding: a table of any size to shards of vectors; batched, over several processes, resumable after a kill."""
+"""Bulk embedding: a table to a file of vectors, or of any size to shards: over several processes, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -14,11 +15,12 @@ import torch
 
 from gramian.data.arrow import write_vectors
 from gramian.data.batches import Batch, Loader, Reading
-from gramian.data.cells import Broken
+from gramian.data.cells import Broken, summary
+from gramian.data.formats import READERS
 from gramian.data.sources import MANIFEST, files_state
-from gramian.data.table import Table
+from gramian.data.table import ENDINGS, Table
 from gramian.errors import InputError, check_choice, check_number, check_type, first_line, listing, require
-from gramian.files import LOCK, atomic, claimed, inside, read_json, write_text
+from gramian.files import LOCK, atomic, check_folder, claimed, inside, read_json, write_text
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import Encoder, fingerprint
 from gramian.model.options import convert
@@ -26,6 +28,7 @@ from gramian.model.towers import Columns, Towers, evaluating
 from gramian.processes import (
     check_others,
     check_precision,
+    device,
     is_main_process,
     join,
     rank,
@@ -35,7 +38,10 @@ from gramian.processes import (
 )
 from gramian.sheets import progress_bar
 
-__all__ = ["Embedded", "embed_shards", "encode_table"]
+__all__ = ["Embedded", "check_output", "embed_table", "encode_table"]
+
+OTHERS = (".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pt", ".txt", ".xlsx")
+"""Endings of files, so that they name no folder; that of a folder may be anything else, as in runs/v1.2."""
 
 _FORMAT = "gramian.embedding.v1"
 
@@ -44,22 +50,58 @@ Precision: TypeAlias = Literal["no", "bf16", "fp16"]
 
 
 class Embedded(NamedTuple):
-    """What `embed_shards` has written.
+    """What `embed_table` has written.
 
     Attributes:
-        rows: in all shards.
+        rows: in all files.
         shards: number of files.
         kept: shards that existed already.
         broken: cells that could not be read, and are empty.
+        counts: modality → its vectors, of one file.
+        left_out: items with nothing to embed, which one file does not have.
     """
 
     rows: int
     shards: int
     kept: int
     broken: tuple[Broken, ...]
+    counts: dict[str, int] | None = None
+    left_out: int = 0
+
+    def __str__(self) -> str:
+        if self.counts is None:
+            note = f", {self.kept} of which existed already" if self.kept else ""
+            return f"{self.rows} items in {self.shards} shards{note}"
+        note = f" ({self.left_out} items with nothing to embed left out)" if self.left_out else ""
+        return f"{self.rows} items; {', '.join(f'{name} {n}' for name, n in self.counts.items())}{note}"
 
 
-def embed_shards(
+def check_output(output: Path, source: str = "", *, streamed: bool = False) -> None:
+    """Refuse what `embed_table` cannot write to, before any work is done.
+
+    Args:
+        output: a file or a folder.
+        source: where the data are, if they are a file.
+        streamed: whether they come part by part.
+
+    Raises:
+        InputError: a file of another format, the one that the data are in, or one for streamed data; a folder that cannot be.
+    """
+    if output.suffix.lower() in (*READERS, *OTHERS):
+        check_choice("output", output.suffix.lower(), ENDINGS)
+    one_file = _is_file(output)
+    check_folder(output.parent if one_file else output)
+    if one_file and output.exists() and Path(source).exists() and output.samefile(source):
+        raise InputError(f"`output` must differ from `data`; both are {source!r}.")
+    if one_file and streamed:
+        raise InputError(f"`output` must be a folder, since `streaming` writes shards; got {str(output)!r}.")
+
+
+def _is_file(output: Path) -> bool:
+    return output.suffix.lower() in ENDINGS
+
+
+def embed_table(
     model: Model,
     data: Table | Iterable[Table],
     output: Path,
@@ -73,22 +115,22 @@ def embed_shards(
     progress: bool = True,
     cpu: bool = False,
 ) -> Embedded:
-    """Embed a table, shard by shard: `output/part-00000.parquet` and so on, and `manifest.json`.
+    """Embed a table into a folder, shard by shard: `part-00000.parquet` and so on, and `manifest.json`; or into one file.
 
-    Each shard is complete or absent. Called again with the same table and model it resumes where it stopped; another table or
-    model raises. Under torchrun or `accelerate launch` the shards are divided among the processes; if one of them dies, the
-    others stop within seconds.
+    Each file is complete or absent. Called again with the same table and model a folder's work resumes where it stopped;
+    another table or model raises. Under torchrun or `accelerate launch` the shards are divided among the processes; if one of
+    them dies, the others stop within seconds. One file holds the items that have something to embed.
 
     Args:
         model: an Aligner, for vectors in its space; or towers, for features as they give them.
         data: the items; or tables of at most `shard_size` items one after the other, as from `gramian.data.stream`.
-        output: folder.
+        output: a folder; or a file, .parquet or .safetensors, of a table.
         source: name of the data, for the manifest; it identifies streamed data, which cannot be hashed beforehand.
         columns: the modalities to write; by default those of a table, and of a stream, whose parts may lack some, all that the
             model reads.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
-        shard_size: items per file.
-        reading: how raw cells are read; those that cannot be are empty and listed in the manifest.
+        shard_size: items per file of a folder.
+        reading: how raw cells are read; those that cannot be are empty and listed in the result, and in the manifest.
         precision: of the forward pass.
         progress: show a progress bar.
         cpu: stay on the CPU even if the machine has an accelerator.
@@ -97,10 +139,9 @@ def embed_shards(
         What was written.
 
     Raises:
-        InputError: a folder that holds another embedding, or columns that do not fit; a cell that cannot be read, if the
-            reading is strict; another process that died.
+        InputError: a folder that holds another embedding, a file that cannot be written or would be empty, or columns that do
+            not fit; a cell that cannot be read, if the reading is strict; another process that died.
     """
-    require("accelerate", "pyarrow")
     check_type("model", model, Aligner, Towers)
     check_type("data", data, Table, Iterable)
     check_type("output", output, Path)
@@ -108,17 +149,21 @@ def embed_shards(
         check_number(name, value, "[1, inf)", integer=True, optional=True)
     for name in columns or ():
         check_choice("columns", name, model.modalities)
+    check_output(output, source, streamed=not isinstance(data, Table))
     if isinstance(data, Table):
         model.check(data)  # before anything is written
         columns = columns or data.modalities
+        if _is_file(output):
+            return _write_file(output, model.to(device(cpu)), data.select(*columns), source, batch_size, reading, precision)
+    require("accelerate", "pyarrow")
     with watched(), claimed(output, is_main_process()):
-        device = join(cpu)
-        check_precision(precision, device)
-        model.to(device)
+        where = join(cpu)
+        check_precision(precision, where)
+        model.to(where)
         folder = _Shards(output, _description(model, data, source, shard_size, precision))
         if not isinstance(data, Table):
             data = _begun(model, data, columns)
-        earlier = folder.begin()
+        folder.begin()
         if not folder.complete():
             with progress_bar(progress and is_main_process()) as bar:
                 task = bar.add_task("embedding", total=len(data) if isinstance(data, Table) else None)
@@ -134,8 +179,24 @@ def embed_shards(
                 time.sleep(0.05)
             if is_main_process():
                 folder.finish(count)
-        written = folder.read()
-        return written._replace(kept=len(earlier & {folder.shard(number).name for number in range(written.shards)}))
+        return folder.read()
+
+
+def _write_file(
+    path: Path, model: Model, table: Table, source: str, batch_size: int | None, reading: Reading, precision: Precision
+) -> Embedded:
+    """One table of the items that have something."""
+    broken: list[Broken] = []
+    columns = encode_table(model, table, batch_size=batch_size, reading=reading, precision=precision, broken=broken)
+    readable = torch.stack([mask for _, mask in columns.values()]).any(0)
+    if not bool(readable.any()):
+        raise InputError(f"`data` {source!r} has no cell that can be read" + (f" ({summary(broken)})." if broken else "."))
+    rows = table[readable]
+    vectors = {name: values[readable] for name, (values, _) in columns.items()}
+    present = {name: mask[readable] for name, (_, mask) in columns.items()}
+    made = replace(rows, columns={**vectors}, present=present, metadata={})
+    made.save(path)
+    return Embedded(len(made), 1, 0, tuple(broken), made.counts(), len(table) - len(made))
 
 
 def _begun(model: Model, data: Iterable[Table], columns: Sequence[str] | None) -> Iterable[Table]:
@@ -238,6 +299,7 @@ class _Shards:
     def __init__(self, path: Path, description: dict[str, Any]) -> None:
         self.path = path
         self.description = description
+        self.earlier: set[str] = set()
 
     @property
     def manifest(self) -> Path:
@@ -246,8 +308,8 @@ class _Shards:
     def shard(self, number: int) -> Path:
         return self.path / f"part-{number:05d}.parquet"
 
-    def begin(self) -> set[str]:
-        """Create the folder, or check that it holds the same embedding; return the names of the shards in it."""
+    def begin(self) -> None:
+        """Create the folder, or check that it holds the same embedding; note the shards in it."""
         if is_main_process() and not self.manifest.exists():
             names = sorted(path.name for path in self.path.glob("*"))
             strangers = [name for name in names if not name.startswith((LOCK, "part-"))]
@@ -255,7 +317,7 @@ class _Shards:
                 raise InputError(f"`output` {str(self.path)!r} holds other files ({listing(strangers)}). Name another folder.")
             write_text(self.manifest, json.dumps(self.description | {"complete": False}, indent=2) + "\n")
         wait_for_others()
-        shards = {path.name for path in self.path.glob("part-*.parquet")}
+        self.earlier = {path.name for path in self.path.glob("part-*.parquet")}
         manifest = self._load()
         changed = [
             f"{name} {manifest.get(name)!s:.60} → {value!s:.60}"
@@ -269,7 +331,6 @@ class _Shards:
         if is_main_process() and manifest["complete"]:
             self._clear()  # as a process did that was killed before it could
         wait_for_others()
-        return shards
 
     def complete(self) -> bool:
         return bool(self._load()["complete"])
@@ -310,7 +371,8 @@ class _Shards:
     def read(self) -> Embedded:
         manifest = self._read(MANIFEST, {"rows": int, "shards": list[Any], "broken": _CELLS})
         broken = tuple(Broken(*cell) for cell in manifest["broken"])
-        return Embedded(manifest["rows"], len(manifest["shards"]), len(manifest["shards"]), broken)
+        shards = len(manifest["shards"])
+        return Embedded(manifest["rows"], shards, len(self.earlier & {self.shard(i).name for i in range(shards)}), broken)
 
     def _load(self) -> dict[str, Any]:
         return self._read(MANIFEST, {"format": Literal[_FORMAT], "complete": bool})

@@ -19,7 +19,7 @@ from gramian.data.sets import SETS, cache_folder, prepared
 from gramian.data.sets.packages import fetch
 from gramian.data.sets.splitting import leaks
 from gramian.data.table import Table
-from gramian.embedding import embed_shards
+from gramian.embedding import embed_table
 from gramian.errors import check_choice
 from gramian.model.towers import Tower, Towers
 
@@ -83,7 +83,7 @@ def _embedded(table: Table, encoders: Mapping[str, str], shards: Path, progress:
 
     makers = {"image": DrawingTower, "text": minilm}
     towers: dict[str, Tower] = {kind: makers[kind]() for kind in dict.fromkeys(encoders.values())}
-    embed_shards(
+    embed_table(
         Towers({name: towers[kind] for name, kind in encoders.items()}),
         table.select(*encoders),
         shards,

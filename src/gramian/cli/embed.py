@@ -6,24 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from gramian.cli.shared import Checkpoint, Trust
 from gramian.cli.terminal import console_of, warn_unreadable
-from gramian.data import ENDINGS, Reading, Table, load, stream
-from gramian.data.cells import Broken, summary
-from gramian.data.formats import READERS
-from gramian.distributed import device
-from gramian.embedding import embed_shards, encode_table
-from gramian.errors import InputError, check_choice, check_choices, check_number
+from gramian.data import Reading, Table, load, stream
+from gramian.embedding import check_output, embed_table
+from gramian.errors import InputError, check_choices
 from gramian.evaluation.released import known_subtitles
-from gramian.files import check_folder
 from gramian.model import Aligner, Towers
 
 __all__ = ["embed"]
-
-OTHERS = (".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pt", ".txt", ".xlsx")
-"""Endings of files, so that they name no folder; that of a folder may be anything else, as in runs/v1.2."""
 
 
 def embed(
@@ -68,17 +59,7 @@ def embed(
     console = console_of()
     if model is None and trust.towers is None and checkpoint.released is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
-    for argument, value in (("shard_size", shard_size), ("batch_size", batch_size)):
-        check_number(argument, value, "[1, inf)", integer=True, optional=True)
-    ending = output.suffix.lower()
-    if ending in (*READERS, *OTHERS):
-        check_choice("output", ending, ENDINGS)
-    one_file = ending in ENDINGS
-    check_folder(output.parent if one_file else output)
-    if one_file and output.exists() and Path(data).exists() and output.samefile(data):
-        raise InputError(f"`output` must differ from `data`; both are {data!r}.")
-    if one_file and streaming:
-        raise InputError(f"`output` must be a folder, since `streaming` writes shards; got {str(output)!r}.")
+    check_output(output, data, streamed=streaming)
     if streaming and split is not None:
         raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
     loaded = checkpoint.load(columns, model=model, towers=trust.towers)
@@ -101,26 +82,7 @@ def embed(
         items = every.known(table)
         if loaded is not None:
             items = known_subtitles(items)
-    if one_file:
-        assert isinstance(items, Table)
-        broken: list[Broken] = []
-        encoded = encode_table(
-            embedder.to(device()), items, batch_size=batch_size, reading=reading, precision=precision, broken=broken
-        )
-        readable = torch.stack([mask for _, mask in encoded.values()]).any(0)
-        if not bool(readable.any()):
-            raise InputError(f"`data` {data!r} has no cell that can be read" + (f" ({summary(broken)})." if broken else "."))
-        rows = items[readable]
-        present = {name: mask[readable] for name, (_, mask) in encoded.items()}
-        vectors = {name: values[readable] for name, (values, _) in encoded.items()}
-        Table({**vectors}, present, rows.ids, rows.split, item_ids=rows.item_ids, labels=rows.labels).save(output)
-        empty = len(items) - len(rows)
-        note = f" ({empty} items with nothing to embed left out)" if empty else ""
-        counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in present.items())
-        console.print(f"wrote {output}: {len(rows)} items; {counts}{note}")
-        warn_unreadable(broken)
-        return
-    written = embed_shards(
+    written = embed_table(
         embedder,
         items,
         output,
@@ -131,6 +93,5 @@ def embed(
         reading=reading,
         precision=precision,
     )
-    note = f", {written.kept} of which existed already" if written.kept else ""
-    console.print(f"wrote {output}: {written.rows} items in {written.shards} shards{note}")
+    console.print(f"wrote {output}: {written}")
     warn_unreadable(written.broken)
