@@ -204,12 +204,16 @@ def test_a_table_without_splits_is_split_by_the_seed(tmp_path):
 
 
 @pytest.mark.usefixtures("model")
-def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, capsys):
+def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, capsys, caplog):
     run = tmp_path / "run"
     before = (run / "aligner" / "model.safetensors").read_bytes()
     error = _fails(capsys, "train", "--data", data, "--output", run, *FAST)
     assert "holds a run already. Go on with --resume" in error
-    assert main(["train", "--data", data, "--output", str(run), *FAST, "--resume"]) == 0
+    with caplog.at_level("INFO", "gramian"):
+        assert main(["train", "--data", data, "--output", str(run), *FAST, "--resume"]) == 0
+        assert "nothing to resume" not in caplog.text
+        _fails(capsys, "train", "--data", tmp_path / "no.parquet", "--output", tmp_path / "new", "--resume")
+        assert f"nothing to resume in {tmp_path / 'new'}: starting from the beginning" in caplog.text
     assert (run / "aligner" / "model.safetensors").read_bytes() == before
 
 
@@ -381,7 +385,7 @@ def test_the_installed_command_runs_and_speaks_utf_8_in_any_locale(tmp_path):
 
 
 @pytest.mark.usefixtures("rough_maps")
-def test_demo_compares_every_method_and_resumes(data, tmp_path, monkeypatch):
+def test_demo_compares_every_method_and_resumes(data, tmp_path, monkeypatch, caplog):
     pytest.importorskip("matplotlib")
     options = {
         "data": data,
@@ -418,7 +422,9 @@ def test_demo_compares_every_method_and_resumes(data, tmp_path, monkeypatch):
     stamp, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.write_bytes(content[:50])
     monkeypatch.setattr(drawing, "_draw", lambda *_: [])  # the same pictures again
-    demo(tmp_path / "demo", **options, resume=True)
+    with caplog.at_level("INFO", "gramian"):
+        demo(tmp_path / "demo", **options, resume=True)
+        assert "nothing to resume" not in caplog.text
     assert kept.stat().st_mtime_ns == stamp
     assert lost.read_bytes() == content
     assert json.loads(written[1].read_text()) == figures

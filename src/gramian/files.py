@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -36,12 +37,15 @@ __all__ = [
     "atomic_folder",
     "check_folder",
     "claimed",
+    "has_run",
     "inside",
     "parse_json",
     "read_json",
     "write_lines",
     "write_text",
 ]
+
+logger: logging.Logger = logging.getLogger("gramian")
 
 LARGEST_JSON = 2**26  # bytes
 
@@ -254,6 +258,20 @@ def claimed(output: str | Path, by: bool = True) -> Iterator[None]:
         with suppress(OSError):  # one that nothing was written to
             for path in reversed(created):
                 path.rmdir()
+
+
+def has_run(output: Path, signs: Iterable[str], *, resume: bool) -> bool:
+    """Whether an output folder holds a run, and a line where there is none that could be resumed.
+
+    Args:
+        output: the folder.
+        signs: patterns of the files of which a run has one.
+        resume: whether it is to be resumed.
+    """
+    found = any(any(output.glob(sign)) for sign in signs)
+    if resume and not found:
+        logger.info("nothing to resume in %s: starting from the beginning", output)
+    return found
 
 
 @contextmanager

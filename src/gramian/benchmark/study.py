@@ -22,6 +22,7 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_number, require
 from gramian.evaluation import Report, evaluate, hits
 from gramian.evaluation.stats import Interval, difference_interval, share_interval
+from gramian.files import has_run
 from gramian.scores import ScoreName
 
 __all__ = ["Embeds", "Method", "Results", "Run", "Task", "chosen", "difference", "recall", "same", "study"]
@@ -104,6 +105,7 @@ def study(
         if not names or len(set(names)) < len(names):
             raise InputError(f"`{argument}` must be one or more with different names; got {', '.join(names) or 'none'}.")
     require("accelerate")
+    has_run(folder, ["*/*-[0-9]*.json"], resume=resume)
     results: Results = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         how = "interrupted" if number == signal.SIGINT else "terminated"
-        return fail(f"{how}. Finished work is kept; train and demo resume with --resume.", 128 + number)
+        return fail(f"{how}. Finished work is kept; train, demo and benchmark resume with --resume.", 128 + number)
     return 0
 
 

@@ -17,7 +17,7 @@ from gramian.distributed import device, is_main_process
 from gramian.errors import InputError, check_choice, check_number, check_type, listing
 from gramian.evaluation.evaluate import kept_vectors, sample_rows
 from gramian.evaluation.released import askable
-from gramian.files import check_folder, claimed, inside, write_lines
+from gramian.files import check_folder, claimed, has_run, inside, write_lines
 from gramian.losses import Contrast, Loss, Matching, Pairwise
 from gramian.model.aligner import Aligner
 from gramian.model.encoders.base import Mode
@@ -40,6 +40,9 @@ from gramian.training.released import VISION_RATE, released_recipe
 __all__ = ["train"]
 
 logger: logging.Logger = logging.getLogger("gramian")
+
+_SIGNS = ("aligner", "checkpoints/*", "also/checkpoints/*", "leash-*/checkpoints/*")
+"""What the folder of a run holds, whole or not."""
 
 
 Method: TypeAlias = Literal["contrast", "canonical"]
@@ -180,7 +183,7 @@ def train(
     for name in ("aligner", "also"):  # a folder of somebody else may be resumed
         inside(output, name)
     with watched(), claimed(output, is_main_process()):
-        if not resume and is_main_process() and _begun(output):
+        if is_main_process() and has_run(output, _SIGNS, resume=resume) and not resume:
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
         objective = build_loss(loss, trust_code=trust_code)
         encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
@@ -265,11 +268,6 @@ def train(
             return Run(aligner, history, None, ())
         how = {"how": search if method == "canonical" else recipe, "objective": objective, "data": data, "seed": recipe.seed}
         return finish(aligner, history, parts, output, begun, reading=reading, **how)
-
-
-def _begun(output: Path) -> bool:
-    """Whether a folder holds a run, whole or not."""
-    return (output / "aligner").exists() or any(any(output.glob(f"{each}checkpoints/*")) for each in ("", "also/", "leash-*/"))
 
 
 def _check_closed(recipe: Recipe, **options: Any) -> None:
