@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ import index_kills
 from gramian.bundle import Bundle
 from gramian.errors import InputError
 from gramian.files import claimed
-from gramian.index import FlatIndex, Index
+from gramian.index import FlatIndex, Index, diagnosis, flat, search
+from gramian.index.pages import Pages, pages_of
 from gramian.index.protocol import SEARCHED, combined
 from gramian.scores import SCORES, hub_scores
 from gramian.tokens import Tokens
@@ -265,6 +267,72 @@ def test_several_vectors_of_a_modality_are_found_by_the_nearest(tmp_path):
         )
         index.compact()
     assert len(index.segments) == 1
+
+
+def test_what_ties_to_rounding_is_told_apart_however_it_is_read(tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    a = torch.nn.functional.normalize(torch.randn(1, D), dim=1)
+    near = Bundle.from_dict({"x": a + 1e-5 * torch.randn(300, D)})  # more than the candidates of one part
+    index = FlatIndex.create(tmp_path / "i", dim=D)
+    names = [str(i) for i in range(1500)]
+    index.add(
+        Bundle.cat([near, Bundle.from_dict({"x": torch.randn(1200, D)})]), names, {"near": [i < 300 for i in range(1500)]}
+    )
+    stored = index.vectors(names[:300]).to(dtype=torch.float64)
+    monkeypatch.setattr(search, "GATHERED", 100)
+    monkeypatch.setattr(search, "RECOVERED", 100)
+    for score in ("volume", "spectral_gain"):
+        best = SCORES[score](a.double(), stored)[0].topk(10).indices
+        assert index.search(a, 10, score=score, filter="near=true").ids == [[str(i) for i in best.tolist()]]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="needs /proc")
+def test_pages_of_a_large_index_are_given_back(tmp_path, monkeypatch):
+    def resident(path):
+        """KB of the index's files in this process."""
+        found, total = False, 0
+        with open("/proc/self/smaps", encoding="utf-8") as file:
+            for line in file:
+                if "-" in line.split()[0]:
+                    found = str(path) in line
+                elif found and line.startswith("Rss:"):
+                    total += int(line.split()[1])
+        return total
+
+    path, n, part = tmp_path / "i", 2000, 150
+    bundle = items(n, d=512)
+    index = built(path, bundle, step=n)
+    index.compact(int8=True)
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors")) // 1024
+    queries = bundle[5].select("text")
+    monkeypatch.setattr(search, "PIECE", 4 * 3 * 512 * part)
+    monkeypatch.setattr(search, "RECOVERED", part)
+    monkeypatch.setattr(diagnosis, "BLOCK", part)
+    monkeypatch.setattr(diagnosis, "SAMPLE", 5)
+    monkeypatch.setattr(FlatIndex, "model", Namespace(bank=items(9, seed=8, d=512)))
+    works = [
+        *(lambda i, score=score: i.search(queries, 1, score=score).scores for score in ("span", "volume", "spectral_gain")),
+        lambda i: i.search(queries, 1, score="span", hubs=True).scores,
+        looked := lambda i: i.items(["i1", "i1999"])[0].vectors.tolist(),
+        lambda i: diagnosis._read(i.segments)[2:4],
+    ]
+    given, give_back = [], Pages.give_back
+    monkeypatch.setattr(Pages, "give_back", lambda pages: given.append(pages) or give_back(pages))
+    told = {}
+    for stays in (2**30, 0):
+        monkeypatch.setattr(flat, "STAYS", stays)
+        told[stays] = []
+        for work in works:
+            del given[:]
+            index = FlatIndex.open(path)
+            told[stays].append(work(index))
+            if not stays:
+                assert resident(path) < 0.05 * size
+                assert len(given) == 1 if work is looked else len(given) > n / part  # after every part of a walk
+        assert not stays or resident(path) > 0.5 * size
+    assert told[0] == told[2**30]
+    one = index.segments[0]
+    assert pages_of(path / one.entry.file, one.sides.basis.clone()) is None  # given back it would be zero
 
 
 def test_hubs_are_corrected_by_the_training_items_of_the_model(whole, monkeypatch):

@@ -38,7 +38,7 @@ class Codes(NamedTuple):
     steps: Tensor
     errors: Tensor
 
-    def of(self, rows: Tensor) -> Codes:
+    def of(self, rows: Tensor | slice) -> Codes:
         """Those of some items."""
         return Codes(self.numbers[:, rows], self.steps[:, rows], self.errors[rows])
 

@@ -19,7 +19,7 @@ SAMPLE = 500  # items whose vectors are asked for as queries
 DOMINATED = 0.2
 """A share of the answers held by the 1 % items of the smallest own volume, from which on β = 1 is dominated by them."""
 HUBBED = 0.1
-BLOCK = 2**16
+BLOCK = 2**14  # items read at a time
 
 
 class _Searchable(Protocol):
@@ -90,8 +90,7 @@ def _read(segments: tuple[Segment, ...]) -> tuple[Tensor, Counter[int], int, int
     repeated = dependent = 0
     for segment in segments:
         live = segment.live.nonzero().flatten()
-        for start in range(0, len(live), BLOCK):
-            rows = live[start : start + BLOCK]
+        for rows in segment.walk(live, BLOCK):
             coordinates, present = segment.sides.coordinates[rows], segment.sides.present[rows]
             volume = orthogonalize(coordinates.double(), present).volume
             dependent += int((volume < 1e-5).sum())

@@ -33,6 +33,7 @@ def explained(
                 column = list(modalities).index(name)
                 present[here, column] = segment.sides.present[rows, axis]
                 vectors[here, column] = recovered[:, axis]
+        segment.give_back()
     which = torch.tensor([query for query, _, _ in places], dtype=torch.int64)
     asked = queries[which] if len(places) else queries[:0]
     parts = compared(asked, Bundle(vectors, present, tuple(modalities)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ SMALL = 2**16
 """Segments of fewer items are merged when they are many."""
 MANY = 16
 LARGEST = 2**17  # items of a segment that `compact` writes: what is held in memory
+STAYS = 2**30
+"""Bytes of the files whose pages, once read, stay in memory; of what comes after them a search gives the pages back."""
 
 
 class FlatIndex(Index):
@@ -212,6 +215,8 @@ class FlatIndex(Index):
                     raise InputError(f"{str(self.path)!r} is damaged: {what} is missing. Build it again.") from None
                 continue
             self._state, self.segments, self._read = state, segments, stamp
+            for segment, size in zip(segments, accumulate(segment.entry.size for segment in segments), strict=True):
+                segment.stays = size <= STAYS
             return
 
     def latest(self) -> FlatIndex:
@@ -356,6 +361,8 @@ class FlatIndex(Index):
             for name, column in tokens.items()
         }
         metadata = [self.segments[number].metadata(row) for _, (number, row) in sorted(places.items())]
+        for segment in self.segments:
+            segment.give_back()
         return Bundle(vectors, present, self.modalities, None, known), metadata
 
     def _search(self, queries: Bundle, options: Options) -> Answers:

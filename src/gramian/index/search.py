@@ -39,6 +39,7 @@ MOST = 2**16  # candidates per query, where that many tie to rounding
 FEW_VECTORS = 16  # of queries, up to which the codes pay: more candidates each, and many products cost more than reading
 FEW = 0.25  # the share of visible items below which they are gathered first
 GATHERED = 2**14  # items gathered at a time
+PIECE = 2**28  # bytes that a scan reads before it gives pages back, where they do not stay
 RECOVERED = 2**12  # items whose vectors are recovered at a time
 GROUP = 8  # queries of a slow score at a time
 NUMBERS = 2**24  # numbers of chosen pairs' bases, or of candidates, held at a time
@@ -114,7 +115,7 @@ class _Search:
         """The k best of `count` candidates for each query, and whether no other item can be among them, (q,)."""
         parts = [self._scan(number, count) for number, mask in enumerate(self.visible) if mask.any()]
         values, numbers, rows = (torch.cat([part[i] for part in parts], 1) for i in range(3))
-        if len(parts) > 1:
+        if len(parts) > 1 or values.shape[1] > count:
             order = values.argsort(dim=1, descending=True, stable=True)[:, :count]
             values, numbers, rows = (table.gather(1, order) for table in (values, numbers, rows))
         scores = self._exact(k, values, numbers, rows)
@@ -152,48 +153,53 @@ class _Search:
         axis = _axis(segment, self.options.modalities)
         if len(axis) < len(segment.modalities):
             mask = mask & segment.sides.present[:, axis].any(1)
-        if self.scorer is not None and mask.all():
-            values, rows = top_k(self._form(number, None, None), count, block_size=self._size())
+        index = mask.nonzero().flatten()
+        if not len(index):
+            rows = torch.zeros(len(self.queries), 0, dtype=torch.int64)
+            return torch.zeros(len(self.queries), 0), rows, rows
+        if self.scorer is None:
+            values, rows = self._scan_slow(number, index, axis, count)
+        elif len(index) >= FEW * len(segment):
+            values, rows = self._scan_all(number, None if mask.all() else mask, count)
         else:
-            index = mask.nonzero().flatten()
-            if not len(index):
-                rows = torch.zeros(len(self.queries), 0, dtype=torch.int64)
-                return torch.zeros(len(self.queries), 0), rows, rows
-            if self.scorer is None:
-                values, rows = self._scan_slow(number, index, axis, count)
-            elif len(index) >= FEW * len(segment):
-                offset = torch.zeros(len(segment)).masked_fill(~mask, -torch.inf)
-                values, rows = top_k(self._form(number, None, offset), count, block_size=self._size())
-            else:
-                tables = []
-                for part in torch.split(index, GATHERED):
-                    values, places = top_k(self._form(number, part, None), count, block_size=self._size())
-                    tables.append((values, part[places]))
-                values, rows = (torch.cat([table[i] for table in tables], 1) for i in range(2))
+            tables = []
+            for part in segment.walk(index, GATHERED):
+                values, places = top_k(self._form(number, part, None), count, block_size=self._size())
+                tables.append((values, part[places]))
+            values, rows = _beside(tables)
         return values, torch.full_like(rows, number), rows
+
+    def _scan_all(self, number: int, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+        """All items of a segment, but for those that a mask hides; at once where its pages stay, else piece by piece."""
+        segment = self.segments[number]
+        r, n, d = segment.sides.basis.shape
+        size = max(1, n if segment.stays else PIECE // (4 * r * d))
+        tables = []
+        for start in range(0, n, size):
+            rows = slice(start, min(n, start + size))
+            offset = None if mask is None else torch.zeros(rows.stop - start).masked_fill(~mask[rows], -torch.inf)
+            values, places = top_k(self._form(number, rows, offset), count, block_size=self._size())
+            tables.append((values, places + start))
+            segment.give_back()
+        return _beside(tables)
 
     def _size(self) -> int:
         return SQUARE if len(self.queries) * self.asked[0].shape[1] > FEW_VECTORS else WIDE
 
-    def _form(self, number: int, rows: Tensor | None, offset: Tensor | None) -> Form:
-        """The bounds of the queries' scores with a segment's items, or with some of them."""
+    def _form(self, number: int, rows: Tensor | slice, offset: Tensor | None) -> Form:
+        """The bounds of the queries' scores with some items of a segment, plus an offset of each of these."""
         assert self.scorer is not None
         segment = self.segments[number]
-        parts = _parts(segment, self.options, self.scorer)
+        parts = tuple(part if part is None else part[rows] for part in _parts(segment, self.options, self.scorer))
         scale = None
         if self.bank is not None:
-            scale = torch.full((len(segment),), 2.0)
-            hubs = _hubs(segment, self.queries, self.options, self.bank)
+            hubs = _hubs(segment, self.queries, self.options, self.bank)[rows]
+            scale = torch.full_like(hubs, 2.0)
             offset = -hubs if offset is None else offset - hubs
-        basis, codes = segment.sides.basis, segment.codes
-        if rows is not None:
-            parts = tuple(part if part is None else part[rows] for part in parts)
-            scale, offset = (part if part is None else part[rows] for part in (scale, offset))
         asked = tuple(part.float() for part in self.asked)
-        if self.coded is not None and codes is not None:
-            codes = codes if rows is None else codes.of(rows)
-            return scan_codes(self.scorer, asked, self.coded, codes, parts, scale, offset)
-        return scan(self.scorer, asked, basis if rows is None else basis[:, rows], parts, scale, offset)
+        if self.coded is not None and segment.codes is not None:
+            return scan_codes(self.scorer, asked, self.coded, segment.codes.of(rows), parts, scale, offset)
+        return scan(self.scorer, asked, segment.sides.basis[:, rows], parts, scale, offset)
 
     def _pairs(self, wanted: Tensor, numbers: Tensor, rows: Tensor) -> Tensor:
         """The scores of the candidates that are wanted, in float64."""
@@ -225,6 +231,7 @@ class _Search:
                 present[where] = mask
                 if self.bank is not None:
                     offset[where] = -_hubs(segment, self.queries, options, self.bank)[chosen].double()
+                segment.give_back()
             asked = tuple(each[part] for each in self.asked)
             scores = pairs(self.scorer, asked, basis[:, :, None], coordinates[:, None], present[:, None]).flatten()
             tables.append(scores if self.bank is None else 2 * scores + offset)
@@ -233,12 +240,13 @@ class _Search:
     def _scan_slow(self, number: int, index: Tensor, axis: list[int], count: int) -> tuple[Tensor, Tensor]:
         """By the library's own form of the score, from vectors that are recovered block by block."""
         tables = []
-        for rows in torch.split(index, RECOVERED):
+        for rows in self.segments[number].walk(index, RECOVERED):
             form = SCORES[self.options.score].of(self.queries, _items(self.segments[number], rows, axis, self.options))
             values, places = top_k(form, count)
             tables.append((values.float(), rows[places]))
         margin = 4 * (self.queries.dim + 8) * torch.finfo(torch.float32).eps
-        return torch.cat([values for values, _ in tables], 1).add_(margin), torch.cat([rows for _, rows in tables], 1)
+        values, rows = _beside(tables)
+        return values.add_(margin), rows
 
     def _exact_slow(self, numbers: Tensor, rows: Tensor) -> Tensor:
         """By the library's own score: a few queries against the candidates of all of them."""
@@ -248,6 +256,13 @@ class _Search:
                 for i in range(0, len(numbers), GROUP)
             ]
         )
+
+
+def _beside(tables: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The candidates of several parts, one after the other."""
+    if len(tables) == 1:
+        return tables[0]
+    return torch.cat([values for values, _ in tables], 1), torch.cat([rows for _, rows in tables], 1)
 
 
 def _order(scores: Tensor, numbers: Tensor, rows: Tensor) -> Tensor:
@@ -294,6 +309,7 @@ def _hubs(segment: Segment, queries: Bundle, options: Options, bank: Bundle) -> 
             names = tuple(segment.modalities[i] for i in axis)
             items = Bundle(segment.sides.vectors(rows)[:, axis], segment.sides.present[rows][:, axis], names)
             parts.append(hub_scores(SCORES[options.score], bank.select(*asked), items))
+            segment.give_back()
         segment.cache[key] = torch.cat(parts)
     hubs: Tensor = segment.cache[key]
     return hubs
@@ -327,6 +343,7 @@ def _scores(segments: Sequence[Segment], numbers: Tensor, rows: Tensor, queries:
         axis = _axis(segments[number], options.modalities)
         items = _items(segments[number], chosen, axis, options, torch.float64)
         parts.append(_over(items, options.modalities, several))
+        segments[number].give_back()
     scores: Tensor = SCORES[options.score](queries.to(dtype=torch.float64), Bundle.cat(parts))
     return scores.gather(1, where)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ from gramian.files import atomic, inside
 from gramian.geometry import orthogonalize, unit
 from gramian.index.codes import Codes, codes_of
 from gramian.index.fields import FieldType, Values
+from gramian.index.pages import Pages, pages_of
 
 __all__ = ["Entry", "Segment", "Sides", "hash_ids", "sides_of"]
 
@@ -141,6 +142,8 @@ class Segment:
         fields: field → values.
         live: (n,) bool: items that are not deleted.
         codes: the bases in 8 bits, if the index has them.
+        pages: where the file is mapped.
+        stays: whether pages that were read stay in memory; `walk` gives them back otherwise.
         cache: what scores have prepared from the sides.
     """
 
@@ -154,10 +157,23 @@ class Segment:
     hashes: Any
     order: Any
     codes: Codes | None = None
+    pages: Pages | None = None
+    stays: bool = True
     cache: dict[Any, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.entry.rows
+
+    def give_back(self) -> None:
+        """Let go of the pages that were read, unless they stay."""
+        if self.pages is not None and not self.stays:
+            self.pages.give_back()
+
+    def walk(self, rows: Tensor, size: int) -> Iterator[Tensor]:
+        """Some rows, so many at a time; the pages that were read for them are given back after each part."""
+        for part in torch.split(rows, size):
+            yield part
+            self.give_back()
 
     def id(self, row: int) -> str:
         """The id of one item."""
@@ -245,7 +261,9 @@ class Segment:
                 if header.get("token") != entry.token or header.get("rows") != entry.rows:
                     raise InputError("it belongs to another index")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return cls._of(entry, header, tensors, dim, _live(folder, entry))
+            segment = cls._of(entry, header, tensors, dim, _live(folder, entry))
+            segment.pages = pages_of(path, segment.sides.basis)
+            return segment
         except FileNotFoundError:
             raise
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

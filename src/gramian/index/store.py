@@ -153,6 +153,7 @@ def joined(segments: Sequence[Segment], modalities: Sequence[str]) -> Part | Non
             values = metadata.setdefault(name, [None] * n)
             values[place] = [column[row] for row in live.tolist()]
         ids += [segment.id(row) for row in live.tolist()]
+        segment.give_back()
     return ids, sides, read_metadata(metadata, n, kinds)
 
 
