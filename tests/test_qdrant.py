@@ -2,12 +2,15 @@
 
 import json
 import os
+from argparse import Namespace
 
 import pytest
 import torch
 
 pytest.importorskip("qdrant_client")
 pytest.importorskip("qdrant_edge")
+from qdrant_client import models
+from qdrant_client.http import SyncApis
 
 from gramian.cli import main
 from gramian.data import load
@@ -18,6 +21,7 @@ from gramian.index.protocol import Options
 from gramian.model import Aligner
 from gramian.scores import SCORES
 from gramian.tokens import Tokens
+from qdrant_server import KEY, served
 from synthetic import world
 from test_index import Bundle, D, built, items
 
@@ -43,11 +47,18 @@ def flat(tmp_path_factory):
     return built(tmp_path_factory.mktemp("flat") / "i", items(N), metadata=METADATA)
 
 
+@pytest.fixture(scope="module")
+def server():
+    with served(KEY) as server:
+        yield server
+
+
 @pytest.fixture(
     scope="module",
     params=[
         "local",
         "edge",
+        "loopback",
         pytest.param("server", marks=pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="needs a server: QDRANT_URL")),
     ],
 )
@@ -58,6 +69,9 @@ def index(request, tmp_path_factory):
         made = QdrantIndex.edge(tmp_path_factory.mktemp("edge") / "i", **options)
     elif request.param == "local":
         made = QdrantIndex.connect(**options)
+    elif request.param == "loopback":
+        server = request.getfixturevalue("server")
+        made = QdrantIndex.connect(server.url, "tests", key=server.key, **options)
     else:
         made = QdrantIndex.connect(os.environ["QDRANT_URL"], "gramian-tests", key=os.environ.get("QDRANT_KEY"), **options)
     made.add(bundle, [f"i{i}" for i in range(N)], METADATA)
@@ -263,7 +277,7 @@ def test_what_cannot_be_opened_is_told_in_one_line(tmp_path):
         QdrantIndex.edge(tmp_path / "foreign" / "notes.txt", **new)
     with pytest.raises(InputError, match="`dim` must be an integer in"):
         QdrantIndex.edge(tmp_path / "new", dim=0, modalities=["text"])
-    with pytest.raises(InputError, match="cannot be asked"):
+    with pytest.raises(InputError, match="cannot be reached"):
         QdrantIndex.connect("http://127.0.0.1:1", **new)
     with pytest.raises(InputError, match="Write 'http://localhost:6333'"):
         QdrantIndex.connect("localhost:6333", **new)
@@ -274,6 +288,92 @@ def test_what_cannot_be_opened_is_told_in_one_line(tmp_path):
     client.close()
     with pytest.raises(InputError, match="was not made by gramian"):
         QdrantIndex.connect(str(tmp_path / "local"), **new)
+
+
+ASKED = {
+    "GET exists": lambda told: QdrantIndex.connect(told.url, "tests", key=KEY),
+    "PUT": lambda told: QdrantIndex.connect(told.url, "new", key=KEY, dim=D, modalities=["text"]),
+    "PUT points": lambda told: told.index.add(items(1), ["a"]),
+    "PUT index": lambda told: told.index.add(items(1), ["a"], {"made": [True]}),
+    "POST points": lambda told: told.index.items(["i1"]),
+    "POST points/delete": lambda told: told.index.delete(["i1"]),
+    "POST points/count": lambda told: len(told.index),
+    "POST points/scroll": lambda told: told.index.save(told.folder / "copy"),
+    "POST points/query": lambda told: told.index.search(torch.randn(1, D)),
+}
+FAULTS = {
+    "down": (None, "cannot be reached: .*refused.*whether the server runs"),
+    "key": ((401, b"Must provide an API key"), "refuses the key, or wants one. Check `key`, or the variable QDRANT_KEY"),
+    "gone": (
+        (404, b'{"status": {"error": "Not found: Collection `tests` doesn\'t exist!"}, "time": 0}'),
+        r"has no collection '(tests|new)', or no longer \(Not found: Collection `tests` doesn't exist!\). Check `collection`",
+    ),
+    "layout": (
+        (400, b'{"status": {"error": "Wrong input: Not existing vector name error: m0"}, "time": 0}'),
+        "refuses what collection '(tests|new)' is asked: Wrong input: Not existing vector name error: m0. Was it made by",
+    ),
+    "failure": ((500, b'{"status": {"error": "Service internal error: disk full"}}'), "failed: Service internal.*disk full"),
+    "busy": ((429, b"{}"), "takes no more requests"),
+    "another server": ((404, b"<html>nothing here</html>"), r"does not answer as Qdrant does \(status 404\)"),
+    "malformed": ((200, b"<html>welcome</html>"), r"does not answer as Qdrant does \(what came cannot be read\)"),
+    "empty": ((200, b'{"result": null, "status": "ok", "time": 0}'), r"does not answer as Qdrant does"),
+}
+
+
+@pytest.mark.parametrize("request_", ASKED)
+def test_what_a_server_refuses_is_told_in_one_line(server, tmp_path, monkeypatch, request_):
+    QdrantIndex.connect(server.url, "tests", key=KEY, dim=D, modalities=["text", "image", "audio"]).add(items(2), ["i1", "i2"])
+    index = QdrantIndex.connect(server.url, "tests", key=KEY)
+    told = Namespace(index=index, url=server.url, folder=tmp_path)
+    for name, (answer, message) in FAULTS.items():
+        with monkeypatch.context() as patched:
+            if answer is None:
+                told.url = "http://127.0.0.1:1"
+                patched.setattr(index._engine._client._client, "openapi_client", SyncApis(host=told.url))
+            else:
+                patched.setitem(server.faults, request_, answer)
+            with pytest.raises(InputError, match=message) as error:
+                ASKED[request_](told)
+        told.url = server.url
+        assert KEY not in str(error.value) and "\n" not in str(error.value), name
+    server.client.delete_collection("tests")
+    if request_ not in ("GET exists", "PUT"):
+        with pytest.raises(InputError, match="has no collection 'tests', or no longer"):
+            ASKED[request_](told)
+
+
+def test_a_key_is_refused_and_an_address_with_a_key_is_not_printed(server):
+    for key in (None, "", "another"):
+        with pytest.raises(InputError, match="refuses the key, or wants one"):
+            QdrantIndex.connect(server.url, key=key)
+    for location in ("http://me:password@host:6333", "http://host:6333?api-key=password"):
+        with pytest.raises(InputError, match="Pass the key as `key`") as error:
+            QdrantIndex.connect(location)
+        assert "password" not in str(error.value)
+    for location in ("ftp://host", "http://", "http://a b:6333", "http://host:port"):
+        with pytest.raises(InputError, match="`location` must be an address, as http://host:6333; got"):
+            QdrantIndex.connect(location)
+    for name in ("", ".", "a/b"):
+        with pytest.raises(InputError, match="`collection` must be a name; got"):
+            QdrantIndex.connect(server.url, name)
+
+
+def test_a_description_that_is_damaged_is_told(server):
+    for about in ({}, {"about": {"dim": "much"}}, {"about": None}):
+        server.client.delete_collection("odd")
+        server.client.create_collection("odd", vectors_config={})
+        server.client.upsert("odd", [models.PointStruct(id=qdrant.ABOUT, vector={}, payload=about)])
+        with pytest.raises(InputError, match="the collection's own description is damaged"):
+            QdrantIndex.connect(server.url, "odd", key=KEY)
+
+
+def test_an_upload_is_cut_to_what_a_server_takes(server, monkeypatch):
+    monkeypatch.setattr(engines, "PARCEL", 10 * 3 * D)
+    index = QdrantIndex.connect(server.url, "cut", key=KEY, dim=D, modalities=["text"])
+    del server.asked[:]
+    index.add(items(40, names=("text",)), [str(i) for i in range(40)])
+    sizes = [size for method, path, size in server.asked if method == "PUT"]
+    assert len(sizes) == 4 and len(index) == 40
 
 
 def test_stamps_have_the_same_ten_answers_embedded_and_in_a_folder(tmp_path):
@@ -323,7 +423,7 @@ def test_a_command_fills_qdrant_and_goes_on_where_it_stopped(tmp_path, capsys, m
     monkeypatch.undo()
     for more, message in (
         (["--qdrant", "host"], "`qdrant` must be 'edge', or an address such as http://host:6333; got 'host'"),
-        (["--qdrant", "http://127.0.0.1:1"], "`location` 'http://127.0.0.1:1' cannot be asked"),
+        (["--qdrant", "http://127.0.0.1:1"], "`location` 'http://127.0.0.1:1' cannot be reached"),
         (["--qdrant", "edge", "--output", str(tmp_path / "flat")], "holds a FlatIndex"),
         (["--compact"], "--int8 and --compact are for a FlatIndex"),
     ):

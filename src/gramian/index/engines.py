@@ -8,25 +8,30 @@ Over 400 lines: two adapters beside what they share, so that they are read toget
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from gramian.errors import InputError, first_line
 from gramian.index.fields import Condition, FieldType
+from gramian.index.refusals import check_location, refusal
 
 __all__ = ["ClientEngine", "EdgeEngine", "Engine", "Expression", "Lane"]
 
 PAGE = 256  # points that are read at a time
+PARCEL = 2**19  # numbers of a request: as text 11 MB, and a server takes 32 MB
+SECONDS = 60  # until a server has to answer
 Expression: TypeAlias = Any
-"""A name, a number, or ("sum", [...]), ("mult", [...]), ("max", [...]), ("sqrt", x), ("abs", x), ("div", x, y, if y is 0)."""
+"""A name, a number, or ("sum", [...]), ("mult", [...]), ("sqrt", x), ("abs", x), ("div", x, y, if y is 0): what Qdrant has had
+since 1.14."""
 
-Points: TypeAlias = "list[tuple[str, dict[str, list[float]], dict[str, Any]]]"
-"""(point, vectors, payload), best first."""
+Put: TypeAlias = "tuple[str, dict[str, Any], dict[str, Any]]"
+"""(point, vectors, payload); of a name with several vectors, a list of them."""
+Points: TypeAlias = "list[Put]"
+"""Best first."""
 
 
 class Lane(NamedTuple):
@@ -47,7 +52,7 @@ class Engine(ABC):
         """Make it, with named vectors that have a graph, and others without."""
 
     @abstractmethod
-    def put(self, points: Sequence[tuple[str, dict[str, list[float]], dict[str, Any]]]) -> None:
+    def put(self, points: Sequence[Put]) -> None:
         """Add points, or replace those that are there."""
 
     @abstractmethod
@@ -145,34 +150,67 @@ def _united(searches: Sequence[Points]) -> Points:
     return list(seen.values())
 
 
+def _parcels(points: Sequence[Put]) -> Iterator[list[Put]]:
+    """Points in parts of not too many numbers."""
+    part: list[Put] = []
+    total = 0
+    for point in points:
+        numbers = sum(sum(map(len, each)) if each and isinstance(each[0], list) else len(each) for each in point[1].values())
+        if part and total + numbers > PARCEL:
+            yield part
+            part, total = [], 0
+        part.append(point)
+        total += numbers
+    if part:
+        yield part
+
+
 class ClientEngine(Engine):
     """A collection of a server, a cluster, or the client's local mode.
 
     Raises:
-        InputError: an address that is none.
+        InputError: here and in every method: a location that is none, a server that cannot be reached, that refuses the key or
+            what it is asked, a collection that is gone, an answer that is not Qdrant's.
     """
 
     def __init__(self, location: str, collection: str, key: str | None, half: bool, shards: int | None) -> None:
         from qdrant_client import QdrantClient, models
 
         self._models: Any = models
-        remote = "://" in location
-        if not remote and re.fullmatch(r"[\w.-]+:\d+/?", location):
-            raise InputError(f"`location` {location!r} is no address and no folder. Write 'http://{location}', or https.")
+        self._remote = check_location(location, collection)
+        self._location, self._name, self._half, self._shards = location, collection, half, shards
         place: dict[str, Any] = {"location": location} if location == ":memory:" else {"path": location}
-        if remote:  # whether it answers, `exists` tells; a thread of the client's would warn, too
-            place = {"url": location, "api_key": key, "check_compatibility": False}
-        self._client: Any = QdrantClient(**place)
-        self._name, self._half, self._shards, self._remote, self._location = collection, half, shards, remote, location
+        if self._remote:
+            headers = {"api-key": key} if key else {}  # as `api_key` it would warn of http, on this machine too
+            place = {"url": location, "headers": headers, "timeout": SECONDS, "check_compatibility": False}
+        try:
+            self._client: Any = QdrantClient(**place)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(f"`location` {location!r} cannot be opened: {first_line(error):.160}.") from None
+
+    def _ask(self, what: str, *words: Any, **options: Any) -> Any:
+        """What a method of the client answers."""
+        from qdrant_client.common.client_exceptions import QdrantException
+        from qdrant_client.http.exceptions import ApiException
+
+        try:
+            return getattr(self._client, what)(self._name, *words, **options)
+        except (
+            ApiException,
+            QdrantException,
+            AssertionError,
+            JSONDecodeError,
+            UnicodeDecodeError,
+        ) as error:  # asserts a result
+            raise refusal(error, self._location, self._name) from None
+        except ValueError as error:
+            if self._remote or "not found" not in str(error):
+                raise
+            raise InputError(f"`location` {self._location!r} has no collection {self._name!r}, or no longer.") from None
 
     def exists(self) -> bool:
-        """Whether the collection is there.
-
-        Raises:
-            InputError: a server that cannot be reached, or that refuses the key.
-        """
-        with self._asked():
-            return bool(self._client.collection_exists(self._name))
+        """Whether the collection is there."""
+        return bool(self._ask("collection_exists"))
 
     def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
         """Make it."""
@@ -185,52 +223,37 @@ class ClientEngine(Engine):
             for name in plain
         }
         more = {"shard_number": self._shards} if self._shards else {}
-        self._client.create_collection(self._name, vectors_config=vectors, **more)
+        self._ask("create_collection", vectors_config=vectors, **more)
 
-    def put(self, points: Sequence[tuple[str, dict[str, list[float]], dict[str, Any]]]) -> None:
+    def put(self, points: Sequence[Put]) -> None:
         """Add points, or replace them."""
-        structs = [self._models.PointStruct(id=point, vector=vectors, payload=payload) for point, vectors, payload in points]
-        with self._asked():
-            self._client.upsert(self._name, structs, wait=True)
-
-    @contextmanager
-    def _asked(self) -> Iterator[None]:
-        """What a server does not answer is told in one line."""
-        from qdrant_client.http.exceptions import ApiException
-
-        try:
-            yield
-        except ApiException as error:
-            raise InputError(
-                f"`location` {self._location!r} cannot be asked: {first_line(error):.120}. Check the address, and `key`."
-            ) from None
+        for part in _parcels(points):
+            structs = [self._models.PointStruct(id=point, vector=vectors, payload=payload) for point, vectors, payload in part]
+            self._ask("upsert", structs, wait=True)
 
     def get(self, points: Sequence[str], vectors: Sequence[str]) -> Points:
         """Those of some points that are there."""
-        with self._asked():
-            return _read(
-                self._client.retrieve(self._name, list(points), with_payload=True, with_vectors=list(vectors) or False)
-            )
+        if not points:
+            return []
+        return _read(self._ask("retrieve", list(points), with_payload=True, with_vectors=list(vectors) or False))
 
     def delete(self, points: Sequence[str]) -> None:
         """Delete points."""
-        self._client.delete(self._name, self._models.PointIdsList(points=list(points)), wait=True)
+        self._ask("delete", self._models.PointIdsList(points=list(points)), wait=True)
 
     def count(self) -> int:
         """How many points there are."""
-        return int(self._client.count(self._name, exact=True).count)
+        return int(self._ask("count", exact=True).count)
 
     def _page(self, place: Any, vectors: Sequence[str]) -> tuple[Points, Any]:
-        found, place = self._client.scroll(
-            self._name, limit=PAGE, offset=place, with_payload=True, with_vectors=list(vectors) or False
-        )
+        found, place = self._ask("scroll", limit=PAGE, offset=place, with_payload=True, with_vectors=list(vectors) or False)
         return _read(found), place
 
     def index_field(self, key: str, kind: FieldType) -> None:
         """Make filters by a field fast."""
         if self._remote:  # the local mode has no such indices
             schema = {"text": "keyword", "int": "integer", "float": "float", "bool": "keyword"}[kind]
-            self._client.create_payload_index(self._name, key, field_schema=schema)
+            self._ask("create_payload_index", key, field_schema=schema)
 
     def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
         return self._queried(vectors, query=vector, using=name, limit=limit, query_filter=chosen)
@@ -245,16 +268,15 @@ class ClientEngine(Engine):
         return self._queried(vectors, prefetch=parts, query=query, limit=limit)
 
     def _queried(self, vectors: Sequence[str], **options: Any) -> Points:
-        found = self._client.query_points(self._name, with_payload=True, with_vectors=list(vectors), **options)
-        return _read(found.points)
+        return _read(self._ask("query_points", with_payload=True, with_vectors=list(vectors), **options).points)
 
     def _expression(self, node: Expression) -> Any:
         models = self._models
         if isinstance(node, str | float | int):
             return node
         kind, *inner = node
-        if kind in ("sum", "mult", "max"):
-            make = {"sum": models.SumExpression, "mult": models.MultExpression, "max": models.MaxExpression}[kind]
+        if kind in ("sum", "mult"):
+            make = {"sum": models.SumExpression, "mult": models.MultExpression}[kind]
             return make(**{kind: [self._expression(each) for each in inner[0]]})
         if kind == "div":
             left, right = map(self._expression, inner[:2])
@@ -359,7 +381,7 @@ class EdgeEngine(Engine):
         self._path.mkdir(parents=True, exist_ok=True)
         self._shard = edge.EdgeShard.create(str(self._path), edge.EdgeConfig(vectors=params))
 
-    def put(self, points: Sequence[tuple[str, dict[str, list[float]], dict[str, Any]]]) -> None:
+    def put(self, points: Sequence[Put]) -> None:
         """Add points, or replace them."""
         edge = self._edge
         made = [edge.Point(UUID(point), vectors, payload) for point, vectors, payload in points]
@@ -416,7 +438,7 @@ class EdgeEngine(Engine):
         if isinstance(node, float | int):
             return make.Constant(float(node))
         kind, *inner = node
-        if kind in ("sum", "mult", "max"):
+        if kind in ("sum", "mult"):
             return getattr(make, kind.capitalize())([self._expression(each) for each in inner[0]])
         if kind == "div":
             return make.Div(self._expression(inner[0]), self._expression(inner[1]), inner[2])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, check_choices, check_number, listing, require
+from gramian.errors import InputError, check_choice, check_choices, check_number, first_line, listing, require
 from gramian.geometry import direction, orthogonalize
 from gramian.index.answers import Answers, Diagnosis, Hit
 from gramian.index.engines import ClientEngine, EdgeEngine, Engine, Expression, Lane
@@ -33,6 +33,7 @@ from gramian.index.segments import sides_of
 from gramian.index.store import Part, write_copy
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import fingerprint
+from gramian.model.options import convert
 from gramian.scores import SCORES
 
 __all__ = ["QdrantIndex"]
@@ -170,9 +171,7 @@ class QdrantIndex(Index):
             engine.create(dim, [*names, "centroid"], [_slot(i) for i in range(len(modalities))])
             engine.put([(ABOUT, {}, {"about": about})])
         else:
-            about = about["about"]
-            if about.get("version", 1) > VERSION:
-                raise InputError(f"the collection was written by a newer gramian (version {about['version']}). Upgrade.")
+            about = _read_about(about)
             if dim is not None and dim != about["dim"]:
                 raise InputError(f"`dim` must be the {about['dim']} of the collection that is there; got {dim}. Leave it out.")
             if modalities:
@@ -211,8 +210,13 @@ class QdrantIndex(Index):
         """
         if score is not None:
             check_choice("score", score, SEARCHED)
-        self._about |= {"score": score, "score_chosen": chosen}
-        self._engine.put([(ABOUT, {}, {"about": self._about})])
+        self._tell(score=score, score_chosen=chosen)
+
+    def _tell(self, **changes: Any) -> None:
+        """Change what the collection says of itself."""
+        about = self._about | changes
+        self._engine.put([(ABOUT, {}, {"about": about})])
+        self._about = about
 
     def __repr__(self) -> str:
         return f"QdrantIndex({len(self)} items, {self.dim} dimensions; {', '.join(self.modalities)})"
@@ -233,10 +237,9 @@ class QdrantIndex(Index):
         fields = read_metadata(metadata, len(bundle), self.fields)
         known = sum(self.known(names))
         if any(name not in self.fields for name in fields):
-            self._about["fields"] = dict(self.fields) | {name: column.kind for name, column in fields.items()}
             for name, column in fields.items():
                 self._engine.index_field(f"{'flags' if column.kind == 'bool' else 'fields'}.{name}", column.kind)
-            self._engine.put([(ABOUT, {}, {"about": self._about})])
+            self._tell(fields=dict(self.fields) | {name: column.kind for name, column in fields.items()})
         bundle = bundle.to(dtype=torch.float32)
         axes = [self.modalities.index(name) for name in bundle.modalities]
         for start in range(0, len(bundle), BATCH):
@@ -430,7 +433,7 @@ class QdrantIndex(Index):
         parts = asked[:-1] if several else asked
         lanes += [Lane([(vector.tolist(), axis)]) for vector in parts for axis in axes]
         products = [f"$score[{i}]" for i in range(len(parts) * len(axes))]
-        return lanes, ("max", products), dict.fromkeys(products, -1.0)
+        return lanes, _largest(products), dict.fromkeys(products, -1.0)
 
 
 def _squared_length(rows: Sequence[Sequence[str]]) -> Expression:
@@ -447,6 +450,40 @@ def _squared_length(rows: Sequence[Sequence[str]]) -> Expression:
         return first
     second, both = inner(rows[1], rows[1]), inner(*rows)
     return ("sum", [first, second, ("mult", [-1.0, first, second]), ("mult", [both, both])])
+
+
+def _largest(parts: Sequence[Expression]) -> Expression:
+    """max(a, b) = (a + b + |a − b|) / 2, in halves."""
+    if len(parts) == 1:
+        return parts[0]
+    a, b = _largest(parts[: len(parts) // 2]), _largest(parts[len(parts) // 2 :])
+    return ("mult", [0.5, ("sum", [a, b, ("abs", ("sum", [a, ("mult", [-1.0, b])]))])])
+
+
+def _read_about(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What a collection says of itself, which may be somebody else's.
+
+    Raises:
+        InputError: it is damaged, or of a newer version.
+    """
+    hints: dict[str, Any] = {
+        "dim": int,
+        "modalities": list[str],
+        "space": str | None,
+        "fields": dict[str, FieldType],
+        "score": SearchScore | None,
+        "score_chosen": bool,
+    }
+    try:
+        about: dict[str, Any] = {"score": None, "score_chosen": False} | payload["about"]
+        version = convert(about.get("version", 1), int, "version")
+        if version > VERSION:
+            raise InputError(f"the collection was written by a newer gramian (version {version}). Upgrade.")
+        return about | {name: convert(about[name], hint, name) for name, hint in hints.items()}
+    except (InputError, KeyError, TypeError) as error:
+        if "newer" in str(error):
+            raise
+        raise InputError(f"the collection's own description is damaged ({first_line(error):.120}). Build it again.") from None
 
 
 def _point(name: str) -> str:
