@@ -3,7 +3,7 @@
     python benchmarks/search.py                                     # benchmarks/results/search.csv, an hour on two busy cores
     python benchmarks/search.py --sizes 10000 --modalities 3 --output runs/search.csv
     python benchmarks/search.py --sizes 100000 --modalities 3 --indices edge --edge 100000 --merge
-    python benchmarks/search.py --sizes 1000000 --indices flat --scores "volume β=1" --merge
+    python benchmarks/search.py --sizes 1000000 --indices flat int8 --scores "volume β=1" --merge --keep --folder runs
 
 Synthetic catalogues, d = 512: each item is a latent seen through two or three modalities, 20 % of them missing; a query is
 the latent of one item, its true item, seen through another modality. Recall@10 is against the top 10 by float64; `true` is the
@@ -14,7 +14,7 @@ its recall is against the exact answers by that score.
 Times are of the processor, not of the clock: medians of one thread, all in turns with the bare matrix product of the queries
 with all bases (`product`), so that what else the machine does matters less. `own MB` and `mapped MB` are what another process
 holds after it has opened the index and asked one query ten times: its own memory, and pages of the files, which the system
-may drop.
+may drop; `peak MB` is the most that it held of both, with its libraries.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ PART, ADDED = 2**14, 2**17  # items made, and added, at a time
 KINDS = {"centroid": ("centroid", 1.0), "span": ("span", 1.0), "volume β=0": ("volume", 0.0), "volume β=1": ("volume", 1.0)}
 INDICES = ("flat", "int8", "edge", "faiss")
 HEADER = ["items", "modalities", "index", "score", "recall@10", "true", "query ms", "product ms", "1000 queries s"]
-HEADER += ["1000 products s", "build s", "disk MB", "own MB", "mapped MB"]
+HEADER += ["1000 products s", "build s", "disk MB", "own MB", "mapped MB", "peak MB"]
 Row = dict[str, Any]
 
 
@@ -71,22 +72,23 @@ def asked(n: int, m: int) -> torch.Tensor:
     return torch.nn.functional.normalize(latent + 2.5 * noise, dim=1)
 
 
-def exact(score: str, beta: float, queries: torch.Tensor, parts: Iterator[Bundle]) -> list[list[int]]:
-    """The top 10 by float64."""
-    values, rows, start = [], [], 0
+def exact(kinds: list[tuple[str, float]], queries: torch.Tensor, parts: Iterator[Bundle]) -> list[list[list[int]]]:
+    """The top 10 by float64, by each kind of score."""
+    best: list[tuple[torch.Tensor, torch.Tensor]] = [(torch.zeros(QUERIES, 0), torch.zeros(QUERIES, 0)) for _ in kinds]
+    start = 0
     for part in parts:
         part = part.to(dtype=torch.float64)
-        if (score, beta) == ("volume", 0.0):  # ranks by what the item's span holds of the query
-            table = span(queries.double(), part, signed=False)
-        else:
-            table = SCORES[score](queries.double(), part)  # type: ignore[index]
-        best = table.topk(K, dim=1)
-        values.append(best.values)
-        rows.append(best.indices + start)
+        for number, (score, beta) in enumerate(kinds):
+            if (score, beta) == ("volume", 0.0):  # ranks by what the item's span holds of the query
+                table = span(queries.double(), part, signed=False)
+            else:
+                table = SCORES[score](queries.double(), part)  # type: ignore[index]
+            top = table.topk(min(K, len(part)), dim=1)
+            values, rows = (torch.cat(pair, 1) for pair in zip(best[number], (top.values, top.indices + start), strict=True))
+            chosen = values.topk(K, dim=1)
+            best[number] = chosen.values, rows.gather(1, chosen.indices)
         start += len(part)
-    index = torch.cat(rows, 1)
-    found: list[list[int]] = index.gather(1, torch.cat(values, 1).topk(K, dim=1).indices).tolist()
-    return found
+    return [rows.long().tolist() for _, rows in best]
 
 
 def timed(*works: Callable[[], object], rounds: int = 7) -> list[float]:
@@ -122,32 +124,32 @@ def resident(path: Path, *, plain: bool = False) -> Row:
     """What another process holds after it has asked."""
     words = [sys.executable, __file__, "--resident", str(path), *(["--plain"] if plain else [])]
     told = subprocess.run(words, capture_output=True, text=True, check=True)
-    own, mapped = map(float, told.stdout.split())
-    return {"own MB": own, "mapped MB": mapped}
+    return dict(zip(("own MB", "mapped MB", "peak MB"), map(float, told.stdout.split()), strict=True))
 
 
 def hold(path: Path, plain: bool) -> None:
-    """Ask an index, and print this process's own memory and its pages of files, less those before, in MB."""
+    """Ask an index, and print this process's own memory and its pages of files, less those before, and its peak, in MB."""
     before = _memory()
     index = _without_codes(FlatIndex.open(path)) if plain else FlatIndex.open(path)
     query = torch.nn.functional.normalize(torch.randn(1, index.dim, generator=torch.Generator().manual_seed(0)), dim=1)
     for _ in range(10):
         index.search(query, K)
-    print(*(after - first for after, first in zip(_memory(), before, strict=True)))
+    *held, peak = _memory()
+    print(*(after - first for after, first in zip(held, before, strict=False)), peak)
 
 
-def _memory() -> tuple[float, float]:
+def _memory() -> tuple[float, ...]:
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    own, mapped = (float(lines[name].split()[0]) / 1e3 for name in ("RssAnon", "RssFile"))
-    return own, mapped
+    return tuple(float(lines[name].split()[0]) / 1e3 for name in ("RssAnon", "RssFile", "VmHWM"))
 
 
-def measure(n: int, m: int, folder: Path, kinds: set[str], scores: list[str]) -> Iterator[Row]:
+def measure(n: int, m: int, folder: Path, kinds: set[str], scores: list[str], *, keep: bool) -> Iterator[Row]:
     base: Row = {"items": n, "modalities": m}
     queries = asked(n, m)
-    known = {kind: exact(*KINDS[kind], queries, (bundle for bundle, _ in catalogue(n, m))) for kind in scores}
+    wanted = exact([KINDS[kind] for kind in scores], queries, (bundle for bundle, _ in catalogue(n, m)))
+    known = dict(zip(scores, wanted, strict=True))
     if kinds & {"flat", "int8"}:
-        for row in _flat(folder / "flat", n, m, queries, known, int8="int8" in kinds):
+        for row in _flat(folder / f"flat-{n}-{m}", n, m, queries, known, int8="int8" in kinds, keep=keep):
             if row["index"] in kinds:
                 yield base | row
     if "edge" in kinds:
@@ -158,25 +160,32 @@ def measure(n: int, m: int, folder: Path, kinds: set[str], scores: list[str]) ->
             yield base | row
 
 
-def _flat(path: Path, n: int, m: int, queries: torch.Tensor, known: dict[str, list[list[int]]], *, int8: bool) -> Iterator[Row]:
+def _flat(
+    path: Path, n: int, m: int, queries: torch.Tensor, known: dict[str, list[list[int]]], *, int8: bool, keep: bool
+) -> Iterator[Row]:
     more = torch.cat([queries, torch.nn.functional.normalize(torch.randn(900, D), dim=1)])
     start = time.process_time()
-    index = FlatIndex.create(path, dim=D, int8=int8)
-    parts = (bundle for bundle, _ in catalogue(n, m))
-    for first in range(0, n, ADDED):
-        bundle = Bundle.cat(list(itertools.islice(parts, ADDED // PART)))
-        index.add(bundle, [str(i) for i in range(first, first + len(bundle))])
-    del bundle
-    seconds = time.process_time() - start
+    built: Row = {}
+    if keep and path.is_dir():
+        index = FlatIndex.open(path)
+    else:
+        index = FlatIndex.create(path, dim=D, int8=int8)
+        parts = (bundle for bundle, _ in catalogue(n, m))
+        for first in range(0, n, ADDED):
+            bundle = Bundle.cat(list(itertools.islice(parts, ADDED // PART)))
+            index.add(bundle, [str(i) for i in range(first, first + len(bundle))])
+        del bundle
+        built = {"build s": time.process_time() - start}
+    assert (len(index), index.int8) == (n, int8)
     codes = sum(segment.sides.basis.numel() for segment in index.segments) if int8 else 0
     size = sum(file.stat().st_size for file in path.iterdir())
     indices = {"flat": _without_codes(FlatIndex.open(path))}
     about: dict[str, Row] = {"flat": {"disk MB": (size - codes) / 1e6} | resident(path, plain=True)}
     if int8:
         indices["int8"] = index
-        about["int8"] = {"build s": seconds, "disk MB": size / 1e6} | resident(path)
+        about["int8"] = built | {"disk MB": size / 1e6} | resident(path)
     else:
-        about["flat"]["build s"] = seconds
+        about["flat"] |= built
     print(n, m, about, flush=True)
     bases = [segment.sides.basis for segment in indices["flat"].segments]
 
@@ -205,7 +214,8 @@ def _flat(path: Path, n: int, m: int, queries: torch.Tensor, known: dict[str, li
                 many = timed(lambda: product(more), lambda s=search: s(more), rounds=3 if n < 10**6 else 1)
                 row |= {"1000 products s": many[0], "1000 queries s": many[1]}
             yield row
-    shutil.rmtree(path)
+    if not keep:
+        shutil.rmtree(path)
 
 
 def _edge(path: Path, n: int, m: int, queries: torch.Tensor, known: dict[str, list[list[int]]]) -> Iterator[Row]:
@@ -264,7 +274,7 @@ def _faiss(bundle: Bundle, queries: torch.Tensor, by_centroid: list[list[int]]) 
         answers: list[list[int]] = fused.search(a, K)[1].tolist()
         return answers
 
-    by_largest = exact("max_cosine", 1.0, queries, iter([bundle[i : i + PART] for i in range(0, len(bundle), PART)]))
+    (by_largest,) = exact([("max_cosine", 1.0)], queries, (bundle[i : i + PART] for i in range(0, len(bundle), PART)))
     for name, search, seconds, score, wanted in (
         ("faiss, union", union, union_seconds, "max_cosine", by_largest),
         ("faiss, fused", one_vector, fused_seconds, "centroid", by_centroid),
@@ -287,6 +297,7 @@ def run() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search.csv"))
     parser.add_argument("--merge", action="store_true", help="keep what else the output has")
     parser.add_argument("--folder", type=Path, help="where the indices are made: 8 GB for a million items")
+    parser.add_argument("--keep", action="store_true", help="leave flat indices in --folder, and take those that are there")
     parser.add_argument("--resident", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -299,12 +310,12 @@ def run() -> None:
     if options.merge:
         with options.output.open(newline="") as file:
             rows += csv.DictReader(file)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with nullcontext(options.folder) if options.keep else tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for n in options.sizes:
             for m in options.modalities if n < 10**6 else options.modalities[-1:]:
                 largest = {"edge": options.edge, "faiss": options.faiss}
                 kinds = {kind for kind in options.indices if n <= largest.get(kind, n)}
-                for row in measure(n, m, Path(folder), kinds, options.scores):
+                for row in measure(n, m, Path(folder), kinds, options.scores, keep=options.keep):
                     shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in row.items()}
                     rows = merged(rows, shown)
                     save(options.output, rows)
@@ -312,10 +323,12 @@ def run() -> None:
 
 
 def merged(rows: list[Row], row: Row) -> list[Row]:
-    """The rows with one more, instead of what the file had of the same; rows of one size stand together."""
+    """The rows with one more, over what the file had of the same; rows of one size stand together."""
     key = HEADER[: HEADER.index("recall@10")]
-    kept = [each for each in rows if any(each[name] != row[name] for name in key)]
-    return sorted([*kept, row], key=lambda each: (int(each["items"]), int(each["modalities"])))
+    same = [all(each[name] == row[name] for name in key) for each in rows]
+    if any(same):
+        return [each | row if is_same else each for each, is_same in zip(rows, same, strict=True)]
+    return sorted([*rows, row], key=lambda each: (int(each["items"]), int(each["modalities"])))
 
 
 def save(path: Path, rows: list[Row]) -> None:

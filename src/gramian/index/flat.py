@@ -41,8 +41,7 @@ SMALL = 2**16
 """Segments of fewer items are merged when they are many."""
 MANY = 16
 LARGEST = 2**17  # items of a segment that `compact` writes: what is held in memory
-STAYS = 2**30
-"""Bytes of the files whose pages, once read, stay in memory; of what comes after them a search gives the pages back."""
+RESIDENT = 2**30  # bytes
 
 
 class FlatIndex(Index):
@@ -57,8 +56,9 @@ class FlatIndex(Index):
     ([['bird', 'cat']], 2, ('text', 'image'))
     """
 
-    def __init__(self, path: Path, model: Aligner | Callable[[], Aligner] | None = None) -> None:
+    def __init__(self, path: Path, model: Aligner | Callable[[], Aligner] | None = None, resident: int | None = None) -> None:
         self.path = path
+        self._resident = RESIDENT if resident is None else resident
         self._model = model
         self._state: dict[str, Any] = {}
         self.segments: tuple[Segment, ...] = ()
@@ -102,13 +102,24 @@ class FlatIndex(Index):
         return (path / MANIFEST).is_file() or (path / "index" / MANIFEST).is_file()
 
     @classmethod
-    def open(cls, path: str | Path, *, model: Aligner | None = None) -> FlatIndex:
-        """Open an index; arguments and result as of `Index.open`.
+    def open(cls, path: str | Path, *, model: Aligner | None = None, resident: int | None = None) -> FlatIndex:
+        """Open an index.
+
+        Args:
+            path: see `Index.open`.
+            model: see `Index.open`.
+            resident: bytes of the files whose pages stay in this process once they were read, 2³⁰ by default. A search gives
+                the others back to the system, which keeps them while it has room; so one query on a million items takes a third
+                longer.
+
+        Returns:
+            The index.
 
         Raises:
             InputError: see `Index.open`.
         """
         check_type("path", path, str, Path)
+        check_number("resident", resident, "[0, inf)", integer=True, optional=True)
         folder = Path(path)
         source: Aligner | Callable[[], Aligner] | None = model
         if not (folder / MANIFEST).is_file():
@@ -117,7 +128,7 @@ class FlatIndex(Index):
             run, folder = folder, folder / "index"
             if model is None and (run / "aligner").is_dir():
                 source = lambda: Aligner.from_pretrained(run / "aligner")  # noqa: E731
-        return cls(folder, source)
+        return cls(folder, source, resident)
 
     @property
     def model(self) -> Aligner | None:  # type: ignore[override]
@@ -216,7 +227,7 @@ class FlatIndex(Index):
                 continue
             self._state, self.segments, self._read = state, segments, stamp
             for segment, size in zip(segments, accumulate(segment.entry.size for segment in segments), strict=True):
-                segment.stays = size <= STAYS
+                segment.stays = size <= self._resident
             return
 
     def latest(self) -> FlatIndex:
