@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
 from gramian.errors import InputError, check_type, listing
+from gramian.factorisations import normalized
 from gramian.geometry import unit
 from gramian.rows import read_ids, read_mask, read_rows, row_index
 from gramian.tensors import read_tensors, write_tensors
@@ -165,11 +166,14 @@ class Bundle:
             value, mask = read.get(name, absent)
             if present is not None and name in present:
                 mask = mask & read_mask(name, present[name], n).to(mask.device)
-            rows.append(value.to(dtype).masked_fill(~mask[:, None], 0))
+            rows.append(value.to(dtype))
             masks.append(mask)
         raw, mask = torch.stack(rows, 1), torch.stack(masks, 1)
+        if not mask.all():
+            raw = raw.masked_fill(~mask[..., None], 0)
+        vectors, lengths = normalized(raw)
         if check:
-            _check_rows(raw, mask, names)
+            _check_rows(raw, lengths.detach().squeeze(-1), mask, names)
             for name, column in tokens.items():
                 wrong = column.present & ~(column.values.isfinite().all(-1) & column.values.any(-1))
                 if wrong.any():
@@ -180,7 +184,7 @@ class Bundle:
                     )
         token_masks = {name: column.present & mask[:, names.index(name), None] for name, column in tokens.items()}
         scaled = {name: Tokens(unit(column.values.to(dtype)), token_masks[name]) for name, column in tokens.items()}
-        return cls(unit(raw), mask, names, None if item_ids is None else read_ids(item_ids, n).to(device), scaled)
+        return cls(vectors, mask, names, None if item_ids is None else read_ids(item_ids, n).to(device), scaled)
 
     def __len__(self) -> int:
         return self.vectors.shape[0]
@@ -396,9 +400,10 @@ def _agree(argument: str, what: str, sizes: Mapping[str, int], hint: str) -> Non
         raise InputError(f"`{argument}` must share one {what}; got {listed}. {hint}")
 
 
-def _check_rows(vectors: Tensor, present: Tensor, names: tuple[str, ...]) -> None:
-    infinite = ~vectors.isfinite().all(-1)
-    flat = present & ~infinite & (vectors == 0).all(-1)
+def _check_rows(vectors: Tensor, lengths: Tensor, present: Tensor, names: tuple[str, ...]) -> None:
+    flat, infinite = present & (lengths == 0), torch.zeros_like(present)
+    if not lengths.isfinite().all():  # which that of a finite vector need not be
+        infinite = ~vectors.isfinite().all(-1)
     for wrong, what in ((infinite, "not finite"), (flat, "zero and so have no direction")):
         if wrong.any():
             counts = ", ".join(f"{name} {int(k)}" for name, k in zip(names, wrong.sum(0), strict=True) if k)

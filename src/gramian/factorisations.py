@@ -1,4 +1,4 @@
-"""Two factorisations of each tuple's matrix with hand-written backward passes, and the root that all scores share.
+"""Unit lengths and two factorisations of each tuple's matrix with hand-written backward passes, and the root that all scores share.
 
 Under autograd the same formulas take several times as long, and their gradients are infinite at dependent vectors.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-__all__ = ["gram_schmidt", "safe_sqrt", "safe_sqrt_slope", "spectral"]
+__all__ = ["gram_schmidt", "normalized", "safe_sqrt", "safe_sqrt_slope", "spectral"]
 
 
 def safe_sqrt(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -27,6 +27,15 @@ def safe_sqrt_slope(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The slope of `safe_sqrt`: 1/(2√x) where x > ε, 1/√ε on [0, ε], 0 below."""
     eps = torch.finfo(x.dtype).eps
     return torch.where(x > eps, 0.5 / x.clamp(min=eps).sqrt(), (x >= 0) / eps**0.5)
+
+
+def normalized(x: Float[Tensor, "... d"]) -> tuple[Float[Tensor, "... d"], Float[Tensor, "... 1"]]:
+    """Rows scaled to unit length however long or short they are, and their lengths. A zero row stays zero.
+
+    Where a length exceeds the type's range, it is infinite and its row still right.
+    """
+    y, length = _Normalized.apply(x)  # type: ignore[no-untyped-call]
+    return y, length
 
 
 def gram_schmidt(Z: Float[Tensor, "n m d"], mask: Bool[Tensor, "n m"]) -> tuple[Float[Tensor, "n m d"], Float[Tensor, "n m"]]:
@@ -46,6 +55,37 @@ def spectral(Z: Float[Tensor, "... m d"], *, scaled: bool) -> tuple[Float[Tensor
     """
     sigma, u = _Spectrum.apply(Z, scaled)  # type: ignore[no-untyped-call]
     return sigma, u
+
+
+class _Normalized(torch.autograd.Function):
+    """y = x/‖x‖, ∂L/∂x = (g − ⟨g, y⟩ y)/‖x‖: one new tensor each way, which may be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        y = x / length
+        # The squares of other rows may leave the type's range: those are divided by their largest entry first.
+        short = torch.finfo(x.dtype).tiny ** 0.25
+        unsafe = ~((length > short) & (length < 1 / short)).squeeze(-1)
+        if unsafe.any():
+            rows = x[unsafe]
+            largest = rows.abs().amax(-1, keepdim=True)
+            scaled = rows / largest.where(largest != 0, 1)
+            rest = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+            y[unsafe], length[unsafe] = scaled / rest.where(rest != 0, 1), largest * rest
+        ctx.save_for_backward(y, length)
+        return y, length
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_length: Tensor | None) -> Tensor | None:
+        y, length = ctx.saved_tensors
+        along = None if grad_length is None else grad_length * y
+        if grad is None:
+            return along
+        inverse = 1 / length.where(length != 0, 1).clamp(min=torch.finfo(length.dtype).tiny)
+        turn = torch.addcmul(grad, y, torch.linalg.vecdot(grad, y).unsqueeze(-1), value=-1).mul_(inverse)
+        return turn if along is None else turn + along
 
 
 class _GramSchmidt(torch.autograd.Function):

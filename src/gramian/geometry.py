@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gramian.errors import InputError
-from gramian.factorisations import gram_schmidt, safe_sqrt, spectral
+from gramian.factorisations import gram_schmidt, normalized, safe_sqrt, spectral
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -346,12 +346,7 @@ def direction(x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
 
 def unit(vectors: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """`vectors` (..., d) scaled to unit length however long or short they are; zero where they are zero."""
-    # Dividing by the largest entry first keeps the squares of very small and very large rows in range.
-    largest = vectors.detach().abs().amax(-1, keepdim=True)
-    scaled = vectors / torch.where(largest > 0, largest, 1)
-    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    normal: Tensor = scaled / torch.where(length > 0, length, 1)
-    return normal
+    return normalized(vectors)[0]
 
 
 def _masked(vectors: Tensor, present: Tensor | None) -> Tensor:
