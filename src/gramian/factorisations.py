@@ -1,4 +1,4 @@
-"""Unit lengths and two factorisations of each tuple's matrix with hand-written backward passes, and the root that all scores share.
+"""Unit lengths and two factorisations of each tuple's matrix, with hand-written backward passes, and the root of all scores.
 
 Under autograd the same formulas take several times as long, and their gradients are infinite at dependent vectors.
 """
@@ -105,7 +105,8 @@ class _GramSchmidt(torch.autograd.Function):
             along = torch.zeros_like(L[..., i : i + 1, :i])
             for _ in range(2 if i else 0):  # one pass leaves errors of ε/distance; twice is enough (Kahan, Parlett)
                 more = residual @ before.mT
-                residual -= more @ before
+                for j in range(i):  # in place as well, where one product of all would be a new tensor
+                    residual.addcmul_(more[..., j : j + 1], before[..., j : j + 1, :], value=-1)
                 along += more
             distance = torch.linalg.vector_norm(residual, dim=-1)
             usable = distance > tolerance

@@ -3,8 +3,6 @@
 A `Form` is a score of q queries × n items: parts with one row per query, parts with one row per item, and the `Rule` that
 makes any tile of the (q, n) table from rows of both. A rule also carries a tile's gradient back to those rows. Most rules do
 so by autograd (`Traced`); the rules of the most-trained scores do it by hand, in a few passes over the tile.
-
-Just over 400 lines: the rules are short, alike, and read side by side.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gramian.factorisations import safe_sqrt, safe_sqrt_slope
+from gramian.kernels.memory import Scratch
 
 __all__ = [
     "Form",
@@ -29,7 +28,6 @@ __all__ = [
     "Projection",
     "Residual",
     "Rule",
-    "Scratch",
     "Tile",
     "Traced",
     "self_products",
@@ -38,39 +36,6 @@ __all__ = [
 Parts = tuple[Tensor, ...]
 Into = tuple[Sequence[Tensor | None], Sequence[Tensor | None]]
 """Where the gradients of the queries' parts and of the items' parts are accumulated; None where none is needed."""
-
-
-class Scratch:
-    """Memory that successive tiles share: touching new pages costs more than the arithmetic on their contents.
-
-    Args:
-        like: a tensor of the tiles' dtype and device.
-    """
-
-    def __init__(self, like: Tensor) -> None:
-        self._like = like
-        self._memory: list[Tensor] = []
-        self._taken = 0
-        self._shape = (0, 0)
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the tiles are computed on the CPU."""
-        return self._like.device.type == "cpu"
-
-    def start(self, b: int, c: int) -> None:
-        """Begin a (b, c) tile: everything handed out before may be overwritten."""
-        self._shape, self._taken = (b, c), 0
-
-    def new(self) -> Tensor:
-        """A (b, c) tensor, uninitialised."""
-        b, c = self._shape
-        if self._taken == len(self._memory):
-            self._memory.append(self._like.new_empty(0))
-        if len(self._memory[self._taken]) < b * c:
-            self._memory[self._taken] = self._like.new_empty(b * c)
-        self._taken += 1
-        return self._memory[self._taken - 1][: b * c].view(b, c)
 
 
 class Tile(NamedTuple):
@@ -223,7 +188,7 @@ class Residual(_OfSpan):
     def scores(self, tile: Tile, *, trace: bool) -> tuple[Tensor, Any]:
         """The residual's root; its slope where the residual is rounding noise and the chord replaces the root."""
         a, w = tile.queries[0], tile.items[0]
-        rest = _squares(tile, torch.linalg.vecdot(a, a)[:, None], sign=-1)
+        rest = _squares(tile, torch.linalg.vector_norm(a, dim=-1, keepdim=True).square(), sign=-1)
         if torch.is_grad_enabled():
             return safe_sqrt(rest) * w, None
         if not rest.numel() or rest.amin() > torch.finfo(rest.dtype).eps:  # as nearly always

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gramian.kernels.rules import Form, Scratch
+from gramian.kernels.memory import Scratch
+from gramian.kernels.rules import Form
 from gramian.kernels.tiles import Differentiable, Pairs, Place, reduced
 from gramian.kernels.triton.forms import fused_sums
 

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Scratch, Tile
+from gramian.kernels.memory import Scratch, Spare
+from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Tile
 
 __all__ = ["Differentiable", "Pairs", "Place", "Reduction", "all_pairs", "backward", "forward", "reduced", "tile_size"]
 
@@ -28,6 +29,7 @@ ENTRIES = 2**24  # numbers that a tile of a rule with many per pair holds at a t
 ENTRIES_CUDA = 2**28
 # Pairs of a tile that the elementwise passes take at a time on the CPU: what they read and write then stays in the caches.
 BAND = 2**17
+SPARE = Spare(KEEP)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,13 @@ class Place(NamedTuple):
 
     rows: slice
     columns: slice
+    scratch: Scratch
+
+
+class Kept(NamedTuple):
+    """The inner products of a tile, and the memory that they lie in."""
+
+    products: list[Tensor]
     scratch: Scratch
 
 
@@ -155,7 +164,7 @@ def reduced(form: Form, reduction: Differentiable, block_size: int | None) -> li
 
 def forward(
     rule: Rule, reduction: Reduction, totals: list[Tensor], queries: Parts, items: Parts, *, tile: int, keep: bool = False
-) -> list[list[Tensor]]:
+) -> list[Kept]:
     """Reduce all tiles into `totals`; return the inner products of each tile with `keep`."""
     kept = []
     scratch = Scratch(queries[0])
@@ -164,12 +173,14 @@ def forward(
             if not reduction.reads(at):
                 continue
             others = cut(items, at.columns)
-            products = rule.products(cut(queries, at.rows), others, None if keep else at.scratch)
+            high, wide = at.rows.stop - at.rows.start, at.columns.stop - at.columns.start
+            own = SPARE.take(queries[0], high, wide) if keep else at.scratch
+            products = rule.products(cut(queries, at.rows), others, own)
             for rows, band in bands(rule, at, scratch):
                 part = Tile(cut(products, rows), cut(queries, band.rows), others, band.scratch)
                 reduction.add(totals, rule.scores(part, trace=False)[0], band)
             if keep:
-                kept.append(products)
+                kept.append(Kept(products, own))
     return kept
 
 
@@ -183,7 +194,7 @@ def backward(
     into: Into,
     *,
     tile: int,
-    kept: list[list[Tensor]] | None = None,
+    kept: Sequence[Kept] | None = None,
 ) -> None:
     """Add the gradient of the parts to the tensors in `into`; it is written over the `kept` products."""
     scratch = Scratch(queries[0])
@@ -192,13 +203,15 @@ def backward(
         for number, at in enumerate(tiles(queries, items, tile)):
             own, others = cut(queries, at.rows), cut(items, at.columns)
             into_items = cut(into[1], at.columns)
-            products = kept[number] if kept else rule.products(own, others, at.scratch)
+            products = kept[number].products if kept else rule.products(own, others, at.scratch)
             for rows, band in bands(rule, at, scratch):
                 part = Tile(cut(products, rows), cut(own, rows), others, band.scratch)
                 scores, trace = rule.scores(part, trace=True)
                 grad = reduction.gradient(prepared, scores, band)
                 rule.pull(trace, part, grad, (cut(into[0], band.rows), into_items))
             rule.pull_products(products, own, others, (cut(into[0], at.rows), into_items))
+            if kept:
+                SPARE.give(kept[number].scratch)
 
 
 def tiles(queries: Parts, items: Parts, size: int) -> Iterator[Place]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import check_number
 from gramian.kernels import Form, all_pairs
-from gramian.kernels.rules import Into, Parts, Rule, Scratch, Tile
+from gramian.kernels.memory import Scratch
+from gramian.kernels.rules import Into, Parts, Rule, Tile
 from gramian.scores.catalogue import Score
 from gramian.scores.sides import bounded
 

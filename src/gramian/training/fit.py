@@ -25,6 +25,7 @@ from gramian.data.table import Table
 from gramian.distributed import Gathered, Ring, check_precision, device, gather, is_main_process, rank, share, world_size
 from gramian.errors import InputError, TooSmallError, check_choice, check_type, require
 from gramian.files import claimed
+from gramian.kernels import SPARE
 from gramian.losses.base import Loss, LossOutput
 from gramian.losses.contrast import Contrast
 from gramian.losses.softmax import Temperature
@@ -105,8 +106,11 @@ def fit(
             raise InputError("`micro_batch` does not go with `matching` by tokens, which a step reads whole. Leave one out.")
         score = loss.score if isinstance(loss, Contrast) and not callable(loss.score) else "volume"
         pairs = TokenMatching(aligner, matching, score)
-    with watched(), contextlib.nullcontext() if output is None else claimed(output, is_main_process()):
-        return _fit(aligner, loss, train, validation, recipe, output, resume, progress, cpu, strict, report_to, pairs)
+    try:
+        with watched(), contextlib.nullcontext() if output is None else claimed(output, is_main_process()):
+            return _fit(aligner, loss, train, validation, recipe, output, resume, progress, cpu, strict, report_to, pairs)
+    finally:
+        SPARE.clear()
 
 
 def _fit(
