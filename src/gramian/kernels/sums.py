@@ -24,8 +24,8 @@ __all__ = ["Backend", "LogSums", "SoftplusSums", "log_sums", "softplus_sums"]
 Backend = Literal["torch", "triton"]
 """What computes a table."""
 
-# e^60 and e^−60 are far from the ends of float32's range: one exponential serves rows and columns whose sums are this close,
-# and where they are this close to 0 it needs no shift.
+# e^60 and e^−60 are far from the ends of float32's range: one exponential serves rows and columns whose log-sums are this
+# close, and where they are this close to 0 it needs no shift.
 SAFE = 60.0
 
 
@@ -77,19 +77,14 @@ class ToLogSums(Differentiable):
             counted = scores if out is None else scores.masked_fill(out, 0)
             row_totals[rows] += counted.sum(1)
             column_totals[columns] += counted.sum(0)
-        shift: float | None = 0.0
-        if scores.numel() and not (scores.amax() < SAFE and scores.amin() > -SAFE):
+        new = _log_sums(scores, out, 0.0, scratch)
+        if scores.numel() and not all(_within_range(part) for part in new):
             hidden = scores if out is None else scores.masked_fill(out, -torch.inf)
             shift = _common_shift(hidden.amax(1), hidden.amax(0))
-        if shift is None:
-            new = [torch.logsumexp(hidden, 1), torch.logsumexp(hidden, 0)]
-        else:
-            powers = _powers(scores, shift, scratch)
-            if out is not None:
-                powers.masked_fill_(out, 0)
-            new = [powers.sum(1).log_(), powers.sum(0).log_()]
-            if shift:
-                new = [part.add_(shift) for part in new]
+            if shift is None:
+                new = [torch.logsumexp(hidden, axis) for axis in (1, 0)]
+            else:
+                new = _log_sums(scores, out, shift, scratch)
         torch.logaddexp(row_sums[rows], new[0], out=row_sums[rows])
         torch.logaddexp(column_sums[columns], new[1], out=column_sums[columns])
 
@@ -145,6 +140,21 @@ class _Softmax:
     def _factors(self, shift: float, rows: slice, columns: slice) -> list[Tensor]:
         parts = zip(self.grads, self.sums, (rows, columns), strict=False)
         return [grad[part] * (shift - sums[part]).exp() for grad, sums, part in parts]
+
+
+def _log_sums(scores: Tensor, out: Tensor | None, shift: float, scratch: Scratch) -> list[Tensor]:
+    """Log-sums of the exponentials of a tile's rows and of its columns, all made with one shift."""
+    powers = _powers(scores, shift, scratch)
+    if out is not None:
+        powers.masked_fill_(out, 0)
+    sums = [powers.sum(axis).log_() for axis in (1, 0)]
+    return [part.add_(shift) for part in sums] if shift else sums
+
+
+def _within_range(sums: Tensor) -> bool:
+    """Whether exponentials without a shift have neither overflowed nor lost anything that counts; not so of NaN."""
+    least, largest = torch.aminmax(sums)
+    return bool(least > -SAFE) and bool(largest < SAFE)
 
 
 def _powers(scores: Tensor, shift: float, scratch: Scratch) -> Tensor:
