@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import check_number
-from gramian.kernels import Form, all_pairs
+from gramian.kernels import Form
 from gramian.kernels.memory import Scratch
 from gramian.kernels.rules import Into, Parts, Rule, Tile
+from gramian.kernels.tiles import Place, Reduction, forward, tile_size
 from gramian.scores.catalogue import Score
-from gramian.scores.sides import bounded
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["corrected", "hub_scores"]
 
 NEAREST = 10
-PAIRS = 2**22  # scores held at once
 
 
 @torch.no_grad()
@@ -46,12 +46,31 @@ def hub_scores(score: Score, bank: Bundle, items: Bundle, *, nearest: int = NEAR
     bank = bank[bank.has()]
     if not len(bank):
         return items.vectors.new_zeros(len(items))
-    parts = []
-    for start in range(0, len(items), max(1, PAIRS // len(bank))):
-        form = score.of(bank, items[start : start + max(1, PAIRS // len(bank))])
-        table = bounded(all_pairs(form), form.low, form.high)
-        parts.append(table.topk(min(nearest, len(bank)), dim=0).values.mean(0))
-    return torch.cat(parts)
+    form = score.of(bank, items)
+    reduction = _ToNearest(min(nearest, len(bank)), form.low, form.high)
+    totals = reduction.start(*form.shape, form.queries[0])
+    forward(form.rule, reduction, totals, form.queries, form.items, tile=tile_size(form, None))
+    return totals[0].mean(1)
+
+
+@dataclass(frozen=True)
+class _ToNearest(Reduction):
+    """The k highest scores of each item, (n, k) in no order, within the score's range."""
+
+    k: int
+    low: float
+    high: float
+
+    def start(self, q: int, n: int, like: Tensor) -> list[Tensor]:
+        """No score yet."""
+        del q
+        return [like.new_full((n, self.k), -torch.inf)]
+
+    def add(self, totals: list[Tensor], scores: Tensor, at: Place) -> None:
+        """The best of those so far and of the tile's."""
+        (best,) = totals
+        seen = torch.cat([best[at.columns], scores.clamp(self.low, self.high).T], 1)
+        best[at.columns] = seen.topk(self.k, sorted=False).values
 
 
 def corrected(form: Form, hubs: Float[Tensor, " n"]) -> Form:
