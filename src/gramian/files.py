@@ -267,6 +267,9 @@ def has_run(output: Path, signs: Iterable[str], *, resume: bool) -> bool:
         output: the folder.
         signs: patterns of the files of which a run has one.
         resume: whether it is to be resumed.
+
+    Returns:
+        Whether any of the files is there.
     """
     found = any(any(output.glob(sign)) for sign in signs)
     if resume and not found:
