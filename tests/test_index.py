@@ -5,6 +5,7 @@ import math
 import os
 import time
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -267,6 +268,17 @@ def test_several_vectors_of_a_modality_are_found_by_the_nearest(tmp_path):
         )
         index.compact()
     assert len(index.segments) == 1
+
+
+def test_a_vector_beside_its_tokens_is_kept_as_it_is(tmp_path):
+    """A model's own vector of a text is not the mean of its tokens."""
+    tokens = Tokens(torch.randn(3, 4, D), torch.ones(3, 4, dtype=torch.bool))
+    plain = Bundle.from_dict({"text": torch.randn(3, D)})
+    index = FlatIndex.create(tmp_path / "i", dim=D)
+    index.add(replace(plain, tokens={"text": tokens}), list("abc"))
+    stored = index.vectors(list("abc"))
+    assert torch.allclose(stored.vectors, plain.vectors, atol=1e-6)
+    assert torch.allclose(stored.tokens["text"].values, torch.nn.functional.normalize(tokens.values, dim=-1), atol=1e-6)
 
 
 def test_what_ties_to_rounding_is_told_apart_however_it_is_read(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from gramian.data import load
 from gramian.errors import InputError
 from gramian.index import FlatIndex, Index, QdrantIndex, engines, qdrant
 from gramian.index.building import index_tables
+from gramian.index.planning import plan
 from gramian.index.protocol import Options
 from gramian.model import Aligner
 from gramian.scores import SCORES
@@ -104,12 +105,57 @@ def test_the_formulas_are_those_of_float64(index, monkeypatch, score, width):
     monkeypatch.setattr(
         engines, "_read", lambda points: told.update({p.payload["id"]: p.score for p in points}) or read(points)
     )
-    lanes, formula, defaults = index._plan(query, Options(9, score, index.modalities))
-    index._engine.search(lanes[0].prefetch, lanes[1:], formula, defaults, N, N, (), index._axes())
+    lanes, formula, defaults = plan(query, Options(9, score, index.modalities), index.modalities)
+    index._engine.search(lanes[0].prefetch, lanes[1:], formula, defaults, N, N, (), index._names())
     table = SCORES[score](query.to(dtype=torch.float64), items(N).to(dtype=torch.float64))[0]
     assert len(told) == N and bool((table < 0).any())
     wanted = dict(zip([f"i{i}" for i in range(N)], table.tolist(), strict=True))
     assert told == pytest.approx(wanted, abs=3e-7)
+
+
+def several(n, seed=0):
+    """Items with several frames or one, texts, and some recordings."""
+    draw = torch.Generator().manual_seed(seed)
+    frames = Tokens(torch.randn(n, 4, D, generator=draw), torch.rand(n, 4, generator=draw) > 0.4)
+    columns = {"frames": frames, "text": torch.randn(n, D, generator=draw), "audio": torch.randn(n, D, generator=draw)}
+    present = {"frames": frames.has_any(), "audio": torch.rand(n, generator=draw) > 0.5}
+    return Bundle.from_dict(columns, present=present)
+
+
+@pytest.mark.parametrize("kind", ["local", "edge", "loopback"])
+def test_several_vectors_of_a_modality_are_found_as_in_a_flat_index(kind, tmp_path, request):
+    bundle, plain = several(30), items(10, seed=3, names=("text", "audio"))
+    options = {"dim": D, "modalities": bundle.modalities, "several": ["frames"], "candidates": 25}
+    if kind == "loopback":
+        server = request.getfixturevalue("server")
+        ours = QdrantIndex.connect(server.url, "several", key=server.key, **options)
+    else:
+        ours = QdrantIndex.connect(**options) if kind == "local" else QdrantIndex.edge(tmp_path / "e", **options)
+    exact = FlatIndex.create(tmp_path / "flat", dim=D)
+    for index in (exact, ours):
+        index.add(bundle, [f"i{i}" for i in range(30)])
+        index.add(plain, [f"p{i}" for i in range(10)])
+    ours.optimize()
+    queries = [items(1, seed=9, names=("a", "b"), missing=0), several(1, seed=4).select("frames", "text")]
+    for query in queries:
+        for score, modalities in (("maxsim", None), ("maxsim", ["text", "frames"]), ("span", None)):
+            found, wanted = (index.search(query, 8, score=score, modalities=modalities) for index in (ours, exact))
+            assert found.ids == wanted.ids
+            for row, other in zip(found.scores, wanted.scores, strict=True):
+                assert row == pytest.approx(other, abs=2e-6)
+    names = ["i3", "p1", "i7"]
+    stored, kept = ours.vectors(names), exact.vectors(names).select(*bundle.modalities)
+    assert torch.allclose(stored.vectors, kept.vectors, atol=1e-6)
+    assert torch.equal(stored.tokens["frames"].present, kept.tokens["frames"].present)
+    assert torch.allclose(stored.tokens["frames"].values, kept.tokens["frames"].values, atol=1e-6)
+    ours.save(tmp_path / "copy")
+    copy = FlatIndex.open(tmp_path / "copy")
+    assert copy.search(queries[1], 8, score="maxsim").ids == exact.search(queries[1], 8, score="maxsim").ids
+    with pytest.raises(InputError, match="`bundle` has several vectors of text, of which the collection holds one"):
+        ours.add(Bundle.from_dict({"text": Tokens(torch.randn(1, 2, D), torch.ones(1, 2, dtype=torch.bool))}), ["a"])
+    ours.close()
+    with pytest.raises(InputError, match="`several` must be one of text; got 'smell'"):
+        QdrantIndex.connect(dim=D, modalities=["text"], several=["smell"])
 
 
 def test_items_are_replaced_deleted_and_excluded(index, flat):
@@ -237,7 +283,7 @@ def test_bad_input_ends_in_one_line(index):
         index.add(Bundle(broken.vectors * float("nan"), broken.present, broken.modalities), ["a"])
     with pytest.raises(InputError, match="must be one of text, image, audio"):
         index.add(items(1, names=("smell",), missing=0), ["a"])
-    with pytest.raises(InputError, match="which only a FlatIndex holds"):
+    with pytest.raises(InputError, match="of which the collection holds one"):
         index.add(Bundle.from_dict({"text": Tokens(torch.randn(1, 2, D), torch.ones(1, 2, dtype=torch.bool))}), ["a"])
     with pytest.raises(InputError, match="`filter` names the field 'x'"):
         index.search(torch.randn(1, D), filter="x=1")

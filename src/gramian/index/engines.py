@@ -28,6 +28,8 @@ Expression: TypeAlias = Any
 """A name, a number, or ("sum", [...]), ("mult", [...]), ("sqrt", x), ("abs", x), ("div", x, y, if y is 0): what Qdrant has had
 since 1.14."""
 
+Vector: TypeAlias = "list[float] | list[list[float]]"
+"""One vector, or several of one name."""
 Put: TypeAlias = "tuple[str, dict[str, Any], dict[str, Any]]"
 """(point, vectors, payload); of a name with several vectors, a list of them."""
 Points: TypeAlias = "list[Put]"
@@ -37,7 +39,7 @@ Points: TypeAlias = "list[Put]"
 class Lane(NamedTuple):
     """Searches by named vectors: (vector, name) each."""
 
-    prefetch: list[tuple[list[float], str]]
+    prefetch: list[tuple[Vector, str]]
 
 
 class Engine(ABC):
@@ -48,8 +50,8 @@ class Engine(ABC):
         """Whether the collection is there."""
 
     @abstractmethod
-    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
-        """Make it, with named vectors that have a graph, and others without."""
+    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str], several: Sequence[str]) -> None:
+        """Make it, with named vectors that have a graph, others without, and names of several vectors each."""
 
     @abstractmethod
     def put(self, points: Sequence[Put]) -> None:
@@ -85,7 +87,7 @@ class Engine(ABC):
 
     def search(
         self,
-        candidates: Sequence[tuple[list[float], str]],
+        candidates: Sequence[tuple[Vector, str]],
         lanes: Sequence[Lane],
         formula: Expression | None,
         defaults: dict[str, float],
@@ -109,11 +111,11 @@ class Engine(ABC):
         """How filters are written."""
 
     @abstractmethod
-    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
+    def _nearest(self, vector: Vector, name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
         """The nearest points that a filter lets through."""
 
     @abstractmethod
-    def _prefetch(self, vector: list[float], name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
+    def _prefetch(self, vector: Vector, name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
         """The same as the part of a query: of all points that a filter lets through, or of what inner parts find."""
 
     @abstractmethod
@@ -212,7 +214,7 @@ class ClientEngine(Engine):
         """Whether the collection is there."""
         return bool(self._ask("collection_exists"))
 
-    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
+    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str], several: Sequence[str]) -> None:
         """Make it."""
         models = self._models
         kind = models.Datatype.FLOAT16 if self._half else models.Datatype.FLOAT32
@@ -221,6 +223,11 @@ class ClientEngine(Engine):
         vectors |= {
             name: models.VectorParams(size=dim, distance=models.Distance.DOT, datatype=kind, hnsw_config=none, on_disk=True)
             for name in plain
+        }
+        largest = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+        vectors |= {
+            name: models.VectorParams(size=dim, distance=models.Distance.DOT, datatype=kind, multivector_config=largest)
+            for name in several
         }
         more = {"shard_number": self._shards} if self._shards else {}
         self._ask("create_collection", vectors_config=vectors, **more)
@@ -255,10 +262,10 @@ class ClientEngine(Engine):
             schema = {"text": "keyword", "int": "integer", "float": "float", "bool": "keyword"}[kind]
             self._ask("create_payload_index", key, field_schema=schema)
 
-    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
+    def _nearest(self, vector: Vector, name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
         return self._queried(vectors, query=vector, using=name, limit=limit, query_filter=chosen)
 
-    def _prefetch(self, vector: list[float], name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
+    def _prefetch(self, vector: Vector, name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
         return self._models.Prefetch(prefetch=inner, query=vector, using=name, limit=limit, filter=chosen)
 
     def _ranked(
@@ -368,7 +375,7 @@ class EdgeEngine(Engine):
         """Whether the collection is there."""
         return self._shard is not None
 
-    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str]) -> None:
+    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str], several: Sequence[str]) -> None:
         """Make it."""
         edge = self._edge
         kind = edge.VectorStorageDatatype.Float16 if self._half else edge.VectorStorageDatatype.Float32
@@ -377,6 +384,11 @@ class EdgeEngine(Engine):
         params |= {
             name: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, datatype=kind, hnsw_config=none, on_disk=True)
             for name in plain
+        }
+        largest = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+        params |= {
+            name: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, datatype=kind, multivector_config=largest)
+            for name in several
         }
         self._path.mkdir(parents=True, exist_ok=True)
         self._shard = edge.EdgeShard.create(str(self._path), edge.EdgeConfig(vectors=params))
@@ -413,11 +425,11 @@ class EdgeEngine(Engine):
         schema = getattr(self._edge.PayloadSchemaType, names[kind])
         self._shard.update(self._edge.UpdateOperation.create_field_index(key, schema))
 
-    def _nearest(self, vector: list[float], name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
+    def _nearest(self, vector: Vector, name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
         query = self._edge.Query.Nearest(vector, using=name)
         return self._queried(vectors, query=query, limit=limit, filter=chosen)
 
-    def _prefetch(self, vector: list[float], name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
+    def _prefetch(self, vector: Vector, name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
         query = self._edge.Query.Nearest(vector, using=name)
         return self._edge.Prefetch(limit=limit, query=query, filter=chosen, prefetches=inner or [])
 

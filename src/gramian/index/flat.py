@@ -23,11 +23,12 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_number, check_type, listing
 from gramian.files import claimed
 from gramian.index.answers import Answers, Diagnosis
+from gramian.index.checks import checked_ids, checked_items
 from gramian.index.codes import check_int8
 from gramian.index.diagnosis import diagnose
 from gramian.index.explaining import explained
 from gramian.index.fields import FieldType, Metadata, read_metadata
-from gramian.index.protocol import DEFAULT, SEARCHED, Index, Options, SearchScore, checked_ids, checked_items
+from gramian.index.protocol import DEFAULT, SEARCHED, Index, Options, SearchScore
 from gramian.index.search import best
 from gramian.index.segments import Entry, Segment, hash_ids, sides_of, write_live
 from gramian.index.store import MANIFEST, check_new, file_name, joined, read_manifest, write_copy, write_manifest
@@ -249,10 +250,6 @@ class FlatIndex(Index):
             InputError: see `Index.add`.
         """
         bundle, names = checked_items(bundle, ids, self.dim)
-        bundle = Bundle.from_dict(
-            {name: bundle.tokens.get(name, bundle.column(name)) for name in bundle.modalities},
-            present={name: bundle.has(name) for name in bundle.modalities},
-        )
         if not len(bundle):
             return 0
         sides = sides_of(bundle)

@@ -17,6 +17,7 @@ from gramian.data.table import Table
 from gramian.errors import InputError, check_choice, check_choices, check_number, check_type, listing
 from gramian.evaluation.weighting import weighted
 from gramian.index.answers import Answers, Diagnosis
+from gramian.index.checks import checked_ids
 from gramian.index.fields import Condition, FieldType, Filter, Metadata, read_filter
 from gramian.model.aligner import Aligner
 
@@ -27,8 +28,6 @@ __all__ = [
     "Options",
     "Queries",
     "SearchScore",
-    "checked_ids",
-    "checked_items",
     "combined",
     "embed_table",
 ]
@@ -292,46 +291,6 @@ def embed_table(model: Aligner, table: Table) -> Bundle:
         raise InputError(f"`{cell.modality}`{row} cannot be read: {cell.reason}. Name another, or leave it out.")
     bundle: Bundle = model(batch)
     return bundle.to("cpu")
-
-
-def checked_ids(ids: Sequence[str], n: int | None = None) -> list[str]:
-    """Ids as a list.
-
-    Raises:
-        InputError: a single text, ids that are no text, are empty or repeat, or another number than `n`.
-    """
-    if isinstance(ids, str):
-        raise InputError(f"`ids` must be a list of names; got {ids!r:.60}. Write [{ids!r:.60}].")
-    listed = list(ids)
-    wrong = next((name for name in listed if not isinstance(name, str) or not name), None)
-    if wrong is not None or (listed and not isinstance(listed[0], str)):
-        raise InputError(f"`ids` must be non-empty texts; got {wrong!r:.60}. Write str(id).")
-    if n is not None and len(listed) != n:
-        raise InputError(f"`ids` must name the {n} items; got {len(listed)}.")
-    if n is not None and len(set(listed)) < n:
-        seen: set[str] = set()
-        repeated = next(name for name in listed if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise InputError(f"`ids` must be different; {repeated!r:.60} occurs twice.")
-    return listed
-
-
-def checked_items(bundle: Bundle, ids: Sequence[str], dim: int) -> tuple[Bundle, list[str]]:
-    """Items that are to be added, on the CPU, and their ids.
-
-    Raises:
-        InputError: vectors of another width or not finite, items without a vector, ids that do not fit.
-    """
-    check_type("bundle", bundle, Bundle)
-    names = checked_ids(ids, len(bundle))
-    bundle = bundle.detach().to("cpu")
-    if bundle.dim != dim:
-        raise InputError(f"`bundle` must have the width {dim} of the index; got {bundle.dim}. Use the same model.")
-    if not bool(bundle.vectors.isfinite().all()):
-        raise InputError("`bundle` must be finite; got NaN or infinite numbers.")
-    empty = (~bundle.has()).nonzero().flatten().tolist()
-    if empty:
-        raise InputError(f"`bundle` has {len(empty)} of {len(bundle)} items without a vector (rows {listing(empty)}).")
-    return bundle, names
 
 
 def combined(queries: Bundle, weights: Mapping[str, float] | None = None, without: Bundle | None = None) -> Bundle:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,19 +23,22 @@ import torch
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_choices, check_number, first_line, listing, require
-from gramian.geometry import direction, orthogonalize
+from gramian.geometry import direction, unit
 from gramian.index.answers import Answers, Diagnosis, Hit
-from gramian.index.engines import ClientEngine, EdgeEngine, Engine, Expression, Lane
+from gramian.index.checks import checked_ids, checked_items
+from gramian.index.engines import ClientEngine, EdgeEngine, Engine
 from gramian.index.explaining import compared
 from gramian.index.fields import FieldType, Metadata, read_metadata
 from gramian.index.flat import FlatIndex
-from gramian.index.protocol import DEFAULT, SEARCHED, Index, Options, SearchScore, checked_ids, checked_items
+from gramian.index.planning import axis_name, plan, several_name, slot_name
+from gramian.index.protocol import DEFAULT, SEARCHED, Index, Options, SearchScore
 from gramian.index.segments import sides_of
 from gramian.index.store import Part, write_copy
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import fingerprint
 from gramian.model.options import convert
 from gramian.scores import SCORES
+from gramian.tokens import Tokens
 
 __all__ = ["QdrantIndex"]
 
@@ -92,6 +96,7 @@ class QdrantIndex(Index):
         *,
         dim: int | None = None,
         modalities: Sequence[str] = (),
+        several: Sequence[str] | None = None,
         model: Aligner | None = None,
         candidates: int = 500,
         half: bool = False,
@@ -102,6 +107,8 @@ class QdrantIndex(Index):
             path: of the folder; made if it does not exist.
             dim: width d of the vectors of a new index.
             modalities: of the items of a new index; they cannot be added to later.
+            several: those of which an item of a new index may have several vectors, as `Tokens`; by default those of which the
+                model gives them.
             model: embeds cells of queries; a new index is of its space.
             candidates: how many each search for candidates gives.
             half: keep the vectors of a new index in 16 bits.
@@ -113,7 +120,7 @@ class QdrantIndex(Index):
             InputError: a new index without width or modalities, or an index of another model.
         """
         require("qdrant_edge")
-        return cls._opened(EdgeEngine(Path(path), half), dim, modalities, model, candidates)
+        return cls._opened(EdgeEngine(Path(path), half), dim, modalities, several, model, candidates)
 
     @classmethod
     def connect(
@@ -124,6 +131,7 @@ class QdrantIndex(Index):
         key: str | None = None,
         dim: int | None = None,
         modalities: Sequence[str] = (),
+        several: Sequence[str] | None = None,
         model: Aligner | None = None,
         candidates: int = 500,
         half: bool = False,
@@ -137,6 +145,8 @@ class QdrantIndex(Index):
             key: for the server.
             dim: width d of the vectors of a new index.
             modalities: of the items of a new index; they cannot be added to later.
+            several: those of which an item of a new index may have several vectors, as `Tokens`; by default those of which the
+                model gives them.
             model: embeds cells of queries; a new index is of its space.
             candidates: how many each search for candidates gives.
             half: keep the vectors of a new index in 16 bits.
@@ -149,11 +159,18 @@ class QdrantIndex(Index):
             InputError: a new index without width or modalities, or an index of another model.
         """
         require("qdrant_client")
-        return cls._opened(ClientEngine(location, collection, key, half, shards), dim, modalities, model, candidates)
+        engine = ClientEngine(location, collection, key, half, shards)
+        return cls._opened(engine, dim, modalities, several, model, candidates)
 
     @classmethod
     def _opened(
-        cls, engine: Engine, dim: int | None, modalities: Sequence[str], model: Aligner | None, candidates: int
+        cls,
+        engine: Engine,
+        dim: int | None,
+        modalities: Sequence[str],
+        several: Sequence[str] | None,
+        model: Aligner | None,
+        candidates: int,
     ) -> QdrantIndex:
         space = None if model is None else fingerprint(model)
         made = engine.exists()
@@ -166,9 +183,14 @@ class QdrantIndex(Index):
                 raise InputError("`dim` and `modalities` must be given: there is no index yet, and a new one needs them.")
             check_number("dim", dim, "[1, 65536]", integer=True)
             check_choices("modalities", modalities, modalities)
+            if several is None:
+                several = [name for name in modalities if model is not None and name in model.tokens]
+            check_choices("several", several, modalities)
             about = {"version": VERSION, "dim": dim, "modalities": list(modalities), "space": space, "fields": {}}
-            names = [_axis(i) for i in range(len(modalities))]
-            engine.create(dim, [*names, "centroid"], [_slot(i) for i in range(len(modalities))])
+            about |= {"several": list(several), "score": None, "score_chosen": False}
+            names = [axis_name(i) for i in range(len(modalities))]
+            more = [several_name(modalities.index(name)) for name in several]
+            engine.create(dim, [*names, "centroid"], [slot_name(i) for i in range(len(modalities))], more)
             engine.put([(ABOUT, {}, {"about": about})])
         else:
             about = _read_about(about)
@@ -176,6 +198,7 @@ class QdrantIndex(Index):
                 raise InputError(f"`dim` must be the {about['dim']} of the collection that is there; got {dim}. Leave it out.")
             if modalities:
                 check_choices("modalities", modalities, about["modalities"])
+            check_choices("several", several or (), about["several"])
         if space is not None and about["space"] not in (None, space):
             raise InputError("the collection holds vectors of another model. Open it with its own, or build it again.")
         return cls(engine, about, model, candidates)
@@ -232,8 +255,11 @@ class QdrantIndex(Index):
         """
         bundle, names = checked_items(bundle, ids, self.dim)  # Qdrant would take NaN silently
         check_choices("bundle.modalities", bundle.modalities, self.modalities)
-        if bundle.tokens:
-            raise InputError(f"`bundle` has several vectors of {listing(bundle.tokens)}, which only a FlatIndex holds.")
+        more = [name for name in bundle.tokens if name not in self._about["several"]]
+        if more:
+            raise InputError(
+                f"`bundle` has several vectors of {listing(more)}, of which the collection holds one. Make it with `several`."
+            )
         fields = read_metadata(metadata, len(bundle), self.fields)
         known = sum(self.known(names))
         if any(name not in self.fields for name in fields):
@@ -250,11 +276,17 @@ class QdrantIndex(Index):
             points = []
             for i, name in enumerate(names[start : start + BATCH]):
                 present = part.present[i].tolist()
-                vectors = {_axis(axis): part.vectors[i, column].tolist() for column, axis in enumerate(axes) if present[column]}
+                vectors: dict[str, Any] = {
+                    axis_name(axis): part.vectors[i, column].tolist() for column, axis in enumerate(axes) if present[column]
+                }
                 if bool(centroid[i].any()):
                     vectors["centroid"] = centroid[i].tolist()
+                for modality, tokens in part.tokens.items():
+                    if bool(tokens.present[i].any()):
+                        own = tokens.values[i, tokens.present[i]]
+                        vectors[several_name(self.modalities.index(modality))] = own.tolist()
                 slots = [slot for slot in range(len(sides.basis)) if bool(sides.basis[slot, i].any())]
-                vectors |= {_slot(slot): sides.basis[slot, i].tolist() for slot in slots}
+                vectors |= {slot_name(slot): sides.basis[slot, i].tolist() for slot in slots}
                 payload: dict[str, Any] = {"id": name, "number": int(part.present[i].sum())}
                 payload |= {f"r{slot}": float(total[i, slot]) for slot in slots}
                 values = {field: column[start + i] for field, column in fields.items()}
@@ -292,7 +324,7 @@ class QdrantIndex(Index):
             InputError: an unknown id, or none.
         """
         names = checked_ids(ids)
-        points = self._engine.get([_point(name) for name in names], self._axes())
+        points = self._engine.get([_point(name) for name in names], self._names())
         found = {point: (vectors, payload) for point, vectors, payload in points}
         unknown = [name for name in names if _point(name) not in found]
         if unknown or not names:
@@ -331,7 +363,7 @@ class QdrantIndex(Index):
 
     def _parts(self, most: int | None) -> Iterator[Part]:
         """The items, or the first so many, by rising point id, as a FlatIndex keeps them."""
-        every = (each for page in self._engine.pages(self._axes()) for each in page if each[0] != ABOUT)
+        every = (each for page in self._engine.pages(self._names()) for each in page if each[0] != ABOUT)
         points = islice(every, most)
         while True:
             ids: list[str] = []
@@ -343,23 +375,35 @@ class QdrantIndex(Index):
                 bundles.append(self._bundle([vectors for _, vectors, _ in few]))
             if not ids:
                 return
-            yield ids, sides_of(Bundle.cat(bundles)), read_metadata(metadata, len(ids), self.fields)
+            yield ids, sides_of(_cat(bundles)), read_metadata(metadata, len(ids), self.fields)
 
-    def _axes(self) -> list[str]:
-        return [_axis(i) for i in range(len(self.modalities))]
+    def _names(self, *, several: bool = True) -> list[str]:
+        """The named vectors that an item's vectors are read from."""
+        more = [several_name(self.modalities.index(name)) for name in self._about["several"] if several]
+        return [*(axis_name(i) for i in range(len(self.modalities))), *more]
 
-    def _bundle(self, rows: Sequence[Mapping[str, list[float]]]) -> Bundle:
-        columns: dict[str, list[list[float] | None]] = {
-            name: [row.get(_axis(i)) for row in rows] for i, name in enumerate(self.modalities)
-        }
+    def _bundle(self, rows: Sequence[Mapping[str, Any]]) -> Bundle:
+        """Items of the named vectors that were read."""
         vectors = torch.zeros(len(rows), len(self.modalities), self.dim)
         present = torch.zeros(len(rows), len(self.modalities), dtype=torch.bool)
-        for axis, column in enumerate(columns.values()):
-            for i, values in enumerate(column):
+        for axis in range(len(self.modalities)):
+            for i, row in enumerate(rows):
+                values = row.get(axis_name(axis))
                 if values is not None:
                     vectors[i, axis] = torch.tensor(values)
                     present[i, axis] = True
-        return Bundle(torch.nn.functional.normalize(vectors, dim=-1), present, self.modalities)
+        vectors = unit(vectors)
+        tokens = {}
+        for axis, name in enumerate(self.modalities):
+            own = [row.get(several_name(axis)) for row in rows]
+            if any(each is not None for each in own):
+                whole = [
+                    torch.tensor(each) if each is not None else vectors[i, axis][None] if present[i, axis] else None
+                    for i, each in enumerate(own)
+                ]
+                made = Tokens.from_rows(whole)
+                tokens[name] = Tokens(unit(made.values), made.present)
+        return Bundle(vectors, present, self.modalities, None, tokens)
 
     def _search(self, queries: Bundle, options: Options) -> Answers:
         if options.hubs:
@@ -371,7 +415,7 @@ class QdrantIndex(Index):
 
     def _one(self, query: Bundle, options: Options) -> tuple[Hit, ...]:
         wanted = options.k + MORE + len(options.exclude)
-        lanes, formula, defaults = self._plan(query, options)
+        lanes, formula, defaults = plan(query, options, self.modalities, self._about["several"])
         limit = wanted if formula is not None else max(wanted, self.candidates * len(lanes))
         found = self._engine.search(
             lanes[0].prefetch,
@@ -381,7 +425,7 @@ class QdrantIndex(Index):
             max(wanted, self.candidates),
             limit,
             options.conditions,
-            self._axes(),
+            self._names(several=options.score == "maxsim"),
         )
         found = [each for each in found if each[2]["id"] not in options.exclude]
         if not found:
@@ -397,67 +441,20 @@ class QdrantIndex(Index):
             for i, parts in zip(order.tolist(), told, strict=True)
         )
 
-    def _plan(self, query: Bundle, options: Options) -> tuple[list[Lane], Expression | None, dict[str, float]]:
-        """The searches for candidates, the products that a formula needs, and the formula; None to score what is found."""
-        every = set(options.modalities) == set(self.modalities)
-        total = direction(query.vectors.sum(1))[0]
-        asked = [query.vectors[0, i] for i in range(len(query.modalities)) if bool(query.present[0, i])]
-        if len(asked) > 1:
-            asked.append(total)
-        axes = [_axis(self.modalities.index(name)) for name in options.modalities]
-        candidates = [(vector, axis) for vector in asked for axis in axes]
-        candidates += [(vector, "centroid") for vector in asked] * every
-        lanes = [Lane([(vector.tolist(), name) for vector, name in candidates])]
-        several = len(asked) > 1
-        basis = orthogonalize(query.vectors.double(), query.present).basis[0]
-        basis = basis[basis.any(-1)]
-        in_engine = ("centroid", "cosine", "max_cosine", *(("span",) if len(basis) <= 2 else ()))
-        if not every or options.score not in in_engine:
-            return lanes, None, {}
-        if options.score == "centroid":
-            return [*lanes, Lane([(total.tolist(), "centroid")])], "$score[0]", {"$score[0]": 0.0}
-        if options.score == "span":
-            m = len(self.modalities)
-            lanes += [Lane([(vector.tolist(), _slot(slot))]) for vector in basis for slot in range(m)]
-            products = [f"$score[{lane}]" for lane in range(len(basis) * m)]
-            shares = (basis @ total.double()).tolist()  # of the query's sum, which decides the sign
-            side = ("sum", [("mult", [shares[i // m], f"r{i % m}", product]) for i, product in enumerate(products)])
-            defaults = dict.fromkeys([*products, *(f"r{slot}" for slot in range(m))], 0.0)
-            length = ("sqrt", _squared_length([products[i : i + m] for i in range(0, len(products), m)]))
-            return lanes, ("mult", [length, ("div", side, ("abs", side), 1.0)]), defaults
-        if options.score == "cosine":
-            mean = query.vectors[0].sum(0) / query.present.sum()
-            lanes += [Lane([(mean.tolist(), axis)]) for axis in axes]
-            products = [f"$score[{i}]" for i in range(len(axes))]
-            return lanes, ("div", ("sum", products), "number", 0.0), dict.fromkeys(products, 0.0) | {"number": 1.0}
-        parts = asked[:-1] if several else asked
-        lanes += [Lane([(vector.tolist(), axis)]) for vector in parts for axis in axes]
-        products = [f"$score[{i}]" for i in range(len(parts) * len(axes))]
-        return lanes, _largest(products), dict.fromkeys(products, -1.0)
 
-
-def _squared_length(rows: Sequence[Sequence[str]]) -> Expression:
-    """What an item's span holds of one or two orthonormal vectors, from their products with its basis.
-
-    1 − det(I − P) with P the projections' Gram matrix: P₁₁, or 1 − [(1 − P₁₁)(1 − P₂₂) − P₁₂²] = P₁₁ + P₂₂ − P₁₁P₂₂ + P₁₂².
-    """
-
-    def inner(a: Sequence[str], b: Sequence[str]) -> Expression:
-        return ("sum", [("mult", list(pair)) for pair in zip(a, b, strict=True)])
-
-    first = inner(rows[0], rows[0])
-    if len(rows) == 1:
-        return first
-    second, both = inner(rows[1], rows[1]), inner(*rows)
-    return ("sum", [first, second, ("mult", [-1.0, first, second]), ("mult", [both, both])])
-
-
-def _largest(parts: Sequence[Expression]) -> Expression:
-    """max(a, b) = (a + b + |a − b|) / 2, in halves."""
-    if len(parts) == 1:
-        return parts[0]
-    a, b = _largest(parts[: len(parts) // 2]), _largest(parts[len(parts) // 2 :])
-    return ("mult", [0.5, ("sum", [a, b, ("abs", ("sum", [a, ("mult", [-1.0, b])]))])])
+def _cat(bundles: Sequence[Bundle]) -> Bundle:
+    """All their items; a modality of which some have several vectors has them in all."""
+    names = {name for bundle in bundles for name in bundle.tokens}
+    return Bundle.cat(
+        replace(
+            bundle,
+            tokens={
+                name: bundle.tokens.get(name) or Tokens(bundle.column(name)[:, None], bundle.has(name)[:, None])
+                for name in names
+            },
+        )
+        for bundle in bundles
+    )
 
 
 def _read_about(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -469,13 +466,14 @@ def _read_about(payload: Mapping[str, Any]) -> dict[str, Any]:
     hints: dict[str, Any] = {
         "dim": int,
         "modalities": list[str],
+        "several": list[str],
         "space": str | None,
         "fields": dict[str, FieldType],
         "score": SearchScore | None,
         "score_chosen": bool,
     }
     try:
-        about: dict[str, Any] = {"score": None, "score_chosen": False} | payload["about"]
+        about: dict[str, Any] = {"several": [], "score": None, "score_chosen": False} | payload["about"]
         version = convert(about.get("version", 1), int, "version")
         if version > VERSION:
             raise InputError(f"the collection was written by a newer gramian (version {version}). Upgrade.")
@@ -488,11 +486,3 @@ def _read_about(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _point(name: str) -> str:
     return str(uuid.uuid5(SPACE, f"item {name}"))
-
-
-def _axis(modality: int) -> str:
-    return f"m{modality}"
-
-
-def _slot(slot: int) -> str:
-    return f"b{slot}"
