@@ -27,6 +27,7 @@ from synthetic import world
 from test_index import Bundle, D, built, items
 
 N = 60
+UNASKED = "the index cannot be asked at the moment. Try again later."
 METADATA = {
     "year": [1900 + i if i % 5 else None for i in range(N)],
     "lang": [("en", "fr", "de")[i % 3] for i in range(N)],
@@ -304,7 +305,7 @@ def test_what_is_there_is_not_opened_as_something_else(tmp_path, monkeypatch):
         QdrantIndex.edge(tmp_path / "e", dim=5, modalities=["text"])
     with pytest.raises(InputError, match="`modalities` must be one of text; got 'image'"):
         QdrantIndex.edge(tmp_path / "e", modalities=["image"])
-    monkeypatch.setattr("gramian.index.qdrant.VERSION", 0)
+    monkeypatch.setattr("gramian.index.points.VERSION", 0)
     with pytest.raises(InputError, match=r"written by a newer gramian \(version 1\)"):
         QdrantIndex.edge(tmp_path / "e")
 
@@ -439,7 +440,7 @@ def test_stamps_have_the_same_ten_answers_embedded_and_in_a_folder(tmp_path):
     ours.close()
 
 
-def test_a_command_fills_qdrant_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
+def test_a_command_fills_qdrant_and_goes_on_where_it_stopped(tmp_path, capsys):
     table = world(40, missing=0.3)
     Aligner.for_table(table, dim=8, seed=1).eval().save_pretrained(tmp_path / "run" / "aligner")
     table[:25].save(tmp_path / "part.parquet")
@@ -460,13 +461,6 @@ def test_a_command_fills_qdrant_and_goes_on_where_it_stopped(tmp_path, capsys, m
     )
     edge.close()
 
-    asked, connect = [], QdrantIndex.connect
-    monkeypatch.setattr(QdrantIndex, "connect", lambda *place, **options: asked.append(place) or connect(**options))
-    monkeypatch.setenv("QDRANT_KEY", "secret")
-    assert main([*words, str(tmp_path / "world.parquet"), "--qdrant", "http://host:6333", "--collection", "mine"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert asked == [("http://host:6333", "mine")] and "http://host:6333 mine: 40 items added" in told and "secret" not in told
-    monkeypatch.undo()
     for more, message in (
         (["--qdrant", "host"], "`qdrant` must be 'edge', or an address such as http://host:6333; got 'host'"),
         (["--qdrant", "http://127.0.0.1:1"], "`location` 'http://127.0.0.1:1' cannot be reached"),
@@ -478,6 +472,70 @@ def test_a_command_fills_qdrant_and_goes_on_where_it_stopped(tmp_path, capsys, m
         assert message in told and told.count("\n") == 1
     assert main(["index", str(tmp_path / "none"), "--qdrant", "edge", "--diagnose"]) == 2
     assert "holds no index. Make one" in capsys.readouterr().err
+
+
+def test_commands_fill_and_search_a_server(server, tmp_path, capsys, monkeypatch):
+    table = world(40, missing=0.3)
+    Aligner.for_table(table, dim=8, seed=1).eval().save_pretrained(tmp_path / "run" / "aligner")
+    Aligner.for_table(table, dim=8, seed=2).eval().save_pretrained(tmp_path / "another" / "aligner")
+    table.save(tmp_path / "world.parquet")
+    run, place = str(tmp_path / "run"), ["--qdrant", server.url, "--collection", "world"]
+    monkeypatch.setenv("QDRANT_KEY", KEY)
+    fill = ["index", run, "--data", str(tmp_path / "world.parquet"), "--metadata", "split"]
+    assert main([*fill, *place]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{server.url} world: 40 items added" in told and KEY not in told
+    assert main(fill) == 0
+    capsys.readouterr()
+    asked = ["--data", str(tmp_path / "world.parquet"), "--row", "item-3"]
+    for words in (["--like", "item-3", "--filter", "split=train"], asked):
+        found = []
+        for where in (place, []):
+            assert main(["search", run, *words, "--json", *where]) == 0
+            found.append(json.loads(capsys.readouterr().out))
+        assert [hit["id"] for hit in found[0]["hits"]] == [hit["id"] for hit in found[1]["hits"]]
+    monkeypatch.delenv("QDRANT_KEY")
+    assert main(["search", run, "--like", "item-3", *place, "--qdrant-key", KEY]) == 0
+    assert "item-" in capsys.readouterr().out
+    (tmp_path / "file.yaml").write_text("qdrant: http://elsewhere:6333\n")
+    wrong = [
+        ([run, *place], "refuses the key, or wants one"),
+        ([run, *place[:2], "--qdrant-key", KEY], "collection 'gramian' of 'http://127.0.0.1:"),
+        ([run, "--qdrant", "http://127.0.0.1:1"], "cannot be reached"),
+        ([run, "--qdrant", "edge"], "`qdrant` must be an address such as http://host:6333; got 'edge'"),
+        ([run, "--collection", "world"], "--collection and --qdrant-key are of a server"),
+        ([run, str(tmp_path / "file.yaml")], "`qdrant` may not be set in a file"),
+        ([str(tmp_path / "none"), *place], "`run` must be a folder"),
+        ([str(tmp_path / "another"), *place, "--qdrant-key", KEY, *asked], "holds vectors of another model"),
+    ]
+    for words, message in wrong:
+        assert main(["search", *words, "--like", "item-3"]) == 2
+        told = capsys.readouterr().err
+        assert message in told and told.count("\n") == 1 and KEY not in told
+
+
+def test_a_service_over_a_server_tells_its_clients_what_is_theirs(server, monkeypatch, caplog):
+    pytest.importorskip("fastapi")
+    from fastapi.testclient import TestClient
+
+    from gramian.index.service import service
+
+    index = QdrantIndex.connect(server.url, "served", key=KEY, dim=D, modalities=["text"])
+    index.add(items(9, names=("text",)), [f"i{i}" for i in range(9)])
+    with TestClient(service(QdrantIndex.connect(server.url, "served", key=KEY))) as client:
+        assert client.get("/health").json()["items"] == 9
+        index.add(items(1, seed=5, names=("text",)), ["later"], {"year": [1999]})
+        found = client.post("/search", json={"like": "i1", "filter": "year=1999"}).json()
+        assert [hit["id"] for hit in found["hits"]] == ["later"]
+        assert client.post("/search", json={"like": "nobody"}).status_code == 422
+        monkeypatch.setitem(server.faults, "POST points.*", (401, b""))
+        for answer in (client.get("/health"), client.post("/search", json={"like": "i1"}), client.get("/items/i1")):
+            assert (answer.status_code, answer.json()) == (503, {"error": UNASKED})
+        assert "refuses the key" in caplog.text and KEY not in caplog.text
+        monkeypatch.undo()
+        server.client.delete_collection("served")
+        QdrantIndex.connect(server.url, "served", key=KEY, dim=D, modalities=["text", "image"])
+        assert client.get("/health").status_code == 503 and "was built anew" in caplog.text
 
 
 def test_another_model_is_refused(tmp_path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from gramian.cli.shared import Trust, model_of, run_settings, split_ids
+from gramian.cli.shared import Server, Trust, model_of, run_settings, split_ids
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import Reading, Table, load, stream
 from gramian.distributed import device
@@ -34,12 +33,11 @@ def index_command(
     delete: list[str] | None = None,
     compact: bool = False,
     int8: bool = False,
-    qdrant: str | None = None,
-    collection: str = "gramian",
     score: SearchScore | Literal["validation"] | None = None,
     diagnose: bool = False,
     batch_size: int | None = None,
     part_size: int = 16384,
+    server: Server = Server(),
     trust: Trust = Trust(),
     reading: Reading = Reading(),
 ) -> None:
@@ -62,14 +60,12 @@ def index_command(
         compact: afterwards, write the index again in few files, without what was deleted.
         int8: keep the vectors of a new index in 8 bits, too, or with --compact those of an old one: a quarter more on the disk,
             and a query reads a quarter as much; answers are the same. It pays on processors with AVX-512 VNNI or AMX.
-        qdrant: "edge" for a new index of Qdrant Edge in the folder, instead of a FlatIndex; or the address of a server to fill,
-            as http://host:6333, whose key is that of the variable QDRANT_KEY, if it is set.
-        collection: of the server.
         score: of searches that name none; by default, and with "validation", what finds the run's validation items best, if the
             index has them: span or max_cosine where it is better beyond noise, else centroid.
         diagnose: afterwards, check every file and measure what makes answers bad.
         batch_size: items per forward pass; by default 4,096 of features, 32 with raw cells.
         part_size: items that are committed at a time.
+        server: Qdrant, where the index is to be.
         trust: towers, and what they may do.
         reading: of raw cells.
 
@@ -84,19 +80,16 @@ def index_command(
     check_number("part_size", part_size, "[1, inf)", integer=True)
     folder = output or (run if data is None else run / "index")  # an index without its run can be looked after, too
     check_folder(folder)
-    remote = qdrant if qdrant is not None and "://" in qdrant else None
-    place = folder if remote is None else f"{remote} {collection}"
-    if qdrant not in (None, "edge", remote):
-        raise InputError(f"`qdrant` must be 'edge', or an address such as http://host:6333; got {qdrant!r:.60}.")
-    if qdrant == "edge" and FlatIndex.found(folder):
+    remote = server.address("edge")
+    place = folder if remote is None else f"{remote} {server.collection}"
+    if server.qdrant == "edge" and FlatIndex.found(folder):
         raise InputError(f"{str(folder)!r} holds a FlatIndex. Name another folder by --output.")
-    on_qdrant = qdrant is not None or (QdrantIndex.found(folder) and not FlatIndex.found(folder))
+    on_qdrant = server.qdrant is not None or (QdrantIndex.found(folder) and not FlatIndex.found(folder))
     if on_qdrant and (int8 or compact):
         raise InputError("--int8 and --compact are for a FlatIndex: Qdrant looks after its own files.")
-    key = os.environ.get("QDRANT_KEY")
     index: Index | None = None
     if data is None:
-        index = Index.open(folder) if remote is None else QdrantIndex.connect(remote, collection, key=key)
+        index = Index.open(folder) if remote is None else server.connect()
     elif FlatIndex.found(folder):
         index = FlatIndex.open(folder)
     if int8 and isinstance(index, FlatIndex) and not index.int8 and not compact:
@@ -121,7 +114,7 @@ def index_command(
             aligner.towers.known(first)
         names = [] if first is None else [name for name in columns or first.modalities if name in aligner.modalities]
         if remote is not None:
-            index = QdrantIndex.connect(remote, collection, key=key, model=aligner, modalities=names)
+            index = server.connect(model=aligner, modalities=names)
         elif on_qdrant:
             index = QdrantIndex.edge(folder, model=aligner, modalities=names)
         else:

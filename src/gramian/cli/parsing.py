@@ -27,7 +27,7 @@ from gramian.model.specs import NAMES
 
 __all__ = ["Command", "help_of", "parse"]
 
-TYPED = ("trust_code", "media_root", "external")
+TYPED = ("trust_code", "media_root", "external", "qdrant", "qdrant_key")
 """Options that widen what a file from anyone may do: it may not set them itself."""
 
 YAML = (".yaml", ".yml")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gramian.bundle import Bundle
-from gramian.cli.shared import Trust
+from gramian.cli.shared import Server, Trust
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError
-from gramian.index import Index
 from gramian.index.asking import chosen, embedded, item_of, joined, lacking, row_of
 from gramian.index.protocol import SearchScore
 
@@ -40,6 +39,7 @@ def search_command(
     hubs: bool = False,
     json: bool = False,
     model: str | None = None,
+    server: Server = Server(),
     trust: Trust = Trust(),
 ) -> None:
     """Search a run's index by a text, an image, a recording, or any of them together; a table of the best items.
@@ -66,12 +66,13 @@ def search_command(
         hubs: correct the scores for hubs, by the training items that the model keeps.
         json: print JSON, for programs.
         model: a saved Aligner that embeds the query, instead of the run's.
+        server: Qdrant, where the index is, if not in the run's folder.
         trust: towers, and what they may do.
 
     Raises:
         InputError: nothing to search by, an index or options that cannot be used, a cell that cannot be read.
     """
-    index = Index.open(run, model=trust.named_model(run, model))
+    index = server.index(run, model, trust)
     plain = {"text": text, "image": image, "audio": audio, "video": video}
     typed = {name: value for name, value in plain.items() if value is not None} | dict(cells or {})
     parts: list[tuple[str, Bundle]] = []

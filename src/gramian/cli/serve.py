@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gramian.cli.shared import Trust
+from gramian.cli.shared import Server, Trust
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError, check_number, require
-from gramian.index import Index
 
 __all__ = ["serve_command"]
 
@@ -24,6 +23,7 @@ def serve_command(
     seconds: float = 30.0,
     at_once: int = 2,
     model: str | None = None,
+    server: Server = Server(),
     trust: Trust = Trust(),
 ) -> None:
     """Serve a run's index over HTTP: /search, /embed, /items, /media, /health, /metrics; /docs describes them.
@@ -39,6 +39,7 @@ def serve_command(
         seconds: that a request may take.
         at_once: searches at the same time; others wait.
         model: a saved Aligner that embeds queries, instead of the run's.
+        server: Qdrant, where the index is, if not in the run's folder.
         trust: towers, and folders whose files may be sent.
 
     Raises:
@@ -57,7 +58,7 @@ def serve_command(
 
     from gramian.index.service import service
 
-    index = Index.open(run, model=trust.named_model(run, model))
+    index = server.index(run, model, trust)
     assert index.model is None or index.dim  # a model of another space is refused before anything listens
     app = service(index, key=key, media_root=roots, most_bytes=most_bytes, seconds=seconds, at_once=at_once)
     console_of().print(f"{index!r} on http://{host}:{port}; Ctrl-C ends it")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gramian.data import Reading, Table, load
 from gramian.data.released import TASKS, Release, TaskName
@@ -13,13 +14,14 @@ from gramian.data.sets.stamps import FOLDER, raw
 from gramian.errors import InputError
 from gramian.evaluation.report import REPORT
 from gramian.files import read_json
+from gramian.index import Index, QdrantIndex
 from gramian.model import Aligner
 from gramian.model.encoders.released.towers import VOCABULARY
 from gramian.model.released import Released, load_released
 from gramian.model.specs import Spec, build_towers
 from gramian.model.towers import Tower
 
-__all__ = ["SHARED", "Checkpoint", "Trust", "media_table", "model_of", "run_settings", "split_ids"]
+__all__ = ["SHARED", "Checkpoint", "Server", "Trust", "media_table", "model_of", "run_settings", "split_ids"]
 
 
 def model_of(run: Path) -> str:
@@ -120,7 +122,72 @@ class Checkpoint:
         return load_released(self.released, self.task, release=self.release, modalities=modalities, vocabulary=self.vocabulary)
 
 
-SHARED = (Reading, Trust, Checkpoint)
+@dataclass(frozen=True)
+class Server:
+    """A Qdrant server that a command may name. It is typed, never in a file, whose author would be sent the key.
+
+    Attributes:
+        qdrant: address of the server that holds the index, as http://host:6333. For `gramian index` also "edge": a new index of
+            Qdrant Edge in the folder, instead of a FlatIndex.
+        collection: of the server.
+        qdrant_key: for the server; by default that of the variable QDRANT_KEY, which nobody sees in a list of processes.
+    """
+
+    qdrant: str | None = None
+    collection: str = "gramian"
+    qdrant_key: str | None = None
+
+    def address(self, *others: str) -> str | None:
+        """The address, if one is named.
+
+        Args:
+            others: what else may be typed in its place.
+
+        Returns:
+            The address, or None.
+
+        Raises:
+            InputError: it is no address, or a key or a collection without one.
+        """
+        if self.qdrant is not None and "://" in self.qdrant:
+            return self.qdrant
+        if self.qdrant is not None and self.qdrant not in others:
+            choice = "".join(f"{other!r}, or " for other in others)
+            raise InputError(f"`qdrant` must be {choice}an address such as http://host:6333; got {self.qdrant!r:.60}.")
+        if self.qdrant_key is not None or self.collection != Server.collection:
+            raise InputError("--collection and --qdrant-key are of a server: --qdrant http://host:6333.")
+        return None
+
+    def connect(self, **options: Any) -> QdrantIndex:
+        """The index on the server; options as of `QdrantIndex.connect`."""
+        return QdrantIndex.connect(str(self.qdrant), self.collection, key=self.key(), **options)
+
+    def key(self) -> str | None:
+        """The key, if there is one."""
+        return self.qdrant_key or os.environ.get("QDRANT_KEY") or None
+
+    def index(self, run: Path, model: str | None, trust: Trust) -> Index:
+        """The index of a run that is to be searched: on the server, or in the run's folder.
+
+        Args:
+            run: with the model.
+            model: another that embeds queries.
+            trust: its towers.
+
+        Returns:
+            The index.
+
+        Raises:
+            InputError: an index or a server that cannot be used.
+        """
+        if self.address() is None:
+            return Index.open(run, model=trust.named_model(run, model))
+        if not run.is_dir():
+            raise InputError(f"`run` must be a folder that `gramian train` wrote; {str(run)!r} does not exist.")
+        return self.connect(model=trust.named_model(run, model) or (lambda: trust.run_model(run, None)))
+
+
+SHARED = (Reading, Trust, Checkpoint, Server)
 
 
 def split_ids(model: str, split: Literal["train", "validation"]) -> list[str]:

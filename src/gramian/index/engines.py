@@ -17,7 +17,7 @@ from uuid import UUID
 
 from gramian.errors import InputError, first_line
 from gramian.index.fields import Condition, FieldType
-from gramian.index.refusals import check_location, refusal
+from gramian.index.refusals import UnansweredError, check_location, refusal
 
 __all__ = ["ClientEngine", "EdgeEngine", "Engine", "Expression", "Lane"]
 
@@ -43,7 +43,13 @@ class Lane(NamedTuple):
 
 
 class Engine(ABC):
-    """A collection of points."""
+    """A collection of points.
+
+    Attributes:
+        where: it is, in an error.
+    """
+
+    where: str
 
     @abstractmethod
     def exists(self) -> bool:
@@ -181,6 +187,7 @@ class ClientEngine(Engine):
         self._models: Any = models
         self._remote = check_location(location, collection)
         self._location, self._name, self._half, self._shards = location, collection, half, shards
+        self.where = f"collection {collection!r} of {location!r}"
         place: dict[str, Any] = {"location": location} if location == ":memory:" else {"path": location}
         if self._remote:
             headers = {"api-key": key} if key else {}  # as `api_key` it would warn of http, on this machine too
@@ -208,7 +215,7 @@ class ClientEngine(Engine):
         except ValueError as error:
             if self._remote or "not found" not in str(error):
                 raise
-            raise InputError(f"`location` {self._location!r} has no collection {self._name!r}, or no longer.") from None
+            raise UnansweredError(f"{self.where} is not there, or no longer.") from None
 
     def exists(self) -> bool:
         """Whether the collection is there."""
@@ -356,7 +363,7 @@ class EdgeEngine(Engine):
         import qdrant_edge
 
         self._edge: Any = qdrant_edge
-        self._path, self._half = path, half
+        self._path, self._half, self.where = path, half, repr(str(path))
         self._shard: Any = None
         if path.exists() and not path.is_dir():
             raise InputError(f"`path` must be a folder; {str(path)!r} is a file.")

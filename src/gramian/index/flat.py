@@ -132,21 +132,6 @@ class FlatIndex(Index):
         return cls(folder, source, resident)
 
     @property
-    def model(self) -> Aligner | None:  # type: ignore[override]
-        """Embeds cells of queries: that of the run, read when it is first needed.
-
-        Raises:
-            InputError: its space is another than that of the index.
-        """
-        if callable(self._model) and not isinstance(self._model, Aligner):
-            self._model = self._model()
-        if self._model is not None and self.space is not None and fingerprint(self._model) != self.space:
-            raise InputError(
-                f"{str(self.path)!r} holds vectors of another model. Open it with its own model, or build it again."
-            )
-        return self._model
-
-    @property
     def dim(self) -> int:  # type: ignore[override]
         """The width d of the vectors."""
         return int(self._state["dim"])
@@ -196,6 +181,9 @@ class FlatIndex(Index):
             self._begin()
             if (score, chosen) != (self._state["score"], self._state["score_chosen"]):
                 self._commit([segment.entry for segment in self.segments], score=score, score_chosen=chosen)
+
+    def _where(self) -> str:
+        return repr(str(self.path))
 
     def __len__(self) -> int:
         return sum(segment.entry.rows - segment.entry.gone for segment in self.segments)

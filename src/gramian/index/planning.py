@@ -9,24 +9,10 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.geometry import direction, orthogonalize
 from gramian.index.engines import Expression, Lane, Vector
+from gramian.index.points import axis_name, several_name, slot_name
 from gramian.index.protocol import Options
 
-__all__ = ["axis_name", "plan", "several_name", "slot_name"]
-
-
-def axis_name(modality: int) -> str:
-    """The named vector of a modality."""
-    return f"m{modality}"
-
-
-def slot_name(slot: int) -> str:
-    """The named vector of one direction of an item's basis."""
-    return f"b{slot}"
-
-
-def several_name(modality: int) -> str:
-    """The named vectors of a modality of which an item has several."""
-    return f"t{modality}"
+__all__ = ["plan"]
 
 
 def plan(

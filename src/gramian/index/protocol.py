@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -20,6 +20,7 @@ from gramian.index.answers import Answers, Diagnosis
 from gramian.index.checks import checked_ids
 from gramian.index.fields import Condition, FieldType, Filter, Metadata, read_filter
 from gramian.model.aligner import Aligner
+from gramian.model.encoders import fingerprint
 
 __all__ = [
     "DEFAULT",
@@ -74,12 +75,28 @@ class Index(ABC):
     Attributes:
         dim: width d of the vectors.
         space: fingerprint of the model whose space this is, or None.
-        model: embeds cells, if there is one.
     """
 
     dim: int
     space: str | None
-    model: Aligner | None = None
+    _model: Aligner | Callable[[], Aligner] | None = None
+
+    @property
+    def model(self) -> Aligner | None:
+        """Embeds cells of queries: that of the run, read when it is first needed.
+
+        Raises:
+            InputError: its space is another than that of the index.
+        """
+        if callable(self._model) and not isinstance(self._model, Aligner):
+            self._model = self._model()
+        if self._model is not None and self.space is not None and fingerprint(self._model) != self.space:
+            raise InputError(f"{self._where()} holds vectors of another model. Open it with its own model, or build it again.")
+        return self._model
+
+    @abstractmethod
+    def _where(self) -> str:
+        """The index, in an error."""
 
     @classmethod
     def open(cls, path: str | Path, *, model: Aligner | None = None) -> Index:

@@ -11,42 +11,50 @@ Over 400 lines: one class, a third of them its docstrings.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_choice, check_choices, check_number, first_line, listing, require
-from gramian.geometry import direction, unit
+from gramian.errors import InputError, check_choice, check_choices, check_number, listing, require
 from gramian.index.answers import Answers, Diagnosis, Hit
 from gramian.index.checks import checked_ids, checked_items
 from gramian.index.engines import ClientEngine, EdgeEngine, Engine
 from gramian.index.explaining import compared
 from gramian.index.fields import FieldType, Metadata, read_metadata
 from gramian.index.flat import FlatIndex
-from gramian.index.planning import axis_name, plan, several_name, slot_name
+from gramian.index.planning import plan
+from gramian.index.points import (
+    ABOUT,
+    VERSION,
+    axis_name,
+    bundle_of,
+    cat,
+    point_of,
+    points_of,
+    read_about,
+    several_name,
+    slot_name,
+)
 from gramian.index.protocol import DEFAULT, SEARCHED, Index, Options, SearchScore
+from gramian.index.refusals import UnansweredError
 from gramian.index.segments import sides_of
 from gramian.index.store import Part, write_copy
 from gramian.model.aligner import Aligner
 from gramian.model.encoders import fingerprint
-from gramian.model.options import convert
 from gramian.scores import SCORES
-from gramian.tokens import Tokens
 
 __all__ = ["QdrantIndex"]
 
-SPACE = uuid.UUID("6a5f3a0e-3f0c-5d57-9a1f-0d8e5d5c1c11")
-ABOUT = str(uuid.uuid5(SPACE, "about the collection"))
-VERSION = 1  # of how items are laid out
+Model: TypeAlias = "Aligner | Callable[[], Aligner] | None"
+
 MORE = 16  # answers of the engine beyond k, which are scored again
-BATCH = 256  # points of one upload
+BATCH = 256  # items made into points, and points made into items, at a time
 PART = 2**14  # items of a copy that are held in memory
 MEASURED = 10_000  # items of the sample that a diagnosis measures
 CONFIG = "edge_config.json"  # of a folder of Qdrant Edge
@@ -62,10 +70,10 @@ class QdrantIndex(Index):
         candidates: C, how many items each of the searches for candidates gives; recall against speed.
     """
 
-    def __init__(self, engine: Engine, about: dict[str, Any], model: Aligner | None, candidates: int) -> None:
+    def __init__(self, engine: Engine, about: dict[str, Any], model: Model, candidates: int) -> None:
         self._engine = engine
         self._about = about
-        self.model = model
+        self._model = model
         self.dim: int = about["dim"]
         self.space: str | None = about["space"]
         self.candidates: int = check_number("candidates", candidates, "[1, inf)", integer=True)
@@ -83,11 +91,12 @@ class QdrantIndex(Index):
             InputError: see `Index.open`.
         """
         folder = Path(path)
+        source: Model = model
         if not (folder / CONFIG).is_file():
             run, folder = folder, folder / "index"
             if model is None and (run / "aligner").is_dir():
-                model = Aligner.from_pretrained(run / "aligner")
-        return cls.edge(folder, model=model)
+                source = lambda: Aligner.from_pretrained(run / "aligner")  # noqa: E731
+        return cls.edge(folder, model=source)
 
     @classmethod
     def edge(
@@ -97,7 +106,7 @@ class QdrantIndex(Index):
         dim: int | None = None,
         modalities: Sequence[str] = (),
         several: Sequence[str] | None = None,
-        model: Aligner | None = None,
+        model: Model = None,
         candidates: int = 500,
         half: bool = False,
     ) -> QdrantIndex:
@@ -109,7 +118,7 @@ class QdrantIndex(Index):
             modalities: of the items of a new index; they cannot be added to later.
             several: those of which an item of a new index may have several vectors, as `Tokens`; by default those of which the
                 model gives them.
-            model: embeds cells of queries; a new index is of its space.
+            model: embeds cells of queries, or what gives the model when it is needed; a new index is of the model's space.
             candidates: how many each search for candidates gives.
             half: keep the vectors of a new index in 16 bits.
 
@@ -132,7 +141,7 @@ class QdrantIndex(Index):
         dim: int | None = None,
         modalities: Sequence[str] = (),
         several: Sequence[str] | None = None,
-        model: Aligner | None = None,
+        model: Model = None,
         candidates: int = 500,
         half: bool = False,
         shards: int | None = None,
@@ -147,7 +156,7 @@ class QdrantIndex(Index):
             modalities: of the items of a new index; they cannot be added to later.
             several: those of which an item of a new index may have several vectors, as `Tokens`; by default those of which the
                 model gives them.
-            model: embeds cells of queries; a new index is of its space.
+            model: embeds cells of queries, or what gives the model when it is needed; a new index is of the model's space.
             candidates: how many each search for candidates gives.
             half: keep the vectors of a new index in 16 bits.
             shards: of a new collection on a cluster.
@@ -169,22 +178,25 @@ class QdrantIndex(Index):
         dim: int | None,
         modalities: Sequence[str],
         several: Sequence[str] | None,
-        model: Aligner | None,
+        model: Model,
         candidates: int,
     ) -> QdrantIndex:
-        space = None if model is None else fingerprint(model)
         made = engine.exists()
         about = engine.payload(ABOUT) if made else None
+        if not made and callable(model) and not isinstance(model, Aligner):
+            raise InputError(f"{engine.where} is not there. Make it: gramian index RUN --data TABLE --qdrant ADDRESS")
+        known = model if isinstance(model, Aligner) else None
+        space = None if known is None else fingerprint(known)
         if made and about is None:
             raise InputError("the collection was not made by gramian, or that was cut off. Delete it, or name another.")
         if about is None:
-            dim = model.dim if dim is None and model is not None else dim
+            dim = known.dim if dim is None and known is not None else dim
             if dim is None or not modalities or isinstance(modalities, str):
                 raise InputError("`dim` and `modalities` must be given: there is no index yet, and a new one needs them.")
             check_number("dim", dim, "[1, 65536]", integer=True)
             check_choices("modalities", modalities, modalities)
             if several is None:
-                several = [name for name in modalities if model is not None and name in model.tokens]
+                several = [name for name in modalities if known is not None and name in known.tokens]
             check_choices("several", several, modalities)
             about = {"version": VERSION, "dim": dim, "modalities": list(modalities), "space": space, "fields": {}}
             about |= {"several": list(several), "score": None, "score_chosen": False}
@@ -193,15 +205,15 @@ class QdrantIndex(Index):
             engine.create(dim, [*names, "centroid"], [slot_name(i) for i in range(len(modalities))], more)
             engine.put([(ABOUT, {}, {"about": about})])
         else:
-            about = _read_about(about)
+            about = read_about(about)
             if dim is not None and dim != about["dim"]:
                 raise InputError(f"`dim` must be the {about['dim']} of the collection that is there; got {dim}. Leave it out.")
             if modalities:
                 check_choices("modalities", modalities, about["modalities"])
             check_choices("several", several or (), about["several"])
-        if space is not None and about["space"] not in (None, space):
-            raise InputError("the collection holds vectors of another model. Open it with its own, or build it again.")
-        return cls(engine, about, model, candidates)
+        index = cls(engine, about, model, candidates)
+        assert known is None or index.model is known  # of another space it would be refused here
+        return index
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -241,6 +253,25 @@ class QdrantIndex(Index):
         self._engine.put([(ABOUT, {}, {"about": about})])
         self._about = about
 
+    def _where(self) -> str:
+        return self._engine.where
+
+    def latest(self) -> QdrantIndex:
+        """The index with the fields and the score that others have given it since: this one, or another object.
+
+        Raises:
+            InputError: a server that cannot be asked, or a collection that was built anew.
+        """
+        payload = self._engine.payload(ABOUT)
+        about = self._about if payload is None else read_about(payload)
+        if payload is None or any(about[name] != self._about[name] for name in ("dim", "space", "modalities", "several")):
+            raise UnansweredError(f"{self._where()} was built anew. Open it again.")
+        if about == self._about:
+            return self
+        other = copy(self)
+        other._about = about
+        return other
+
     def __repr__(self) -> str:
         return f"QdrantIndex({len(self)} items, {self.dim} dimensions; {', '.join(self.modalities)})"
 
@@ -266,34 +297,10 @@ class QdrantIndex(Index):
             for name, column in fields.items():
                 self._engine.index_field(f"{'flags' if column.kind == 'bool' else 'fields'}.{name}", column.kind)
             self._tell(fields=dict(self.fields) | {name: column.kind for name, column in fields.items()})
-        bundle = bundle.to(dtype=torch.float32)
-        axes = [self.modalities.index(name) for name in bundle.modalities]
         for start in range(0, len(bundle), BATCH):
-            part = bundle[start : start + BATCH]
-            sides = sides_of(part)
-            total = sides.coordinates.sum(1)
-            centroid = direction(part.vectors.sum(1))
-            points = []
-            for i, name in enumerate(names[start : start + BATCH]):
-                present = part.present[i].tolist()
-                vectors: dict[str, Any] = {
-                    axis_name(axis): part.vectors[i, column].tolist() for column, axis in enumerate(axes) if present[column]
-                }
-                if bool(centroid[i].any()):
-                    vectors["centroid"] = centroid[i].tolist()
-                for modality, tokens in part.tokens.items():
-                    if bool(tokens.present[i].any()):
-                        own = tokens.values[i, tokens.present[i]]
-                        vectors[several_name(self.modalities.index(modality))] = own.tolist()
-                slots = [slot for slot in range(len(sides.basis)) if bool(sides.basis[slot, i].any())]
-                vectors |= {slot_name(slot): sides.basis[slot, i].tolist() for slot in slots}
-                payload: dict[str, Any] = {"id": name, "number": int(part.present[i].sum())}
-                payload |= {f"r{slot}": float(total[i, slot]) for slot in slots}
-                values = {field: column[start + i] for field, column in fields.items()}
-                payload["fields"] = {field: value for field, value in values.items() if value is not None}
-                payload["flags"] = {field: str(value).lower() for field, value in values.items() if isinstance(value, bool)}
-                points.append((_point(name), vectors, payload))
-            self._engine.put(points)
+            rows = slice(start, start + BATCH)
+            values = [{name: column[i] for name, column in fields.items()} for i in range(len(bundle))[rows]]
+            self._engine.put(points_of(bundle[rows], names[rows], values, self.modalities))
         return known
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -301,13 +308,13 @@ class QdrantIndex(Index):
         names = list(dict.fromkeys(checked_ids(ids)))
         known = [name for name, has in zip(names, self.known(names), strict=True) if has]
         if known:
-            self._engine.delete([_point(name) for name in known])
+            self._engine.delete([point_of(name) for name in known])
         return len(known)
 
     def known(self, ids: Sequence[str]) -> list[bool]:
         """Which of some ids are in the index."""
-        found = {point for point, _, _ in self._engine.get([_point(name) for name in ids], [])}
-        return [_point(name) in found for name in ids]
+        found = {point for point, _, _ in self._engine.get([point_of(name) for name in ids], [])}
+        return [point_of(name) in found for name in ids]
 
     def optimize(self) -> None:
         """Build the graphs of an embedded index; once, after a bulk load. A server does so by itself."""
@@ -324,13 +331,15 @@ class QdrantIndex(Index):
             InputError: an unknown id, or none.
         """
         names = checked_ids(ids)
-        points = self._engine.get([_point(name) for name in names], self._names())
+        points = self._engine.get([point_of(name) for name in names], self._names())
         found = {point: (vectors, payload) for point, vectors, payload in points}
-        unknown = [name for name in names if _point(name) not in found]
+        unknown = [name for name in names if point_of(name) not in found]
         if unknown or not names:
             raise InputError(f"`ids` must be in the index; it has no {listing(map(repr, unknown))}.")
-        rows = [found[_point(name)] for name in names]
-        return self._bundle([vectors for vectors, _ in rows]), [dict(payload.get("fields", {})) for _, payload in rows]
+        rows = [found[point_of(name)] for name in names]
+        return bundle_of([vectors for vectors, _ in rows], self.modalities, self.dim), [
+            dict(payload.get("fields", {})) for _, payload in rows
+        ]
 
     def save(self, path: str | Path) -> None:
         """Write all items as a FlatIndex to a folder, some thousand at a time; arguments as of `Index.save`.
@@ -372,38 +381,15 @@ class QdrantIndex(Index):
             while len(ids) < PART and (few := list(islice(points, BATCH))):
                 ids += [payload["id"] for _, _, payload in few]
                 metadata += [payload.get("fields", {}) for _, _, payload in few]
-                bundles.append(self._bundle([vectors for _, vectors, _ in few]))
+                bundles.append(bundle_of([vectors for _, vectors, _ in few], self.modalities, self.dim))
             if not ids:
                 return
-            yield ids, sides_of(_cat(bundles)), read_metadata(metadata, len(ids), self.fields)
+            yield ids, sides_of(cat(bundles)), read_metadata(metadata, len(ids), self.fields)
 
     def _names(self, *, several: bool = True) -> list[str]:
         """The named vectors that an item's vectors are read from."""
         more = [several_name(self.modalities.index(name)) for name in self._about["several"] if several]
         return [*(axis_name(i) for i in range(len(self.modalities))), *more]
-
-    def _bundle(self, rows: Sequence[Mapping[str, Any]]) -> Bundle:
-        """Items of the named vectors that were read."""
-        vectors = torch.zeros(len(rows), len(self.modalities), self.dim)
-        present = torch.zeros(len(rows), len(self.modalities), dtype=torch.bool)
-        for axis in range(len(self.modalities)):
-            for i, row in enumerate(rows):
-                values = row.get(axis_name(axis))
-                if values is not None:
-                    vectors[i, axis] = torch.tensor(values)
-                    present[i, axis] = True
-        vectors = unit(vectors)
-        tokens = {}
-        for axis, name in enumerate(self.modalities):
-            own = [row.get(several_name(axis)) for row in rows]
-            if any(each is not None for each in own):
-                whole = [
-                    torch.tensor(each) if each is not None else vectors[i, axis][None] if present[i, axis] else None
-                    for i, each in enumerate(own)
-                ]
-                made = Tokens.from_rows(whole)
-                tokens[name] = Tokens(unit(made.values), made.present)
-        return Bundle(vectors, present, self.modalities, None, tokens)
 
     def _search(self, queries: Bundle, options: Options) -> Answers:
         if options.hubs:
@@ -430,7 +416,7 @@ class QdrantIndex(Index):
         found = [each for each in found if each[2]["id"] not in options.exclude]
         if not found:
             return ()
-        items = self._bundle([vectors for _, vectors, _ in found]).select(*options.modalities)
+        items = bundle_of([vectors for _, vectors, _ in found], self.modalities, self.dim).select(*options.modalities)
         has = items.has()
         scores = SCORES[options.score](query.to(dtype=torch.float64), items.to(dtype=torch.float64))[0]
         order = scores.masked_fill(~has, -torch.inf).argsort(descending=True, stable=True)[: options.k]
@@ -440,49 +426,3 @@ class QdrantIndex(Index):
             Hit(found[i][2]["id"], float(scores[i]), *parts, found[i][2].get("fields", {}))
             for i, parts in zip(order.tolist(), told, strict=True)
         )
-
-
-def _cat(bundles: Sequence[Bundle]) -> Bundle:
-    """All their items; a modality of which some have several vectors has them in all."""
-    names = {name for bundle in bundles for name in bundle.tokens}
-    return Bundle.cat(
-        replace(
-            bundle,
-            tokens={
-                name: bundle.tokens.get(name) or Tokens(bundle.column(name)[:, None], bundle.has(name)[:, None])
-                for name in names
-            },
-        )
-        for bundle in bundles
-    )
-
-
-def _read_about(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What a collection says of itself, which may be somebody else's.
-
-    Raises:
-        InputError: it is damaged, or of a newer version.
-    """
-    hints: dict[str, Any] = {
-        "dim": int,
-        "modalities": list[str],
-        "several": list[str],
-        "space": str | None,
-        "fields": dict[str, FieldType],
-        "score": SearchScore | None,
-        "score_chosen": bool,
-    }
-    try:
-        about: dict[str, Any] = {"several": [], "score": None, "score_chosen": False} | payload["about"]
-        version = convert(about.get("version", 1), int, "version")
-        if version > VERSION:
-            raise InputError(f"the collection was written by a newer gramian (version {version}). Upgrade.")
-        return about | {name: convert(about[name], hint, name) for name, hint in hints.items()}
-    except (InputError, KeyError, TypeError) as error:
-        if "newer" in str(error):
-            raise
-        raise InputError(f"the collection's own description is damaged ({first_line(error):.120}). Build it again.") from None
-
-
-def _point(name: str) -> str:
-    return str(uuid.uuid5(SPACE, f"item {name}"))

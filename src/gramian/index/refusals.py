@@ -7,7 +7,11 @@ import re
 
 from gramian.errors import InputError, first_line
 
-__all__ = ["check_location", "refusal"]
+__all__ = ["UnansweredError", "check_location", "refusal"]
+
+
+class UnansweredError(InputError):
+    """A server that cannot be asked, or refuses what it is asked: no fault of a query."""
 
 
 def check_location(location: str, collection: str) -> bool:
@@ -33,7 +37,7 @@ def check_location(location: str, collection: str) -> bool:
     return True
 
 
-def refusal(error: Exception, location: str, collection: str) -> InputError:
+def refusal(error: Exception, location: str, collection: str) -> UnansweredError:
     """The error of qdrant-client, in one line.
 
     Args:
@@ -48,24 +52,24 @@ def refusal(error: Exception, location: str, collection: str) -> InputError:
     source = getattr(error, "source", None)
     status = getattr(error, "status_code", None)
     if source is not None and "Timeout" in type(source).__name__:
-        return InputError(f"{where} did not answer in time. Try again, or check the address.")
+        return UnansweredError(f"{where} did not answer in time. Try again, or check the address.")
     if source is not None and type(source).__module__.startswith("httpx"):
-        return InputError(
+        return UnansweredError(
             f"{where} cannot be reached: {first_line(source):.120}. Check the address, and whether the server runs."
         )
     if type(error).__name__ == "ResourceExhaustedResponse" or status == 429:
-        return InputError(f"{where} takes no more requests at the moment. Try again later.")
+        return UnansweredError(f"{where} takes no more requests at the moment. Try again later.")
     if status in (401, 403):
-        return InputError(f"{where} refuses the key, or wants one. Check `key`, or the variable QDRANT_KEY.")
+        return UnansweredError(f"{where} refuses the key, or wants one. Check `key`, or the variable QDRANT_KEY.")
     reason = _reason(error)
     if reason is None:
         told = f"status {status}" if status is not None else "what came cannot be read"
-        return InputError(f"{where} does not answer as Qdrant does ({told}). Check the address.")
+        return UnansweredError(f"{where} does not answer as Qdrant does ({told}). Check the address.")
     if status == 404:
-        return InputError(f"{where} has no collection {collection!r}, or no longer ({reason:.120}). Check `collection`.")
+        return UnansweredError(f"{where} has no collection {collection!r}, or no longer ({reason:.120}). Check `collection`.")
     if isinstance(status, int) and status >= 500:
-        return InputError(f"{where} failed: {reason:.160}. Try again, or look into the server's log.")
-    return InputError(f"{where} refuses what collection {collection!r} is asked: {reason:.160}. Was it made by gramian?")
+        return UnansweredError(f"{where} failed: {reason:.160}. Try again, or look into the server's log.")
+    return UnansweredError(f"{where} refuses what collection {collection!r} is asked: {reason:.160}. Was it made by gramian?")
 
 
 def _reason(error: Exception) -> str | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -31,8 +31,11 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError, first_line
 from gramian.index.asking import chosen, item_of, joined, lacking
 from gramian.index.protocol import Index, SearchScore
+from gramian.index.refusals import UnansweredError
 
 __all__ = ["service"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -101,7 +104,7 @@ class Refusal(BaseModel):
 
 def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
     """How the schema tells what a request can be refused by."""
-    return {code: {"model": Refusal} for code in (401, *codes)}
+    return {code: {"model": Refusal} for code in (401, *codes, 503)}
 
 
 class _Limited:
@@ -161,7 +164,7 @@ def service(
         The application.
 
     Raises:
-        HTTPException: within a request; the client is told 401, 404 or 504.
+        HTTPException: within a request; the client is told 401, 404, 503 or 504.
     """
     app = FastAPI(title="gramian", version=__version__, description="Search an index by any modalities together.")
     app.add_middleware(_Limited, most=most_bytes)
@@ -194,8 +197,12 @@ def service(
 
     def live() -> Index:
         nonlocal index
-        with suppress(InputError):  # of a folder that is gone or damaged the last state is served
+        try:
             index = index.latest()
+        except UnansweredError:
+            raise
+        except InputError:  # of a folder that is gone or damaged the last state is served
+            pass
         return index
 
     def embed(cells: dict[str, Cell]) -> Bundle:
@@ -256,6 +263,12 @@ def service(
         del request
         return JSONResponse({"error": str(error)}, 422)
 
+    @app.exception_handler(UnansweredError)  # what it says, where the server is, is for whoever runs this
+    async def unanswered(request: Request, error: UnansweredError) -> JSONResponse:
+        del request
+        logger.warning("%s", error)
+        return JSONResponse({"error": "the index cannot be asked at the moment. Try again later."}, 503)
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         del request
@@ -274,22 +287,21 @@ def service(
         del request
         return JSONResponse({"error": error.detail}, error.status_code)
 
-    @app.get("/health")
+    def state() -> dict[str, Any]:
+        now = live()
+        about = {"items": len(now), "modalities": list(now.modalities), "score": now.score}
+        return {"status": "ok", "version": __version__} | about
+
+    @app.get("/health", responses={503: {"model": Refusal}})
     async def health() -> dict[str, Any]:
         """Whether it serves, and what."""
-        now = live()
-        return {
-            "status": "ok",
-            "version": __version__,
-            "items": len(now),
-            "modalities": list(now.modalities),
-            "score": now.score,
-        }
+        return await run_in_threadpool(state)
 
     @app.get("/metrics", dependencies=[Depends(allowed)], response_class=PlainTextResponse, responses=_refusals())
     async def metrics() -> PlainTextResponse:
         """Counters, as Prometheus reads them."""
-        lines = ["# TYPE gramian_items gauge", f"gramian_items {len(live())}", "# TYPE gramian_requests_total counter"]
+        items = (await run_in_threadpool(state))["items"]
+        lines = ["# TYPE gramian_items gauge", f"gramian_items {items}", "# TYPE gramian_requests_total counter"]
         lines += [f'gramian_requests_total{{path="{path}",status="{code}"}} {n}' for (path, code), n in sorted(counts.items())]
         lines += ["# TYPE gramian_seconds_total counter"]
         lines += [f'gramian_seconds_total{{path="{path}"}} {value:.6f}' for path, value in sorted(spent.items())]
