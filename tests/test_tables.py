@@ -128,7 +128,7 @@ def _jsonl(tmp_path, *rows):
             r"column `x` must hold vectors of one width; got 1 \(1 rows\), 2 \(2",
         ),
         ([{"x": [1.0, float("nan")]}, {"x": [1.0, 2.0]}], {}, "column `x` holds NaN or infinite values in 1 of 2 rows"),
-        ([{"id": "a", "x": [1.0]}, {"id": "a", "x": [2.0]}], {}, "`ids` must all be different; 1 repeat"),
+        ([{"id": "a", "x": [1.0]}, {"id": "a", "x": [2.0]}], {}, "column `id` must all be different; 1 repeat"),
         ([{"x": [1.0]}], {"columns": ["y"]}, "`columns` must be one of x; got 'y'"),
         (
             [{"x": [1.0], "caption": "z"}],

@@ -145,8 +145,8 @@ def embed_table(
     check_type("model", model, Aligner, Towers)
     check_type("data", data, Table, Iterable)
     check_type("output", output, Path)
-    for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
-        check_number(name, value, "[1, inf)", integer=True, optional=True)
+    check_number("batch_size", batch_size, "[1, inf)", integer=True, optional=True)
+    check_number("shard_size", shard_size, "[1, inf)", integer=True)
     for name in columns or ():
         check_choice("columns", name, model.modalities)
     check_output(output, source, streamed=not isinstance(data, Table))

@@ -10,8 +10,10 @@ import difflib
 import errno
 import importlib.util
 import math
+import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +27,7 @@ __all__ = [
     "check_type",
     "first_line",
     "listing",
+    "renamed",
     "require",
     "shown",
     "unknown_option",
@@ -168,6 +171,33 @@ def unknown_option(name: str, options: Iterable[str], owner: str) -> InputError:
 def _nearest(name: str, names: Iterable[str], cutoff: float) -> str:
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@contextmanager
+def renamed(**names: str) -> Iterator[None]:
+    """Within the context errors name an argument as the caller knows it.
+
+    Args:
+        names: the argument where the error is raised → what the caller gave it by; in backticks, unless it has some.
+
+    Raises:
+        InputError: the same, in other words.
+
+    >>> with renamed(labels="classify"):
+    ...     raise InputError("`labels` must be one of kind, size; got 'colour'.")
+    Traceback (most recent call last):
+    ...
+    gramian.errors.InputError: `classify` must be one of kind, size; got 'colour'.
+    """
+
+    def given(name: re.Match[str]) -> str:
+        known = names.get(name[1], name[1])
+        return known if "`" in known else f"`{known}`"
+
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(re.sub(r"`(\w+)`", given, str(error))) from error
 
 
 class TooSmallError(InputError):

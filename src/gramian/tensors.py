@@ -59,7 +59,6 @@ def read_tensors(path: str | Path, kind: str, *, device: str = "cpu") -> tuple[d
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         return tensors, None if text is None else parse_json(text)
     except FileNotFoundError:
-        raise InputError(f"`path` must be an existing file; {str(path)!r} does not exist.") from None
+        raise InputError(f"{str(path)!r} does not exist.") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        reason = f"cannot be read as safetensors ({first_line(error)})"
-        raise InputError(f"`path` must be a safetensors file; {str(path)!r} {reason}.") from None
+        raise InputError(f"{str(path)!r} cannot be read as safetensors ({first_line(error)}).") from None

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gramian.benchmark.pages import read_page, write_tables
 from gramian.benchmark.study import Method, Results, Task, chosen, study
-from gramian.errors import InputError, require
+from gramian.errors import InputError, check_number, require
 from gramian.scores import ScoreName
 
 __all__ = ["Plan", "Study", "study_of"]
@@ -138,6 +138,8 @@ class Study:
         for name in (field.name for field in fields(plan)):
             if name not in (*SHARED, *self.takes) and getattr(plan, name) != getattr(self.plan, name):
                 raise InputError(f"`{name}` is not an option of {self.plan.study}. Leave it out.")
+        for size in plan.sizes:
+            check_number("sizes", size, "[4, inf)", integer=True)
         require(*self.needs)
         if plan.page is not None:
             read_page(plan.page, self.markers)

@@ -28,7 +28,7 @@ from gramian.cli.search import search_command
 from gramian.cli.serve import serve_command
 from gramian.cli.terminal import fail, log_to_stderr, stoppable
 from gramian.cli.train import train_command
-from gramian.errors import InputError, check_choice, first_line, is_exhausted
+from gramian.errors import InputError, check_choice, first_line, is_exhausted, renamed
 from gramian.processes import watched
 from gramian.training import train
 
@@ -134,4 +134,5 @@ def _run(name: str, words: Sequence[str]) -> None:
     if {"-h", "--help"} & set(words):
         print(help_of(name, command, words), end="")
     else:
-        command.run(**parse(name, command, words))
+        with renamed(**command.called()):
+            command.run(**parse(name, command, words))

@@ -11,12 +11,12 @@ from gramian import __version__
 from gramian.bundle import Bundle
 from gramian.cli.predicting import Predictor, embed_items
 from gramian.cli.shared import Checkpoint, Trust, run_settings, split_ids
-from gramian.cli.terminal import as_typed, console_of
+from gramian.cli.terminal import console_of
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, summary
 from gramian.data.sets.corpora import whole
 from gramian.distributed import device, is_main_process
-from gramian.errors import InputError, check_number
+from gramian.errors import InputError, check_number, renamed
 from gramian.evaluation import DEFAULT, Reranker, Subsets, evaluate
 from gramian.evaluation.released import askable, paper_row
 from gramian.evaluation.report import CHOSEN
@@ -112,8 +112,10 @@ def evaluate_table(
         labels = [name for name in (classify, regress) if name is not None]
         if prompts and classify is None:
             raise InputError("`prompts` are of the classes that `classify` names. Add --classify COLUMN.")
-        told_by = "` or `".join(name for name, label in (("classify", classify), ("regress", regress)) if label is not None)
-        with as_typed(labels=told_by):
+        told_by = " or ".join(
+            f"`{name}`" for name, label in (("classify", classify), ("regress", regress)) if label is not None
+        )
+        with renamed(labels=told_by):
             whole_table = table = load(data, columns=columns, raw=raw, labels=labels, media_root=trust.media_root)
         if split is None:
             split = "all" if table.split is None else "test"
@@ -124,9 +126,9 @@ def evaluate_table(
         found, candidates = None, None
         if corpus is not None:
             table = _named(table)
-            found, candidates = embed_items(
-                _named(load(corpus, raw=raw, media_root=trust.media_root)), aligner, None, reading, broken
-            )
+            with renamed(data="corpus"):
+                others = _named(load(corpus, raw=raw, media_root=trust.media_root))
+                found, candidates = embed_items(others, aligner, None, reading, broken)
         asks = columns is None or "text" in columns  # without a text there is nothing to re-rank
         if aligner is not None and isinstance(aligner.matcher, ReleasedMatcher) and candidates is None and asks:
             items = askable(aligner.towers.known(table, columns))
@@ -144,7 +146,7 @@ def evaluate_table(
         settings = {"data": data, "split": split, "model": named, "version": __version__}
         settings |= _method(model) | ({} if task is None else {"task": task, "release": checkpoint.release})
         settings |= {} if corpus is None else {"corpus": corpus}
-        with as_typed(bundle="data", missing="robustness", best="rerank"):
+        with renamed(bundle="data", missing="robustness", best="rerank"):
             report = evaluate(
                 bundle,
                 scores=scores or (("volume",) if isinstance(matcher, PackedReranker) else DEFAULT),
@@ -174,7 +176,7 @@ def evaluate_table(
         if labels:
             predictor = Predictor(aligner, columns, reading, broken, scores or DEFAULT, neighbours, subsets == "all")
             names = {"train_labels": "classify", "classes": "prompts", "modalities": "columns", "k": "neighbours"}
-            with as_typed(labels="classify", **names):
+            with renamed(labels="classify", **names):
                 described = None if not prompts else predictor.prompts(prompts, str(classify), whole_table, trust.media_root)
                 report = predictor.of(report, whole_table, split, items, bundle, classify, regress, described)
         for sheet in report.sheets():

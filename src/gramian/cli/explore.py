@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gramian.cli.shared import Trust, media_table
 from gramian.cli.terminal import console_of
-from gramian.errors import InputError, require
+from gramian.errors import InputError, renamed, require
 from gramian.evaluation.previews import Previews
 from gramian.index import FlatIndex, Index
 from gramian.index.mapping import export as export_map
@@ -47,7 +47,8 @@ def explore_command(
     if not isinstance(index, FlatIndex):
         raise InputError(f"{str(run)!r} holds an index of Qdrant, which the page does not read. Make one by gramian index.")
     if export is not None:
-        count = export_map(index, export, items)
+        with renamed(count="items"):
+            count = export_map(index, export, items)
         console_of().print(f"wrote {export}, {count} items of {len(index)}")
         return
     require("gradio", "jinja2")
@@ -56,7 +57,8 @@ def explore_command(
     from gramian.index.explorer_page import check_port, opened
 
     check_port(port)
-    previews = None if media is None else Previews(media_table(media, index.modalities, roots))
+    with renamed(data="media"):
+        previews = None if media is None else Previews(media_table(media, index.modalities, roots))
     explorer = Explorer(index, previews=previews, media_root=roots)
     with opened(explorer, port, title=f"{run.resolve().name} · gramian explore") as address:
         console_of().print(f"{index!r} on {address}; Ctrl-C ends it")

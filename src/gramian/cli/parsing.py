@@ -32,6 +32,9 @@ TYPED = ("trust_code", "media_root", "external", "qdrant", "qdrant_key")
 
 YAML = (".yaml", ".yml")
 
+CALLED = {"bundle": "data", "modalities": "columns", "path": "run", "train": "data", "validation": "data"}
+"""Arguments of the library → the options that commands hand to them."""
+
 FEW = 5
 """As many choices are listed in the help instead of a type."""
 
@@ -60,6 +63,17 @@ class Command:
         for name, option in self.parameters().items():
             options |= (options_of(option.hint) or {}) if option.hint in SHARED else {name: option}
         return options
+
+    def called(self) -> dict[str, str]:
+        """Arguments of the library, where no option has their name → the option as it is typed."""
+        options = self.table()
+        losses = NAMES[Loss].values() if "loss" in options else ()
+        names = {name: f"loss.{name}" for loss in losses for name in options_of(loss) or ()}
+        names |= {name: option for name, option in CALLED.items() if option in options}
+        for option in options.values():
+            for field in fields(_record(option.hint)) if _record(option.hint) else ():
+                names[field.name] = f"{option.name}.{field.name}"
+        return {name: option for name, option in names.items() if name not in options}
 
     def parameters(self) -> dict[str, Option]:
         """The parameters of the function, but for its console."""

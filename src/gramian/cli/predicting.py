@@ -8,10 +8,9 @@ from itertools import combinations
 from pathlib import Path
 
 from gramian.bundle import Bundle
-from gramian.cli.terminal import as_typed
 from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, Cells
-from gramian.errors import InputError
+from gramian.errors import InputError, renamed
 from gramian.evaluation import Report
 from gramian.evaluation.classification import Classified, nearest, probe, zero_shot
 from gramian.evaluation.regression import regress
@@ -147,7 +146,7 @@ class Predictor:
         """
         raw = () if self.aligner is None else self.aligner.raw_modalities()
         if len(prompts) == 1 and "{}" not in prompts[0]:
-            with as_typed(labels=f"prompts` and its column `{label}", data="prompts"):
+            with renamed(labels=f"`prompts` and its column `{label}`", data="prompts"):
                 described = load(prompts[0], raw=raw, labels=[label], media_root=media_root)
         else:
             if self.aligner is None or "text" not in raw:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from gramian.cli.compare import named
 from gramian.cli.shared import media_table
-from gramian.cli.terminal import as_typed, console_of
-from gramian.errors import InputError, check_number, listing
+from gramian.cli.terminal import console_of
+from gramian.errors import InputError, check_number, listing, renamed
 from gramian.evaluation.page import size_of
 from gramian.evaluation.previews import Previews
 from gramian.evaluation.run_page import run_page
@@ -48,12 +48,13 @@ def report_command(
     folders = [run, *(compare or [])]
     if len(set(folders)) < len(folders):
         raise InputError(f"`compare` must name other folders than `run`; got {', '.join(folders)}.")
-    runs = named(folders) if compare else {Path(run).name or run: run}
+    with renamed(runs="`run` and `compare`"):
+        runs = named(folders) if compare else {Path(run).name or run: run}
     previews = None
     if media is not None:
         stored = read_run(run)
         names = columns or list(stored.present)
-        with as_typed(folder="media", data="media", labels="columns"):
+        with renamed(folder="media", data="media", labels="columns"):
             previews = Previews(media_table(media, names, media_root, columns), media_mb)
         asked = [example.id for example in stored.examples]
         if asked and not set(asked) & set(previews.rows):
@@ -65,6 +66,7 @@ def report_command(
     for name, value in (("compare", compare), ("output", output), ("media", media), ("columns", columns)):
         for each in value if isinstance(value, list) else [] if value is None else [value]:
             words += [f"--{name}", str(each)]
-    page = run_page(runs, previews=previews, command=shlex.join(words))
+    with renamed(runs="`run` and `compare`"):
+        page = run_page(runs, previews=previews, command=shlex.join(words))
     path = page.save(output or Path(run) / "report.html")
     console_of().print(f"wrote {path}, {size_of(path.stat().st_size)}")

@@ -10,7 +10,7 @@ from typing import Any
 from gramian.bundle import Bundle
 from gramian.cli.shared import Server, Trust
 from gramian.cli.terminal import console_of
-from gramian.errors import InputError
+from gramian.errors import InputError, renamed
 from gramian.index.asking import chosen, embedded, item_of, joined, lacking, row_of
 from gramian.index.protocol import SearchScore
 
@@ -77,7 +77,8 @@ def search_command(
     typed = {name: value for name, value in plain.items() if value is not None} | dict(cells or {})
     parts: list[tuple[str, Bundle]] = []
     if typed:
-        parts.append(("", embedded(index, typed)))
+        with renamed(**{name: f"cells.{name}" for name in cells or ()}):
+            parts.append(("", embedded(index, typed)))
     if like is not None:
         parts.append(("like ", chosen(item_of(index, like, "like")[0], by)))
     if (data is None) != (row is None):
@@ -89,7 +90,11 @@ def search_command(
             "there is nothing to search by. Type --text, --image, --audio, --cells.NAME, --like or --data and --row."
         )
     query = parts[0][1] if len(parts) == 1 else joined(parts)
-    lacks = None if without is None else embedded(index, {"text": without} if isinstance(without, str) else without)
+    lacks = None
+    if without is not None:
+        unwanted = {"text": without} if isinstance(without, str) else without
+        with renamed(cells="without", **{name: "without" if without != unwanted else f"without.{name}" for name in unwanted}):
+            lacks = embedded(index, unwanted)
     answers = index.search(
         query,
         k,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from gramian.data import Reading, Table, load
 from gramian.data.released import TASKS, Release, TaskName
 from gramian.data.sets.stamps import FOLDER, raw
-from gramian.errors import InputError
+from gramian.errors import InputError, renamed
 from gramian.evaluation.report import REPORT
 from gramian.files import read_json
 from gramian.index import Index, QdrantIndex
@@ -119,7 +119,9 @@ class Checkpoint:
         if self.task is None:
             raise InputError(f"`released` needs the data set whose settings it is read with: --task {' or '.join(TASKS)}.")
         modalities = columns if columns is not None and "depth" in columns else None
-        return load_released(self.released, self.task, release=self.release, modalities=modalities, vocabulary=self.vocabulary)
+        options: dict[str, Any] = {"release": self.release, "modalities": modalities, "vocabulary": self.vocabulary}
+        with renamed(model="released", modalities="columns"):
+            return load_released(self.released, self.task, **options)
 
 
 @dataclass(frozen=True)

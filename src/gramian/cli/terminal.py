@@ -17,10 +17,9 @@ from rich.text import Text
 
 from gramian.data.cells import Broken, summary
 from gramian.distributed import is_main_process
-from gramian.errors import InputError
 from gramian.sheets import visible
 
-__all__ = ["as_typed", "console_of", "fail", "log_to_stderr", "stoppable", "warn_unreadable"]
+__all__ = ["console_of", "fail", "log_to_stderr", "stoppable", "warn_unreadable"]
 
 logger: logging.Logger = logging.getLogger("gramian")
 
@@ -70,28 +69,6 @@ def fail(message: str, code: int = 2) -> int:
     line = re.sub(r"(\S{80})\S{80,}(\S{40})", r"\1…\2", " ".join(message.split()))  # a path may be of any length
     print("gramian: " + visible(line), file=sys.stderr)
     return code
-
-
-@contextmanager
-def as_typed(**options: str) -> Iterator[None]:
-    """Within the context errors name an option as the user typed it, where it has another name in Python.
-
-    Args:
-        options: the argument in Python → the option.
-
-    Raises:
-        InputError: the same, in other words.
-
-    >>> with as_typed(labels="classify"):
-    ...     raise InputError("`labels` must be one of kind, size; got 'colour'.")
-    Traceback (most recent call last):
-    ...
-    gramian.errors.InputError: `classify` must be one of kind, size; got 'colour'.
-    """
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(re.sub(r"`(\w+)`", lambda name: f"`{options.get(name[1], name[1])}`", str(error))) from error
 
 
 def warn_unreadable(broken: Sequence[Broken]) -> None:

@@ -17,7 +17,7 @@ from gramian.data.formats import Part
 from gramian.data.sets import SETS, another_split, prepared, set_of
 from gramian.data.sources import SPLITS, read_rows, stream_rows
 from gramian.data.table import Table
-from gramian.errors import InputError, check_choice, check_type, listing, shown
+from gramian.errors import InputError, check_choice, check_type, listing, renamed, shown
 
 __all__ = ["EMBEDDED", "load", "stream"]
 
@@ -252,7 +252,8 @@ def _table_of(
     if ids is None and first:
         ids = [str(first + row) for row in range(part.rows)]
     about = {name: _labels(name, part.columns[name]) for name in labels}
-    return Table.of_columns(read, ids, split, items, about)
+    with renamed(ids=f"column `{id_column}`", item_ids="column `item`", split="column `split`"):
+        return Table.of_columns(read, ids, split, items, about)
 
 
 def _is_empty(column: Column) -> bool:

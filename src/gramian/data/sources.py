@@ -187,7 +187,7 @@ def _parts(
 
 def _of_folder(folder: Path, own: Folder, wanted: Wanted, mapped: bool) -> Iterator[Part]:
     if (folder / "config.json").exists() and (folder / "model.safetensors").exists():
-        raise InputError(f"{str(folder)!r} holds a model, no table. Name it as `model`.")
+        raise InputError(f"{str(folder)!r} holds a model, no table.")
     shards = _of_embedding(folder, own) or _of_saved(folder, own)
     names = [] if shards else _names(folder)
     kept = [name for name in names if not any(step.startswith("_") for step in name.parts[:-1])]  # no `_temporary` of Spark

@@ -157,7 +157,7 @@ def _numbers(bundle: Bundle, values: Labels, names: Names, target: str) -> tuple
         numbers = np.array([float(str(values[row])) for row in rows])
     except ValueError:
         wrong = next(str(values[row]) for row in rows if not _is_number(str(values[row])))
-        raise InputError(f"`{target}` must hold numbers, for regression; got {wrong!r:.60}.") from None
+        raise InputError(f"column `{target}` must hold numbers, for regression; got {wrong!r:.60}.") from None
     if len(numbers) < 2 or not np.isfinite(numbers).all():
         raise InputError(f"`{target}` must hold at least two numbers, all finite; got {len(numbers)}.")
     return numbers, np.array(rows, np.int64)

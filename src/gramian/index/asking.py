@@ -10,7 +10,7 @@ import torch
 
 from gramian.bundle import Bundle
 from gramian.data import load
-from gramian.errors import InputError, check_choice
+from gramian.errors import InputError, check_choice, renamed
 from gramian.files import parse_json
 from gramian.index.mapping import places_of
 from gramian.index.protocol import Index, embed_table
@@ -65,7 +65,9 @@ def row_of(
         InputError: the index has no model, the table no such row or column, the row nothing to embed.
     """
     model = _model(index, "row")
-    table = model.towers.known(load(data, raw=model.raw_modalities(), media_root=media_root), by)
+    table = load(data, raw=model.raw_modalities(), media_root=media_root)
+    with renamed(columns="by"):
+        table = model.towers.known(table, by)
     row = table.ids[0] if row is None else row
     if row not in table.ids:
         raise InputError(f"`row` must be the id of a row of {str(data)!r}, such as {table.ids[0]!r}; got {row!r:.80}.")

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from gramian.errors import InputError, check_choice, first_line, listing, wrong_choice
+from gramian.errors import InputError, check_choice, first_line, listing, renamed, wrong_choice
 from gramian.losses import LOSSES, Loss, Sum, recommended
 from gramian.model.encoders import ENCODERS, Encoder
 from gramian.model.options import converted
@@ -74,9 +74,10 @@ def build(spec: Any, kind: type, argument: str, *, trust_code: bool = False) -> 
     maker = _class_of(path, kind, argument, trust_code)
     arguments = converted(maker, options, argument, path, partial(build, trust_code=trust_code))
     try:
-        return maker(**arguments)
+        with renamed(**{name: f"{argument}.{name}" for name in arguments}):
+            return maker(**arguments)
     except InputError as error:
-        raise InputError(f"`{argument}`: {error}") from error
+        raise error if f"`{argument}." in str(error) else InputError(f"`{argument}`: {error}") from error
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"`{argument}` cannot be made: {path} says {first_line(error)!r}. Look at `init_args`.") from error
 

@@ -14,7 +14,7 @@ from gramian.data import Reading, Table, load
 from gramian.data.released import TASKS, Release, TaskName, task_settings
 from gramian.data.splits import drawn, paired_items
 from gramian.distributed import device, is_main_process
-from gramian.errors import InputError, check_choice, check_number, check_type, listing
+from gramian.errors import InputError, check_choice, check_number, check_type, listing, renamed
 from gramian.evaluation.evaluate import kept_vectors, sample_rows
 from gramian.evaluation.released import askable
 from gramian.files import check_folder, claimed, has_run, inside, write_lines
@@ -199,15 +199,16 @@ def train(
         options: dict[str, Any] = {"towers": encoders, "matcher": {"anchor": anchor} if matching else None, "seed": recipe.seed}
         choice: Choice | None = None
         if released is not None and task is not None:
-            loaded = load_released(
-                released,
-                task,
-                release=release,
-                modalities=table.modalities,
-                mode=mode,
-                vocabulary=vocabulary,
-                gradient_checkpointing=gradient_checkpointing,
-            )
+            with renamed(model="released", modalities="columns"):
+                loaded = load_released(
+                    released,
+                    task,
+                    release=release,
+                    modalities=table.modalities,
+                    mode=mode,
+                    vocabulary=vocabulary,
+                    gradient_checkpointing=gradient_checkpointing,
+                )
             aligner, objective = loaded.aligner, _at_temperature(objective, loss, loaded.temperature)
             if mode == "train" and preset == "released" and "video" in aligner.towers:
                 aligner.towers["video"].learning_rate = VISION_RATE
