@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gramian.data import Cells, Table, load
+from gramian.data import Cells, Table, length, load
 from gramian.errors import InputError
+from synthetic import world
 
 
 @pytest.fixture
@@ -224,3 +225,19 @@ def test_unknown_ending_is_refused_before_anything_is_written(table, tmp_path):
     with pytest.raises(InputError, match=r"`path` must be one of .safetensors, .parquet; got '.npz'"):
         table.save(tmp_path / "table.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_tells_its_length_is_not_read_for_it(tmp_path):
+    table = world(7, missing=0.5)
+    for name in ("a.safetensors", "b.parquet"):
+        table.save(tmp_path / name)
+        assert length(tmp_path / name) == 7
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        table.save(tmp_path / "shards" / f"{number}.parquet")
+    assert length(tmp_path / "shards") == 14
+    save_file({"text": torch.zeros(5, 2)}, tmp_path / "plain.safetensors")
+    assert length(tmp_path / "plain.safetensors") == 5
+    (tmp_path / "c.csv").write_text("id,text\n1,a\n")
+    (tmp_path / "d.parquet").write_text("no parquet")
+    assert [length(tmp_path / name) for name in ("c.csv", "d.parquet", "none.parquet", "hub/name")] == [None] * 4

@@ -9,7 +9,7 @@ from typing import Literal
 
 from gramian.cli.shared import Server, Trust, model_of, run_settings, split_ids
 from gramian.cli.terminal import console_of, warn_unreadable
-from gramian.data import Reading, Table, load, stream
+from gramian.data import Reading, Table, length, load, stream
 from gramian.distributed import device
 from gramian.errors import InputError, check_choice, check_number
 from gramian.files import check_folder
@@ -102,12 +102,13 @@ def index_command(
         raw = [name for name in raw if name not in ("split", "item")]
         every = None if columns is None else [*columns, *(name for name in raw if name not in columns)]
         tables: Iterator[Table]
-        total = None
+        total: int | None
         if split is not None:
             whole = load(data, split=split, columns=every, raw=raw, id_column=id_column, media_root=trust.media_root)
             total = len(whole)
-            tables = (whole[start : start + part_size] for start in range(0, total, part_size))
+            tables = (whole[start : start + part_size] for start in range(0, len(whole), part_size))
         else:
+            total = length(data)
             tables = stream(data, part_size, columns=every, raw=raw, id_column=id_column, media_root=trust.media_root)
         first = next(tables, None)  # refused before anything is written
         if first is not None and not set(first.modalities) & set(aligner.modalities):

@@ -2,7 +2,7 @@
 
 from gramian.data.batches import Reading
 from gramian.data.cells import Cells
-from gramian.data.load import EMBEDDED, load, stream
+from gramian.data.load import EMBEDDED, length, load, stream
 from gramian.data.table import ENDINGS, Table
 
-__all__ = ["EMBEDDED", "ENDINGS", "Cells", "Reading", "Table", "load", "stream"]
+__all__ = ["EMBEDDED", "ENDINGS", "Cells", "Reading", "Table", "length", "load", "stream"]

@@ -24,7 +24,7 @@ from gramian.data.sets import SETS
 from gramian.errors import InputError, check_choice, first_line, listing, require
 from gramian.files import read_json
 
-__all__ = ["MANIFEST", "SPLITS", "files_state", "read_rows", "stream_rows"]
+__all__ = ["MANIFEST", "SPLITS", "files_of", "files_state", "read_rows", "stream_rows"]
 
 logger: logging.Logger = logging.getLogger("gramian")
 
@@ -111,7 +111,7 @@ def stream_rows(
 def _bounded(source: str, parts: Iterator[Part]) -> Iterator[Part]:
     """The same parts, as long as all of them together have room in memory."""
     path = Path(source)
-    size = sum(file.stat().st_size for file in _files(path))
+    size = sum(file.stat().st_size for file in files_of(path))
     rows = taken = 0
     names: set[str] = set()
     for part in parts:
@@ -122,7 +122,7 @@ def _bounded(source: str, parts: Iterator[Part]) -> Iterator[Part]:
         yield part
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """The files of a source; none of one on the hub."""
     if path.is_dir():
         return [path / name for name in _names(path) if (path / name).is_file()]
@@ -141,7 +141,7 @@ def files_state(source: str) -> str:
     path = Path(source)
     if not source or not path.exists():
         return ""
-    states = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in _files(path)]
+    states = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of(path)]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
 
 
