@@ -350,7 +350,7 @@ ASKED = {
 }
 FAULTS = {
     "down": (None, "cannot be reached: .*refused.*whether the server runs"),
-    "key": ((401, b"Must provide an API key"), "refuses the key, or wants one. Check `key`, or the variable QDRANT_KEY"),
+    "key": ((401, b"Must provide an API key"), "refuses the key, or wants one. Pass its own, or set the variable QDRANT_KEY"),
     "gone": (
         (404, b'{"status": {"error": "Not found: Collection `tests` doesn\'t exist!"}, "time": 0}'),
         r"has no collection '(tests|new)', or no longer \(Not found: Collection `tests` doesn't exist!\). Check `collection`",
@@ -394,7 +394,7 @@ def test_a_key_is_refused_and_an_address_with_a_key_is_not_printed(server):
         with pytest.raises(InputError, match="refuses the key, or wants one"):
             QdrantIndex.connect(server.url, key=key)
     for location in ("http://me:password@host:6333", "http://host:6333?api-key=password"):
-        with pytest.raises(InputError, match="Pass the key as `key`") as error:
+        with pytest.raises(InputError, match="Pass the key by itself") as error:
             QdrantIndex.connect(location)
         assert "password" not in str(error.value)
     for location in ("ftp://host", "http://", "http://a b:6333", "http://host:port"):
@@ -463,7 +463,7 @@ def test_a_command_fills_qdrant_and_goes_on_where_it_stopped(tmp_path, capsys):
 
     for more, message in (
         (["--qdrant", "host"], "`qdrant` must be 'edge', or an address such as http://host:6333; got 'host'"),
-        (["--qdrant", "http://127.0.0.1:1"], "`location` 'http://127.0.0.1:1' cannot be reached"),
+        (["--qdrant", "http://127.0.0.1:1"], "`qdrant` 'http://127.0.0.1:1' cannot be reached"),
         (["--qdrant", "edge", "--output", str(tmp_path / "flat")], "holds a FlatIndex"),
         (["--compact"], "--int8 and --compact are for a FlatIndex"),
     ):
@@ -501,7 +501,7 @@ def test_commands_fill_and_search_a_server(server, tmp_path, capsys, monkeypatch
     wrong = [
         ([run, *place], "refuses the key, or wants one"),
         ([run, *place[:2], "--qdrant-key", KEY], "collection 'gramian' of 'http://127.0.0.1:"),
-        ([run, "--qdrant", "http://127.0.0.1:1"], "cannot be reached"),
+        ([run, "--qdrant", "http://127.0.0.1:1"], "`qdrant` 'http://127.0.0.1:1' cannot be reached"),
         ([run, "--qdrant", "edge"], "`qdrant` must be an address such as http://host:6333; got 'edge'"),
         ([run, "--collection", "world"], "--collection and --qdrant-key are of a server"),
         ([run, str(tmp_path / "file.yaml")], "`qdrant` may not be set in a file"),

@@ -32,7 +32,7 @@ TYPED = ("trust_code", "media_root", "external", "qdrant", "qdrant_key")
 
 YAML = (".yaml", ".yml")
 
-CALLED = {"bundle": "data", "modalities": "columns", "path": "run", "train": "data", "validation": "data"}
+CALLED = {"bundle": "data", "location": "qdrant", "modalities": "columns", "path": "run", "train": "data", "validation": "data"}
 """Arguments of the library → the options that commands hand to them."""
 
 FEW = 5

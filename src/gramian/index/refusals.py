@@ -31,7 +31,7 @@ def check_location(location: str, collection: str) -> bool:
     if not separator:
         return False
     if "@" in rest or "?" in rest:
-        raise InputError("`location` must be an address alone, as http://host:6333. Pass the key as `key`.")
+        raise InputError("`location` must be an address alone, as http://host:6333. Pass the key by itself.")
     if scheme not in ("http", "https") or not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/]+)(:\d{1,5})?(/\S*)?", rest):
         raise InputError(f"`location` must be an address, as http://host:6333; got {location!r:.80}.")
     return True
@@ -60,7 +60,7 @@ def refusal(error: Exception, location: str, collection: str) -> UnansweredError
     if type(error).__name__ == "ResourceExhaustedResponse" or status == 429:
         return UnansweredError(f"{where} takes no more requests at the moment. Try again later.")
     if status in (401, 403):
-        return UnansweredError(f"{where} refuses the key, or wants one. Check `key`, or the variable QDRANT_KEY.")
+        return UnansweredError(f"{where} refuses the key, or wants one. Pass its own, or set the variable QDRANT_KEY.")
     reason = _reason(error)
     if reason is None:
         told = f"status {status}" if status is not None else "what came cannot be read"
