@@ -3,6 +3,7 @@
 import json
 import os
 from argparse import Namespace
+from uuid import uuid4
 
 import pytest
 import torch
@@ -75,10 +76,13 @@ def index(request, tmp_path_factory):
         server = request.getfixturevalue("server")
         made = QdrantIndex.connect(server.url, "tests", key=server.key, **options)
     else:
-        made = QdrantIndex.connect(os.environ["QDRANT_URL"], "gramian-tests", key=os.environ.get("QDRANT_KEY"), **options)
+        name = f"gramian-tests-{uuid4()}"  # of this run alone
+        made = QdrantIndex.connect(os.environ["QDRANT_URL"], name, key=os.environ.get("QDRANT_KEY"), **options)
     made.add(bundle, [f"i{i}" for i in range(N)], METADATA)
     made.optimize()
     yield made
+    if request.param == "server":
+        made._engine._ask("delete_collection")
     made.close()
 
 
