@@ -210,22 +210,22 @@ def videos(form: str, codec: str, audio: str) -> list[bytes]:
 
 def mend_png(data: bytes, random: Random) -> bytes:
     del random
-    mended, at = bytearray(data), 8
-    while at + 12 <= len(mended):
-        size = int.from_bytes(mended[at : at + 4], "big")
+    fixed, at = bytearray(data), 8
+    while at + 12 <= len(fixed):
+        size = int.from_bytes(fixed[at : at + 4], "big")
         end = at + 8 + size
-        if end + 4 > len(mended):
+        if end + 4 > len(fixed):
             break
-        mended[end : end + 4] = zlib.crc32(mended[at + 4 : end]).to_bytes(4, "big")
+        fixed[end : end + 4] = zlib.crc32(fixed[at + 4 : end]).to_bytes(4, "big")
         at = end + 4
-    return bytes(mended)
+    return bytes(fixed)
 
 
 def mend_tar(data: bytes, random: Random) -> bytes:
     """Headers with other fields, and the checksum of their new bytes."""
-    mended = bytearray(data)
-    for at in range(0, len(mended) - 511, 512):
-        if mended[at + 257 : at + 262] != b"ustar":
+    fixed = bytearray(data)
+    for at in range(0, len(fixed) - 511, 512):
+        if fixed[at + 257 : at + 262] != b"ustar":
             continue
         if random.random() < 0.1:
             begin, length = random.choice(
@@ -233,23 +233,23 @@ def mend_tar(data: bytes, random: Random) -> bytes:
             )
             values = [b"\0" * length, b"7" * length, b"\x80" + b"\xff" * (length - 1), b"../" * 40, b"\xff" * length]
             value = random.choice([bytes([random.choice(b"01234567gxLKSVX\0")])] if length == 1 else values)
-            mended[at + begin : at + begin + length] = value[:length].ljust(length, b"\0")
-        mended[at + 148 : at + 156] = b" " * 8
-        mended[at + 148 : at + 156] = b"%06o\0 " % sum(mended[at : at + 512])
-    return bytes(mended)
+            fixed[at + begin : at + begin + length] = value[:length].ljust(length, b"\0")
+        fixed[at + 148 : at + 156] = b" " * 8
+        fixed[at + 148 : at + 156] = b"%06o\0 " % sum(fixed[at : at + 512])
+    return bytes(fixed)
 
 
 def mend_ogg(data: bytes, random: Random) -> bytes:
     """Pages with the checksum of their new bytes."""
     del random
-    mended, at = bytearray(data), data.find(b"OggS")
-    while 0 <= at <= len(mended) - 27:
-        count = mended[at + 26]
-        end = at + 27 + count + sum(mended[at + 27 : at + 27 + count])
-        mended[at + 22 : at + 26] = bytes(4)
-        mended[at + 22 : at + 26] = _ogg_sum(mended[at:end]).to_bytes(4, "little")
-        at = mended.find(b"OggS", at + 4)
-    return bytes(mended)
+    fixed, at = bytearray(data), data.find(b"OggS")
+    while 0 <= at <= len(fixed) - 27:
+        count = fixed[at + 26]
+        end = at + 27 + count + sum(fixed[at + 27 : at + 27 + count])
+        fixed[at + 22 : at + 26] = bytes(4)
+        fixed[at + 22 : at + 26] = _ogg_sum(fixed[at:end]).to_bytes(4, "little")
+        at = fixed.find(b"OggS", at + 4)
+    return bytes(fixed)
 
 
 @cache

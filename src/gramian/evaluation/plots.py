@@ -176,13 +176,12 @@ def differences(rows: Mapping[str, Interval], ax: Axes, *, unit: str = "points o
     return ax
 
 
-def robustness_curves(curves: Mapping[str, Mapping[float, Interval]], ax: Axes, *, measure: str = "R@1 in %") -> Axes:
-    """A figure against the share of each modality that was dropped, one curve per method with its interval as a band.
+def robustness_curves(curves: Mapping[str, Mapping[float, Interval]], ax: Axes) -> Axes:
+    """R@1 against the share of each modality that was dropped, one curve per method with its interval as a band.
 
     Args:
         curves: method → share dropped → a share with its interval.
         ax: where to draw.
-        measure: for the axis.
 
     Returns:
         The Axes, its curves labelled for a legend.
@@ -190,12 +189,6 @@ def robustness_curves(curves: Mapping[str, Mapping[float, Interval]], ax: Axes, 
     Raises:
         InputError: no curves.
     """
-    _curves(curves, ax, measure)
-    ax.set_xlabel("share of each modality that is dropped")
-    return ax
-
-
-def _curves(curves: Mapping[str, Mapping[float, Interval]], ax: Axes, measure: str) -> None:
     if not any(curves.values()):
         raise InputError("`curves` must hold at least one curve with a point; got none.")
     for i, (name, curve) in enumerate(curves.items()):
@@ -204,9 +197,11 @@ def _curves(curves: Mapping[str, Mapping[float, Interval]], ax: Axes, measure: s
         low, value, high = ([100 * getattr(curve[place], part) for place in places] for part in ("low", "value", "high"))
         ax.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.plot(places, value, color=colour, marker=marker, markersize=4, linewidth=1.4, label=short(name, 40))
-    ax.set_ylabel(measure)
+    ax.set_xlabel("share of each modality that is dropped")
+    ax.set_ylabel("R@1 in %")
     ax.set_ylim(bottom=0)
     ax.grid(visible=True, linewidth=0.3)
+    return ax
 
 
 PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (

@@ -26,20 +26,13 @@ from gramian.sheets import Sheet
 __all__ = ["example_blocks", "leader", "run_page"]
 
 
-def run_page(
-    runs: Mapping[str, str | Path],
-    *,
-    previews: Previews | None = None,
-    command: str = "",
-    compared: Mapping[str, str | Path] | None = None,
-) -> Page:
+def run_page(runs: Mapping[str, str | Path], *, previews: Previews | None = None, command: str = "") -> Page:
     """The page of a run, compared with others where there are any.
 
     Args:
         runs: name → folder; the first is the one that the page shows in full.
         previews: of the media of its items.
         command: that makes the page again.
-        compared: name → what `compare` reads of each run, by default the runs.
 
     Returns:
         The Page.
@@ -50,7 +43,7 @@ def run_page(
     require("jinja2", "matplotlib", "sklearn")
     name, *others = runs
     run = read_run(runs[name])
-    comparison = compare(dict(compared or runs)) if others else None
+    comparison = compare(dict(runs)) if others else None
     stored = {name: run}
     pictures = Illustrations()
     sections = []

@@ -106,7 +106,6 @@ class PackedReranker:
         contexts: of its different items.
         places: (n,) which context each row has.
         modalities: of the Bundle whose candidates it orders: "text", and what they are found by.
-        packed: tokens of texts that are read at a time.
         progress: show a progress bar.
     """
 
@@ -118,13 +117,12 @@ class PackedReranker:
         places: NDArray[np.int64],
         modalities: tuple[str, ...],
         *,
-        packed: int = PACKED,
         progress: bool = False,
     ) -> None:
         self.matcher = matcher
         self.contexts = contexts
         self.places = places
-        self.packed = packed
+        self.packed: int = PACKED
         self.progress = progress
         self.modalities = modalities
         self.anchors: tuple[str, ...] = matcher.anchors
