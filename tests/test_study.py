@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -309,6 +311,24 @@ def test_methods_of_others_and_runs_in_processes(tmp_path, monkeypatch):
             assert all(run.memory is None or run.memory >= 0 for run in (one, other))  # Linux alone tells
     assert alone["theirs"][0].report.singles[0].recall(1).value == pytest.approx(1 / alone["theirs"][0].report.n)
     assert json.loads((tmp_path / "apart" / "world" / "theirs-1.json").read_text())["settings"]["loss"].endswith(":constant")
+
+
+def test_a_study_that_stops_does_not_wait_for_the_cells_that_are_being_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "get_context", lambda _: forked.FORKS)
+    methods = [Method("endless", None, train=endless), Method("failing", None, train=failing)]
+    with pytest.raises(InputError, match="broke"):
+        study.study([Task("world", world_of, dim=8)], methods, tmp_path, seeds=1, cpu=True, processes=2)
+    assert not multiprocessing.active_children()
+
+
+def endless(train, validation, seed):
+    del train, validation, seed
+    time.sleep(1e6)
+
+
+def failing(train, validation, seed):
+    del train, validation, seed
+    raise InputError("it broke")
 
 
 def world_of(seed):

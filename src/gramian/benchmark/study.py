@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -182,6 +182,9 @@ def _train_in(processes: int, cells: _Cells, methods: Sequence[Method], seeds: i
                 bar.advance(row)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():  # a cell may take minutes more, and is stored whole or not at all
+                worker.terminate()
+                worker.join()
             raise
 
 
