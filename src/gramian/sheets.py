@@ -98,15 +98,17 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def progress_bar(show: bool, *, note: bool = False) -> Progress:
+def progress_bar(show: bool, *, note: bool = False, transient: bool = False) -> Progress:
     """A progress bar with the number of steps done and the time that remains.
 
     Args:
         show: whether anything is shown.
         note: end with the task's field "note".
+        transient: whether it goes away in the end.
 
     Returns:
         The bar, to be used as a context.
     """
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    return Progress(*columns, *([TextColumn("{task.fields[note]}")] if note else []), disable=not show)
+    notes = [TextColumn("{task.fields[note]}")] if note else []
+    return Progress(*columns, *notes, disable=not show, transient=transient)

@@ -32,6 +32,7 @@ from gramian.evaluation.robustness import DROPS, robustness
 from gramian.evaluation.shape import diagnostics
 from gramian.model.matcher import Matcher
 from gramian.scores import SCORES, ScoreName
+from gramian.sheets import progress_bar
 
 __all__ = ["evaluate", "kept_vectors", "sample_rows"]
 
@@ -136,7 +137,7 @@ def evaluate(
     count = {"others": int(m > 2), "all": 2 ** (m - 1) - m, "none": 0}[subsets]
     singles: tuple[Direction, ...]
     gains: tuple[Gain, ...]
-    with Progress(transient=True, disable=not progress) as bar:
+    with progress_bar(progress, transient=True) as bar:
         if directions is None:
             task = bar.add_task("ranking", total=m * (m - 1) + m * count * 2 * (len(scores) + bool(weights)))
             singles = tuple(_counted(single_directions(rankings), bar, task))
