@@ -20,6 +20,7 @@ from gramian.index import FlatIndex, Index, QdrantIndex, engines, qdrant
 from gramian.index.building import index_tables
 from gramian.index.planning import plan
 from gramian.index.protocol import Options
+from gramian.index.refusals import check_location
 from gramian.model import Aligner
 from gramian.scores import SCORES
 from gramian.tokens import Tokens
@@ -393,7 +394,11 @@ def test_what_a_server_refuses_is_told_in_one_line(server, tmp_path, monkeypatch
             ASKED[request_](told)
 
 
-def test_a_key_is_refused_and_an_address_with_a_key_is_not_printed(server):
+def test_a_key_is_refused_and_an_address_with_a_key_is_not_printed(server, caplog):
+    for location, warned in (("http://host:6333", True), ("https://host", False), ("http://127.0.0.1:6333", False)):
+        caplog.clear()
+        check_location(location, "x", KEY)
+        assert ("unencrypted" in caplog.text) == warned and KEY not in caplog.text
     for key in (None, "", "another"):
         with pytest.raises(InputError, match="refuses the key, or wants one"):
             QdrantIndex.connect(server.url, key=key)
@@ -501,6 +506,9 @@ def test_commands_fill_and_search_a_server(server, tmp_path, capsys, monkeypatch
     monkeypatch.delenv("QDRANT_KEY")
     assert main(["search", run, "--like", "item-3", *place, "--qdrant-key", KEY]) == 0
     assert "item-" in capsys.readouterr().out
+    (tmp_path / "bare").mkdir()  # a run without its model
+    assert main(["search", str(tmp_path / "bare"), "--like", "item-3", *place, "--qdrant-key", KEY]) == 0
+    assert "item-" in capsys.readouterr().out
     (tmp_path / "file.yaml").write_text("qdrant: http://elsewhere:6333\n")
     wrong = [
         ([run, *place], "refuses the key, or wants one"),
@@ -510,6 +518,7 @@ def test_commands_fill_and_search_a_server(server, tmp_path, capsys, monkeypatch
         ([run, "--collection", "world"], "--collection and --qdrant-key are of a server"),
         ([run, str(tmp_path / "file.yaml")], "`qdrant` may not be set in a file"),
         ([str(tmp_path / "none"), *place], "`run` must be a folder"),
+        ([str(tmp_path / "bare"), *place, "--qdrant-key", KEY, "--text", "a bird"], "the index has no model"),
         ([str(tmp_path / "another"), *place, "--qdrant-key", KEY, *asked], "holds vectors of another model"),
     ]
     for words, message in wrong:

@@ -122,7 +122,7 @@ def index_command(
             if index is None:
                 FlatIndex.create(folder, dim=aligner.dim, model=aligner, int8=int8)
             index = FlatIndex.open(folder, model=aligner)
-        assert index.model is not None  # of another space it would be refused here
+        _ = index.model  # one of another space is refused here
         if score == "validation":
             index.set_score(None)
         validation = _validation(model or model_of(run), data) if score in (None, "validation") else []

@@ -59,7 +59,7 @@ def serve_command(
     from gramian.index.service import service
 
     index = server.index(run, model, trust)
-    assert index.model is None or index.dim  # a model of another space is refused before anything listens
+    _ = index.model  # one of another space is refused before anything listens
     app = service(index, key=key, media_root=roots, most_bytes=most_bytes, seconds=seconds, at_once=at_once)
     console_of().print(f"{index!r} on http://{host}:{port}; Ctrl-C ends it")
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=75, timeout_graceful_shutdown=10)

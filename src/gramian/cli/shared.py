@@ -186,7 +186,8 @@ class Server:
             return Index.open(run, model=trust.named_model(run, model))
         if not run.is_dir():
             raise InputError(f"`run` must be a folder that `gramian train` wrote; {str(run)!r} does not exist.")
-        return self.connect(model=trust.named_model(run, model) or (lambda: trust.run_model(run, None)))
+        own = (lambda: trust.run_model(run, None)) if (Path(model_of(run)) / "config.json").is_file() else None
+        return self.connect(model=trust.named_model(run, model) or own)
 
 
 SHARED = (Reading, Trust, Checkpoint, Server)

@@ -185,7 +185,7 @@ class ClientEngine(Engine):
         from qdrant_client import QdrantClient, models
 
         self._models: Any = models
-        self._remote = check_location(location, collection)
+        self._remote = check_location(location, collection, key)
         self._location, self._name, self._half, self._shards = location, collection, half, shards
         self.where = f"collection {collection!r} of {location!r}"
         place: dict[str, Any] = {"location": location} if location == ":memory:" else {"path": location}

@@ -183,8 +183,6 @@ class QdrantIndex(Index):
     ) -> QdrantIndex:
         made = engine.exists()
         about = engine.payload(ABOUT) if made else None
-        if not made and callable(model) and not isinstance(model, Aligner):
-            raise InputError(f"{engine.where} is not there. Make it: gramian index RUN --data TABLE --qdrant ADDRESS")
         known = model if isinstance(model, Aligner) else None
         space = None if known is None else fingerprint(known)
         if made and about is None:
@@ -192,7 +190,9 @@ class QdrantIndex(Index):
         if about is None:
             dim = known.dim if dim is None and known is not None else dim
             if dim is None or not modalities or isinstance(modalities, str):
-                raise InputError("`dim` and `modalities` must be given: there is no index yet, and a new one needs them.")
+                raise InputError(
+                    f"{engine.where} is not there: `dim` and `modalities` must be given to make it, or gramian index makes it."
+                )
             check_number("dim", dim, "[1, 65536]", integer=True)
             check_choices("modalities", modalities, modalities)
             if several is None:
@@ -212,7 +212,8 @@ class QdrantIndex(Index):
                 check_choices("modalities", modalities, about["modalities"])
             check_choices("several", several or (), about["several"])
         index = cls(engine, about, model, candidates)
-        assert known is None or index.model is known  # of another space it would be refused here
+        if known is not None:
+            _ = index.model  # of another space it is refused here
         return index
 
     @property
@@ -229,13 +230,13 @@ class QdrantIndex(Index):
     @property
     def score(self) -> SearchScore:
         """The score of a search that names none."""
-        score: SearchScore | None = self._about.get("score")
-        return score if score in SEARCHED else DEFAULT
+        score: SearchScore | None = self._about["score"]
+        return score or DEFAULT
 
     @property
     def score_is_set(self) -> bool:
         """Whether somebody has set the score, so that none is chosen by validation items."""
-        return self._about.get("score") is not None and not self._about.get("score_chosen", False)
+        return self._about["score"] is not None and not self._about["score_chosen"]
 
     def set_score(self, score: SearchScore | None, *, chosen: bool = False) -> None:
         """Set the score of searches that name none; arguments as of `Index.set_score`.
@@ -365,9 +366,7 @@ class QdrantIndex(Index):
         return Diagnosis(items | figures, told.warnings)
 
     def _save(self, folder: Path, most: int | None) -> None:
-        state = {name: self._about[name] for name in ("dim", "space", "modalities", "fields")}
-        score = self._about.get("score")
-        state |= {"score": score if score in SEARCHED else None, "score_chosen": self._about.get("score_chosen", False)}
+        state = {name: self._about[name] for name in ("dim", "space", "modalities", "fields", "score", "score_chosen")}
         write_copy(folder, state | {"int8": False}, self._parts(most))
 
     def _parts(self, most: int | None) -> Iterator[Part]:

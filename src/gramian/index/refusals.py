@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 
 from gramian.errors import InputError, first_line
@@ -10,12 +11,15 @@ from gramian.errors import InputError, first_line
 __all__ = ["UnansweredError", "check_location", "refusal"]
 
 
+logger: logging.Logger = logging.getLogger("gramian")
+
+
 class UnansweredError(InputError):
     """A server that cannot be asked, or refuses what it is asked: no fault of a query."""
 
 
-def check_location(location: str, collection: str) -> bool:
-    """Whether a location is the address of a server, rather than ":memory:" or a folder.
+def check_location(location: str, collection: str, key: str | None = None) -> bool:
+    """Whether a location is the address of a server, rather than ":memory:" or a folder. Warns of a key that all can read.
 
     Raises:
         InputError: neither, or an address with a key in it, which errors would print; a name that no collection can have.
@@ -34,6 +38,8 @@ def check_location(location: str, collection: str) -> bool:
         raise InputError("`location` must be an address alone, as http://host:6333. Pass the key by itself.")
     if scheme not in ("http", "https") or not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/]+)(:\d{1,5})?(/\S*)?", rest):
         raise InputError(f"`location` must be an address, as http://host:6333; got {location!r:.80}.")
+    if key and scheme == "http" and not re.match(r"(localhost|127\.[\d.]+|\[::1\])(:|/|$)", rest):
+        logger.warning("the key goes to %s unencrypted; use https where others can listen", location)
     return True
 
 
