@@ -111,8 +111,7 @@ def test_the_formulas_are_those_of_float64(index, monkeypatch, score, width):
     monkeypatch.setattr(
         engines, "_read", lambda points: told.update({p.payload["id"]: p.score for p in points}) or read(points)
     )
-    lanes, formula, defaults = plan(query, Options(9, score, index.modalities), index.modalities)
-    index._engine.search(lanes[0].prefetch, lanes[1:], formula, defaults, N, N, (), index._names())
+    index._engine.search(plan(query, Options(9, score, index.modalities), index.modalities), N, N, (), index._names())
     table = SCORES[score](query.to(dtype=torch.float64), items(N).to(dtype=torch.float64))[0]
     assert len(told) == N and bool((table < 0).any())
     wanted = dict(zip([f"i{i}" for i in range(N)], table.tolist(), strict=True))

@@ -1,7 +1,7 @@
 """Where the points of a QdrantIndex are: thin adapters to qdrant-client and Qdrant Edge under one description of queries.
 
-A search is candidates (searches whose results are united), lanes (products with a named vector for all candidates, nested
-prefetches) and a formula over the lanes' scores: text for a variable, a number, or an operator with its operands.
+A search is candidates (searches whose results are united), products of these with named vectors (nested prefetches) and a
+formula over the products: text for a variable, a number, or an operator with its operands.
 
 Over 400 lines: two adapters beside what they share, so that they are read together.
 """
@@ -19,7 +19,7 @@ from gramian.errors import InputError, first_line
 from gramian.index.fields import Condition, FieldType
 from gramian.index.refusals import UnansweredError, check_location, refusal
 
-__all__ = ["ClientEngine", "EdgeEngine", "Engine", "Expression", "Lane"]
+__all__ = ["ClientEngine", "EdgeEngine", "Engine", "Expression", "Nearest", "Plan", "Put", "Vector"]
 
 PAGE = 256  # points that are read at a time
 PARCEL = 2**19  # numbers of a request: as text 11 MB, and a server takes 32 MB
@@ -36,10 +36,24 @@ Points: TypeAlias = "list[Put]"
 """Best first."""
 
 
-class Lane(NamedTuple):
-    """Searches by named vectors: (vector, name) each."""
+Nearest: TypeAlias = "tuple[Vector, str]"
+"""A search by a named vector: what is near to which vector, by which name."""
 
-    prefetch: list[tuple[Vector, str]]
+
+class Plan(NamedTuple):
+    """How one query is asked.
+
+    Attributes:
+        candidates: searches whose results are united.
+        products: searches over the candidates, whose scores are the variables $score[0], $score[1] … of the formula.
+        formula: that ranks them; None for all candidates as they are.
+        defaults: what a variable is where an item lacks it.
+    """
+
+    candidates: list[Nearest]
+    products: list[Nearest]
+    formula: Expression | None
+    defaults: dict[str, float]
 
 
 class Engine(ABC):
@@ -91,26 +105,25 @@ class Engine(ABC):
     def index_field(self, key: str, kind: FieldType) -> None:
         """Make filters by a field of the payload fast."""
 
-    def search(
-        self,
-        candidates: Sequence[tuple[Vector, str]],
-        lanes: Sequence[Lane],
-        formula: Expression | None,
-        defaults: dict[str, float],
-        each: int,
-        limit: int,
-        conditions: Sequence[Condition],
-        vectors: Sequence[str],
-    ) -> Points:
-        """The best points by the formula, or all candidates; `each` search for candidates gives so many."""
+    def search(self, plan: Plan, each: int, limit: int, conditions: Sequence[Condition], vectors: Sequence[str]) -> Points:
+        """The best points of a plan, or all its candidates.
+
+        Args:
+            plan: of a query.
+            each: what each search for candidates gives.
+            limit: what the formula gives.
+            conditions: on the metadata.
+            vectors: names of those to read.
+
+        Returns:
+            The points, best first.
+        """
         chosen = _filtered(conditions, self._makers())
-        if formula is None:
-            return _united([self._nearest(vector, name, each, chosen, vectors) for vector, name in candidates])
-        firsts = [self._prefetch(vector, name, each, chosen, None) for vector, name in candidates]
-        nested = [
-            self._prefetch(vector, name, each * len(firsts), None, firsts) for lane in lanes for vector, name in lane.prefetch
-        ]
-        return self._ranked(nested, formula, defaults, limit, vectors)
+        if plan.formula is None:
+            return _united([self._nearest(vector, name, each, chosen, vectors) for vector, name in plan.candidates])
+        firsts = [self._prefetch(vector, name, each, chosen, None) for vector, name in plan.candidates]
+        nested = [self._prefetch(vector, name, each * len(firsts), None, firsts) for vector, name in plan.products]
+        return self._ranked(nested, plan.formula, plan.defaults, limit, vectors)
 
     @abstractmethod
     def _makers(self) -> _Makers:

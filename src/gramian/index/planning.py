@@ -8,16 +8,14 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.geometry import direction, orthogonalize
-from gramian.index.engines import Expression, Lane, Vector
+from gramian.index.engines import Expression, Nearest, Plan
 from gramian.index.points import axis_name, several_name, slot_name
 from gramian.index.protocol import Options
 
 __all__ = ["plan"]
 
 
-def plan(
-    query: Bundle, options: Options, modalities: Sequence[str], several: Collection[str] = ()
-) -> tuple[list[Lane], Expression | None, dict[str, float]]:
+def plan(query: Bundle, options: Options, modalities: Sequence[str], several: Collection[str] = ()) -> Plan:
     """How one query is asked.
 
     Args:
@@ -27,47 +25,49 @@ def plan(
         several: those of which an item may have several vectors.
 
     Returns:
-        The searches for candidates as the first lane, those for the products that a formula needs, the formula, or None to
-        score all candidates, and what its variables are where an item lacks them.
+        The plan; without a formula where the engine cannot compute the score.
     """
     every = set(options.modalities) == set(modalities)
     total = direction(query.vectors.sum(1))[0]
-    asked = [query.vectors[0, i] for i in range(len(query.modalities)) if bool(query.present[0, i])]
-    if len(asked) > 1:
-        asked.append(total)
+    parts = [query.vectors[0, i] for i in range(len(query.modalities)) if bool(query.present[0, i])]
+    asked = [*parts, total] if len(parts) > 1 else parts
     axes = [axis_name(modalities.index(name)) for name in options.modalities]
-    candidates: list[tuple[Vector, str]] = [(vector.tolist(), axis) for vector in asked for axis in axes]
+    candidates: list[Nearest] = [(vector.tolist(), axis) for vector in asked for axis in axes]
     if every:
         candidates += [(vector.tolist(), "centroid") for vector in asked]
     if options.score == "maxsim":
         names = [several_name(modalities.index(name)) for name in options.modalities if name in several]
         candidates += [(rows.tolist(), name) for rows in _rows(query) for name in names]
-    lanes = [Lane(candidates)]
     basis = orthogonalize(query.vectors.double(), query.present).basis[0]
     basis = basis[basis.any(-1)]
     in_engine = ("centroid", "cosine", "max_cosine", *(("span",) if len(basis) <= 2 else ()))
     if not every or options.score not in in_engine:
-        return lanes, None, {}
+        return Plan(candidates, [], None, {})
+    products: list[Nearest]
     if options.score == "centroid":
-        return [*lanes, Lane([(total.tolist(), "centroid")])], "$score[0]", {"$score[0]": 0.0}
+        return Plan(candidates, [(total.tolist(), "centroid")], "$score[0]", {"$score[0]": 0.0})
     if options.score == "span":
         m = len(modalities)
-        lanes += [Lane([(vector.tolist(), slot_name(slot))]) for vector in basis for slot in range(m)]
-        products = [f"$score[{lane}]" for lane in range(len(basis) * m)]
+        products = [(vector.tolist(), slot_name(slot)) for vector in basis for slot in range(m)]
+        variables = _variables(products)
         shares = (basis @ total.double()).tolist()  # of the query's sum, which decides the sign
-        side = ("sum", [("mult", [shares[i // m], f"r{i % m}", product]) for i, product in enumerate(products)])
-        defaults = dict.fromkeys([*products, *(f"r{slot}" for slot in range(m))], 0.0)
-        length = ("sqrt", _squared_length([products[i : i + m] for i in range(0, len(products), m)]))
-        return lanes, ("mult", [length, ("div", side, ("abs", side), 1.0)]), defaults
+        side = ("sum", [("mult", [shares[i // m], f"r{i % m}", variable]) for i, variable in enumerate(variables)])
+        defaults = dict.fromkeys([*variables, *(f"r{slot}" for slot in range(m))], 0.0)
+        length = ("sqrt", _squared_length([variables[i : i + m] for i in range(0, len(variables), m)]))
+        return Plan(candidates, products, ("mult", [length, ("div", side, ("abs", side), 1.0)]), defaults)
     if options.score == "cosine":
         mean = query.vectors[0].sum(0) / query.present.sum()
-        lanes += [Lane([(mean.tolist(), axis)]) for axis in axes]
-        products = [f"$score[{i}]" for i in range(len(axes))]
-        return lanes, ("div", ("sum", products), "number", 0.0), dict.fromkeys(products, 0.0) | {"number": 1.0}
-    parts = asked[:-1] if len(asked) > 1 else asked
-    lanes += [Lane([(vector.tolist(), axis)]) for vector in parts for axis in axes]
-    products = [f"$score[{i}]" for i in range(len(parts) * len(axes))]
-    return lanes, _largest(products), dict.fromkeys(products, -1.0)
+        products = [(mean.tolist(), axis) for axis in axes]
+        variables = _variables(products)
+        defaults = dict.fromkeys(variables, 0.0) | {"number": 1.0}
+        return Plan(candidates, products, ("div", ("sum", variables), "number", 0.0), defaults)
+    products = [(vector.tolist(), axis) for vector in parts for axis in axes]
+    variables = _variables(products)
+    return Plan(candidates, products, _largest(variables), dict.fromkeys(variables, -1.0))
+
+
+def _variables(products: Sequence[Nearest]) -> list[str]:
+    return [f"$score[{i}]" for i in range(len(products))]
 
 
 def _rows(query: Bundle) -> list[Tensor]:

@@ -400,18 +400,9 @@ class QdrantIndex(Index):
 
     def _one(self, query: Bundle, options: Options) -> tuple[Hit, ...]:
         wanted = options.k + MORE + len(options.exclude)
-        lanes, formula, defaults = plan(query, options, self.modalities, self._about["several"])
-        limit = wanted if formula is not None else max(wanted, self.candidates * len(lanes))
-        found = self._engine.search(
-            lanes[0].prefetch,
-            lanes[1:],
-            formula,
-            defaults,
-            max(wanted, self.candidates),
-            limit,
-            options.conditions,
-            self._names(several=options.score == "maxsim"),
-        )
+        asked = plan(query, options, self.modalities, self._about["several"])
+        names = self._names(several=options.score == "maxsim")
+        found = self._engine.search(asked, max(wanted, self.candidates), wanted, options.conditions, names)
         found = [each for each in found if each[2]["id"] not in options.exclude]
         if not found:
             return ()
