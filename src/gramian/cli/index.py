@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gramian.cli.shared import Server, Trust, model_of, run_settings, split_ids
 from gramian.cli.terminal import console_of, warn_unreadable
@@ -16,6 +16,7 @@ from gramian.files import check_folder
 from gramian.index import FlatIndex, Index, QdrantIndex
 from gramian.index.building import Indexed, index_tables
 from gramian.index.protocol import SearchScore
+from gramian.model import Aligner
 
 __all__ = ["index_command"]
 
@@ -98,18 +99,7 @@ def index_command(
         aligner = trust.run_model(run, model)
         for name in columns or ():
             check_choice("columns", name, aligner.modalities)
-        raw = [*(name for name in aligner.raw_modalities() if columns is None or name in columns), *(metadata or ())]
-        raw = [name for name in raw if name not in ("split", "item")]
-        every = None if columns is None else [*columns, *(name for name in raw if name not in columns)]
-        tables: Iterator[Table]
-        total: int | None
-        if split is not None:
-            whole = load(data, split=split, columns=every, raw=raw, id_column=id_column, media_root=trust.media_root)
-            total = len(whole)
-            tables = (whole[start : start + part_size] for start in range(0, len(whole), part_size))
-        else:
-            total = length(data)
-            tables = stream(data, part_size, columns=every, raw=raw, id_column=id_column, media_root=trust.media_root)
+        tables, total = _tables(data, split, columns, metadata, id_column, part_size, aligner, trust)
         first = next(tables, None)  # refused before anything is written
         if first is not None and not set(first.modalities) & set(aligner.modalities):
             aligner.towers.known(first)
@@ -159,6 +149,27 @@ def index_command(
         console.print(index.diagnose().sheet().rich())
     if isinstance(index, QdrantIndex):
         index.close()
+
+
+def _tables(
+    data: str,
+    split: str | None,
+    columns: list[str] | None,
+    metadata: list[str] | None,
+    id_column: str,
+    part_size: int,
+    aligner: Aligner,
+    trust: Trust,
+) -> tuple[Iterator[Table], int | None]:
+    """The table part by part, and how many rows it has, where that is known."""
+    raw = [*(name for name in aligner.raw_modalities() if columns is None or name in columns), *(metadata or ())]
+    raw = [name for name in raw if name not in ("split", "item")]
+    every = None if columns is None else [*columns, *(name for name in raw if name not in columns)]
+    options: dict[str, Any] = {"columns": every, "raw": raw, "id_column": id_column, "media_root": trust.media_root}
+    if split is None:
+        return stream(data, part_size, **options), length(data)
+    whole = load(data, split=split, **options)
+    return (whole[start : start + part_size] for start in range(0, len(whole), part_size)), len(whole)
 
 
 def _validation(model: str, data: str) -> list[str]:
