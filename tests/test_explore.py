@@ -346,7 +346,7 @@ def test_bad_input_is_one_line(world, tmp_path, capsys, monkeypatch):
             ([str(folder / "index"), "--port", "0"], "`port` must be an integer"),
             ([str(folder / "index"), "--media-root", "nowhere"], "`media_root` must name existing folders"),
             ([str(folder / "index"), "--media", "nowhere.csv"], "nowhere.csv"),
-            ([str(folder / "index"), "--export", str(tmp_path / "y.parquet"), "--items", "0"], "`count` must"),
+            ([str(folder / "index"), "--export", str(tmp_path / "y.parquet"), "--items", "0"], "`items` must"),
         ]:
             assert main(["explore", *words]) == 2, words
             err = capsys.readouterr().err
