@@ -512,7 +512,7 @@ def test_archives_that_number_their_rows_alike(tmp_path):
             entry = tarfile.TarInfo(file)
             entry.size = 3
             tar.addfile(entry, io.BytesIO(b"abc"))
-    with pytest.raises(InputError, match=r"`ids` must all be different; 1 repeat an earlier one \(0\)"):
+    with pytest.raises(InputError, match=r"column `id` must all be different; 1 repeat an earlier one \(0\)"):
         load(tmp_path, raw=["png"])
 
 
