@@ -310,7 +310,7 @@ def test_what_is_there_is_not_opened_as_something_else(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="`modalities` must be one of text; got 'image'"):
         QdrantIndex.edge(tmp_path / "e", modalities=["image"])
     monkeypatch.setattr("gramian.index.points.VERSION", 0)
-    with pytest.raises(InputError, match=r"written by a newer gramian \(version 1\)"):
+    with pytest.raises(InputError, match=r"the collection was written by a newer gramian \(version 1 of the format\)"):
         QdrantIndex.edge(tmp_path / "e")
 
 
@@ -420,6 +420,16 @@ def test_a_description_that_is_damaged_is_told(server):
         server.client.upsert("odd", [models.PointStruct(id=qdrant.ABOUT, vector={}, payload=about)])
         with pytest.raises(InputError, match="the collection's own description is damaged"):
             QdrantIndex.connect(server.url, "odd", key=KEY)
+
+
+def test_points_of_others_in_a_collection_are_passed_over(server, tmp_path):
+    index = QdrantIndex.connect(server.url, "shared", key=KEY, dim=D, modalities=["text"])
+    index.add(items(3, names=("text",)), list("abc"))
+    stranger = models.PointStruct(id=7, vector={"m0": [1.0] + [0.0] * (D - 1)}, payload={"mine": 1})
+    server.client.upsert("shared", [stranger])
+    assert set(index.search(torch.eye(D)[:1], 9).ids[0]) == set("abc")
+    index.save(tmp_path / "copy")
+    assert set(FlatIndex.open(tmp_path / "copy").ids()) == set("abc")
 
 
 def test_an_upload_is_cut_to_what_a_server_takes(server, monkeypatch):

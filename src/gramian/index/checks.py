@@ -8,7 +8,17 @@ from dataclasses import replace
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_type, listing
 
-__all__ = ["checked_ids", "checked_items"]
+__all__ = ["check_version", "checked_ids", "checked_items"]
+
+
+def check_version(what: str, version: object, newest: int) -> None:
+    """Check that this gramian reads a version of a format.
+
+    Raises:
+        InputError: it is newer.
+    """
+    if isinstance(version, int) and version > newest:
+        raise InputError(f"{what} was written by a newer gramian (version {version} of the format). Upgrade.")
 
 
 def checked_ids(ids: Sequence[str], n: int | None = None) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from gramian.bundle import Bundle
 from gramian.errors import InputError, first_line
 from gramian.geometry import direction, unit
+from gramian.index.checks import check_version
 from gramian.index.engines import Put
 from gramian.index.fields import FieldType
 from gramian.index.protocol import SearchScore
@@ -158,13 +159,11 @@ def read_about(payload: Mapping[str, Any]) -> dict[str, Any]:
         "score": SearchScore | None,
         "score_chosen": bool,
     }
+    about = payload.get("about")
+    if isinstance(about, dict):
+        check_version("the collection", about.get("version"), VERSION)
     try:
-        about: dict[str, Any] = {"several": [], "score": None, "score_chosen": False} | payload["about"]
-        version = convert(about.get("version", 1), int, "version")
-        if version > VERSION:
-            raise InputError(f"the collection was written by a newer gramian (version {version}). Upgrade.")
-        return about | {name: convert(about[name], hint, name) for name, hint in hints.items()}
+        whole: dict[str, Any] = {"several": [], "score": None, "score_chosen": False} | about  # type: ignore[operator]
+        return whole | {name: convert(about[name], hint, name) for name, hint in hints.items()}
     except (InputError, KeyError, TypeError) as error:
-        if "newer" in str(error):
-            raise
         raise InputError(f"the collection's own description is damaged ({first_line(error):.120}). Build it again.") from None

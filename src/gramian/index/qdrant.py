@@ -371,7 +371,7 @@ class QdrantIndex(Index):
 
     def _parts(self, most: int | None) -> Iterator[Part]:
         """The items, or the first so many, by rising point id, as a FlatIndex keeps them."""
-        every = (each for page in self._engine.pages(self._names()) for each in page if each[0] != ABOUT)
+        every = (each for page in self._engine.pages(self._names()) for each in page if "id" in each[2])
         points = islice(every, most)
         while True:
             ids: list[str] = []
@@ -403,7 +403,7 @@ class QdrantIndex(Index):
         asked = plan(query, options, self.modalities, self._about["several"])
         names = self._names(several=options.score == "maxsim")
         found = self._engine.search(asked, max(wanted, self.candidates), wanted, options.conditions, names)
-        found = [each for each in found if each[2]["id"] not in options.exclude]
+        found = [each for each in found if each[2].get("id") not in (None, *options.exclude)]  # None: a point of others
         if not found:
             return ()
         items = bundle_of([vectors for _, vectors, _ in found], self.modalities, self.dim).select(*options.modalities)

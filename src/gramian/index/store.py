@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gramian.errors import InputError, check_number, first_line, listing
 from gramian.files import claimed, inside, read_json, write_text
+from gramian.index.checks import check_version
 from gramian.index.fields import FieldType, Values, read_metadata
 from gramian.index.protocol import SearchScore
 from gramian.index.segments import Entry, Segment, Sides
@@ -84,12 +85,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = read_json(inside(folder, MANIFEST))
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise InputError("it is another kind of file")
-        version = convert(state["version"], int, "version")
-        if version > VERSION:
-            raise InputError(
-                f"`path` {str(folder)!r} was written by a newer gramian (version {version} of the format). Upgrade."
-            )
+    except FileNotFoundError:
+        raise InputError(f"{str(folder)!r} holds no index: it has no {MANIFEST}.") from None
+    except (InputError, OSError) as error:
+        raise _damaged(folder, error) from None
+    check_version(f"`path` {str(folder)!r}", state.get("version"), VERSION)
+    try:
         hints: dict[str, Any] = {
+            "version": int,
             "dim": int,
             "space": str | None,
             "modalities": list[str],
@@ -106,12 +109,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         check_number("dim", state["dim"], "[1, 1048576]", integer=True)
         state["segments"] = [_entry(segment) for segment in state["segments"]]
         return state
-    except FileNotFoundError:
-        raise InputError(f"{str(folder)!r} holds no index: it has no {MANIFEST}.") from None
-    except (InputError, OSError, KeyError, TypeError, AttributeError) as error:
-        if "newer" in str(error):
-            raise
-        raise InputError(f"{str(folder / MANIFEST)!r} is damaged ({first_line(error):.120}). Build the index again.") from None
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    return InputError(f"{str(folder / MANIFEST)!r} is damaged ({first_line(error):.120}). Build the index again.")
 
 
 def _entry(segment: Any) -> Entry:
