@@ -164,6 +164,6 @@ def read_about(payload: Mapping[str, Any]) -> dict[str, Any]:
         check_version("the collection", about.get("version"), VERSION)
     try:
         whole: dict[str, Any] = {"several": [], "score": None, "score_chosen": False} | about  # type: ignore[operator]
-        return whole | {name: convert(about[name], hint, name) for name, hint in hints.items()}
+        return whole | {name: convert(whole[name], hint, name) for name, hint in hints.items()}
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"the collection's own description is damaged ({first_line(error):.120}). Build it again.") from None
