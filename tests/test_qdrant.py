@@ -16,7 +16,7 @@ from qdrant_client.http import SyncApis
 from gramian.cli import main
 from gramian.data import load
 from gramian.errors import InputError
-from gramian.index import FlatIndex, Index, QdrantIndex, engines, qdrant
+from gramian.index import FlatIndex, Index, QdrantIndex, edge, engines, qdrant
 from gramian.index.building import index_tables
 from gramian.index.planning import plan
 from gramian.index.protocol import Options
@@ -107,10 +107,11 @@ def test_the_formulas_are_those_of_float64(index, monkeypatch, score, width):
     """The engine's own numbers for all items, before anything is scored again."""
     query = items(1, seed=9, names=("text", "depth")[:width], missing=0)
     told = {}
-    read = engines._read
-    monkeypatch.setattr(
-        engines, "_read", lambda points: told.update({p.payload["id"]: p.score for p in points}) or read(points)
-    )
+    read = engines.read_points
+    for module in (engines, edge):
+        monkeypatch.setattr(
+            module, "read_points", lambda points: told.update({p.payload["id"]: p.score for p in points}) or read(points)
+        )
     index._engine.search(plan(query, Options(9, score, index.modalities), index.modalities), N, N, (), index._names())
     table = SCORES[score](query.to(dtype=torch.float64), items(N).to(dtype=torch.float64))[0]
     assert len(told) == N and bool((table < 0).any())
@@ -180,6 +181,7 @@ def test_a_saved_copy_is_a_flat_index_of_the_same_items(index, flat, tmp_path, m
     monkeypatch.setattr(qdrant, "PART", 25)
     monkeypatch.setattr(qdrant, "BATCH", 10)
     monkeypatch.setattr(engines, "PAGE", 7)
+    monkeypatch.setattr(edge, "PAGE", 7)
     index.save(tmp_path / "copy")
     copy = Index.open(tmp_path / "copy")
     assert isinstance(copy, FlatIndex) and len(copy.segments) == 2

@@ -1,9 +1,7 @@
-"""Where the points of a QdrantIndex are: thin adapters to qdrant-client and Qdrant Edge under one description of queries.
+"""Where the points of a QdrantIndex are: what adapters to Qdrant have in common, and the one to qdrant-client; Edge: `edge.py`.
 
 A search is candidates (searches whose results are united), products of these with named vectors (nested prefetches) and a
 formula over the products: text for a variable, a number, or an operator with its operands.
-
-Over 400 lines: two adapters beside what they share, so that they are read together.
 """
 
 from __future__ import annotations
@@ -11,15 +9,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from json import JSONDecodeError
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
-from uuid import UUID
 
 from gramian.errors import InputError, first_line
 from gramian.index.fields import Condition, FieldType
 from gramian.index.refusals import UnansweredError, check_location, refusal
 
-__all__ = ["ClientEngine", "EdgeEngine", "Engine", "Expression", "Nearest", "Plan", "Put", "Vector"]
+__all__ = [
+    "PAGE",
+    "ClientEngine",
+    "Engine",
+    "Expression",
+    "Makers",
+    "Nearest",
+    "Plan",
+    "Points",
+    "Put",
+    "Vector",
+    "read_points",
+]
 
 PAGE = 256  # points that are read at a time
 PARCEL = 2**19  # numbers of a request: as text 11 MB, and a server takes 32 MB
@@ -126,7 +134,7 @@ class Engine(ABC):
         return self._ranked(nested, plan.formula, plan.defaults, limit, vectors)
 
     @abstractmethod
-    def _makers(self) -> _Makers:
+    def _makers(self) -> Makers:
         """How filters are written."""
 
     @abstractmethod
@@ -157,7 +165,7 @@ class Engine(ABC):
         return found[0][2] if found else None
 
 
-def _read(points: Sequence[Any]) -> Points:
+def read_points(points: Sequence[Any]) -> Points:
     """What a client gives, as it is used here."""
     return [(str(each.id), dict(each.vector or {}), dict(each.payload or {})) for each in points]
 
@@ -262,7 +270,7 @@ class ClientEngine(Engine):
         """Those of some points that are there."""
         if not points:
             return []
-        return _read(self._ask("retrieve", list(points), with_payload=True, with_vectors=list(vectors) or False))
+        return read_points(self._ask("retrieve", list(points), with_payload=True, with_vectors=list(vectors) or False))
 
     def delete(self, points: Sequence[str]) -> None:
         """Delete points."""
@@ -274,7 +282,7 @@ class ClientEngine(Engine):
 
     def _page(self, place: Any, vectors: Sequence[str]) -> tuple[Points, Any]:
         found, place = self._ask("scroll", limit=PAGE, offset=place, with_payload=True, with_vectors=list(vectors) or False)
-        return _read(found), place
+        return read_points(found), place
 
     def index_field(self, key: str, kind: FieldType) -> None:
         """Make filters by a field fast."""
@@ -295,7 +303,7 @@ class ClientEngine(Engine):
         return self._queried(vectors, prefetch=parts, query=query, limit=limit)
 
     def _queried(self, vectors: Sequence[str], **options: Any) -> Points:
-        return _read(self._ask("query_points", with_payload=True, with_vectors=list(vectors), **options).points)
+        return read_points(self._ask("query_points", with_payload=True, with_vectors=list(vectors), **options).points)
 
     def _expression(self, node: Expression) -> Any:
         models = self._models
@@ -311,9 +319,9 @@ class ClientEngine(Engine):
         make = {"sqrt": models.SqrtExpression, "abs": models.AbsExpression}[kind]
         return make(**{kind: self._expression(inner[0])})
 
-    def _makers(self) -> _Makers:
+    def _makers(self) -> Makers:
         models = self._models
-        return _Makers(
+        return Makers(
             lambda key: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
             lambda key, value: models.FieldCondition(key=key, match=models.MatchValue(value=value)),
             lambda key, limits: models.FieldCondition(key=key, range=models.Range(**limits)),
@@ -329,7 +337,7 @@ class ClientEngine(Engine):
         self._client.close()
 
 
-def _filtered(conditions: Sequence[Condition], make: _Makers) -> Any:
+def _filtered(conditions: Sequence[Condition], make: Makers) -> Any:
     """A filter of an engine: all conditions must hold."""
     if not conditions:
         return None
@@ -347,7 +355,7 @@ def _filtered(conditions: Sequence[Condition], make: _Makers) -> Any:
     return make.all(must or None, must_not or None)
 
 
-def _equal(field: str, value: Any, make: _Makers) -> Any:
+def _equal(field: str, value: Any, make: Makers) -> Any:
     if isinstance(value, bool):  # Edge takes a truth value for a number: they are kept as words as well
         return make.equal(f"flags.{field}", str(value).lower())
     if isinstance(value, str):
@@ -355,7 +363,7 @@ def _equal(field: str, value: Any, make: _Makers) -> Any:
     return make.within(f"fields.{field}", {"gte": value, "lte": value})  # a float has no equality there
 
 
-class _Makers(NamedTuple):
+class Makers(NamedTuple):
     """How an engine writes conditions: empty(key), equal(key, text), within(key, limits), either([…]), all(must, must_not)."""
 
     empty: Callable[[str], Any]
@@ -363,134 +371,3 @@ class _Makers(NamedTuple):
     within: Callable[[str, dict[str, float]], Any]
     either: Callable[[list[Any]], Any]
     all: Callable[[list[Any] | None, list[Any] | None], Any]
-
-
-class EdgeEngine(Engine):
-    """A shard in this process, in a folder.
-
-    Raises:
-        InputError: a folder that holds something else, or that is open already.
-    """
-
-    def __init__(self, path: Path, half: bool) -> None:
-        import qdrant_edge
-
-        self._edge: Any = qdrant_edge
-        self._path, self._half, self.where = path, half, repr(str(path))
-        self._shard: Any = None
-        if path.exists() and not path.is_dir():
-            raise InputError(f"`path` must be a folder; {str(path)!r} is a file.")
-        if path.is_dir() and any(path.iterdir()):
-            try:
-                self._shard = qdrant_edge.EdgeShard.load(str(path))
-            except Exception as error:  # it raises nothing narrower
-                reason = first_line(error)
-                if "WouldBlock" in reason:
-                    raise InputError(
-                        f"`path` {str(path)!r} is open already, here or in another process. Close it there."
-                    ) from None
-                raise InputError(f"`path` {str(path)!r} holds no index of Qdrant Edge ({reason:.160}). Name another.") from None
-
-    def exists(self) -> bool:
-        """Whether the collection is there."""
-        return self._shard is not None
-
-    def create(self, dim: int, searched: Sequence[str], plain: Sequence[str], several: Sequence[str]) -> None:
-        """Make it."""
-        edge = self._edge
-        kind = edge.VectorStorageDatatype.Float16 if self._half else edge.VectorStorageDatatype.Float32
-        params = {name: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, datatype=kind) for name in searched}
-        none = edge.HnswIndexConfig(m=0, ef_construct=16, full_scan_threshold=10)
-        params |= {
-            name: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, datatype=kind, hnsw_config=none, on_disk=True)
-            for name in plain
-        }
-        largest = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
-        params |= {
-            name: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, datatype=kind, multivector_config=largest)
-            for name in several
-        }
-        self._path.mkdir(parents=True, exist_ok=True)
-        self._shard = edge.EdgeShard.create(str(self._path), edge.EdgeConfig(vectors=params))
-
-    def put(self, points: Sequence[Put]) -> None:
-        """Add points, or replace them."""
-        edge = self._edge
-        made = [edge.Point(UUID(point), vectors, payload) for point, vectors, payload in points]
-        self._shard.update(edge.UpdateOperation.upsert_points(made))
-
-    def get(self, points: Sequence[str], vectors: Sequence[str]) -> Points:
-        """Those of some points that are there."""
-        if not points:
-            return []
-        found = self._shard.retrieve([UUID(point) for point in points], with_payload=True, with_vector=list(vectors) or False)
-        return _read(found)
-
-    def delete(self, points: Sequence[str]) -> None:
-        """Delete points."""
-        self._shard.update(self._edge.UpdateOperation.delete_points([UUID(point) for point in points]))
-
-    def count(self) -> int:
-        """How many points there are."""
-        return int(self._shard.count(self._edge.CountRequest(exact=True)))
-
-    def _page(self, place: Any, vectors: Sequence[str]) -> tuple[Points, Any]:
-        request = self._edge.ScrollRequest(place, PAGE, with_payload=True, with_vector=list(vectors) or False)
-        found, place = self._shard.scroll(request)
-        return _read(found), place
-
-    def index_field(self, key: str, kind: FieldType) -> None:
-        """Make filters by a field fast."""
-        names = {"text": "Keyword", "int": "Integer", "float": "Float", "bool": "Keyword"}
-        schema = getattr(self._edge.PayloadSchemaType, names[kind])
-        self._shard.update(self._edge.UpdateOperation.create_field_index(key, schema))
-
-    def _nearest(self, vector: Vector, name: str, limit: int, chosen: Any, vectors: Sequence[str]) -> Points:
-        query = self._edge.Query.Nearest(vector, using=name)
-        return self._queried(vectors, query=query, limit=limit, filter=chosen)
-
-    def _prefetch(self, vector: Vector, name: str, limit: int, chosen: Any, inner: list[Any] | None) -> Any:
-        query = self._edge.Query.Nearest(vector, using=name)
-        return self._edge.Prefetch(limit=limit, query=query, filter=chosen, prefetches=inner or [])
-
-    def _ranked(
-        self, parts: list[Any], formula: Expression, defaults: dict[str, float], limit: int, vectors: Sequence[str]
-    ) -> Points:
-        query = self._edge.Formula(self._expression(formula), defaults)
-        return self._queried(vectors, query=query, limit=limit, prefetches=parts)
-
-    def _queried(self, vectors: Sequence[str], **options: Any) -> Points:
-        request = self._edge.QueryRequest(with_payload=True, with_vector=list(vectors), **options)
-        return _read(self._shard.query(request))
-
-    def _expression(self, node: Expression) -> Any:
-        make = self._edge.Expression
-        if isinstance(node, str):
-            return make.Variable(node)
-        if isinstance(node, float | int):
-            return make.Constant(float(node))
-        kind, *inner = node
-        if kind in ("sum", "mult"):
-            return getattr(make, kind.capitalize())([self._expression(each) for each in inner[0]])
-        if kind == "div":
-            return make.Div(self._expression(inner[0]), self._expression(inner[1]), inner[2])
-        return getattr(make, kind.capitalize())(self._expression(inner[0]))
-
-    def _makers(self) -> _Makers:
-        edge = self._edge
-        return _Makers(
-            edge.IsEmptyCondition,
-            lambda key, value: edge.FieldCondition(key, match=edge.MatchValue(value)),
-            lambda key, limits: edge.FieldCondition(key, range=edge.RangeFloat(**limits)),
-            lambda several: edge.Filter(should=several),
-            lambda must, must_not: edge.Filter(must=must, must_not=must_not),
-        )
-
-    def optimize(self) -> None:
-        """Build the graphs."""
-        self._shard.optimize()
-
-    def close(self) -> None:
-        """Write everything to the disk."""
-        self._shard.flush()
-        self._shard.close()

@@ -24,7 +24,8 @@ from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_choices, check_number, listing, require
 from gramian.index.answers import Answers, Diagnosis, Hit
 from gramian.index.checks import checked_ids, checked_items
-from gramian.index.engines import ClientEngine, EdgeEngine, Engine
+from gramian.index.edge import EdgeEngine
+from gramian.index.engines import ClientEngine, Engine
 from gramian.index.explaining import compared
 from gramian.index.fields import FieldType, Metadata, read_metadata
 from gramian.index.flat import FlatIndex
