@@ -208,6 +208,7 @@ LINES = [
     ("evaluate --strict ok.parquet", "'ok.parquet' belongs to no option"),
     ("compare", "--runs must be given"),
     ("compare run", "`runs` must be two or more to compare; got run"),
+    ("compare nowhere run", "`runs` must be folders that hold ranks.parquet; 'nowhere' does not exist"),
     ("compare run run", "`runs` must be different folders; got run, run"),
     ("compare run nowhere", "`runs` must be folders that hold ranks.parquet; 'run' has none"),
     # empty words
@@ -283,7 +284,8 @@ LINES = [
     (f"{EVALUATE} --subsets every", "`subsets` must be one of others, all, none; got 'every'"),
     (f"{EVALUATE} --scores spann", "`scores` must be one of span.*; got 'spann'. Did you mean 'span'"),
     (f"{EVALUATE} --scores span,span", "`scores` must not repeat an entry; got span, span"),
-    (f"{EVALUATE} --split tset", "`split` must be one of .* Did you mean 'test'"),
+    ("evaluate --data misspelt.parquet --model al", "`data` has no rows of split 'test', only of tain. Name one with --split"),
+    (f"{EVALUATE} --split tset", "`split` must be one of .*, all; got 'tset'. Did you mean 'test'"),
     (f"{EMBED} --batch_size 0", "`batch_size` must be an integer of at least 1 or None; got 0"),
     (f"{EMBED}.parquet --batch_size -1", "`batch_size` must be an integer of at least 1 or None; got -1"),
     (f"{EMBED} --shard_size 0", "`shard_size` must be an integer of at least 1"),

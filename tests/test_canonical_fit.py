@@ -199,6 +199,8 @@ def test_contrastive_training_starts_from_the_closed_form(data, table, tmp_path,
     recipe = Recipe(epochs=1, learning_rate=1e-9, batch_size=16)  # the start, but for rounding
     options = {"head": head, "dim": 6, "search": SMALL, "progress": False}
     solved = train(data, tmp_path / "solved", method="canonical", **options)
+    with pytest.raises(InputError, match="`resume` needs checkpoints"):  # it would be written over
+        train(data, tmp_path / "solved", resume=True, start="canonical", recipe=recipe, **options)
     started = train(data, tmp_path / "started", start="canonical", recipe=recipe, **options)
     test = table.part("test").has_any()
     torch.testing.assert_close(started.aligner.embed(test).vectors, solved.aligner.embed(test).vectors, rtol=0, atol=1e-4)

@@ -217,6 +217,14 @@ def test_resume_goes_on_and_a_full_folder_is_not_overwritten(data, tmp_path, cap
     assert (run / "aligner" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["check", "embed", "evaluate", "index"])
+def test_one_file_serves_training_and_what_comes_before_and_after(tmp_path, command):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: x\nrecipe: {epochs: 3}\nhead: linear\n")
+    typed = {"embed": ["--output", "out"], "index": ["run"]}.get(command, [])
+    assert parse(command, COMMANDS[command], [*typed, str(path)])["data"] == "x"
+
+
 def test_lists_may_be_typed_together_or_one_by_one():
     for words in (["a", "b"], ["a,b"], ["a", "--media-root", "b"], ["a", "--media_root=b"]):
         options = parse("check", COMMANDS["check"], ["--data", "x", "--media-root", *words])

@@ -1,6 +1,7 @@
 """`gramian index` and `gramian search`: from a table to answers by one, two and three modalities, and back after a stop."""
 
 import json
+import socket
 
 import pytest
 import torch
@@ -172,3 +173,17 @@ def test_what_is_no_run_is_one_line(run, capsys, tmp_path):
     assert "is not a saved Aligner" in capsys.readouterr().err
     assert main(["search", str(run / "run"), "--data", str(run / "world.parquet"), "--row", "x"]) == 2
     assert "must be the id of a row" in capsys.readouterr().err
+    table = load(run / "world.parquet")
+    names = table.modalities
+    gap = next(i for i in range(len(table)) if 0 < sum(bool(table.present[name][i]) for name in names) < len(names))
+    ask = ["search", str(run / "run"), "--data", str(run / "world.parquet"), "--row", table.ids[gap], "--by"]
+    assert main([*ask, ",".join(names)]) == 2
+    assert f"`row` {table.ids[gap]!r} of " in (error := capsys.readouterr().err) and "Leave that out of --by" in error
+    assert main([*ask, "smell"]) == 2
+    assert "`by` must be one of" in capsys.readouterr().err
+    assert main([*made, "--metadata", "split"]) == 0
+    assert "keep the metadata that they had; --replace" in " ".join(capsys.readouterr().out.split())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(run / "run"), "--port", str(port)]) == 2
+    assert f"`port` {port} of 127.0.0.1 cannot be used" in capsys.readouterr().err

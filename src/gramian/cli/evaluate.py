@@ -16,7 +16,7 @@ from gramian.data import Reading, Table, load
 from gramian.data.cells import Broken, summary
 from gramian.data.sets.corpora import whole
 from gramian.distributed import device, is_main_process
-from gramian.errors import InputError, check_number, renamed
+from gramian.errors import InputError, check_choice, check_number, listing, renamed
 from gramian.evaluation import DEFAULT, Reranker, Subsets, evaluate
 from gramian.evaluation.released import askable, paper_row
 from gramian.evaluation.report import CHOSEN
@@ -119,6 +119,11 @@ def evaluate_table(
             whole_table = table = load(data, columns=columns, raw=raw, labels=labels, media_root=trust.media_root)
         if split is None:
             split = "all" if table.split is None else "test"
+            if table.split is not None and split not in table.split:
+                there = listing(sorted(set(table.split)))
+                raise InputError(f"`data` has no rows of split 'test', only of {there}. Name one with --split; all takes all.")
+        elif split != "all" and table.split is not None:
+            check_choice("split", split, [*sorted(set(table.split)), "all"])
         count = whole(table, split)
         if split != "all":
             table = table.part(split)

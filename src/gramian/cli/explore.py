@@ -11,6 +11,7 @@ from gramian.cli.terminal import console_of
 from gramian.errors import InputError, renamed, require
 from gramian.evaluation.previews import Previews
 from gramian.index import FlatIndex, Index
+from gramian.index.checks import check_port
 from gramian.index.mapping import export as export_map
 
 __all__ = ["explore_command"]
@@ -54,9 +55,9 @@ def explore_command(
     require("gradio", "jinja2")
     roots = trust.roots()
     from gramian.index.explorer import Explorer
-    from gramian.index.explorer_page import check_port, opened
+    from gramian.index.explorer_page import HOST, opened
 
-    check_port(port)
+    check_port(port, HOST)
     with renamed(data="media"):
         previews = None if media is None else Previews(media_table(media, index.modalities, roots))
     explorer = Explorer(index, previews=previews, media_root=roots)

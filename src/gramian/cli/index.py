@@ -133,6 +133,8 @@ def index_command(
         if isinstance(index, QdrantIndex):
             index.optimize()
         console.print(f"{place}: {done.added} items added{note}; {len(index)} in all, of {', '.join(index.modalities)}")
+        if metadata and done.kept:
+            console.print("Items that were there already keep the metadata that they had; --replace writes them anew.")
         warn_unreadable(done.broken)
         if score in (None, "validation"):
             console.print(f"score {_chosen(index, done, bool(validation))}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from gramian.cli.shared import Server, Trust
 from gramian.cli.terminal import console_of
 from gramian.errors import InputError, check_number, require
+from gramian.index.checks import check_port
 
 __all__ = ["serve_command"]
 
@@ -43,7 +44,7 @@ def serve_command(
         trust: towers, and folders whose files may be sent.
 
     Raises:
-        InputError: an index that cannot be used, a port that is none, or another host without a key.
+        InputError: an index that cannot be used, a port that is none or in use, or another host without a key.
     """
     require("fastapi", "uvicorn")
     check_number("port", port, "[1, 65535]", integer=True)
@@ -54,6 +55,7 @@ def serve_command(
     if host not in LOOPBACK and key is None:
         raise InputError(f"`host` {host!r} can be reached from other machines: that needs --key, or GRAMIAN_API_KEY.")
     roots = trust.roots()
+    check_port(port, host)
     import uvicorn
 
     from gramian.index.service import service

@@ -128,6 +128,8 @@ def read_ranks(run: str | Path, name: str = NAME) -> dict[Way, RankedDirection]:
     path = Path(run) / name if Path(run).is_dir() else Path(run)
     if not path.is_file():
         how = "Evaluate with --output, or train again." if name == NAME else "Evaluate with --classify COLUMN and --output."
+        if not Path(run).exists():
+            raise InputError(f"`runs` must be folders that hold {name}; {str(run)!r} does not exist.")
         raise InputError(f"`runs` must be folders that hold {name}; {str(run)!r} has none. {how}")
     try:
         there = LABEL in pq.read_schema(path).names

@@ -10,7 +10,7 @@ import torch
 
 from gramian.bundle import Bundle
 from gramian.data import load
-from gramian.errors import InputError, check_choice, renamed
+from gramian.errors import InputError, check_choice, listing
 from gramian.files import parse_json
 from gramian.index.mapping import places_of
 from gramian.index.protocol import Index, embed_table
@@ -66,13 +66,19 @@ def row_of(
     """
     model = _model(index, "row")
     table = load(data, raw=model.raw_modalities(), media_root=media_root)
-    with renamed(columns="by"):
-        table = model.towers.known(table, by)
+    for name in by or ():
+        check_choice("by", name, model.modalities)
+    table = model.towers.known(table, by)
     row = table.ids[0] if row is None else row
     if row not in table.ids:
         raise InputError(f"`row` must be the id of a row of {str(data)!r}, such as {table.ids[0]!r}; got {row!r:.80}.")
     one = table[[table.ids.index(row)]]
     names = [name for name in one.modalities if bool(one.present[name][0])]
+    lacks = [name for name in by or () if name not in names]
+    if names and lacks:
+        raise InputError(
+            f"`row` {row!r} of {str(data)!r} is empty in {listing(lacks)}. Leave that out of --by; it has {listing(names)}."
+        )
     if not names:
         what = ", ".join(by or one.modalities)
         raise InputError(f"`row` {row!r} of {str(data)!r} is empty in {what}. Choose another with --by.")

@@ -1,14 +1,15 @@
-"""What every kind of index checks of items and of their names."""
+"""What every kind of index checks of items, of their names, and of the port that it is asked on."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
 from gramian.bundle import Bundle
-from gramian.errors import InputError, check_type, listing
+from gramian.errors import InputError, check_number, check_type, listing
 
-__all__ = ["check_version", "checked_ids", "checked_items"]
+__all__ = ["check_port", "check_version", "checked_ids", "checked_items"]
 
 
 def check_version(what: str, version: object, newest: int) -> None:
@@ -19,6 +20,23 @@ def check_version(what: str, version: object, newest: int) -> None:
     """
     if isinstance(version, int) and version > newest:
         raise InputError(f"{what} was written by a newer gramian (version {version} of the format). Upgrade.")
+
+
+def check_port(port: int, host: str) -> None:
+    """Check that a port is free.
+
+    Raises:
+        InputError: it is none, or in use, or the host is not of this machine.
+    """
+    check_number("port", port, "[1, 65535]", integer=True)
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"`port` {port} of {host} cannot be used: {reason}. Name another.") from None
 
 
 def checked_ids(ids: Sequence[str], n: int | None = None) -> list[str]:

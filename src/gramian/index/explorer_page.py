@@ -5,21 +5,21 @@ here and passed on as bytes. The browser is told to fetch nothing from elsewhere
 """
 
 import os
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from gramian.errors import InputError, check_number, first_line, require
+from gramian.errors import InputError, first_line, require
+from gramian.index.checks import check_port
 from gramian.index.explorer import Explorer, Question, Range
 from gramian.index.flat import FlatIndex
 from gramian.index.mapping import HAS
 from gramian.index.protocol import SEARCHED
 from gramian.index.showing import STYLE, answers_html, head_html, map_html, notice_html
 
-__all__ = ["HOST", "check_port", "form", "opened"]
+__all__ = ["HOST", "form", "opened"]
 
 HOST = "127.0.0.1"
 MOST = "64mb"  # of a file that is dropped
@@ -243,22 +243,6 @@ def _condition(given: Mapping[Any, Any], one: Range, low: Any, high: Any) -> dic
     return {one.name: wanted} if (wanted := {name: end for name, end in ends.items() if end is not None}) else None
 
 
-def check_port(port: int) -> None:
-    """Check that a port is free.
-
-    Raises:
-        InputError: it is none, or in use.
-    """
-    check_number("port", port, "[1, 65535]", integer=True)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise InputError(f"`port` {port} of {HOST} cannot be used: {reason}. Name another.") from None
-
-
 async def _refused(url: str) -> NoReturn:
     """In place of Gradio's own way to fetch what a request names.
 
@@ -284,7 +268,7 @@ def opened(explorer: Explorer, port: int, title: str = "gramian explore") -> Ite
         InputError: Gradio is not installed, or a port that is in use.
     """
     require("gradio")
-    check_port(port)
+    check_port(port, HOST)
     before = os.environ.get("GRADIO_TEMP_DIR")
     with TemporaryDirectory(prefix="gramian-explore-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}

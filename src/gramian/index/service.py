@@ -274,12 +274,14 @@ def service(
         del request
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return JSONResponse({"error": f"the body is no JSON: {first['ctx']['error']}"}, 422)
+            return JSONResponse({"error": f"the body is not JSON: {first['ctx']['error']}"}, 422)
         if first["loc"] == ("body",) and first["type"] == "model_attributes_type":
             return JSONResponse(
                 {"error": "the body must be a JSON object, under the header content-type: application/json."}, 422
             )
         where = ".".join(str(part) for part in first["loc"][1:])
+        if first["type"] == "extra_forbidden":
+            return JSONResponse({"error": f"`{where}` is not a field of this request. /docs lists them."}, 422)
         return JSONResponse({"error": f"`{where}`: {first['msg']}" if where else str(first["msg"])}, 422)
 
     @app.exception_handler(StarletteHTTPException)  # those of the framework, too

@@ -123,7 +123,7 @@ class RunFolder:
         except (OSError, InputError, KeyError, TypeError, ValueError):
             raise InputError(f"checkpoint {str(newest)!r} is damaged: its {RUN} cannot be read. Delete it.") from None
         changed = [
-            f"{name} {run.get(name)!s:.60} → {value!s:.60}" for name, value in self.run.items() if run.get(name) != value
+            f"{name} {_short(run.get(name))} → {_short(value)}" for name, value in self.run.items() if run.get(name) != value
         ]
         if changed:
             raise InputError(
@@ -184,6 +184,11 @@ def _lines(path: Path) -> list[dict[str, float]]:
         return [convert(parse_json(line), dict[str, int | float], "record") for line in path.read_text("utf-8").splitlines()]
     except (OSError, ValueError, RecursionError):
         return []
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _check_shapes(loaded: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -185,6 +185,11 @@ def train(
     with watched(), claimed(output, is_main_process()):
         if is_main_process() and has_run(output, _SIGNS, resume=resume) and not resume:
             raise InputError(f"`output` {str(output)!r} holds a run already. Go on with --resume, or name another folder.")
+        if resume and (output / "aligner").exists() and not any(any(output.glob(sign)) for sign in _SIGNS[1:]):
+            raise InputError(
+                f"`resume` needs checkpoints; {str(output)!r} holds a finished model without any, as 'canonical' writes it. "
+                "Name another folder."
+            )
         objective = build_loss(loss, trust_code=trust_code)
         encoders = build_towers(towers, columns, recipe.seed, trust_code=trust_code)
         raw = list(encoders) if task is None else list(columns or task_settings(task, release).modalities)
