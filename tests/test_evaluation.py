@@ -1,4 +1,5 @@
 import json
+import pickle
 from itertools import permutations
 
 import numpy as np
@@ -199,6 +200,14 @@ def test_diagnostics_show_the_spectrum_and_which_objective_is_saturated():
     assert {name for name in aligned if name.startswith("gradient, Gram, cone, each")} == {
         f"gradient, Gram, cone, each: {name}" for name in ("text", "image", "audio")
     }
+
+
+@pytest.mark.parametrize("ids", [None, [0, 0, *range(1, 29)]])
+def test_a_direction_holds_the_vectors_only_while_there_are_further_matches_to_rank(ids):
+    vectors = {name: torch.randn(30, 4096, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("ab")}
+    bundle = Bundle.from_dict(vectors, item_ids=ids)
+    found = list(single_directions(bundle))
+    assert (len(pickle.dumps(found)) > bundle.vectors.nbytes) == (ids is not None)
 
 
 def test_rows_of_one_item_are_each_other_s_matches():

@@ -78,7 +78,7 @@ class Direction:
     incomplete: int
     unasked: int
     _recall: dict[int, Interval] = field(default_factory=dict, repr=False, compare=False)
-    _all_matches: Callable[[], Matches | None] | None = field(default=None, repr=False, compare=False)
+    _all_matches: Callable[[], Matches] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -88,8 +88,7 @@ class Direction:
     @cached_property
     def matches(self) -> Matches:
         """The rank of every match: of several captions of one clip, each."""
-        several = None if self._all_matches is None else self._all_matches()
-        return Matches.of(self.ranks) if several is None else several
+        return Matches.of(self.ranks) if self._all_matches is None else self._all_matches()
 
     def recall(self, k: int) -> Interval:
         """R@k with its 95 % interval over items: the share of queries with a match among the best k."""
@@ -243,6 +242,7 @@ def direction(
         if len(names) > 1:
             columns = [rankings.bundle.position(name) for name in names]
             lacking += int((~present[of_side][:, columns]).any(1).sum())
+    several = ranked is None and rankings.several_match(target, rows)
     return Direction(
         query=query,
         target=target,
@@ -253,7 +253,8 @@ def direction(
         gallery=len(gallery.candidates),
         incomplete=lacking,
         unasked=rankings.asking - len(rows),
-        _all_matches=None if ranked else partial(rankings.matches, query, target, score, rows),
+        # Which holds the vectors for as long as the direction lives.
+        _all_matches=partial(rankings.matches, query, target, score, rows) if several else None,
     )
 
 

@@ -142,12 +142,14 @@ class Rankings:
                     self._rows[target, query, score] = _by_row(ranked[1], sides[1])
         return self._rows[key]
 
-    def matches(self, query: Names, target: Names, score: Ranking, rows: NDArray[np.int64]) -> Matches | None:
-        """The rank of every match of the queries in `rows`; None where each has one, whose rank `rows` gives."""
+    def several_match(self, target: Names, rows: NDArray[np.int64]) -> bool:
+        """Whether some query in `rows` has more than one match."""
+        counts = np.bincount(self.side(target).candidates.items.numpy(), minlength=len(self.items))
+        return bool(counts[self.items[rows]].max(initial=0) > 1)
+
+    def matches(self, query: Names, target: Names, score: Ranking, rows: NDArray[np.int64]) -> Matches:
+        """The rank of every match of the queries in `rows`, where `several_match`."""
         sides = self.side(query, asks=True), self.side(target)
-        counts = np.bincount(sides[1].candidates.items.numpy(), minlength=len(self.items))
-        if counts[self.items[rows]].max(initial=0) <= 1:
-            return None
         form, candidates = self._form(*sides, query, target, score)
         with torch.no_grad():
             pairs = pair_ranks(form, *candidates)
