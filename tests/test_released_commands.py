@@ -350,7 +350,7 @@ def test_a_checkpoint_is_tuned_saved_and_evaluated(here, tmp_path, capsys):
         (("--method", "canonical"), "`method` does not go with `released`"),
         (("--preset", "own"), "`preset` must be"),
         (("--mode", "tune"), "`mode` must be"),
-        (("--matching", "0.1", "--recipe.micro_batch", "1"), "`micro_batch` does not go with `matching`"),
+        (("--matching", "0.1", "--recipe.micro_batch", "1"), "`recipe.micro_batch` does not go with `matching`"),
     ],
 )
 def test_options_of_training_that_do_not_fit_are_refused(here, tmp_path, more, message, capsys):
