@@ -22,6 +22,8 @@ from gramian.model.encoders.released.keys import current_name
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
+CHOOSE = "Name the file itself (in Python `filename` chooses one)."
+
 _FILES = ("*.pt", "*.pth", "*.bin", "*.safetensors")
 _NOT_WEIGHTS = ("*optimizer*", "*scheduler*", "*training_args*", "*rng_state*")
 _WRAPPERS = ("model", "state_dict", "module")
