@@ -91,9 +91,7 @@ def _one_on_hub(model: str, revision: str | None, local_files_only: bool) -> tup
         return _FILES
     found = [name for name in names if _is_weights(name)]
     if len(found) > 1 and not all(map(_is_shard, found)):
-        raise InputError(
-            f"`model` {model!r} holds several checkpoints: {listing(found)}. Name the file itself (in Python `filename` chooses one)."
-        )
+        raise InputError(f"`model` {model!r} holds several checkpoints: {listing(found)}. {CHOOSE}")
     return _FILES
 
 
@@ -118,9 +116,7 @@ def _files_in(folder: Path, filename: str | None, source: str) -> list[Path]:
     shards = {file.parent for file in files}
     is_sharded = all(map(_is_shard, files))
     if len(shards) > 1 or (len(files) > 1 and not is_sharded):
-        raise InputError(
-            f"`model` {source!r} holds several checkpoints: {listing(_names(folder))}. Name the file itself (in Python `filename` chooses one)."
-        )
+        raise InputError(f"`model` {source!r} holds several checkpoints: {listing(_names(folder))}. {CHOOSE}")
     if is_sharded:
         count = int(re.search(r"-of-(\d+)\.", files[0].name)[1])  # type: ignore[index]  # as just matched
         if len(files) != count:
