@@ -347,6 +347,7 @@ def test_bad_input_is_one_line(world, tmp_path, capsys, monkeypatch):
             ([str(folder / "index"), "--media-root", "nowhere"], "`media_root` must name existing folders"),
             ([str(folder / "index"), "--media", "nowhere.csv"], "nowhere.csv"),
             ([str(folder / "index"), "--export", str(tmp_path / "y.parquet"), "--items", "0"], "`items` must"),
+            ([str(folder / "index"), "--export", str(tmp_path / "y.csv")], "`export` must end in .parquet"),
         ]:
             assert main(["explore", *words]) == 2, words
             err = capsys.readouterr().err

@@ -10,7 +10,7 @@ from gramian.cli.shared import Checkpoint, Trust
 from gramian.cli.terminal import console_of, warn_unreadable
 from gramian.data import Reading, Table, load, stream
 from gramian.embedding import check_output, embed_table
-from gramian.errors import InputError, check_choices
+from gramian.errors import InputError, check_choices, check_number
 from gramian.evaluation.released import known_subtitles
 from gramian.model import Aligner, Towers
 
@@ -60,6 +60,8 @@ def embed(
     if model is None and trust.towers is None and checkpoint.released is None:
         raise InputError("one of `model` and `towers` must be given: an Aligner, or encoders for its features.")
     check_output(output, data, streamed=streaming)
+    for argument, value in (("shard_size", shard_size), ("batch_size", batch_size)):  # before a model is read for nothing
+        check_number(argument, value, "[1, inf)", integer=True, optional=argument == "batch_size")
     if streaming and split is not None:
         raise InputError("`split` cannot be taken from a stream. Embed all of it, and pick the split afterwards.")
     loaded = checkpoint.load(columns, model=model, towers=trust.towers)

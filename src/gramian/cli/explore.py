@@ -48,7 +48,7 @@ def explore_command(
     if not isinstance(index, FlatIndex):
         raise InputError(f"{str(run)!r} holds an index of Qdrant, which the page does not read. Make one by gramian index.")
     if export is not None:
-        with renamed(count="items"):
+        with renamed(count="items", path="export"):
             count = export_map(index, export, items)
         console_of().print(f"wrote {export}, {count} items of {len(index)}")
         return

@@ -125,7 +125,7 @@ def export(index: FlatIndex, path: Path, count: int = 20_000, neighbours: int = 
         How many items were written.
 
     Raises:
-        InputError: the index is empty, numbers below 1, or pyarrow is not installed.
+        InputError: the index is empty, numbers below 1, another ending than .parquet, or pyarrow is not installed.
     """
     require("pyarrow")
     import pyarrow as pa
@@ -133,6 +133,8 @@ def export(index: FlatIndex, path: Path, count: int = 20_000, neighbours: int = 
 
     check_number("neighbours", neighbours, "[1, inf)", integer=True)
     check_number("count", count, "[1, inf)", integer=True)
+    if path.suffix.lower() != ".parquet":
+        raise InputError(f"`path` must end in .parquet, which is what is written; got {str(path)!r}.")
     drawn = Map(index, min(count, SAMPLE))
     ids = sample(index, count)
     vectors, modalities, metadata = torch.empty(len(ids), index.dim), [], []
