@@ -321,7 +321,7 @@ def test_a_truncated_file_is_an_input_error(tmp_path, size):
     path = tmp_path / "b.safetensors"
     three().save(path)
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(InputError, match=r"`path` must be a safetensors file; .*b\.safetensors' cannot be read"):
+    with pytest.raises(InputError, match=r"b\.safetensors' cannot be read as safetensors \("):
         Bundle.load(path)
 
 

@@ -81,7 +81,7 @@ def test_no_process_waits_for_one_that_is_gone(tmp_path, victim):
     )
     kept = len(list(folder.glob("part-*.parquet")))
     written, read = zip(*forked.values(forked.together(forked.embedding, folder, -1, processes=2)), strict=True)
-    assert written == ((20, 10, kept, ()),) * 2
+    assert [each[:4] for each in written] == [(20, 10, kept, ())] * 2
     assert sum(read) == 20 - 2 * kept  # each cell by one process, and none whose shard was kept
     assert load(folder).ids == tuple(map(str, range(20)))
     assert {path.name for path in folder.iterdir()} == {"manifest.json", *(f"part-{i:05d}.parquet" for i in range(10))}

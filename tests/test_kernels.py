@@ -75,6 +75,7 @@ def close(got, expected, rtol=1e-9, atol=1e-10):
 
 def small_tiles(monkeypatch, tile, plain=0, keep=2**28):
     monkeypatch.setattr(tiles, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE_KEPT", tile)
     monkeypatch.setattr(tiles, "PLAIN", plain)
     monkeypatch.setattr(tiles, "KEEP", keep)
 

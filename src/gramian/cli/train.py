@@ -17,8 +17,10 @@ def train_command(**options: Any) -> None:
     console = console_of()
     best = f"validation MRR {100 * run.history.best:.1f} %, " if run.history.best is not None else ""
     console.print(f"{best}{run.history.chosen}")
+    broken = list(run.history.broken)
     if run.report is not None:
         console.print(run.report.sheets()[0].rich())
-        if run.report.broken:
-            console.print(unreadable(run.report.broken).rich())
+        broken += run.report.broken
+    if broken:
+        console.print(unreadable(broken).rich())
     console.print("wrote " + " and ".join(map(str, run.written)))

@@ -132,7 +132,11 @@ def read_ranks(run: str | Path, name: str = NAME) -> dict[Way, RankedDirection]:
             raise InputError(f"`runs` must be folders that hold {name}; {str(run)!r} does not exist.")
         raise InputError(f"`runs` must be folders that hold {name}; {str(run)!r} has none. {how}")
     try:
-        there = LABEL in pq.read_schema(path).names
+        names = pq.read_schema(path).names
+        lacking = [name for name in _COLUMNS if name not in names]
+        if lacking:
+            raise pa.ArrowInvalid(f"no column {lacking[0]}")
+        there = LABEL in names
         table = pq.read_table(path, columns=[*_COLUMNS, *([LABEL] if there else [])])
         label = table[LABEL].cast(pa.string()).to_numpy() if there else None
         words = [table[name].cast(pa.string()).to_numpy() for name in _COLUMNS[:5]]

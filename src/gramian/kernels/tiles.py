@@ -24,11 +24,12 @@ Part = TypeVar("Part", Tensor, Tensor | None)
 KEEP = 2**28  # bytes of inner products that are kept for the backward pass
 PLAIN = 2**20  # pairs up to which autograd over the whole table is used
 TILE = 1024  # rows and columns of a tile on the CPU
+TILE_KEPT = 2048  # of one whose products are kept, so that they take no more memory for being larger
 TILE_CUDA = 8192
 ENTRIES = 2**24  # numbers that a tile of a rule with many per pair holds at a time on the CPU
 ENTRIES_CUDA = 2**28
 # Pairs of a tile that the elementwise passes take at a time on the CPU: what they read and write then stays in the caches.
-BAND = 2**17
+BAND = 2**18
 SPARE = Spare(KEEP)
 
 
@@ -148,9 +149,9 @@ def reduced(form: Form, reduction: Differentiable, block_size: int | None) -> li
     """The finished tensors of a reduction of all pairs, under autograd; with a `block_size` no tile is kept."""
     rule, (q, n) = form.rule, form.shape
     parts = (*form.queries, *form.items)
-    tile = tile_size(form, block_size)
     graph = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
     keep = graph and block_size is None and 0 < rule.width * q * n * parts[0].element_size() <= KEEP
+    tile = tile_size(form, block_size, kept=keep)
     if not graph:
         totals = reduction.start(q, n, parts[0])
         forward(rule, reduction, totals, form.queries, form.items, tile=tile)
@@ -243,11 +244,11 @@ def cut(parts: Sequence[Part], rows: slice) -> tuple[Part, ...]:
     return tuple(part if part is None else part[rows] for part in parts)
 
 
-def tile_size(form: Form, block_size: int | None) -> int:
+def tile_size(form: Form, block_size: int | None, *, kept: bool = False) -> int:
     """Rows and columns of a tile: `block_size`, or what suits the device and the numbers per pair."""
     if block_size is not None:
         return block_size
-    size, entries = (TILE_CUDA, ENTRIES_CUDA) if form.queries[0].is_cuda else (TILE, ENTRIES)
+    size, entries = (TILE_CUDA, ENTRIES_CUDA) if form.queries[0].is_cuda else (TILE_KEPT if kept else TILE, ENTRIES)
     return max(1, min(size, math.isqrt(entries // form.rule.entries)))
 
 

@@ -113,7 +113,8 @@ def finish(
         The Run.
     """
     chosen_on = parts.validation.select(*aligner.modalities).has_any()
-    aligner.query_weights = all_weights(aligner.embed(drawn(chosen_on, WEIGHED, seed), reading=reading))
+    unread: list[Broken] = []  # as in training, whose history lists them
+    aligner.query_weights = all_weights(aligner.embed(drawn(chosen_on, WEIGHED, seed), reading=reading, broken=unread))
     held_out, split = parts.held_out(aligner), "test" if parts.tested else "validation"
     settings = {"data": data, "split": split, "columns": ", ".join(aligner.modalities), "model": str(output / "aligner")}
     settings |= _described(how, objective, history) | {"version": __version__}
