@@ -20,6 +20,11 @@ def vectors(n=6, m=3, d=5):
     return F.normalize(torch.randn(n, m, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=-1)
 
 
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(costs, "TURN", 0.001)
+
+
 def test_published_formulas_are_those_of_the_references():
     Z = vectors()
     close = {"rtol": 1e-9, "atol": 1e-9}

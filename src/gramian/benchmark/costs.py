@@ -26,7 +26,7 @@ from gramian.sheets import Sheet
 __all__ = ["Measurement", "bench"]
 
 LONGEST = 60.0  # seconds after which a case is not repeated
-TURN = 0.02  # seconds that a form's turn takes at least
+TURN = 0.5  # seconds that a form is called for in its turn, as the steps of a run follow each other
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _measure(case: Case, rounds: int, device: torch.device) -> list[Measurement]
 
 
 def _time(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call; of short ones the mean, since one alone tells what the form before it has left in the caches."""
+    """Seconds of a call, the mean of those of a turn: the first tells what the form before it has left in caches and memory."""
     first = _seconds(run, 1, device)
     return first if first >= TURN else _seconds(run, ceil(TURN / first), device)
 
