@@ -72,6 +72,11 @@ class Place(NamedTuple):
     columns: slice
     scratch: Scratch
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(b, c): its rows and columns."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
 
 class Kept(NamedTuple):
     """The inner products of a tile, and the memory that they lie in."""
@@ -174,8 +179,7 @@ def forward(
             if not reduction.reads(at):
                 continue
             others = cut(items, at.columns)
-            high, wide = at.rows.stop - at.rows.start, at.columns.stop - at.columns.start
-            own = SPARE.take(queries[0], high, wide) if keep else at.scratch
+            own = SPARE.take(queries[0], *at.shape) if keep else at.scratch
             products = rule.products(cut(queries, at.rows), others, own)
             for rows, band in bands(rule, at, scratch):
                 part = Tile(cut(products, rows), cut(queries, band.rows), others, band.scratch)
@@ -222,8 +226,9 @@ def tiles(queries: Parts, items: Parts, size: int) -> Iterator[Place]:
     for row in range(0, q, size):
         for column in range(0, n, size):
             rows, columns = slice(row, min(row + size, q)), slice(column, min(column + size, n))
-            scratch.start(rows.stop - rows.start, columns.stop - columns.start)
-            yield Place(rows, columns, scratch)
+            at = Place(rows, columns, scratch)
+            scratch.start(*at.shape)
+            yield at
 
 
 def bands(rule: Rule, at: Place, scratch: Scratch) -> Iterator[tuple[slice, Place]]:
@@ -231,7 +236,7 @@ def bands(rule: Rule, at: Place, scratch: Scratch) -> Iterator[tuple[slice, Plac
 
     One band where the rule has no products, and on other devices than the CPU.
     """
-    high, wide = at.rows.stop - at.rows.start, at.columns.stop - at.columns.start
+    high, wide = at.shape
     size = max(1, BAND // max(1, wide)) if rule.width and scratch.on_cpu else high
     for first in range(0, high, size):
         rows = slice(first, min(first + size, high))
