@@ -199,7 +199,7 @@ LINES = [
     (f"{TRAIN} --no-resume=true", "--no-resume takes no value; got 'true'"),
     ("train --data ok.parquet --output out --no-dim", "`dim` must be an integer.*; got False"),
     (f"{TRAIN} stamps", "'stamps' belongs to no option"),
-    ("check stamps", "'stamps' belongs to no option"),
+    ("check stamps", "'stamps' belongs to no option.* A table: --data stamps"),
     ("check -data stamps", "'-data' belongs to no option"),
     ("demo --output out --data x", "`data` is not an option of `gramian demo`"),
     ("benchmark --output out", "--study must be given"),

@@ -508,6 +508,8 @@ def test_what_is_no_index_is_refused(tmp_path):
     index = FlatIndex.create(tmp_path / "i", dim=3)
     with pytest.raises(InputError, match="the index is empty"):
         index.search(torch.eye(3))
+    with pytest.raises(InputError, match=r"got a dict\. Bundle\.from_dict makes one of vectors, `embed` of cells"):
+        index.search({"text": [0.1, 0.2]})
     with pytest.raises(InputError, match="holds files"):
         FlatIndex.create(tmp_path / "i", dim=3)
     assert index.diagnose().warnings == ("The index is empty.",)

@@ -109,6 +109,8 @@ def test_bad_requests_are_told_why_and_never_fail_inside(index):
     broken = ("POST", "/search", {"content": b"{", "headers": {"content-type": "application/json"}})
     lost, text, cut = ask(service(index[0]), ("GET", "/items/x", {}), plain, broken)
     assert (lost.status_code, text.status_code, cut.status_code) == (404, 422, 422)
+    (home,) = ask(service(index[0]), ("GET", "/", {}))
+    assert (home.status_code, home.json()) == (404, {"error": "no such path. /docs lists them."})
     assert "content-type: application/json" in text.text and "the body is not JSON" in cut.text
 
 

@@ -78,6 +78,9 @@ def test_other_columns_are_left_out_and_named(tmp_path, caplog):
     assert load(path).modalities == ("x",)
     assert "left out columns that are not lists of floats: caption (string), nested (list" in caplog.text
     assert "nobody (" in caplog.text
+    caplog.clear()
+    assert load(path, raw=["caption"]).modalities == ("x", "caption")  # what towers do not read is left out on purpose
+    assert "left out columns that are not lists of floats: nobody (empty)" in caplog.text
 
 
 def test_damaged_and_poisoned_tables_are_refused(table, tmp_path):

@@ -113,7 +113,10 @@ def parse(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
                     typed.append(([command.bare], Word(f"{earlier},{word}")))
                     continue
             if not word.endswith(YAML):
-                raise InputError(f"{word!r} belongs to no option: {owner} takes --NAME VALUE, and the name of a YAML file.")
+                table = f" A table: --data {word}" if "data" in options and not word.startswith("-") else ""
+                raise InputError(
+                    f"{word!r} belongs to no option: {owner} takes --NAME VALUE, and the name of a YAML file.{table}"
+                )
             files.append(word)
             continue
         key, equals, text = word[2:].partition("=")

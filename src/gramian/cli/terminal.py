@@ -74,7 +74,8 @@ def fail(message: str, code: int = 2) -> int:
 def warn_unreadable(broken: Sequence[Broken]) -> None:
     """Warn once about the cells that could not be read."""
     if broken and is_main_process():
-        logger.warning("%d cells could not be read and are empty (%s)", len(broken), summary(broken))
+        cells = "1 cell could not be read and is" if len(broken) == 1 else f"{len(broken)} cells could not be read and are"
+        logger.warning("%s empty (%s)", cells, summary(broken))
 
 
 @contextmanager

@@ -277,7 +277,9 @@ def _table_of(
             f"{source!r} has no column that holds lists of floats; its columns are {kinds}. Text and media need towers "
             "that read them: name one per column under `towers` in a YAML file."
         )
-    if ignored and not raw and not partial:
+    if raw:  # what towers do not read is left out on purpose; a column without a single cell hardly is
+        ignored = [f"{name} (empty)" for name in empty]
+    if ignored and not partial:
         logger.warning("%s: left out columns that are not lists of floats: %s", source, listing(ignored))
     if ids is None and first:
         ids = [str(first + row) for row in range(part.rows)]

@@ -210,7 +210,8 @@ def _verdict(stored: Mapping[str, Stored], comparison: Comparison | None) -> lis
     if comparison is None and "method" in run.settings:
         said.append(f"Trained by {run.settings['method']}.")
     if run.broken:
-        said.append(f"{run.broken} cells could not be read and count as missing.")
+        cells = "1 cell could not be read and counts" if run.broken == 1 else f"{run.broken} cells could not be read and count"
+        said.append(f"{cells} as missing.")
     return said or [f"{_items(run)} were evaluated."]
 
 

@@ -160,5 +160,5 @@ def _features(name: str, text: str, width: int) -> Any:
         pass
     raise InputError(
         f"`{name}` must be {width} features, as in [0.1, 0.2]: this model reads no raw {name}; got {text!r:.40}. "
-        "Name an item of the index, or a row of a table."
+        "Search by `like`, an item of the index, or by `data` and `row`, a row of a table."
     )

@@ -357,7 +357,7 @@ def _several(cell: Any, raw: bool) -> bool:
 
 
 def _as_bundle(argument: str, queries: Queries) -> Bundle:
-    check_type(argument, queries, Bundle, Tensor)
+    check_type(argument, queries, Bundle, Tensor, fix="Bundle.from_dict makes one of vectors, `embed` of cells.")
     if isinstance(queries, Bundle):
         return queries.detach().to("cpu")
     if queries.ndim != 2:

@@ -286,8 +286,8 @@ def service(
 
     @app.exception_handler(StarletteHTTPException)  # those of the framework, too
     async def told(request: Request, error: StarletteHTTPException) -> JSONResponse:
-        del request
-        return JSONResponse({"error": error.detail}, error.status_code)
+        missing = error.status_code == 404 and "route" not in request.scope
+        return JSONResponse({"error": "no such path. /docs lists them." if missing else error.detail}, error.status_code)
 
     def state() -> dict[str, Any]:
         now = live()

@@ -95,7 +95,7 @@ def run_card(
         first = {cell.modality: cell for cell in reversed(broken)}
         counts_of = Counter(cell.modality for cell in broken)
         lines = [
-            f"- {name}: {number} cells could not be read and counted as missing, such as "
+            f"- {name}: {number} {'cell' if number == 1 else 'cells'} could not be read and counted as missing, such as "
             f"{first[name].id!r} ({first[name].reason})"
             for name, number in counts_of.items()
         ]
