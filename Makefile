@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported: most of them never are, and all at once take half a minute.
+# Modules are compiled when they are first imported: most of them never are, and all at once take half a minute. What is
+# compiled is kept, though images of containers often forbid it: else every process that a test starts compiles it again.
 PIP := --quiet --disable-pip-version-check --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test coverage numeric numeric-plain numeric-avx2 floors check format docs docs-site figures release-check types study bench clean
 
