@@ -78,7 +78,7 @@ floors:
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -288,8 +289,14 @@ def _own_pid(_):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_in_ones_own_reader_is_no_broken_cell(workers):
     aligner, table = _sensors(_value_of)
+    before = set(multiprocessing.active_children())
     with pytest.raises(TypeError, match="not subscriptable") as caught:
         aligner.embed(table, reading=Reading(workers))
+    loader = Loader(table, aligner.collator(), Reading(workers))
+    for _ in range(2):  # it can be asked again
+        with pytest.raises(TypeError, match="not subscriptable"):
+            list(loader.in_order())
+    assert set(multiprocessing.active_children()) <= before  # though the errors are at hand
     notes = "\n".join([*getattr(caught.value, "__notes__", []), str(caught.value)])
     assert "column `sensor`, id '0'" in notes
 

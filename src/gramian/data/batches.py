@@ -209,16 +209,19 @@ def _generator(seed: int, row: str, modality: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(row.encode()), zlib.crc32(modality.encode())])
 
 
-def started(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Any]:
-    """A pass of a loader, whose processes run then.
+def passed(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Any]:
+    """What a loader gives in one pass.
+
+    Yields:
+        What its processes return.
 
     Raises:
-        InputError: processes that start anew (`START`), and readers that they cannot be sent.
+        InputError: one that they return; processes that start anew (`START`), and readers that they cannot be sent.
     """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Got pickle error")  # torch's words on what follows
-            return iter(loader)
+            results = iter(loader)
     except (PicklingError, AttributeError, TypeError) as error:
         if loader.num_workers == 0 or "pickle" not in str(error):
             raise
@@ -226,6 +229,16 @@ def started(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Any]:
             f"`workers` must be 0 here, as new processes cannot be given these readers ({first_line(error)}). Functions "
             "defined at the top of a module can be."
         ) from None
+    try:
+        for result in results:
+            if isinstance(result, InputError):
+                raise result
+            yield result
+    except Exception:
+        # An error holds on to the processes. The garbage collector would take their queues first, and then wait for each of
+        # them for five seconds.
+        getattr(results, "_shutdown_workers", lambda: None)()
+        raise
 
 
 START: str | None = "fork" if sys.platform == "linux" else None
@@ -252,16 +265,19 @@ class Loader:
         self.raw: bool = bool(table.raw)
         self._rows = _Rows(table, collator, reading.strict)
         self._groups = _Groups()
-        workers = reading.workers if self.raw else 0
-        self._loader = torch.utils.data.DataLoader(
+        self._workers = reading.workers if self.raw else 0
+        self._loader = self._new_loader()
+
+    def _new_loader(self) -> torch.utils.data.DataLoader[Any]:
+        return torch.utils.data.DataLoader(
             self._rows,
             batch_sampler=self._groups,  # type: ignore[arg-type]  # any iterable of `_Rows`' keys will do
             collate_fn=_same,
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            persistent_workers=workers > 0,
+            num_workers=self._workers,
+            prefetch_factor=2 if self._workers else None,
+            persistent_workers=self._workers > 0,
             worker_init_fn=_quiet_worker,
-            multiprocessing_context=START if workers else None,
+            multiprocessing_context=START if self._workers else None,
             pin_memory=device().type == "cuda",
             generator=torch.Generator().manual_seed(0),  # nothing is drawn: our seeds are per cell
         )
@@ -283,10 +299,11 @@ class Loader:
             InputError: a cell that cannot be read, if the reading is strict.
         """
         self._groups.groups = ((seed, size, list(rows)) for rows in order)
-        for parts in started(self._loader):
-            if isinstance(parts, InputError):
-                raise parts
-            yield parts
+        try:
+            yield from passed(self._loader)
+        except Exception:
+            self._loader = self._new_loader()  # the processes of the old one have ended
+            raise
 
     def in_order(self, size: int | None = None, rows: range | None = None) -> Iterator[Batch]:
         """The Batches of the table in its own order, without random draws; an empty table gives one Batch without rows.
