@@ -17,8 +17,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined, Triton's own included
 
 # In CI every run draws the same examples, so that a red one can be repeated; HYPOTHESIS_PROFILE=default draws anew.
-settings.register_profile("ci", max_examples=15, derandomize=True, deadline=None, database=None, print_blob=True)
-settings.register_profile("few", settings.get_profile("ci"), max_examples=6)
+settings.register_profile("ci", max_examples=10, derandomize=True, deadline=None, database=None, print_blob=True)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=5)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
