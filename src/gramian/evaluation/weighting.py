@@ -12,7 +12,7 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import InputError, check_choice, check_type
 from gramian.evaluation.metrics import mean_reciprocal_rank
-from gramian.evaluation.rankings import Rankings
+from gramian.evaluation.rankings import WEIGHTS, Ranking, Rankings
 from gramian.geometry import direction
 
 __all__ = ["all_weights", "choose_weights", "weighted"]
@@ -22,7 +22,6 @@ LEAST = 0.01
 
 GRID = (LEAST, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 SWEEPS = 2
-JOINED = "joined"
 
 
 def choose_weights(validation: Bundle, target: str, *, queries: Sequence[str] | None = None) -> dict[str, float]:
@@ -124,14 +123,9 @@ def weighted(bundle: Bundle, weights: Mapping[str, float]) -> tuple[Tensor, Tens
 
 def _mrr(bundle: Bundle, weights: Mapping[str, float], target: str) -> float:
     """The mean MRR of both directions between the joined query and the target."""
-    vectors, present = weighted(bundle, weights)
-    either = present | bundle.has(target)
-    columns = {JOINED: vectors[either], target: bundle.column(target)[either]}
-    mask = {JOINED: present[either], target: bundle.has(target)[either]}
-    ids = None if bundle.item_ids is None else bundle.item_ids[either]
-    rankings = Rankings(Bundle.from_dict(columns, present=mask, item_ids=ids, check=False))
+    rankings, asking = Rankings(bundle, weights={target: weights}), tuple(weights)
+    score: Ranking = WEIGHTS if len(asking) > 1 else "centroid"
     both = []
-    for query, asked in (((JOINED,), (target,)), ((target,), (JOINED,))):
-        rows = rankings.asked(query, asked)
-        both.append(mean_reciprocal_rank(rankings.rows(query, asked, "cosine").at(rows)))
+    for query, asked in ((asking, (target,)), ((target,), asking)):
+        both.append(mean_reciprocal_rank(rankings.rows(query, asked, score).at(rankings.asked(query, asked))))
     return float(np.mean(both))
