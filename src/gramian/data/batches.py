@@ -209,7 +209,7 @@ def _generator(seed: int, row: str, modality: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(row.encode()), zlib.crc32(modality.encode())])
 
 
-def passed(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Any]:
+def one_pass(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Any]:
     """What a loader gives in one pass.
 
     Yields:
@@ -300,7 +300,7 @@ class Loader:
         """
         self._groups.groups = ((seed, size, list(rows)) for rows in order)
         try:
-            yield from passed(self._loader)
+            yield from one_pass(self._loader)
         except Exception:
             self._loader = self._new_loader()  # the processes of the old one have ended
             raise

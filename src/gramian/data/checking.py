@@ -94,7 +94,7 @@ def check_table(table: Table, collator: Collator, *, workers: int = 0, progress:
         multiprocessing_context=batches.START if workers else None,
         generator=torch.Generator(),
     )
-    for result in track(batches.passed(rows), description="reading", total=len(table), disable=not progress):
+    for result in track(batches.one_pass(rows), description="reading", total=len(table), disable=not progress):
         checked.empty += not result["readable"]
         checked.broken.extend(result["broken"])
         for modality, row, what in result["cut"]:
