@@ -13,8 +13,9 @@ from gramian.distributed import Gathered, Ring, gather, world_size
 from gramian.errors import InputError
 
 
-def test_losses_of_several_processes_are_those_of_one():
-    forked.values(forked.together(forked.losses, processes=4))
+@pytest.mark.parametrize("count", [2, 4])
+def test_losses_of_several_processes_are_those_of_one(count):
+    forked.values(forked.together(forked.losses, processes=count))
 
 
 def test_the_closed_form_of_several_processes_is_that_of_one():
