@@ -23,8 +23,9 @@ from gramian.benchmark.environment import environment
 from gramian.benchmark.published import gram_loss
 from gramian.geometry import orthogonalize
 from gramian.kernels import Form, Residual
-from gramian.kernels.rules import Into, Parts, Scratch
+from gramian.kernels.rules import Into, Parts
 from gramian.losses import info_nce
+from gramian.memory import Scratch
 
 ENOUGH = 1.3
 M, TEMPERATURE, SMOOTHING = 4, 0.07, 0.1

@@ -10,7 +10,6 @@ from torch.utils._pytree import tree_leaves
 
 from gramian import PMRL, Bundle, Gram, Pairwise
 from gramian.kernels import Form, Given, Linear, Pairs, all_pairs, log_sums, softplus_sums, tiles
-from gramian.kernels.memory import Spare
 from gramian.losses import Centroid, Contrast, HyperGram, Triangle, info_nce, sigmoid_loss
 from gramian.scores import SCORES
 from gramian.scores.sides import sides
@@ -236,27 +235,6 @@ def test_the_kept_form_can_be_differentiated_again():
     total = Gram()(items).total
     first, second = (torch.autograd.grad(total, items.vectors, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
-
-
-def test_the_memory_of_kept_products_serves_the_next_step(monkeypatch):
-    spare, held = Spare(2**20), []
-    monkeypatch.setattr(tiles, "SPARE", spare)
-    for _ in range(2):
-        Gram()(bundle(13, 9)).total.backward()
-        held.append(spare.nbytes)
-    assert held == [9 * 9 * 2 * 8] * 2  # two products in float64
-    spare.clear()
-    assert spare.nbytes == 0
-
-
-def test_no_more_spare_memory_is_held_than_its_limit(monkeypatch):
-    one = 9 * 9 * 2 * 8
-    spare = Spare(one)
-    monkeypatch.setattr(tiles, "SPARE", spare)
-    totals = [Gram()(bundle(seed, 9)).total for seed in (13, 14)]
-    for total in totals:
-        total.backward()
-    assert spare.nbytes == one
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

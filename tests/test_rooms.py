@@ -21,6 +21,7 @@ ROOMS = [
     "processes",
     "sheets",
     "papers",
+    "memory",
     "factorisations",
     "geometry",
     "rows",

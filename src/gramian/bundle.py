@@ -18,6 +18,7 @@ from torch.utils._pytree import register_pytree_node
 from gramian.errors import InputError, check_type, listing
 from gramian.factorisations import normalized
 from gramian.geometry import unit
+from gramian.memory import split, stack
 from gramian.rows import read_ids, read_mask, read_rows, row_index
 from gramian.tensors import read_tensors, write_tensors
 from gramian.tokens import PoolName, Tokens, pool
@@ -168,7 +169,7 @@ class Bundle:
                 mask = mask & read_mask(name, present[name], n).to(mask.device)
             rows.append(value.to(dtype))
             masks.append(mask)
-        raw, mask = torch.stack(rows, 1), torch.stack(masks, 1)
+        raw, mask = stack(rows), torch.stack(masks, 1)
         if not mask.all():
             raw = raw.masked_fill(~mask[..., None], 0)
         vectors, lengths = normalized(raw)
@@ -244,7 +245,7 @@ class Bundle:
         bundles = self.select(*first), self.select(*second)
         if (*first, *second) != self.modalities:
             return bundles
-        parts = torch.split(self.vectors, [len(first), len(second)], 1)
+        parts = split(self.vectors, len(first))
         return replace(bundles[0], vectors=parts[0]), replace(bundles[1], vectors=parts[1])
 
     def same(self, other: Bundle | None = None) -> Bool[Tensor, "n p"]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gramian.memory import POOL
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
@@ -64,7 +66,7 @@ class _Normalized(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        y = x / length
+        y = torch.div(x, length, out=POOL.empty(x, x.shape))
         # The squares of other rows may leave the type's range: those are divided by their largest entry first.
         short = torch.finfo(x.dtype).tiny ** 0.25
         unsafe = ~((length > short) & (length < 1 / short)).squeeze(-1)
@@ -84,7 +86,8 @@ class _Normalized(torch.autograd.Function):
         if grad is None:
             return along
         inverse = 1 / length.where(length != 0, 1).clamp(min=torch.finfo(length.dtype).tiny)
-        turn = torch.addcmul(grad, y, torch.linalg.vecdot(grad, y).unsqueeze(-1), value=-1).mul_(inverse)
+        along_y = torch.linalg.vecdot(grad, y).unsqueeze(-1)
+        turn = torch.addcmul(grad, y, along_y, value=-1, out=POOL.room(y, y.shape)).mul_(inverse)
         return turn if along is None else turn + along
 
 
@@ -95,7 +98,7 @@ class _GramSchmidt(torch.autograd.Function):
     def forward(ctx: Any, Z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         # Unit vectors carry rounding errors of a few ε; a residual below this is noise and has no direction.
         tolerance = 32 * torch.finfo(Z.dtype).eps
-        Q = torch.empty_like(Z, memory_format=torch.contiguous_format)
+        Q = POOL.empty(Z, Z.shape)
         L = torch.eye(Z.shape[-2], dtype=Z.dtype, device=Z.device).repeat(*Z.shape[:-2], 1, 1)
         distances = Z.new_ones(Z.shape[:-1])
         independent = torch.zeros_like(mask)
@@ -129,7 +132,7 @@ class _GramSchmidt(torch.autograd.Function):
         turn = torch.diag_embed(along) - turn.tril() - turn.tril().mT
         identity = torch.eye(Q.shape[-2], dtype=Q.dtype, device=Q.device).expand_as(L)
         inverse = torch.linalg.solve_triangular(L, identity, upper=False).mT
-        grad = (inverse * independent.unsqueeze(-2)) @ grad_basis
+        grad = torch.bmm(inverse * independent.unsqueeze(-2), grad_basis, out=POOL.empty(Q, Q.shape))
         return grad.baddbmm_(inverse @ turn, Q), None
 
 
@@ -180,8 +183,9 @@ class _Spectrum(torch.autograd.Function):
         S = torch.zeros_like(W)
         if grad_sigma is not None:
             S = (W * (2 * grad_sigma.flip(-1) * safe_sqrt_slope(eigenvalues)).unsqueeze(-2)) @ W.mT
+        grad = POOL.empty(Z, Z.shape)
         if not leading:
-            return S @ Z, None
+            return torch.matmul(S, Z, out=grad), None
         G, w, shorten, inverse = leading
         if grad_u is not None:
             q = (grad_u.unsqueeze(-2) @ Z.mT).squeeze(-2) * shorten * inverse
@@ -194,5 +198,5 @@ class _Spectrum(torch.autograd.Function):
         # Vectors scaled to unit length have no gradient along themselves.
         radial = (S * G).sum(-1) if grad_u is None else torch.addcmul((S * G).sum(-1), w, q)
         S = (S - torch.diag_embed(radial)) * shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
-        grad = S @ Z
+        torch.matmul(S, Z, out=grad)
         return grad if grad_u is None else grad.addcmul_((w * shorten * inverse).unsqueeze(-1), grad_u.unsqueeze(-2)), None

@@ -24,8 +24,8 @@ from gramian.factorisations import safe_sqrt
 from gramian.geometry import direction, leading_direction, orthogonalize
 from gramian.index.codes import Coded, Codes, products
 from gramian.kernels import Form, Rule
-from gramian.kernels.memory import Scratch
 from gramian.kernels.rules import Into, Parts, Tile
+from gramian.memory import Scratch
 from gramian.scores.sides import Side
 from gramian.scores.volumes import determinant
 

@@ -6,11 +6,10 @@ Private: `gramian.scores` and `gramian.losses` are the public interface.
 from gramian.kernels.exchange import Exchange
 from gramian.kernels.rules import Form, Given, Linear, Projection, Residual, Rule, Traced, self_products
 from gramian.kernels.sums import Backend, LogSums, SoftplusSums, log_sums, softplus_sums
-from gramian.kernels.tiles import PLAIN, SPARE, Pairs, all_pairs
+from gramian.kernels.tiles import PLAIN, Pairs, all_pairs
 
 __all__ = [
     "PLAIN",
-    "SPARE",
     "Backend",
     "Exchange",
     "Form",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gramian.factorisations import safe_sqrt, safe_sqrt_slope
-from gramian.kernels.memory import Scratch
+from gramian.memory import Scratch
 
 __all__ = [
     "Form",

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gramian.kernels.memory import Scratch
 from gramian.kernels.rules import Form
 from gramian.kernels.tiles import Differentiable, Pairs, Place, reduced
 from gramian.kernels.triton.forms import fused_sums
+from gramian.memory import Scratch
 
 __all__ = ["Backend", "LogSums", "SoftplusSums", "log_sums", "softplus_sums"]
 

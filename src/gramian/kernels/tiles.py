@@ -14,8 +14,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from gramian.kernels.memory import Scratch, Spare
 from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Tile
+from gramian.memory import POOL, Scratch
 
 __all__ = ["Differentiable", "Pairs", "Place", "Reduction", "all_pairs", "backward", "forward", "reduced", "tile_size"]
 
@@ -30,7 +30,6 @@ ENTRIES = 2**24  # numbers that a tile of a rule with many per pair holds at a t
 ENTRIES_CUDA = 2**28
 # Pairs of a tile that the elementwise passes take at a time on the CPU: what they read and write then stays in the caches.
 BAND = 2**18
-SPARE = Spare(KEEP)
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,6 @@ class Place(NamedTuple):
     def shape(self) -> tuple[int, int]:
         """(b, c): its rows and columns."""
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
-
-
-class Kept(NamedTuple):
-    """The inner products of a tile, and the memory that they lie in."""
-
-    products: list[Tensor]
-    scratch: Scratch
 
 
 @dataclass(frozen=True)
@@ -170,7 +162,7 @@ def reduced(form: Form, reduction: Differentiable, block_size: int | None) -> li
 
 def forward(
     rule: Rule, reduction: Reduction, totals: list[Tensor], queries: Parts, items: Parts, *, tile: int, keep: bool = False
-) -> list[Kept]:
+) -> list[list[Tensor]]:
     """Reduce all tiles into `totals`; return the inner products of each tile with `keep`."""
     kept = []
     scratch = Scratch(queries[0])
@@ -179,13 +171,16 @@ def forward(
             if not reduction.reads(at):
                 continue
             others = cut(items, at.columns)
-            own = SPARE.take(queries[0], *at.shape) if keep else at.scratch
+            own = at.scratch
+            if keep:
+                own = Scratch(queries[0])
+                own.start(*at.shape)
             products = rule.products(cut(queries, at.rows), others, own)
             for rows, band in bands(rule, at, scratch):
                 part = Tile(cut(products, rows), cut(queries, band.rows), others, band.scratch)
                 reduction.add(totals, rule.scores(part, trace=False)[0], band)
             if keep:
-                kept.append(Kept(products, own))
+                kept.append(products)
     return kept
 
 
@@ -199,7 +194,7 @@ def backward(
     into: Into,
     *,
     tile: int,
-    kept: Sequence[Kept] | None = None,
+    kept: Sequence[list[Tensor]] | None = None,
 ) -> None:
     """Add the gradient of the parts to the tensors in `into`; it is written over the `kept` products."""
     scratch = Scratch(queries[0])
@@ -208,15 +203,13 @@ def backward(
         for number, at in enumerate(tiles(queries, items, tile)):
             own, others = cut(queries, at.rows), cut(items, at.columns)
             into_items = cut(into[1], at.columns)
-            products = kept[number].products if kept else rule.products(own, others, at.scratch)
+            products = kept[number] if kept else rule.products(own, others, at.scratch)
             for rows, band in bands(rule, at, scratch):
                 part = Tile(cut(products, rows), cut(own, rows), others, band.scratch)
                 scores, trace = rule.scores(part, trace=True)
                 grad = reduction.gradient(prepared, scores, band)
                 rule.pull(trace, part, grad, (cut(into[0], band.rows), into_items))
             rule.pull_products(products, own, others, (cut(into[0], at.rows), into_items))
-            if kept:
-                SPARE.give(kept[number].scratch)
 
 
 def tiles(queries: Parts, items: Parts, size: int) -> Iterator[Place]:
@@ -281,7 +274,7 @@ class _Reduce(torch.autograd.Function):
         count = len(ctx.needs_input_grad) - 5
         parts, totals = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         wanted = ctx.needs_input_grad[5:]
-        into = [torch.zeros_like(part) if wants else None for part, wants in zip(parts, wanted, strict=True)]
+        into = [POOL.empty(part, part.shape).zero_() if wants else None for part, wants in zip(parts, wanted, strict=True)]
         kept, ctx.kept = ctx.kept, None  # a second backward pass makes them again
         with torch.autocast(parts[0].device.type, enabled=False):
             backward(

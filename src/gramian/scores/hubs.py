@@ -11,9 +11,9 @@ from torch import Tensor
 from gramian.bundle import Bundle
 from gramian.errors import check_number
 from gramian.kernels import Form
-from gramian.kernels.memory import Scratch
 from gramian.kernels.rules import Into, Parts, Rule, Tile
 from gramian.kernels.tiles import Place, Reduction, forward, tile_size
+from gramian.memory import Scratch
 from gramian.scores.catalogue import Score
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from gramian.data.table import Table
 from gramian.distributed import Gathered, Ring, check_precision, device, gather, is_main_process, rank, share, world_size
 from gramian.errors import InputError, TooSmallError, check_choice, check_type, require
 from gramian.files import claimed
-from gramian.kernels import SPARE
 from gramian.losses.base import Loss, LossOutput
 from gramian.losses.contrast import Contrast
 from gramian.losses.softmax import Temperature
+from gramian.memory import POOL
 from gramian.model.aligner import Aligner
 from gramian.model.towers import evaluating
 from gramian.processes import watched
@@ -110,7 +110,7 @@ def fit(
         with watched(), contextlib.nullcontext() if output is None else claimed(output, is_main_process()):
             return _fit(aligner, loss, train, validation, recipe, output, resume, progress, cpu, strict, report_to, pairs)
     finally:
-        SPARE.clear()
+        POOL.clear()
 
 
 def _fit(

@@ -1,0 +1,147 @@
+"""Memory of large tensors on the CPU that is used again, instead of going back to the system after every step."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["POOL", "Pool", "Scratch", "split", "stack"]
+
+SMALLEST = 2**20  # bytes: what is smaller the C library keeps by itself
+ALIGNED = 64  # bytes: a cache line, as torch's own memory
+SLACK = 1.25  # how much larger than a tensor the block may be that it lies in
+
+
+class Pool:
+    """Large blocks of memory that wait for their next use: touching new pages costs more than most arithmetic on them.
+
+    A block comes back by itself when the last tensor that lies in it is gone. Of the CPU alone: other devices have allocators
+    that do this.
+
+    Args:
+        limit: bytes that wait at most; beyond, what has waited longest goes back to the system.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._free: dict[int, np.ndarray] = {}  # changed by single operations alone, since blocks come back on any thread
+
+    @property
+    def nbytes(self) -> int:
+        """What waits."""
+        return sum(block.nbytes for block in list(self._free.values()))
+
+    def empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """An uninitialised tensor of `shape` with the dtype and device of `like`."""
+        size = math.prod(shape) * like.element_size()
+        plain = type(like) in (Tensor, nn.Parameter) and like.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not plain or not SMALLEST <= size < self.limit:
+            return like.new_empty(shape)
+        block = self._take(size + ALIGNED)
+        first = -block.ctypes.data % ALIGNED
+        memory = block[first : first + size]
+        weakref.finalize(memory, self._give, block).atexit = False
+        return torch.from_numpy(memory).view(like.dtype).view(*shape)
+
+    def room(self, like: Tensor, shape: Sequence[int]) -> Tensor | None:
+        """`empty`, for the `out` of an operation; None where autograd records it."""
+        return None if torch.is_grad_enabled() else self.empty(like, shape)
+
+    def clear(self) -> None:
+        """Return all that waits to the system."""
+        self._free.clear()
+
+    def _take(self, size: int) -> np.ndarray:
+        fitting = [(block.nbytes, key) for key, block in list(self._free.items()) if size <= block.nbytes <= SLACK * size]
+        block = self._free.pop(min(fitting)[1], None) if fitting else None
+        return np.empty(size, np.uint8) if block is None else block
+
+    def _give(self, block: np.ndarray) -> None:
+        self._free[id(block)] = block
+        excess = self.nbytes - self.limit
+        for key in list(self._free):
+            if excess <= 0:
+                break
+            dropped = self._free.pop(key, None)
+            excess -= 0 if dropped is None else dropped.nbytes
+
+
+POOL = Pool(2**28)
+
+
+class Scratch:
+    """Memory that successive tiles of scores share within a pass.
+
+    Args:
+        like: a tensor of the tiles' dtype and device.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like.new_empty(0)
+        self._memory: list[Tensor] = []
+        self._taken = 0
+        self._shape = (0, 0)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the tiles are computed on the CPU."""
+        return self._like.device.type == "cpu"
+
+    def start(self, b: int, c: int) -> None:
+        """Begin a (b, c) tile: everything handed out before may be overwritten."""
+        self._shape, self._taken = (b, c), 0
+
+    def new(self) -> Tensor:
+        """A (b, c) tensor, uninitialised."""
+        b, c = self._shape
+        if self._taken == len(self._memory):
+            self._memory.append(self._like)
+        if len(self._memory[self._taken]) < b * c:
+            self._memory[self._taken] = POOL.empty(self._like, (b * c,))
+        self._taken += 1
+        return self._memory[self._taken - 1][: b * c].view(b, c)
+
+
+def stack(columns: Sequence[Float[Tensor, "n d"]]) -> Float[Tensor, "n m d"]:
+    """`torch.stack` of m columns along the second axis."""
+    stacked: Tensor = _Stack.apply(*columns)  # type: ignore[no-untyped-call]
+    return stacked
+
+
+def split(Z: Float[Tensor, "n m d"], k: int) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n l d"]]:
+    """The first k vectors of every tuple and the l others, as views; the gradient of both is one tensor."""
+    first, others = _Split.apply(Z, k)  # type: ignore[no-untyped-call]
+    return first, others
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *columns: Tensor) -> Tensor:
+        del ctx
+        n, d = columns[0].shape
+        return torch.stack(columns, 1, out=POOL.room(columns[0], (n, len(columns), d)))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        del ctx
+        return grad.unbind(1)
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, Z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        ctx.shape = Z.shape
+        return Z[:, :k], Z[:, k:]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return torch.cat(grads, 1, out=POOL.room(grads[0], ctx.shape)), None
