@@ -334,6 +334,19 @@ def test_trained_towers_cannot_be_saved_by_reference(models, tmp_path):
         aligner.save_pretrained(tmp_path / "saved", towers="reference")
 
 
+def test_a_hub_that_cannot_be_written_to_is_one_line(monkeypatch):
+    from gramian.model import saving
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no route to host\nand more")
+
+    monkeypatch.setattr(saving.HfApi, "create_repo", unreachable)
+    aligner = Aligner.for_table(Table.from_columns({"a": torch.eye(3), "b": torch.eye(3)}), dim=2)
+    with pytest.raises(InputError, match=r"`repo_id` .me/mine. cannot be uploaded .*no route.*hf auth login") as refused:
+        aligner.push_to_hub("me/mine")
+    assert "\n" not in str(refused.value)
+
+
 def test_what_is_shared_does_not_point_to_folders_of_this_machine(models, tmp_path, monkeypatch):
     from gramian.model import saving
 

@@ -5,17 +5,36 @@ Under autograd the same formulas take several times as long, and their gradients
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from gramian.memory import POOL
+from gramian.memory import ALLOCATOR
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-__all__ = ["gram_schmidt", "normalized", "safe_sqrt", "safe_sqrt_slope", "spectral"]
+__all__ = ["full_precision", "gram_schmidt", "normalized", "safe_sqrt", "safe_sqrt_slope", "spectral"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run `function` outside autocast, whose 16-bit products are too coarse for 1 − cos²."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        # A Bundle has vectors, Tokens have values.
+        operands = (getattr(value, "vectors", getattr(value, "values", value)) for value in (*args, *kwargs.values()))
+        tensor = next((value for value in operands if isinstance(value, Tensor)), None)
+        with torch.autocast("cpu" if tensor is None else tensor.device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def safe_sqrt(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -66,7 +85,7 @@ class _Normalized(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        y = torch.div(x, length, out=POOL.empty(x, x.shape))
+        y = torch.div(x, length, out=ALLOCATOR.out(x.shape, x, length))
         # The squares of other rows may leave the type's range: those are divided by their largest entry first.
         short = torch.finfo(x.dtype).tiny ** 0.25
         unsafe = ~((length > short) & (length < 1 / short)).squeeze(-1)
@@ -87,7 +106,7 @@ class _Normalized(torch.autograd.Function):
             return along
         inverse = 1 / length.where(length != 0, 1).clamp(min=torch.finfo(length.dtype).tiny)
         along_y = torch.linalg.vecdot(grad, y).unsqueeze(-1)
-        turn = torch.addcmul(grad, y, along_y, value=-1, out=POOL.room(y, y.shape)).mul_(inverse)
+        turn = torch.addcmul(grad, y, along_y, value=-1, out=ALLOCATOR.out(y.shape, y, grad)).mul_(inverse)
         return turn if along is None else turn + along
 
 
@@ -98,7 +117,7 @@ class _GramSchmidt(torch.autograd.Function):
     def forward(ctx: Any, Z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         # Unit vectors carry rounding errors of a few ε; a residual below this is noise and has no direction.
         tolerance = 32 * torch.finfo(Z.dtype).eps
-        Q = POOL.empty(Z, Z.shape)
+        Q = ALLOCATOR.empty(Z, Z.shape)
         L = torch.eye(Z.shape[-2], dtype=Z.dtype, device=Z.device).repeat(*Z.shape[:-2], 1, 1)
         distances = Z.new_ones(Z.shape[:-1])
         independent = torch.zeros_like(mask)
@@ -124,6 +143,7 @@ class _GramSchmidt(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @full_precision
     def backward(ctx: Any, grad_basis: Tensor, grad_distances: Tensor) -> tuple[Tensor, None]:
         Q, L, distances, independent = ctx.saved_tensors
         # Within its span Q may only turn against the rows before it, which fix the triangle; outside it L⁻¹ dZ moves Q.
@@ -132,7 +152,7 @@ class _GramSchmidt(torch.autograd.Function):
         turn = torch.diag_embed(along) - turn.tril() - turn.tril().mT
         identity = torch.eye(Q.shape[-2], dtype=Q.dtype, device=Q.device).expand_as(L)
         inverse = torch.linalg.solve_triangular(L, identity, upper=False).mT
-        grad = torch.bmm(inverse * independent.unsqueeze(-2), grad_basis, out=POOL.empty(Q, Q.shape))
+        grad = torch.bmm(inverse * independent.unsqueeze(-2), grad_basis, out=ALLOCATOR.out(Q.shape, Q, grad_basis))
         return grad.baddbmm_(inverse @ turn, Q), None
 
 
@@ -176,6 +196,7 @@ class _Spectrum(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @full_precision
     def backward(ctx: Any, grad_sigma: Tensor | None, grad_u: Tensor | None) -> tuple[Tensor | None, None]:
         Z, eigenvalues, W, *leading = ctx.saved_tensors
         if grad_sigma is None and (grad_u is None or not leading):
@@ -183,9 +204,8 @@ class _Spectrum(torch.autograd.Function):
         S = torch.zeros_like(W)
         if grad_sigma is not None:
             S = (W * (2 * grad_sigma.flip(-1) * safe_sqrt_slope(eigenvalues)).unsqueeze(-2)) @ W.mT
-        grad = POOL.empty(Z, Z.shape)
         if not leading:
-            return torch.matmul(S, Z, out=grad), None
+            return torch.matmul(S, Z, out=ALLOCATOR.out(Z.shape, Z, S)), None
         G, w, shorten, inverse = leading
         if grad_u is not None:
             q = (grad_u.unsqueeze(-2) @ Z.mT).squeeze(-2) * shorten * inverse
@@ -198,5 +218,5 @@ class _Spectrum(torch.autograd.Function):
         # Vectors scaled to unit length have no gradient along themselves.
         radial = (S * G).sum(-1) if grad_u is None else torch.addcmul((S * G).sum(-1), w, q)
         S = (S - torch.diag_embed(radial)) * shorten.unsqueeze(-1) * shorten.unsqueeze(-2)
-        torch.matmul(S, Z, out=grad)
+        grad = torch.matmul(S, Z, out=ALLOCATOR.out(Z.shape, Z, S))
         return grad if grad_u is None else grad.addcmul_((w * shorten * inverse).unsqueeze(-1), grad_u.unsqueeze(-2)), None

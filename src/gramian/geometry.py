@@ -8,15 +8,13 @@ antipodal, missing vectors and m = d included.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gramian.errors import InputError
-from gramian.factorisations import gram_schmidt, normalized, safe_sqrt, spectral
+from gramian.factorisations import full_precision, gram_schmidt, normalized, safe_sqrt, spectral
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -31,24 +29,6 @@ __all__ = [
     "triangle_area",
     "volume",
 ]
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run `function` outside autocast, whose 16-bit products are too coarse for 1 − cos²."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        # A Bundle has vectors, Tokens have values.
-        operands = (getattr(value, "vectors", getattr(value, "values", value)) for value in (*args, *kwargs.values()))
-        tensor = next((value for value in operands if isinstance(value, Tensor)), None)
-        with torch.autocast("cpu" if tensor is None else tensor.device.type, enabled=False):
-            return function(*args, **kwargs)
-
-    return run
 
 
 @full_precision

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +15,18 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["POOL", "Pool", "Scratch", "split", "stack"]
+__all__ = ["ALLOCATOR", "CachingAllocator", "Scratch", "split", "stack"]
 
 SMALLEST = 2**20  # bytes: what is smaller the C library keeps by itself
 ALIGNED = 64  # bytes: a cache line, as torch's own memory
 SLACK = 1.25  # how much larger than a tensor the block may be that it lies in
 
 
-class Pool:
+class CachingAllocator:
     """Large blocks of memory that wait for their next use: touching new pages costs more than most arithmetic on them.
 
     A block comes back by itself when the last tensor that lies in it is gone. Of the CPU alone: other devices have allocators
-    that do this.
+    that do this. `ALLOCATOR.clear()` returns what waits to the system; `fit` does so at its end.
 
     Args:
         limit: bytes that wait at most; beyond, what has waited longest goes back to the system.
@@ -33,49 +34,65 @@ class Pool:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._free: dict[int, np.ndarray] = {}  # changed by single operations alone, since blocks come back on any thread
+        # Blocks come back on any thread, and whenever garbage is collected: each step here is one operation of a dict.
+        self._free: dict[int, np.ndarray] = {}
+        self._numbers = count()
 
     @property
     def nbytes(self) -> int:
         """What waits."""
-        return sum(block.nbytes for block in list(self._free.values()))
+        return sum(block.nbytes for block in self._free.copy().values())
 
     def empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
-        """An uninitialised tensor of `shape` with the dtype and device of `like`."""
+        """An uninitialised tensor of `shape` with the dtype and device of `like`. One of a block cannot be made larger."""
         size = math.prod(shape) * like.element_size()
-        plain = type(like) in (Tensor, nn.Parameter) and like.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not plain or not SMALLEST <= size < self.limit:
+        block = self._take(size + ALIGNED) if self._serves(size, like) else None
+        if block is None:
             return like.new_empty(shape)
-        block = self._take(size + ALIGNED)
         first = -block.ctypes.data % ALIGNED
         memory = block[first : first + size]
         weakref.finalize(memory, self._give, block).atexit = False
-        return torch.from_numpy(memory).view(like.dtype).view(*shape)
+        return torch.empty(0, dtype=like.dtype).set_(torch.from_numpy(memory).untyped_storage()).resize_(*shape)
 
-    def room(self, like: Tensor, shape: Sequence[int]) -> Tensor | None:
-        """`empty`, for the `out` of an operation; None where autograd records it."""
-        return None if torch.is_grad_enabled() else self.empty(like, shape)
+    def out(self, shape: Sequence[int], *operands: Tensor) -> Tensor | None:
+        """`empty`, for the `out` of an operation on `operands`, whose first has its dtype.
+
+        None, for memory that the operation takes itself, where autograd records it, or where it is no block that would serve.
+        """
+        size = math.prod(shape) * operands[0].element_size()
+        if torch.is_grad_enabled() or not self._serves(size, *operands):
+            return None
+        return self.empty(operands[0], shape)
 
     def clear(self) -> None:
         """Return all that waits to the system."""
         self._free.clear()
 
-    def _take(self, size: int) -> np.ndarray:
-        fitting = [(block.nbytes, key) for key, block in list(self._free.items()) if size <= block.nbytes <= SLACK * size]
-        block = self._free.pop(min(fitting)[1], None) if fitting else None
-        return np.empty(size, np.uint8) if block is None else block
+    def _serves(self, size: int, *operands: Tensor) -> bool:
+        return SMALLEST <= size <= self.limit - ALIGNED and not torch.compiler.is_compiling() and all(map(_is_plain, operands))
+
+    def _take(self, size: int) -> np.ndarray | None:
+        fitting = [(block.nbytes, -key) for key, block in self._free.copy().items() if size <= block.nbytes <= SLACK * size]
+        block = self._free.pop(-min(fitting)[1], None) if fitting else None  # of equal ones the last, which caches may hold
+        if block is not None:
+            return block
+        try:
+            return np.empty(size, np.uint8)
+        except MemoryError:
+            self.clear()
+            return None
 
     def _give(self, block: np.ndarray) -> None:
-        self._free[id(block)] = block
+        self._free[next(self._numbers)] = block
         excess = self.nbytes - self.limit
-        for key in list(self._free):
+        for key in self._free.copy():
             if excess <= 0:
                 break
             dropped = self._free.pop(key, None)
             excess -= 0 if dropped is None else dropped.nbytes
 
 
-POOL = Pool(2**28)
+ALLOCATOR = CachingAllocator(2**28)
 
 
 class Scratch:
@@ -106,7 +123,7 @@ class Scratch:
         if self._taken == len(self._memory):
             self._memory.append(self._like)
         if len(self._memory[self._taken]) < b * c:
-            self._memory[self._taken] = POOL.empty(self._like, (b * c,))
+            self._memory[self._taken] = ALLOCATOR.empty(self._like, (b * c,))
         self._taken += 1
         return self._memory[self._taken - 1][: b * c].view(b, c)
 
@@ -128,7 +145,7 @@ class _Stack(torch.autograd.Function):
     def forward(ctx: Any, *columns: Tensor) -> Tensor:
         del ctx
         n, d = columns[0].shape
-        return torch.stack(columns, 1, out=POOL.room(columns[0], (n, len(columns), d)))
+        return torch.stack(columns, 1, out=ALLOCATOR.out((n, len(columns), d), *columns))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
@@ -144,4 +161,15 @@ class _Split(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return torch.cat(grads, 1, out=POOL.room(grads[0], ctx.shape)), None
+        return torch.cat(grads, 1, out=ALLOCATOR.out(ctx.shape, *grads)), None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has memory of its own on the CPU: no subclass, and no batch of vmap."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type != "cpu":
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from typing import Self
 
 import torch
 
-from gramian.memory import POOL
+from gramian.memory import ALLOCATOR
 
 __all__ = ["PeakMemory", "free_bytes"]
 
@@ -44,7 +44,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
             return self
-        POOL.clear()  # what waits for its next use is not needed
+        ALLOCATOR.clear()  # what waits for its next use is not needed
         try:
             ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gramian.bundle import Bundle
 from gramian.errors import InputError
-from gramian.geometry import full_precision
+from gramian.factorisations import full_precision
 from gramian.index.codes import Coded, coded, multiplies_exactly
 from gramian.index.protocol import Options
 from gramian.index.scan import Scorer, pairs, scan, scan_codes, scorer_of

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gramian.kernels.rules import Form, Given, Into, Parts, Rule, Tile
-from gramian.memory import POOL, Scratch
+from gramian.memory import ALLOCATOR, Scratch
 
 __all__ = ["Differentiable", "Pairs", "Place", "Reduction", "all_pairs", "backward", "forward", "reduced", "tile_size"]
 
@@ -274,7 +274,7 @@ class _Reduce(torch.autograd.Function):
         count = len(ctx.needs_input_grad) - 5
         parts, totals = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         wanted = ctx.needs_input_grad[5:]
-        into = [POOL.empty(part, part.shape).zero_() if wants else None for part, wants in zip(parts, wanted, strict=True)]
+        into = [ALLOCATOR.empty(part, part.shape).zero_() if wants else None for part, wants in zip(parts, wanted, strict=True)]
         kept, ctx.kept = ctx.kept, None  # a second backward pass makes them again
         with torch.autocast(parts[0].device.type, enabled=False):
             backward(

@@ -410,6 +410,9 @@ class Aligner(nn.Module):
 
         Returns:
             The address of the commit.
+
+        Raises:
+            InputError: a name that is no hub id, no right to write there, or a hub that cannot be reached.
         """
         return saving.push(self, repo_id, private=private, token=token, branch=branch, commit_message=commit_message)
 

@@ -169,12 +169,19 @@ def push(
 ) -> str:
     """Write an Aligner for other machines and upload it; arguments and result as of `Aligner.push_to_hub`."""
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if branch is not None:
-        api.create_branch(repo_id, branch=branch, exist_ok=True)
     with TemporaryDirectory() as folder:
         _write(aligner, Path(folder), "auto")
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, commit_message=commit_message))
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if branch is not None:
+                api.create_branch(repo_id, branch=branch, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, commit_message=commit_message)
+        except Exception as error:  # of the hub's client or of its HTTP library, which differs from release to release
+            raise InputError(
+                f"`repo_id` {repo_id!r} cannot be uploaded to ({first_line(error):.200}). Check the name, the network, and "
+                "that `hf auth login` was run or `token` may write there."
+            ) from error
+    return str(commit)
 
 
 def download(model_id: str, **options: Any) -> Path:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gramian.errors import check_choice, check_number
-from gramian.geometry import direction, full_precision, leading_direction
+from gramian.factorisations import full_precision
+from gramian.geometry import direction, leading_direction
 from gramian.kernels import Form, Linear
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 

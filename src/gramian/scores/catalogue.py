@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from torch import Tensor
 
-from gramian.geometry import full_precision
+from gramian.factorisations import full_precision
 from gramian.kernels import Form
 from gramian.papers import CENTROBIND, COLBERT, GRAM, HYPERGRAM, PMRL, SCALAR, SYMILE, TRIANGLE, Paper
 from gramian.scores.angles import (

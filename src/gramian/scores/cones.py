@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from gramian.factorisations import safe_sqrt
-from gramian.geometry import full_precision
+from gramian.factorisations import full_precision, safe_sqrt
 from gramian.kernels import Form, Traced
 from gramian.scores.sides import Items, Side, products, scored, sides
 

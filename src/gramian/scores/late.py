@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gramian.bundle import Bundle
-from gramian.geometry import full_precision, unit, widened
+from gramian.factorisations import full_precision
+from gramian.geometry import unit, widened
 from gramian.kernels import Form
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 from gramian.tokens import Tokens

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gramian.factorisations import safe_sqrt
-from gramian.geometry import full_precision, singular_values
+from gramian.factorisations import full_precision, safe_sqrt
+from gramian.geometry import singular_values
 from gramian.kernels import Form
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 

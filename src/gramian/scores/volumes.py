@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from gramian.errors import check_number
-from gramian.factorisations import safe_sqrt
-from gramian.geometry import check_triangle, edges_of, full_precision, lorentz, orthogonalize
+from gramian.factorisations import full_precision, safe_sqrt
+from gramian.geometry import check_triangle, edges_of, lorentz, orthogonalize
 from gramian.kernels import Form, Projection, Residual, Traced
 from gramian.scores.sides import Items, Side, products, scored, sides, traced
 

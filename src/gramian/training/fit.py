@@ -28,7 +28,7 @@ from gramian.files import claimed
 from gramian.losses.base import Loss, LossOutput
 from gramian.losses.contrast import Contrast
 from gramian.losses.softmax import Temperature
-from gramian.memory import POOL
+from gramian.memory import ALLOCATOR
 from gramian.model.aligner import Aligner
 from gramian.model.towers import evaluating
 from gramian.processes import watched
@@ -110,7 +110,7 @@ def fit(
         with watched(), contextlib.nullcontext() if output is None else claimed(output, is_main_process()):
             return _fit(aligner, loss, train, validation, recipe, output, resume, progress, cpu, strict, report_to, pairs)
     finally:
-        POOL.clear()
+        ALLOCATOR.clear()
 
 
 def _fit(
