@@ -167,7 +167,11 @@ def _outside(aligner: Savable) -> tuple[str, ...]:
 def push(
     aligner: Savable, repo_id: str, *, private: bool | None, token: str | bool | None, branch: str | None, commit_message: str
 ) -> str:
-    """Write an Aligner for other machines and upload it; arguments and result as of `Aligner.push_to_hub`."""
+    """Write an Aligner for other machines and upload it; arguments and result as of `Aligner.push_to_hub`.
+
+    Raises:
+        InputError: a repository that cannot be written to.
+    """
     api = HfApi(token=token)
     with TemporaryDirectory() as folder:
         _write(aligner, Path(folder), "auto")
