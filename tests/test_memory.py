@@ -3,6 +3,7 @@
 import gc
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -93,6 +94,18 @@ def test_small_and_huge_tensors_are_torchs_own(shape):
     assert tensor.shape == shape
     del tensor
     assert allocator.nbytes == SMALLEST + ALIGNED
+
+
+def test_where_no_memory_is_left_torch_is_asked_for_it(monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    allocator = CachingAllocator(2**26)
+    waiting = allocator.empty(LIKE, (ROW,))
+    del waiting
+    monkeypatch.setattr(np, "empty", full)
+    assert allocator.empty(LIKE, (2 * ROW,)).shape == (2 * ROW,)
+    assert allocator.nbytes == 0
 
 
 def test_other_devices_and_traced_tensors_have_their_own_memory():

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ALLOCATOR", "CachingAllocator", "Scratch", "split", "stack"]
 
-SMALLEST = 2**20  # bytes: what is smaller the C library keeps by itself
-ALIGNED = 64  # bytes: a cache line, as torch's own memory
-SLACK = 1.25  # how much larger than a tensor the block may be that it lies in
+SMALLEST = 2**20  # bytes; the C library keeps smaller blocks by itself
+ALIGNED = 64  # bytes: a cache line, as torch aligns its own memory
+SLACK = 1.25  # how much larger a block may be than the tensor in it
 
 
 class CachingAllocator:
@@ -44,7 +44,7 @@ class CachingAllocator:
         return sum(block.nbytes for block in self._free.copy().values())
 
     def empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
-        """An uninitialised tensor of `shape` with the dtype and device of `like`. One of a block cannot be made larger."""
+        """An uninitialised tensor of `shape` with the dtype and device of `like`; `resize_` may not enlarge it."""
         size = math.prod(shape) * like.element_size()
         block = self._take(size + ALIGNED) if self._serves(size, like) else None
         if block is None:
@@ -55,9 +55,9 @@ class CachingAllocator:
         return torch.empty(0, dtype=like.dtype).set_(torch.from_numpy(memory).untyped_storage()).resize_(*shape)
 
     def out(self, shape: Sequence[int], *operands: Tensor) -> Tensor | None:
-        """`empty`, for the `out` of an operation on `operands`, whose first has its dtype.
+        """`empty` for the `out` of an operation on `operands`, in the dtype of the first.
 
-        None, for memory that the operation takes itself, where autograd records it, or where it is no block that would serve.
+        None, and so memory that the operation takes by itself, where autograd records it or no block would serve.
         """
         size = math.prod(shape) * operands[0].element_size()
         if torch.is_grad_enabled() or not self._serves(size, *operands):
