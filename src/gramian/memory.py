@@ -45,31 +45,34 @@ class CachingAllocator:
 
     def empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
         """An uninitialised tensor of `shape` with the dtype and device of `like`; `resize_` may not enlarge it."""
-        size = math.prod(shape) * like.element_size()
-        block = self._take(size + ALIGNED) if self._serves(size, like) else None
-        if block is None:
-            return like.new_empty(shape)
-        first = -block.ctypes.data % ALIGNED
-        memory = block[first : first + size]
-        weakref.finalize(memory, self._give, block).atexit = False
-        return torch.empty(0, dtype=like.dtype).set_(torch.from_numpy(memory).untyped_storage()).resize_(*shape)
+        return self._in_block(like, shape) if self._serves(shape, like) else like.new_empty(shape)
 
     def out(self, shape: Sequence[int], *operands: Tensor) -> Tensor | None:
         """`empty` for the `out` of an operation on `operands`, in the dtype of the first.
 
         None, and so memory that the operation takes by itself, where autograd records it or no block would serve.
         """
-        size = math.prod(shape) * operands[0].element_size()
-        if torch.is_grad_enabled() or not self._serves(size, *operands):
+        if torch.is_grad_enabled() or not self._serves(shape, *operands):
             return None
-        return self.empty(operands[0], shape)
+        return self._in_block(operands[0], shape)
 
     def clear(self) -> None:
         """Return all that waits to the system."""
         self._free.clear()
 
-    def _serves(self, size: int, *operands: Tensor) -> bool:
+    def _serves(self, shape: Sequence[int], *operands: Tensor) -> bool:
+        size = math.prod(shape) * operands[0].element_size()
         return SMALLEST <= size <= self.limit - ALIGNED and not torch.compiler.is_compiling() and all(map(_is_plain, operands))
+
+    def _in_block(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        size = math.prod(shape) * like.element_size()
+        block = self._take(size + ALIGNED)
+        if block is None:
+            return like.new_empty(shape)
+        first = -block.ctypes.data % ALIGNED
+        memory = block[first : first + size]
+        weakref.finalize(memory, self._give, block).atexit = False
+        return torch.empty(0, dtype=like.dtype).set_(torch.from_numpy(memory).untyped_storage()).resize_(*shape)
 
     def _take(self, size: int) -> np.ndarray | None:
         fitting = [(block.nbytes, -key) for key, block in self._free.copy().items() if size <= block.nbytes <= SLACK * size]
